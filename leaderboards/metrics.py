@@ -1,0 +1,39 @@
+"""How each metric is shown: label, unit, digits, which way is better, and in which table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`better` is "↑", "↓" or "" (neither direction is better by itself)."""
+
+    name: str
+    label: str
+    meaning: str
+    digits: int = 3
+    better: str = ""
+    table: str = "reward"
+
+
+_ALL = [
+    Metric("reward", "reward", "VADER compound score of the continuation, -1 to 1; it saturates", 3, "↑"),
+    Metric("gold_win_rate", "win rate", "share of sample pairs in which the reference scores less", 3, "↑"),
+    Metric("valence", "valence", "VADER's valence sum before it saturates, per token", 3, "↑"),
+    Metric("kl", "KL", "nats: sequence KL(pi || ref) on the policy's own samples, T = 1", 2),
+    Metric("ref_nll", "ref NLL", "nats a token: -log ref(y | x) / tokens; low is fluent", 3),
+    Metric("repetition", "repetition", "share of repeated 3-grams within a sample", 3, "↓"),
+    Metric("tokens", "tokens", "length of a sample, EOS included", 1),
+    Metric("kl_se", "KL s.e.", "nats: standard error of one run's KL, prompts as clusters", 2, "", "text"),
+    Metric("preference_accuracy", "pref. acc.", "share of held-out pairs ranked as labelled", 3, "↑", "text"),
+    Metric("entropy", "entropy", "nats a token: full-vocabulary entropy of the policy", 3, "", "text"),
+    Metric("distinct_1", "distinct-1", "unique / all words over a prompt's samples", 3, "↑", "text"),
+    Metric("self_bleu_pairwise", "self-BLEU", "mean pairwise BLEU in a prompt, 0-100", 1, "↓", "text"),
+    Metric("finished", "finished", "share of samples that ended with EOS", 3, "", "text"),
+]
+METRICS = {metric.name: metric for metric in _ALL}
+
+
+def metric(name: str) -> Metric:
+    """The metric's presentation; a plain one for a metric of a user's own evaluation."""
+    plain = Metric(name, name.replace("_", " "), "as its evaluation defines it", table="text")
+    return METRICS.get(name, plain)

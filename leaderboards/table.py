@@ -1,0 +1,257 @@
+"""The leaderboard as data: one row a variant, every number with the runs it came from. No MLflow here."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from plo.evals.statistics import Difference, Spread, paired_difference, spread
+from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, natural
+from plo.leaderboards.metrics import METRICS
+from plo.tracking import Cell, Tracker, TrackingError
+
+ALWAYS = ("reference", "sft")
+IDENTITY = ("lr", "beta", "peft")
+SAMPLES = "samples.json"
+
+
+@dataclass
+class Row:
+    """A variant: a configured loss with its learning rate, beta and adapter.
+
+    Attributes:
+        settings: what tells this row from others: lr, beta, peft, and any other parameter that varies.
+        runs: {seed: run id} of the finished cells behind every number of the row.
+        metrics: at the final evaluation point, mean and sd over the seeds.
+        values: {metric: {run id: value}}, what `metrics` is made of.
+        differences: {metric: difference to the baseline's row}, by samples paired by prompt.
+        along: {share of training: {metric: mean over seeds}} for reward and kl.
+        samples: (prompt, text) of this row's continuations of the board's two sample prompts.
+    """
+
+    variant: str
+    loss: str
+    settings: dict[str, str | None]
+    runs: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Spread] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)
+    along: dict[float, dict[str, float]] = field(default_factory=dict)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+    status: str = "untuned"  # nothing else, and no rank, until there is a tuning protocol
+
+    @property
+    def name(self) -> str:
+        """The variant and its settings: unique in a table."""
+        shown = [f"{key}={value}" for key, value in self.settings.items() if value is not None]
+        return f"{self.variant} [{', '.join(shown)}]" if shown else self.variant
+
+
+@dataclass
+class Leaderboard:
+    """Rows in order (reference, sft, then by name: no rank), and what must be said under the table."""
+
+    rows: list[Row]
+    metrics: list[str]
+    baseline: Row | None
+    settings: dict[str, str]
+    comparisons: list[str]
+    notes: list[str]
+
+
+def read(
+    tracker: Tracker,
+    comparison: str | None = None,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Leaderboard:
+    """The leaderboard of a store: of all its comparisons, or of those with this name or key."""
+    chosen = tracker.comparisons(comparison)
+    cells = [cell for one in chosen for cell in one.cells()]
+    missing = [f"{name} ({one.name})" for one in chosen for name in one.missing()]
+    return build(cells, baseline, metrics, missing)
+
+
+def build(
+    cells: Sequence[Cell],
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    missing: Iterable[str] = (),
+) -> Leaderboard:
+    """Build the leaderboard of these cells.
+
+    Args:
+        baseline: variant (or loss with one variant) that differences are taken to; default "reference".
+        metrics: which to show, in this order; default: all that were recorded.
+        missing: names of planned cells that were never started, to be named under the table.
+
+    Raises:
+        LeaderboardError: nothing is finished, the cells do not compare, or the baseline is not there.
+    """
+    finished = [cell for cell in cells if cell.status == "FINISHED"]
+    if not finished:
+        failed = "".join(f"\n  {note}" for note in incomplete(cells, [], list(missing)))
+        raise LeaderboardError(
+            f"None of the {len(cells)} cells is finished: run `plo compare` to its end first.{failed}"
+        )
+    settings = comparable(finished)
+    recorded = {name for cell in finished for name in cell.metrics}
+    shown = list(metrics or [name for name in METRICS if name in recorded])
+    if unknown := [name for name in shown if name not in recorded]:
+        names = ", ".join(sorted(recorded))
+        raise LeaderboardError(f"No run recorded the metric {', '.join(unknown)}. Recorded: {names}.")
+    rows, notes = _rows(finished, shown)
+    by_run = {cell.run_id: cell for cell in finished}
+    tables = _tables(finished, notes)
+
+    base = _baseline(rows, baseline)
+    if base is not None:
+        _differences(rows, base, tables, shown, notes)
+    for row in rows:
+        row.along = _along([by_run[run] for run in row.runs.values()])
+    _samples(rows, tables)
+    notes += incomplete(cells, rows, list(missing)) + commits(finished)
+    names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
+    return Leaderboard(rows, shown, base, settings, names, notes)
+
+
+def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
+    varying, notes = _varying(cells), []
+    rows: dict[tuple, Row] = {}
+    for cell in cells:  # oldest first
+        variant, loss = _variant(cell), cell.tags.get("plo.loss", _variant(cell))
+        settings = {key: _setting(cell, key) for key in (*IDENTITY, *varying)}
+        row = rows.setdefault((variant, *settings.values()), Row(variant, loss, settings))
+        seed = cell.tags.get("plo.seed", "-")
+        if seed in row.runs:
+            notes.append(f"{row.name}, seed {seed}: recorded twice; the later run {cell.run_id} counts.")
+            for values in row.values.values():
+                values.pop(row.runs[seed], None)
+        row.runs[seed] = cell.run_id
+        for name in metrics:
+            if name in cell.metrics:
+                row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
+    for name in ALWAYS:
+        if not any(name in (row.variant, row.loss) for row in rows.values()):
+            rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
+            notes.append(f"{name} was not run: its row is empty.")
+    for row in rows.values():
+        row.runs = dict(sorted(row.runs.items(), key=lambda item: natural(item[0])))
+        row.metrics = {name: spread(values.values()) for name, values in row.values.items()}
+        holes = [n for n, v in row.values.items() if 0 < sum(map(math.isnan, v.values())) < len(v)]
+        if holes:
+            notes.append(f"{row.name}: {', '.join(holes)} is not a number in some seeds, so it has no mean.")
+    order = {name: place for place, name in enumerate(ALWAYS)}
+    return sorted(rows.values(), key=lambda row: (order.get(row.loss, len(ALWAYS)), _place(row))), notes
+
+
+def _varying(cells: Sequence[Cell]) -> list[str]:
+    """Parameters, other than lr, beta, peft, in which cells of one variant differ by setting, not by seed.
+
+    They become columns, so that a run of 60 steps is not averaged with one of 600 as if it were another seed.
+    One that differs from seed to seed within a comparison (a folder, say) is no setting.
+    """
+    found = defaultdict(lambda: defaultdict(lambda: defaultdict(set)))  # parameter, variant, seed: values
+    for cell in cells:
+        group = (_variant(cell), *(_setting(cell, key) for key in IDENTITY))
+        for key, value in cell.params.items():
+            found[key][group][cell.comparison_key, cell.tags.get("plo.seed")].add(value)
+    varying = set()
+    for key, groups in found.items():
+        for by_seed in groups.values():
+            within = defaultdict(list)
+            for (comparison, _), values in by_seed.items():
+                within[comparison].append(values)
+            noise = any(values != sets[0] for sets in within.values() for values in sets)
+            if not noise and len(set.union(*by_seed.values())) > 1:
+                varying.add(key)
+    return sorted(varying - {*IDENTITY, "seed"})
+
+
+def _setting(cell: Cell, key: str) -> str | None:
+    value = cell.params.get(key)
+    return None if value in ("", "-", "None") else value
+
+
+def _variant(cell: Cell) -> str:
+    return cell.tags.get("plo.variant", cell.name)
+
+
+def _place(row: Row) -> tuple:
+    return row.variant, *(natural(value or "") for value in row.settings.values())
+
+
+def _baseline(rows: list[Row], name: str | None) -> Row | None:
+    wanted = name or "reference"
+    for fits in (lambda row: wanted in (row.variant, row.name), lambda row: row.loss == wanted):
+        found = [row for row in rows if row.runs and fits(row)]
+        if len(found) > 1:
+            names = "; ".join(row.name for row in found)
+            raise LeaderboardError(f"The baseline {wanted!r} may be any of: {names}. Name one in full.")
+        if found:
+            return found[0]
+    if name is None:
+        return None  # that the reference was not run is noted already
+    names = "; ".join(row.name for row in rows if row.runs)
+    raise LeaderboardError(f"There is no finished run of the baseline {name!r}. There are: {names}.")
+
+
+def _tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
+    tables = {}
+    for cell in cells:
+        try:
+            tables[cell.run_id] = cell.table(SAMPLES)
+        except TrackingError:
+            notes.append(f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences.")
+    return tables
+
+
+def _differences(
+    rows: list[Row], base: Row, tables: dict[str, pd.DataFrame], metrics: list[str], notes: list[str]
+) -> None:
+    for metric in metrics:
+        theirs = _by_prompt(base, metric, tables)
+        for row in rows:
+            ours = _by_prompt(row, metric, tables)
+            if row is base or theirs is None or ours is None:
+                continue
+            common = ours.index.intersection(theirs.index)
+            if metric == "reward" and len(common) < max(len(ours), len(theirs)):
+                notes.append(f"{row.name}: only the {len(common)} prompts shared with {base.name} count.")
+            if len(common):
+                row.differences[metric] = paired_difference(ours.loc[common], theirs.loc[common])
+
+
+def _by_prompt(row: Row, metric: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """Mean over a prompt's samples, [prompts, seeds]."""
+    frames = {seed: tables[run] for seed, run in row.runs.items() if metric in tables.get(run, ())}
+    columns = {seed: f[metric].astype(float).groupby(f["prompt_id"]).mean() for seed, f in frames.items()}
+    return pd.DataFrame(columns) if columns else None
+
+
+def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:
+    """Means over the seeds at each evaluation point, as a share of training: the last point is its end."""
+    points: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        for metric in ("reward", "kl"):
+            history = cell.history(metric)
+            for step, value in history.items():
+                points[round(step / max(1, *history), 3)][metric].append(value)
+    return {point: {m: spread(v).mean for m, v in found.items()} for point, found in sorted(points.items())}
+
+
+def _samples(rows: list[Row], tables: dict[str, pd.DataFrame], count: int = 2) -> None:
+    """The first sample of the same prompts, spread evenly over the ids, for every row: no choice."""
+    firsts = {id(row): next((tables[r] for r in row.runs.values() if r in tables), None) for row in rows}
+    frames = [frame for frame in firsts.values() if frame is not None]
+    if not frames:
+        return
+    common = sorted(set.intersection(*(set(frame["prompt_id"]) for frame in frames)))
+    chosen = list(dict.fromkeys(common[i * len(common) // count] for i in range(count))) if common else []
+    for row in rows:
+        if (frame := firsts[id(row)]) is not None:
+            first = frame.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
+            first = first.set_index("prompt_id")
+            row.samples = [(first.loc[prompt, "prompt"], first.loc[prompt, "text"]) for prompt in chosen]

@@ -1,0 +1,67 @@
+"""BPO: preference optimisation as ratio matching under a Bregman divergence; DPO is one of its generators."""
+
+import math
+
+from torch import Tensor
+
+from plo.losses.generators import GeneratorSpec, check_generator, get_generator
+from plo.losses.loss import Positive, register_loss
+from plo.pairs import Pairs
+
+Clip = tuple[float | None, float | None] | None
+
+
+def _check(generator: GeneratorSpec, lam: float, s: float, clip: Clip) -> None:
+    check_generator(generator, of=bpo, lam=lam, s=s)
+    _log_range(clip)
+
+
+@register_loss("bpo", needs=("ref_logps",), check=_check, paper="2505.19601")
+def bpo(
+    pairs: Pairs,
+    *,
+    beta: Positive = 0.1,
+    generator: GeneratorSpec = "sba",
+    lam: float = -0.5,
+    s: float = 4.0,
+    clip: Clip = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """h'(R) R - h(R) - h'(1/R),  R = exp(-beta (D(y_w) - D(y_l))),  D(y) = sum_t log pi/ref.
+
+    Generator `lr` is DPO. The default, sba with lam -.5 and s 4, is sqrt(R) - 1: positive slope everywhere.
+    The mixture the authors used on Llama-3 is a sum: "0.05*bpo(clip=(0.01, 100)) + 0.95*bpo(generator=lr)"
+    (there with SimPO's ratio).
+
+    Args:
+        beta: > 0.
+        generator: a registered name (lr, kliep, lsif, ba, sba, ...), a `Generator`, or a function h(R).
+        lam, s: handed to a generator that has them; sba and ba have lam, sba has s.
+        clip: (low, high) range of R, None for no bound. Outside it the loss is constant and its gradient
+            **zero**: with a low bound a pair that is won stops pulling. The authors: low .01 (HH), .025
+            (TL;DR), (.01, 100) (Llama-3). Generators unbounded below (all but lr and sba with -1 < lam < 0)
+            want a low bound. Without a high one sba lam -.5 overflows float32 at beta h = -177.
+
+    Returns:
+        (pairs,), L(R=1) = -h(1) where pi is the reference (0 for sba). Metrics `margin`: beta h = -log R
+        before the clip, nats; `clipped`: 1 where the clip cut (only with a clip).
+
+    Raises:
+        LossError (from `get_loss`), ValueError: beta <= 0; no such generator; lam or s set for a generator
+            without it, or out of its range; clip not 0 < low < high.
+
+    Source: arXiv 2505.19601.
+    """
+    margin = beta * pairs.log_ratio_margin()
+    log_R, metrics = -margin, {"margin": margin}
+    if clip is not None:
+        log_R = log_R.clamp(*_log_range(clip))
+        metrics["clipped"] = (log_R != -margin).to(margin.dtype)
+    return get_generator(generator, of=bpo, lam=lam, s=s).loss(log_R), metrics
+
+
+def _log_range(clip: Clip) -> tuple[float, float]:
+    low, high = clip if clip is not None else (None, None)
+    low, high = 0.0 if low is None else low, math.inf if high is None else high
+    if not (low >= 0 and high > low):
+        raise ValueError(f"clip={clip} must be (low, high), 0 < low < high on R itself (not log R); None for no bound.")
+    return (math.log(low) if low > 0 else -math.inf), math.log(high)

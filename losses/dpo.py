@@ -1,0 +1,29 @@
+"""DPO: the logistic loss on the difference of the responses' log-ratios."""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from plo.losses.loss import Positive, Smoothing, register_loss
+from plo.pairs import Pairs
+
+
+@register_loss("dpo", needs=("ref_logps",), paper="2305.18290")
+def dpo(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """-(1 - e) log sigma(beta h) - e log sigma(-beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref.
+
+    Args:
+        beta: weight of the KL to the reference in the objective that DPO solves, > 0.
+        label_smoothing: e in [0, .5), the share of labels believed to be flipped (conservative DPO); 0 is
+            DPO.
+
+    Returns:
+        (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: beta h.
+
+    Raises:
+        LossError (from `get_loss`): beta or label_smoothing out of range.
+
+    Source: arXiv 2305.18290; label smoothing: the authors' code.
+    """
+    margin = beta * pairs.log_ratio_margin()
+    loss = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+    return loss, {"margin": margin}

@@ -1,0 +1,37 @@
+"""IPO: squared distance of the log-ratio margin from 1 / (2 beta)."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from plo.losses.loss import Positive, register_loss
+from plo.pairs import Pairs
+
+
+@register_loss("ipo", needs=("ref_logps",), paper="2310.12036")
+def ipo(
+    pairs: Pairs, *, beta: Positive = 0.1, reduction: Literal["mean", "sum"] = "mean"
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(h - 1 / (2 beta))^2,  h = D(y_w) - D(y_l).
+
+    Published comparisons went wrong on what D is, so it has a name here.
+
+    Args:
+        beta: > 0; the target margin is 1 / (2 beta) nats. One beta does not mean the same under both
+            reductions.
+        reduction: "mean", each response's log-ratios divided by its own length (TRL, confirmed by the
+            authors, says its comment); "sum", over the response (the code of the paper's time).
+
+    Returns:
+        (pairs,) nats squared. Metric `margin`: h, nats, per token under "mean".
+
+    Raises:
+        LossError (from `get_loss`): beta <= 0, or another reduction.
+
+    Source: arXiv 2310.12036.
+    """
+    if reduction == "sum":
+        margin = pairs.log_ratio_margin()
+    else:
+        margin = pairs.chosen.mean(pairs.chosen.log_ratios) - pairs.rejected.mean(pairs.rejected.log_ratios)
+    return (margin - 1 / (2 * beta)).square(), {"margin": margin}

@@ -1,0 +1,280 @@
+"""`register_loss`, and `Loss`: a registered loss with its hyper-parameters set, to be called on `Pairs`."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from plo.pairs import Pairs
+from plo.registry import Entry, Registry, RegistryError, hyper_parameters
+
+LOSSES = Registry("loss", group="plo.losses")
+LEVELS = ("pair", "token", "batch")
+
+# Ranges stand in the signature, `beta: Positive = 0.1`: checked when the loss is configured, not in its first
+# batch.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class LossError(ValueError):
+    """A hyper-parameter that a loss does not have or cannot take, or a loss that returns the wrong thing."""
+
+
+def register_loss(
+    name: str,
+    *,
+    needs: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
+    level: str = "pair",
+    check: Callable[..., None] | None = None,
+    paper: str = "",
+    replace: bool = False,
+) -> Callable:
+    """Register a preference loss: a function of `Pairs`, or an `nn.Module` class if it has own parameters.
+
+    The keyword-only arguments are the hyper-parameters; their hints are what a value is checked against,
+    ranges included (`Positive`, or any pydantic `Annotated`). A class is built as `cls(hidden_size,
+    **hyper_parameters)` and may set `self.learning_rate` for its parameters.
+
+    Args:
+        name: what users write in experiments.
+        needs: statistics beside `logps`, e.g. `("ref_logps", "kl_ref_pi", "column:margin")`; or a function of
+            the hyper-parameters that returns them.
+        level: `"pair"` returns (pairs,), each depending on its own pair alone; `"token"` returns (pairs,
+            tokens) values and their mask; `"batch"` returns (pairs,) that depend on the whole batch. Any of
+            them may add a dict of (pairs,) metrics as a last element; `"margin"` is the loss's own margin.
+        check: a function of hyper-parameters that raises ValueError where they do not fit each other; called
+            when the loss is configured, before any model is loaded.
+        paper: arXiv number or citation.
+
+    Example:
+        >>> @register_loss("hinge2", needs=("ref_logps",))
+        ... def hinge2(pairs: Pairs, *, beta: float = 0.1) -> Tensor:
+        ...     return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
+    """
+    if level not in LEVELS:
+        raise LossError(f"level={level!r} of the loss {name!r} must be one of {', '.join(LEVELS)}.")
+
+    def register(target):
+        facts = {"needs": needs, "level": level, "check": check, "paper": paper}
+        return LOSSES.register(name, replace=replace, **facts)(target)
+
+    return register
+
+
+@dataclass
+class LossValue:
+    """What a loss returned: values, their mask at token level, and metrics, each (pairs,) and detached."""
+
+    values: Tensor
+    mask: Tensor | None = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Loss(nn.Module):
+    """A registered loss and its hyper-parameters. Call it on `Pairs`; the backbone takes the mean.
+
+    Attributes:
+        name: registered name plus the hyper-parameters that differ from their defaults, "bpo(lam=0.5)".
+        params: every hyper-parameter.
+        needs, level: as registered, `needs` for these hyper-parameters.
+        terms: ((weight, Loss), ...): itself, or the terms of a sum.
+    """
+
+    def __init__(self, entry: Entry, params: Mapping[str, Any]):
+        super().__init__()
+        self.entry = entry
+        self.target = entry.load()
+        self.params = _checked_params(entry, self.target, params)
+        if check := entry.facts.get("check"):
+            _run_check(check, entry.name, self.params)
+        self.level = entry.facts["level"]
+        needs = entry.facts["needs"]
+        self.needs = tuple(needs(**_accepted(needs, self.params)) if callable(needs) else needs)
+        self.name = _full_name(entry.name, self.target, self.params)
+        self.module: nn.Module | None = None
+
+    @property
+    def terms(self) -> tuple[tuple[float, "Loss"], ...]:
+        return ((1.0, self),)
+
+    @property
+    def source(self) -> str:
+        """The loss's source code: a changed loss is another loss, whatever its name."""
+        try:
+            return inspect.getsource(self.target)
+        except (TypeError, OSError):
+            return repr(self.target)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the loss trains parameters of its own and must be built before training."""
+        return inspect.isclass(self.target)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Learning rate of the loss's own parameters; None: the policy's."""
+        return getattr(self.module, "learning_rate", None)
+
+    def build(self, hidden_size: int) -> "Loss":
+        """Create the loss's own parameters, if it has any, for hidden states of size `hidden_size`."""
+        if self.has_parameters:
+            with torch.random.fork_rng(devices=[]):  # or one seed would not give every loss the same dropout
+                self.module = self.target(hidden_size, **self.params)
+        return self
+
+    def evaluate(self, pairs: Pairs) -> LossValue:
+        """The loss's values with their mask and metrics. The loss sees the statistics it needs, no others."""
+        pairs = pairs.only(self.needs)
+        if self.has_parameters and self.module is None:
+            self.build(pairs.chosen.hidden.shape[-1]).to(pairs.chosen.logps)
+        returned = self.module(pairs) if self.has_parameters else self.target(pairs, **self.params)
+        return self._checked_value(returned, pairs)
+
+    def forward(self, pairs: Pairs) -> Tensor | tuple[Tensor, Tensor]:
+        """(pairs,) one loss per pair; at token level ((pairs, tokens) values, (pairs, tokens) mask)."""
+        value = self.evaluate(pairs)
+        return value.values if value.mask is None else (value.values, value.mask)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+    def _checked_value(self, returned: Any, pairs: Pairs) -> LossValue:
+        parts = returned if isinstance(returned, tuple) else (returned,)
+        metrics = parts[-1] if isinstance(parts[-1], Mapping) else {}
+        tensors = parts[:-1] if isinstance(parts[-1], Mapping) else parts
+        shape = tuple(pairs.chosen.mask.shape) if self.level == "token" else (len(pairs),)
+        expected = 2 if self.level == "token" else 1
+        got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
+        if got != [shape] * expected:
+            what = "(values, mask)" if self.level == "token" else "one tensor (pairs,)"
+            raise LossError(
+                f"The loss {self.name!r} ({self.entry.origin}) at level {self.level!r} must return {what} "
+                f"of shape {shape}, and returned {got}."
+            )
+        metrics = {name: torch.as_tensor(values).detach() for name, values in metrics.items()}
+        if self.level == "token":
+            values, mask = tensors
+            return LossValue(values.masked_fill(~mask.bool(), 0), mask.bool(), metrics)
+        return LossValue(tensors[0], None, metrics)
+
+
+class LossSum(Loss):
+    """A weighted sum of losses, "dpo + 0.2*sft". Each term keeps its own mean: over pairs, or over tokens."""
+
+    def __init__(self, terms: list[tuple[float, Loss]]):
+        nn.Module.__init__(self)
+        self._weights = [float(weight) for weight, _ in terms]
+        self._losses = nn.ModuleList([loss for _, loss in terms])
+        self.needs = tuple(dict.fromkeys(need for _, loss in terms for need in loss.needs))
+        self.level = "batch" if any(loss.level == "batch" for _, loss in terms) else "pair"
+        self.name = " + ".join(
+            loss.name if weight == 1 else f"{_shown(float(weight))}*{loss.name}" for weight, loss in terms
+        )
+        self.params = {loss.name: loss.params for _, loss in terms}
+        self.entry = None
+
+    @property
+    def terms(self) -> tuple[tuple[float, Loss], ...]:
+        return tuple(zip(self._weights, self._losses, strict=True))
+
+    @property
+    def source(self) -> str:
+        return "\n".join(loss.source for loss in self._losses)
+
+    @property
+    def has_parameters(self) -> bool:
+        return any(loss.has_parameters for loss in self._losses)
+
+    @property
+    def learning_rate(self) -> float | None:
+        return next((loss.learning_rate for loss in self._losses if loss.learning_rate is not None), None)
+
+    def build(self, hidden_size: int) -> Loss:
+        for loss in self._losses:
+            loss.build(hidden_size)
+        return self
+
+    def evaluate(self, pairs: Pairs) -> LossValue:
+        """(pairs,) each pair's share of the sum: their mean is the batch's loss, token means included.
+
+        Metrics are named after their term, "dpo/margin"."""
+        total = torch.zeros(len(pairs), dtype=pairs.chosen.logps.dtype, device=pairs.chosen.logps.device)
+        metrics = {}
+        for weight, loss in self.terms:
+            value = loss.evaluate(pairs)
+            metrics.update({f"{loss.name}/{name}": values for name, values in value.metrics.items()})
+            if value.mask is None:
+                total = total + weight * value.values
+            else:
+                total = total + weight * value.values.sum(-1) * len(pairs) / value.mask.sum().clamp(min=1)
+        return LossValue(total, None, metrics)
+
+
+def _checked_params(entry: Entry, target: Callable, params: Mapping[str, Any]) -> dict[str, Any]:
+    known = hyper_parameters(target)
+    for name in params:
+        if name not in known:
+            has = f"It has: {', '.join(known)}." if known else "It has none."
+            raise LossError(f"The loss {entry.name!r} has no hyper-parameter {name!r}. {has}")
+    hints = _hints(target)
+    checked = {}
+    for name, parameter in known.items():
+        if name not in params and parameter.default is parameter.empty:
+            raise LossError(f"The loss {entry.name!r} needs a value for {name!r}: {name}=...")
+        value = params.get(name, parameter.default)
+        if name in params and name in hints:
+            value = _typed(entry.name, name, value, hints[name])
+        checked[name] = value
+    return checked
+
+
+def _hints(target: Callable) -> dict[str, Any]:
+    if inspect.isclass(target):
+        target = target.__init__
+    elif not inspect.isroutine(target):  # an object with __call__
+        target = type(target).__call__
+    return typing.get_type_hints(target, include_extras=True)
+
+
+def _run_check(check: Callable[..., None], loss: str, params: Mapping[str, Any]) -> None:
+    try:
+        check(**_accepted(check, params))
+    except ValueError as error:
+        raise LossError(f"The loss {loss!r}: {error}") from error
+
+
+def _typed(loss: str, name: str, value: Any, hint: Any) -> Any:
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+        raise LossError(f"{name}={value!r} of the loss {loss!r}: {reason}.") from None
+
+
+def _accepted(function: Callable, params: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(params)
+    return {name: value for name, value in params.items() if name in parameters}
+
+
+def _full_name(name: str, target: Callable, params: Mapping[str, Any]) -> str:
+    defaults = {key: p.default for key, p in hyper_parameters(target).items()}
+    changed = [f"{key}={_shown(value)}" for key, value in params.items() if value != defaults[key]]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)  # two losses must not share a name
+    return getattr(value, "name", None) or getattr(value, "__name__", None) or str(value)
+
+
+__all__ = ["LOSSES", "Loss", "LossError", "LossSum", "LossValue", "RegistryError", "register_loss"]

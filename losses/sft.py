@@ -1,0 +1,18 @@
+"""SFT on the chosen responses: the row every preference loss is compared with."""
+
+from torch import Tensor
+
+from plo.losses.loss import register_loss
+from plo.pairs import Pairs
+
+
+@register_loss("sft", level="token", paper="cross-entropy on chosen responses")
+def sft(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """-log pi(y_t | s_t) on the chosen response; the rejected one is not read, nor a reference.
+
+    Returns:
+        values (pairs, tokens) nats and their mask (pairs, tokens): the backbone takes the mean over tokens of
+            the whole
+        batch, so long responses weigh more, as in ordinary fine-tuning.
+    """
+    return -pairs.chosen.logps, pairs.chosen.mask

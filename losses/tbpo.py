@@ -1,0 +1,159 @@
+"""TBPO ("TokenRatio"): a Bradley-Terry model at every token, matched under a Bregman divergence.
+
+    log R_t = beta (D_t(y_l) - D_t(y_w) + log w_t),   L = (1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)]
+
+T = min(T_w, T_l): tokens are paired by index and the longer response's tail is dropped. arXiv 2605.12288.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from plo.losses.generators import Generator, GeneratorSpec, check_generator, get_generator
+from plo.losses.loss import Positive, register_loss
+from plo.pairs import Pairs, Side
+
+# exp(D_t) overflows float32 at 88 nats. At 50 the k3 estimate is 5e21 and log R is far outside its clamp.
+K3_MAX_LOG_RATIO = 50.0
+
+
+def _needs(kl: str) -> tuple[str, ...]:
+    return ("ref_logps", "kl_ref_pi") if kl == "full" else ("ref_logps",)
+
+
+@register_loss(
+    "tbpo_a",
+    needs=_needs,
+    check=lambda generator, lam, s: check_generator(generator, of=tbpo_a, lam=lam, s=s),
+    paper="2605.12288",
+)
+def tbpo_a(
+    pairs: Pairs,
+    *,
+    beta: Positive = 0.1,
+    generator: GeneratorSpec = "sba",
+    lam: float = 0.0,
+    s: float = 4.0,
+    kl: Literal["full", "k3"] = "full",
+    detach_kl: bool = False,
+    max_log_R: Positive | None = 30.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """TBPO-A: log w_t = K_t(s_l) - K_t(s_w),  K_t = KL(ref || pi) at s_t, so R compares advantages.
+
+    Args:
+        beta: > 0.
+        generator: a registered name, a `Generator`, or a function h(R).
+        lam, s: handed to a generator that has them. The default is (R + log R - 1) / 4.
+        kl: "full", over the vocabulary; "k3", (r - 1) - log r with r = pi/ref at the logged token (the
+            paper's text): cheaper, but unbiased only for tokens drawn from ref, which logged ones are not.
+            Log r is cut at 50 nats there.
+        detach_kl: no gradient through K_t. The paper leaves it open; in its derivation R depends on pi
+            through K too.
+        max_log_R: log R is clamped to +- this. Outside, the gradient is **zero**. The default generator's
+            slope in log R is (R + 1) / 4, which does not saturate. None: no clamp.
+
+    Returns:
+        (pairs,), mean over the T paired tokens. Metrics `margin`: mean_t of -log R_t before the clamp, nats;
+        `clamped`: share of the T tokens that the clamp cut (only with a clamp).
+
+    Raises:
+        LossError (from `get_loss`), ValueError: beta or max_log_R <= 0; no such generator; lam or s set for a
+            generator without it, or out of its range.
+
+    Source: arXiv 2605.12288. The released A branch is empty: this follows the equations.
+    """
+    kl_chosen, kl_rejected = (_kl(side, kl) for side in (pairs.chosen, pairs.rejected))
+    log_w = kl_rejected - kl_chosen
+    log_w = log_w.detach() if detach_kl else log_w
+    return _token_loss(pairs, log_w, beta, get_generator(generator, of=tbpo_a, lam=lam, s=s), max_log_R)
+
+
+def _kl(side: Side, kl: str) -> Tensor:
+    if kl == "full":
+        return side.kl_ref_pi
+    return torch.expm1(side.log_ratios.clamp(max=K3_MAX_LOG_RATIO)) - side.log_ratios
+
+
+@register_loss(
+    "tbpo_q",
+    needs=("ref_logps", "hidden"),
+    check=lambda generator, lam, s: check_generator(generator, of=TBPOQ, lam=lam, s=s),
+    paper="2605.12288",
+)
+class TBPOQ(nn.Module):
+    """TBPO-Q: log w_t = b(s_l,t) - b(s_w,t), b a learned baseline that stands for log Z of the state.
+
+    b is an MLP (one hidden layer, GELU) on the policy's hidden state, detached, at the position that predicts
+    y_t. It is trained with the policy by the same loss.
+
+    Args:
+        hidden_size: d of `hidden` (pairs, tokens, d). It is cast to the baseline's dtype.
+        beta: > 0.
+        generator, lam, s, max_log_R: as in `tbpo_a`.
+        baseline_size: width of the hidden layer.
+        baseline_lr: learning rate of the baseline, > 0 (its own AdamW); read back as `learning_rate`.
+        center: take the masked mean over t off log w (released code). With one token in common nothing is
+            left of b, and the optimum is missed, so not by default.
+        max_log_w: clamp log w, after centring, to +- this, with **zero** gradient outside; None (the paper):
+            no clamp. `center=True, max_log_w=10` is the released code.
+
+    Returns (forward):
+        (pairs,), mean over the T paired tokens; metrics as in `tbpo_a`.
+
+    Raises:
+        LossError (from `get_loss`), ValueError: as in `tbpo_a`.
+
+    Source: arXiv 2605.12288 and the early code of its authors.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        beta: Positive = 0.1,
+        generator: GeneratorSpec = "sba",
+        lam: float = 0.0,
+        s: float = 4.0,
+        baseline_size: int = 1024,
+        baseline_lr: Positive = 1e-3,
+        center: bool = False,
+        max_log_w: Positive | None = None,
+        max_log_R: Positive | None = 30.0,
+    ):
+        super().__init__()
+        self.beta = beta
+        self.generator = get_generator(generator, of=TBPOQ, lam=lam, s=s)
+        self.learning_rate = baseline_lr
+        self.center = center
+        self.max_log_w = max_log_w
+        self.max_log_R = max_log_R
+        self.baseline = nn.Sequential(nn.Linear(hidden_size, baseline_size), nn.GELU(), nn.Linear(baseline_size, 1))
+
+    def forward(self, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+        log_w = self._baseline(pairs.rejected) - self._baseline(pairs.chosen)
+        if self.center:
+            both = pairs.chosen.mask & pairs.rejected.mask
+            mean = log_w.masked_fill(~both, 0).sum(-1, keepdim=True) / both.sum(-1, keepdim=True).clamp(min=1)
+            log_w = log_w - mean
+        if self.max_log_w is not None:
+            log_w = log_w.clamp(-self.max_log_w, self.max_log_w)
+        return _token_loss(pairs, log_w, self.beta, self.generator, self.max_log_R)
+
+    def _baseline(self, side: Side) -> Tensor:
+        dtype = next(self.baseline.parameters()).dtype
+        return self.baseline(side.hidden.detach().to(dtype)).squeeze(-1)
+
+
+def _token_loss(
+    pairs: Pairs, log_w: Tensor, beta: float, generator: Generator, max_log_R: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    both = pairs.chosen.mask & pairs.rejected.mask
+    count = both.sum(-1).clamp(min=1)
+    log_R = beta * (pairs.rejected.log_ratios - pairs.chosen.log_ratios + log_w)
+    log_R = log_R.masked_fill(~both, 0)  # before h: the tail must not overflow into a NaN gradient
+    metrics = {"margin": -log_R.sum(-1) / count}
+    if max_log_R is not None:
+        metrics["clamped"] = (log_R.abs() > max_log_R).sum(-1) / count
+        log_R = log_R.clamp(-max_log_R, max_log_R)
+    return generator.loss(log_R).masked_fill(~both, 0).sum(-1) / count, metrics

@@ -1,0 +1,54 @@
+"""TDPO: DPO with the sequential forward KL of both responses in the margin."""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from plo.losses.loss import Positive, register_loss
+from plo.pairs import Pairs
+
+
+@register_loss("tdpo1", needs=("ref_logps", "kl_ref_pi"), paper="2404.11999")
+def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
+    """-log sigma(beta [h - (K(y_l) - K(y_w))]),  K(y) = sum_t KL(ref || pi) at s_t,  h = D(y_w) - D(y_l).
+
+    Gradient flows through both K.
+
+    Args:
+        beta: > 0.
+
+    Returns:
+        (pairs,) nats. Metric `margin`: the argument of sigma.
+
+    Raises:
+        LossError (from `get_loss`): beta <= 0.
+
+    Source: arXiv 2404.11999 and its code (`if_tdpo2=False`).
+    """
+    kl_gap = pairs.rejected.kl_ref_pi.sum(-1) - pairs.chosen.kl_ref_pi.sum(-1)
+    margin = beta * (pairs.log_ratio_margin() - kl_gap)
+    return -logsigmoid(margin), {"margin": margin}
+
+
+@register_loss("tdpo2", needs=("ref_logps", "kl_ref_pi"), paper="2404.11999")
+def tdpo2(pairs: Pairs, *, beta: Positive = 0.1, alpha: float = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
+    """-log sigma(beta [h - alpha (K(y_l) - sg[K(y_w)])]); K and h as in `tdpo1`, sg the stop-gradient.
+
+    Gradient flows through the rejected response's K alone: the chosen response is not pushed towards a larger
+    KL.
+
+    Args:
+        beta: > 0.
+        alpha: weight of the KL gap; 0 is DPO.
+
+    Returns:
+        (pairs,) nats. Metric `margin`: the argument of sigma.
+
+    Raises:
+        LossError (from `get_loss`): beta <= 0.
+
+    Source: arXiv 2404.11999 and its code. Its function has `if_tdpo2=True`, its yaml False: say which one a
+        table shows.
+    """
+    kl_gap = pairs.rejected.kl_ref_pi.sum(-1) - pairs.chosen.kl_ref_pi.sum(-1).detach()
+    margin = beta * (pairs.log_ratio_margin() - alpha * kl_gap)
+    return -logsigmoid(margin), {"margin": margin}

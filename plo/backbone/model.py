@@ -1,0 +1,353 @@
+"""The one module that is trained: a causal LM, the loss's own parameters, and the way back to the reference."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from plo.backbone.statistics import needs_reference, token_statistics
+from plo.config import ModelConfig
+from plo.embedded import embedded_model
+from plo.losses import Loss
+from plo.pairs import Pairs, Side
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or used. The message names the model and the remedy."""
+
+
+class Backbone(nn.Module):
+    """Policy, reference and loss in one module. `forward(batch)` is all that training uses.
+
+    With LoRA the reference is the policy with its adapters off. With full fine-tuning it is the initial weights,
+    kept aside for resets and evaluation and never run in training: there its statistics come from the store.
+
+    Args:
+        model: a causal LM; its weights are the reference.
+        settings: peft, LoRA sizes.
+        compute_dtype: autocast dtype of matrix products; None computes in the dtype of the weights.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: ModelConfig, compute_dtype: torch.dtype | None = None):
+        super().__init__()
+        self.settings = settings
+        self.compute_dtype = compute_dtype
+        self.loss: Loss | None = None
+        self.fingerprint = _fingerprint(model)
+        self.initial: dict[str, Tensor] = {}
+        # transformers' generate takes a strided slice of the prompt's hidden states, for which a bfloat16 linear layer
+        # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
+        model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
+        if settings.peft == "lora":
+            model.requires_grad_(False)
+            self.policy = get_peft_model(model, _lora(settings))
+        else:
+            self.policy = model
+            self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._check_head()
+
+    # What the experiment uses between runs.
+
+    def reset(self, seed: int, loss: Loss | None = None) -> None:
+        """Back to the initial policy, in place, with a fresh loss. Seed fixes the LoRA initialisation alone."""
+        self.policy.requires_grad_(self.settings.peft == "full")
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            if self.settings.peft == "lora":
+                self.policy.delete_adapter("default")
+                self.policy.add_adapter("default", _lora(self.settings))
+                self.policy.set_adapter("default")
+                self._leave_casting_to_autocast()
+            for name, parameter in self.policy.named_parameters():
+                if name in self.initial:
+                    parameter.copy_(self.initial[name])
+            torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
+            self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
+        self.policy.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the policy is the reference."""
+        if self.settings.peft == "lora":
+            with self.policy.disable_adapter():
+                yield
+            return
+        self._swap_initial()
+        try:
+            yield
+        finally:
+            self._swap_initial()
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        return self.policy.get_base_model() if self.settings.peft == "lora" else self.policy
+
+    @property
+    def hidden_size(self) -> int:
+        return self.causal_lm.get_output_embeddings().weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.parameters()).device
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything that training changes, the loss's own parameters included: what a checkpoint holds."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        return list(self.loss.parameters()) if self.loss is not None else []
+
+    # The forward pass.
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Loss and metrics of a batch (see `plo.backbone.batch.collate`) with the reference's statistics in it.
+
+        Batch, beside what `collate` gives: `ref_logps` (n,) nats, and where the loss needs the reference's
+        distribution `ref_hidden` (n, d) (without it: one pass with the adapters off); `progress`, 0 to 1.
+
+        Returns:
+            sums: (terms,) weighted sum of each term of the loss over its pairs or tokens, with gradient;
+            counts: (terms,) how many pairs or tokens each sum is over;
+            finite: (pairs,) whether all terms are finite for the pair;
+            metrics: name -> (pairs,), detached.
+        """
+        pairs = self._pairs(batch, self.loss.needs)
+        sums, counts, metrics = [], [], {}
+        finite = torch.ones(len(pairs), dtype=torch.bool, device=self.device)
+        for weight, loss in self.loss.terms:
+            value = loss.evaluate(pairs)
+            sums.append(weight * value.values.sum())
+            counts.append(len(pairs) if value.mask is None else int(value.mask.sum()))
+            finite &= value.values.isfinite() if value.mask is None else value.values.isfinite().all(-1)
+            prefix = f"{loss.name}/" if len(self.loss.terms) > 1 else "loss/"
+            metrics |= {prefix + name: values for name, values in value.metrics.items()}
+            if len(self.loss.terms) > 1 and value.mask is None:
+                metrics[f"{prefix}value"] = value.values.detach()
+        return {
+            "sums": torch.stack(sums),
+            "counts": counts,
+            "finite": finite,
+            "metrics": metrics | _always_logged(pairs),
+        }
+
+    def count(self, batch: dict[str, Any]) -> list[int]:
+        """How many pairs or tokens each term of the loss averages over, without a forward pass.
+
+        A token-level loss's mask may depend on lengths, not on values: it is asked with all statistics 0.
+        """
+        if all(loss.level != "token" for _, loss in self.loss.terms):
+            return [batch["mask"].shape[0] // 2] * len(self.loss.terms)
+        zeros = torch.zeros(batch["mask"].shape)
+        statistics = dict.fromkeys(("logps", *self.loss.needs), zeros)
+        if "hidden" in statistics:
+            statistics["hidden"] = torch.zeros(*batch["mask"].shape, self.hidden_size)
+        pairs = _as_pairs(batch, statistics, batch["mask"].cpu())
+        with torch.no_grad():
+            values = [loss.evaluate(pairs) for _, loss in self.loss.terms]
+        return [len(pairs) if value.mask is None else int(value.mask.sum()) for value in values]
+
+    def measure(self, batch: dict[str, Any], names: tuple[str, ...], *, hidden: bool = False) -> dict[str, Tensor]:
+        """Statistics (n,) of a batch without gradient; with `hidden`, the final hidden states (n, d) too."""
+        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        with self._evaluating():
+            states = self._hidden(batch)
+            statistics = self._statistics(batch, names, states)
+        return statistics | ({"hidden": states.to(self.head_dtype)} if hidden else {})
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
+        """Generated ids, left-padded prompts included, from the policy in evaluation mode."""
+        with self._evaluating():
+            return self.policy.generate(
+                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), **arguments
+            ).cpu()
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """dtype in which hidden states enter the LM head, hence in which they are stored without loss."""
+        return self.compute_dtype or self.causal_lm.get_output_embeddings().weight.dtype
+
+    def _pairs(self, batch: dict[str, Any], needs: tuple[str, ...]) -> Pairs:
+        asked = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
+        with self._autocast():
+            hidden = self._hidden(batch)
+            statistics = self._statistics(batch, ("logps", *asked), hidden)
+        statistics["ref_logps"] = batch["ref_logps"].to(statistics["logps"])
+        if "hidden" in needs:
+            statistics["hidden"] = hidden.detach()
+        if "weights" in needs:
+            raise ModelError(f"The loss {self.loss.name!r} needs token weights, and no token scorer is configured.")
+        mask = batch["mask"]
+        return _as_pairs(batch, {name: _scatter(values, mask) for name, values in statistics.items()}, mask)
+
+    def _statistics(self, batch: dict[str, Any], names: tuple[str, ...], hidden: Tensor) -> dict[str, Tensor]:
+        ref_hidden = None
+        if needs_reference(names):
+            ref_hidden = batch.get("ref_hidden")
+            if ref_hidden is None:
+                with torch.no_grad(), self.reference():
+                    ref_hidden = self._hidden(batch)
+        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, self._ref_head)
+
+    def _hidden(self, batch: dict[str, Any]) -> Tensor:
+        """(n, d) final hidden states at the positions that predict the response tokens."""
+        states = self.causal_lm.base_model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).last_hidden_state
+        return states.flatten(0, 1)[batch["positions"]]
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self._scaled(self.causal_lm.get_output_embeddings()(hidden))
+
+    def _ref_head(self, hidden: Tensor) -> Tensor:
+        head = self.causal_lm.get_output_embeddings()
+        if not self.initial:
+            return self._scaled(head(hidden.to(head.weight.dtype)))
+        names = {id(p): name for name, p in self.policy.named_parameters()}
+        weight = self.initial[names[id(head.weight)]]
+        bias = self.initial[names[id(head.bias)]] if getattr(head, "bias", None) is not None else None
+        return self._scaled(F.linear(hidden.to(weight.dtype), weight, bias))
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        config = self.causal_lm.config.get_text_config()
+        if getattr(config, "logit_scale", None) is not None:  # Cohere
+            logits = logits * config.logit_scale
+        if getattr(config, "logits_scaling", None) is not None:  # Granite
+            logits = logits / config.logits_scaling
+        if getattr(config, "final_logit_softcapping", None) is not None:  # Gemma2
+            logits = config.final_logit_softcapping * torch.tanh(logits / config.final_logit_softcapping)
+        return logits
+
+    def _check_head(self) -> None:
+        """Families differ in what follows the LM head: compare with the model's own logits once, rather than trust."""
+        ids = torch.arange(1, 9, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
+        with torch.no_grad(), self._autocast():
+            expected = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
+            got = self._head(self.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(expected, got, atol=1e-3 * expected.abs().max().item()):
+            kind = type(self.causal_lm).__name__
+            raise ModelError(
+                f"{kind}: its logits are not those of its LM head on its last hidden state (off by "
+                f"{(expected - got).abs().max():.3g}). Add what it does after the head to Backbone._scaled."
+            )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                yield
+        finally:
+            self.policy.train(training)
+
+    def _autocast(self):
+        if self.compute_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+    def _leave_casting_to_autocast(self) -> None:
+        """peft casts every adapter's input to float32, and autocast would cast it straight back."""
+        for module in self.policy.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = self.compute_dtype is None
+
+    def _swap_initial(self) -> None:
+        for name, parameter in self.policy.named_parameters():
+            parameter.data, self.initial[name] = self.initial[name], parameter.data
+        torch.clear_autocast_cache()  # it holds casts of the weights that were there before
+
+
+def load_backbone(config: ModelConfig) -> tuple[Backbone, Any]:
+    """The backbone and its tokenizer, on the GPU where there is one.
+
+    LoRA holds the frozen base in the compute dtype; full fine-tuning holds float32 master weights.
+    """
+    path = str(embedded_model()) if config.name == "embedded" else config.name
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    compute_dtype = _compute_dtype(config.dtype, device)
+    weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
+            f"(and, for the hub, a connection or a filled cache)."
+        ) from error
+    return Backbone(model.to(device), config, compute_dtype), tokenizer
+
+
+def _compute_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        capabilities = torch.cpu.get_capabilities()
+        return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+    return torch.bfloat16 if name == "bfloat16" else None
+
+
+def _lora(config: ModelConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """sha256 over names, dtypes and bytes of the weights, and what of the config changes a forward pass."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """(n, ...) token values, row after row, into (rows, tokens, ...), 0 off the mask."""
+    if values.dim() == 1:
+        return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    out = torch.zeros(*mask.shape, *values.shape[1:], dtype=values.dtype, device=values.device)
+    out[mask] = values
+    return out
+
+
+def _as_pairs(batch: dict[str, Any], statistics: dict[str, Tensor], mask: Tensor) -> Pairs:
+    half = len(mask) // 2
+    return Pairs(
+        chosen=Side(mask=mask[:half], **{name: values[:half] for name, values in statistics.items()}),
+        rejected=Side(mask=mask[half:], **{name: values[half:] for name, values in statistics.items()}),
+        columns=batch.get("columns"),
+        progress=batch.get("progress", 0.0),
+    )
+
+
+def _always_logged(pairs: Pairs) -> dict[str, Tensor]:
+    """What is logged whatever the loss, (pairs,), in nats, without beta."""
+    margin = pairs.log_ratio_margin()
+    metrics = {
+        "logps/chosen": pairs.chosen.logp(),
+        "logps/rejected": pairs.rejected.logp(),
+        "log_ratios/chosen": pairs.chosen.log_ratio(),
+        "log_ratios/rejected": pairs.rejected.log_ratio(),
+        "margin": margin,
+        "accuracy": (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin),
+    }
+    return {name: values.detach() for name, values in metrics.items()}

@@ -1,0 +1,155 @@
+"""The reference store: the reference's per-token log-probs, and its hidden states where a loss needs them, on disk.
+
+Computed once, shared by every loss and seed. A shard's file name is the hash of exactly what its numbers depend on:
+weights, token ids (hence truncation and template), dtype, attention, and this module's way of batching.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from plo.backbone.batch import collate_sequences
+from plo.backbone.model import Backbone
+from plo.data import Pair
+
+SHARD_PAIRS = 256  # pairs a file: what a crash can cost
+PASS_SEQUENCES = 16  # sequences a forward pass
+VERSION = 1  # of the layout and the batching below
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's statistics of a list of pairs.
+
+    Attributes:
+        logps: per pair and side, (tokens,) nats.
+        hidden: per pair and side, a function that reads (tokens, d); None where they were not asked for.
+    """
+
+    logps: Sequence[tuple[Tensor, Tensor]]
+    hidden: Sequence[tuple[Callable[[], Tensor], Callable[[], Tensor]]] | None
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """`ref_logps` (n,) and `ref_hidden` (n, d) in the order of `plo.backbone.batch.collate`: chosen, rejected."""
+        sides = [(i, side) for side in (0, 1) for i in indices]
+        batch = {"ref_logps": torch.cat([self.logps[i][side] for i, side in sides])}
+        if self.hidden is not None:
+            batch["ref_hidden"] = torch.cat([self.hidden[i][side]() for i, side in sides])
+        return batch
+
+
+class ReferenceStore:
+    """Reference statistics under `folder`. Safe when several processes fill it at once.
+
+    Args:
+        folder: where the shards lie.
+        disk_gb: hidden states beyond this many gigabytes are not stored; they are computed online, each step.
+    """
+
+    def __init__(self, folder: Path, disk_gb: float = 20):
+        self.folder = folder
+        self.disk_gb = disk_gb
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(
+        self,
+        backbone: Backbone,
+        pairs: Sequence[Pair],
+        *,
+        hidden: bool = False,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Reference:
+        """The statistics of `pairs`, computed where missing. `progress` is told how many pairs are done."""
+        hidden = hidden and self._affordable(backbone, pairs)
+        logps, states = [], []
+        for start in range(0, len(pairs), SHARD_PAIRS):
+            shard = pairs[start : start + SHARD_PAIRS]
+            path = self._filled(backbone, shard, hidden)
+            lengths = [(len(p.chosen_ids), len(p.rejected_ids)) for p in shard]
+            with safe_open(path, framework="pt") as file:
+                values = file.get_tensor("logps")
+            offset = 0
+            for chosen, rejected in lengths:
+                middle, end = offset + chosen, offset + chosen + rejected
+                logps.append((values[offset:middle], values[middle:end]))
+                states.append((_Rows(path, offset, middle), _Rows(path, middle, end)))
+                offset = end
+            progress(start + len(shard))
+        return Reference(logps, states if hidden else None)
+
+    def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> Path:
+        path = self.folder / f"{_key(backbone, shard)}{'-hidden' if hidden else ''}.safetensors"
+        larger = path.with_name(f"{path.name.removesuffix('.safetensors')}-hidden.safetensors")
+        for candidate in (path, larger):
+            if _readable(candidate):
+                return candidate
+        with FileLock(f"{path}.lock"):
+            if not _readable(path):  # another process may have filled it while this one waited
+                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                save_file(_compute(backbone, shard, hidden), partial)
+                os.replace(partial, path)
+        return path
+
+    def _affordable(self, backbone: Backbone, pairs: Sequence[Pair]) -> bool:
+        tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+        return tokens * backbone.hidden_size * backbone.head_dtype.itemsize <= self.disk_gb * 1e9
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a shard's hidden states, read when called."""
+
+    path: Path
+    start: int
+    end: int
+
+    def __call__(self) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_slice("hidden")[self.start : self.end]
+
+
+def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> dict[str, Tensor]:
+    sequences = [(p.prompt_ids, ids) for p in shard for ids in (p.chosen_ids, p.rejected_ids)]
+    order = sorted(range(len(sequences)), key=lambda i: (sum(map(len, sequences[i])), i))  # little padding
+    logps: list[Tensor] = [None] * len(sequences)
+    states: list[Tensor] = [None] * len(sequences)
+    for start in range(0, len(order), PASS_SEQUENCES):
+        rows = order[start : start + PASS_SEQUENCES]
+        lengths = [len(sequences[i][1]) for i in rows]
+        with backbone.reference():
+            got = backbone.measure(collate_sequences([sequences[i] for i in rows]), ("logps",), hidden=hidden)
+        for i, values in zip(rows, got["logps"].cpu().split(lengths), strict=True):
+            logps[i] = values
+        if hidden:
+            for i, values in zip(rows, got["hidden"].cpu().split(lengths), strict=True):
+                states[i] = values
+    return {"logps": torch.cat(logps)} | ({"hidden": torch.cat(states)} if hidden else {})
+
+
+def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    config = backbone.settings
+    parts = (VERSION, SHARD_PAIRS, PASS_SEQUENCES, backbone.fingerprint, backbone.compute_dtype, backbone.device.type)
+    digest.update(repr((*parts, config.attention)).encode())
+    for pair in shard:
+        for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
+            digest.update(f"{','.join(map(str, ids))};".encode())
+    return digest.hexdigest()
+
+
+def _readable(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (SafetensorError, OSError):  # a full disk or a copy cut short: compute it again
+        return False

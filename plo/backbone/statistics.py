@@ -1,0 +1,130 @@
+"""Per-token statistics of the LM head, from hidden states, in chunks that are recomputed in backward.
+
+Nothing here ever holds logits for more than `CHUNK_ELEMENTS // vocabulary` tokens; a batch that fits into one chunk
+keeps its logits for backward instead of computing them twice.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from plo.registry import Registry
+
+STATISTICS = Registry("statistic", group="plo.statistics")
+CHUNK_ELEMENTS = 2**25  # logits held at a time: 128 MiB in float32
+
+Head = Callable[[Tensor], Tensor]  # (n, d) hidden states -> (n, vocabulary) logits
+
+
+def register_statistic(name: str, *, reference: bool = False) -> Callable:
+    """Register a per-token statistic: a function of (log_probs, ref_log_probs, targets) that returns (n,).
+
+    `log_probs` and `ref_log_probs` are (n, vocabulary), float32, normalised; `targets` (n,) the tokens of the
+    response. `ref_log_probs` is None unless `reference=True`.
+
+    Example:
+        >>> @register_statistic("top_p")
+        ... def top_p(log_probs, ref_log_probs, targets): return log_probs.max(-1).values.exp()
+    """
+    return lambda function: STATISTICS.register(name, reference=reference)(function)
+
+
+@register_statistic("logps")
+def logps(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
+    """log pi(y_t | s_t), nats."""
+    return log_probs.gather(-1, targets[:, None]).squeeze(-1)
+
+
+@register_statistic("kl_ref_pi", reference=True)
+def kl_ref_pi(log_probs: Tensor, ref_log_probs: Tensor, targets: Tensor) -> Tensor:
+    """KL(ref || pi) over the whole vocabulary at s_t, nats."""
+    return _kl(ref_log_probs, log_probs)
+
+
+@register_statistic("kl_pi_ref", reference=True)
+def kl_pi_ref(log_probs: Tensor, ref_log_probs: Tensor, targets: Tensor) -> Tensor:
+    """KL(pi || ref) over the whole vocabulary at s_t, nats."""
+    return _kl(log_probs, ref_log_probs)
+
+
+@register_statistic("entropy")
+def entropy(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
+    """Entropy of pi at s_t over the whole vocabulary, nats."""
+    return -_expectation(log_probs, log_probs)
+
+
+@register_statistic("log_p2")
+def log_p2(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
+    """log sum_v pi(v | s_t)^2."""
+    return (2 * log_probs).logsumexp(-1)
+
+
+def needs_reference(names: Iterable[str]) -> bool:
+    """Whether any of the statistics compares against the reference's whole distribution."""
+    return any(STATISTICS[name].facts["reference"] for name in names)
+
+
+def token_statistics(
+    names: Iterable[str],
+    hidden: Tensor,
+    targets: Tensor,
+    head: Head,
+    ref_hidden: Tensor | None = None,
+    ref_head: Head | None = None,
+) -> dict[str, Tensor]:
+    """The named statistics of every token.
+
+    Args:
+        names: registered statistics.
+        hidden: (n, d) policy's final hidden states at the positions that predict `targets`.
+        targets: (n,) token ids.
+        head: the policy's LM head.
+        ref_hidden, ref_head: the same of the reference, for statistics that compare with it.
+
+    Returns:
+        name -> (n,), float32 (float64 from float64 hidden states), with gradient where grad is enabled.
+    """
+    names = tuple(names)
+    if not names:
+        return {}
+    functions = [STATISTICS[name].load() for name in names]
+
+    def chunk(hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+        log_probs = _log_softmax(head(hidden))
+        ref_log_probs = None
+        if ref_hidden is not None:
+            with torch.no_grad():
+                ref_log_probs = _log_softmax(ref_head(ref_hidden))
+        return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
+
+    size = max(1, CHUNK_ELEMENTS // _vocabulary(head, hidden))
+    parts = []
+    for start in range(0, len(targets), size):
+        span = slice(start, start + size)
+        arguments = (hidden[span], None if ref_hidden is None else ref_hidden[span], targets[span])
+        if torch.is_grad_enabled() and len(targets) > size:
+            parts.append(checkpoint(chunk, *arguments, use_reentrant=False, preserve_rng_state=False))
+        else:
+            parts.append(chunk(*arguments))
+    return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _vocabulary(head: Head, hidden: Tensor) -> int:
+    with torch.no_grad():
+        return head(hidden[:1]).shape[-1]
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return _expectation(p, p - q)
+
+
+def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
+    # A token of probability 0 (log -inf) contributes nothing: 0 * inf would be nan.
+    p = log_p.exp()
+    return (p * values.masked_fill(p == 0, 0)).sum(-1)

@@ -1,0 +1,280 @@
+"""transformers' `Trainer` around the one module. The only place that overrides its private methods."""
+
+import contextlib
+import json
+import math
+import re
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from plo.backbone.batch import collate
+from plo.backbone.model import Backbone
+from plo.backbone.reference import Reference
+from plo.config import TrainConfig
+from plo.data import Pair
+
+TRAINED = "trained.safetensors"
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or its gradient is nan or infinite. The message names the step and the rows."""
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a `Backbone` on pairs.
+
+    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches and devices.
+
+    Args:
+        backbone: reset, with its loss.
+        pairs: training pairs, in the data set's order.
+        reference: their reference statistics.
+        config: optimisation.
+        seed: fixes batch order and dropout.
+        folder: of the checkpoints.
+        probe: a fixed few pairs on which full-vocabulary KL and entropy are logged.
+        callbacks: transformers' callbacks.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pairs: Sequence[Pair],
+        reference: Reference,
+        config: TrainConfig,
+        *,
+        seed: int,
+        folder: Path,
+        probe: Sequence[Pair] = (),
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.pairs = pairs
+        self.reference = reference
+        self.columns = [need.removeprefix("column:") for need in backbone.loss.needs if need.startswith("column:")]
+        micro = min(config.micro_batch_size or config.batch_size, config.batch_size)
+        if config.batch_size % micro:
+            raise ValueError(f"train.batch_size={config.batch_size} is not a multiple of micro_batch_size={micro}.")
+        accumulation = config.batch_size // micro
+        if accumulation > 1 and backbone.loss.level == "batch":
+            raise ValueError(
+                f"The loss {backbone.loss.name!r} compares the pairs of a whole optimiser step, and gradient "
+                f"accumulation would show it {micro} of {config.batch_size}: set train.micro_batch_size={config.batch_size}."
+            )
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=config.lr,
+            num_train_epochs=config.epochs,
+            max_steps=config.steps or -1,
+            lr_scheduler_type=config.schedule,
+            warmup_steps=config.warmup,  # below 1: a share of the steps
+            optim=config.optimizer,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            logging_steps=config.log_every,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=config.checkpoint_every,
+            save_total_limit=1,
+            seed=seed,
+            data_seed=seed,
+            remove_unused_columns=False,
+            use_cpu=backbone.device.type == "cpu",
+            disable_tqdm=True,
+            report_to=[],
+        )
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._pairs = self._tokens = self._steps = self._clipped = 0
+        self._seconds = 0.0
+        self._probe = _probe_batch(backbone, probe) if probe else None
+        self._probe_every = config.probe_every
+        self._probed = 0  # the step of the last probe
+        super().__init__(
+            backbone, arguments, data_collator=self._collate, train_dataset=range(len(pairs)), callbacks=[*callbacks]
+        )
+        self.add_callback(_Clock(self))
+        self.remove_callback(PrinterCallback)
+        self.loss_is_scaled_for_ga = True
+        reset_peak_memory()
+
+    def _collate(self, indices: Sequence[int]) -> dict[str, Any]:
+        batch = collate([self.pairs[i] for i in indices], self.columns)
+        return batch | self.reference.batch(indices) | {"indices": torch.tensor(indices)}
+
+    # The exact mean.
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimiser step, and what each term of the loss averages over in all of them."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        for batch in batches:
+            batch["counts"] = self._unwrapped.count(batch)
+        counts = torch.tensor([batch["counts"] for batch in batches], dtype=torch.float64, device=device).sum(0)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(0)
+        return batches, counts
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum over this micro-batch divided by the count of the whole step, times the devices (DDP averages)."""
+        inputs["progress"] = self.state.global_step / max(1, self.state.max_steps)
+        out = model(inputs)
+        if out["counts"] != inputs["counts"]:
+            raise RuntimeError(
+                f"The loss {self._unwrapped.loss.name!r} averages over {out['counts']} pairs or tokens where its mask "
+                f"promised {inputs['counts']}: the mask of a token-level loss may depend on lengths, not on values."
+            )
+        loss = (out["sums"] / num_items_in_batch.to(out["sums"])).sum() * self.args.world_size
+        if not torch.isfinite(loss):
+            self._stop_at_non_finite(inputs["indices"], out["finite"])
+        for name, values in out["metrics"].items():
+            self._sums[name] += values.double().sum().item()
+        self._pairs += len(inputs["indices"])
+        self._tokens += int(inputs["attention_mask"].sum())
+        return (loss, out) if return_outputs else loss
+
+    def _stop_at_non_finite(self, indices: torch.Tensor, finite: torch.Tensor) -> None:
+        bad = [self.pairs[i].where for i, good in zip(indices.tolist(), finite.tolist(), strict=True) if not good]
+        rows = ", ".join(bad or [self.pairs[i].where for i in indices.tolist()])
+        raise NonFiniteLoss(
+            f"The loss {self._unwrapped.loss.name!r} is not finite at step {self.state.global_step + 1}, rows: {rows}. "
+            f"Lower train.lr, clip the loss's ratio if it is unbounded, or look at these rows."
+        )
+
+    # The loss's own parameters: a group of the optimiser, left out of the clip norm.
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = [{"params": self._unwrapped.policy_parameters(), "weight_decay": self.args.weight_decay}]
+            if own := self._unwrapped.loss_parameters():
+                rate = self._unwrapped.loss.learning_rate or self.args.learning_rate
+                groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
+            self.optimizer = kind(groups, **settings)
+        return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        norm = self.accelerator.clip_grad_norm_(self._unwrapped.policy_parameters(), self.args.max_grad_norm)
+        value = float(norm)
+        if not math.isfinite(value):
+            raise NonFiniteLoss(
+                f"The gradient of the loss {self._unwrapped.loss.name!r} is not finite at step "
+                f"{self.state.global_step + 1}. Lower train.lr, or clip the loss's ratio if it is unbounded."
+            )
+        self._steps += 1
+        self._clipped += value > self.args.max_grad_norm
+        return norm
+
+    @property
+    def _unwrapped(self) -> Backbone:
+        return self.accelerator.unwrap_model(self.model)
+
+    # Logging.
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics of the pairs since the last log."""
+        if self._pairs:
+            logs |= {name: total / self._pairs for name, total in self._sums.items()}
+            both = logs["log_ratios/chosen"] < 0 and logs["log_ratios/rejected"] < 0
+            logs |= {
+                "both_falling": float(both),
+                "clipped": self._clipped / max(1, self._steps),
+                "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
+                "peak_memory_gb": peak_memory_gb(),
+            }
+            self._sums.clear()
+            self._pairs = self._tokens = self._steps = self._clipped = 0
+            self._seconds = 0.0
+            if self.state.global_step // self._probe_every > self._probed // self._probe_every:
+                logs |= self.probe()
+                self._probed = self.state.global_step
+        super().log(logs, start_time)
+
+    def probe(self) -> dict[str, float]:
+        """Full-vocabulary KL and entropy on the probe batch, nats per response token."""
+        if self._probe is None:
+            return {}
+        values = self._unwrapped.measure(self._probe, ("kl_ref_pi", "kl_pi_ref", "entropy"))
+        return {f"probe/{name}": v.mean().item() for name, v in values.items()}
+
+    # Checkpoints hold everything that is trained, and nothing else.
+
+    def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: p.detach().contiguous() for name, p in self._unwrapped.trained().items()}
+        save_file(trained, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
+        trained = self._unwrapped.trained()
+        if saved.keys() != trained.keys():
+            different = sorted(saved.keys() ^ trained.keys())[:5]
+            raise ValueError(f"The checkpoint {resume_from_checkpoint} is of another model or loss: {different} ...")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(saved[name])
+
+
+def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
+    batch = collate(pairs)
+    with backbone.reference():
+        batch["ref_hidden"] = backbone.measure(batch, (), hidden=True)["hidden"]
+    return batch
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. The Trainer writes trainer_state.json last: where it reads, the rest is there."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        found.append((int(re.sub(r"\D", "", path.name)), path))
+    return max(found)[1] if found else None
+
+
+def peak_memory_gb() -> float:
+    """Peak memory since `reset_peak_memory`: of the GPU where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e9
+    except (OSError, TypeError):  # not Linux: the peak of the whole process
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak stays that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+class _Clock(TrainerCallback):
+    """Seconds spent in optimiser steps, so that tokens per second leave evaluation and checkpoints out."""
+
+    def __init__(self, trainer: PreferenceTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._probed = state.global_step  # 0, or where a checkpoint resumes
+
+    def on_step_begin(self, *args, **kwargs):
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *args, **kwargs):
+        self.trainer._seconds += time.perf_counter() - self.started

@@ -1,0 +1,248 @@
+"""The command line: `plo losses`, `plo generators`, `plo compare`, `plo leaderboard`."""
+
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+# Heavy imports stand inside the commands, so that `plo --help` answers at once.
+
+app = typer.Typer(
+    help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
+Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
+
+
+@app.command()
+def losses(plugin: Plugins = [], as_json: Json = False):  # noqa: B006  (typer reads the default, nobody changes it)
+    """List every registered loss: what it needs, its hyper-parameters, its paper, where it is defined."""
+    from plo.losses import LOSSES
+
+    _load(plugin)
+    rows = [
+        {
+            "name": entry.name,
+            "needs": _needs(entry),
+            "level": entry.facts["level"],
+            "paper": entry.facts["paper"],
+            "defaults": _defaults(entry),
+            "origin": entry.origin,
+        }
+        for entry in LOSSES
+    ]
+    _show(rows, as_json, "loss")
+
+
+@app.command()
+def generators(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
+    """List every registered Bregman generator, for the losses that take one."""
+    from plo.losses import GENERATORS
+
+    _load(plugin)
+    rows = [
+        {"name": e.name, "paper": e.facts.get("paper", ""), "defaults": _defaults(e), "origin": e.origin}
+        for e in GENERATORS
+    ]
+    _show(rows, as_json, "generator")
+
+
+@app.command()
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[EXPERIMENT.yaml] [KEY=VALUE]...",
+            help="An experiment file; settings over it (train.lr=1e-4, data.limit=200); and hyper-parameters of "
+            "its losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
+        ),
+    ] = [],  # noqa: B006
+    loss: Annotated[list[str], typer.Option(help='A loss, "dpo", "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.')] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="A seed; repeatable.")] = [],  # noqa: B006
+    data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', a local folder, or a hub name.")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and trained models.")] = None,
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+):
+    """Run losses x seeds on one model and data set; started again, it goes on where it was."""
+    from plo.config import load_experiment
+
+    path, settings = _split(arguments)
+    flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
+    flags = {name: value for name, value in flags.items() if value}
+    known, hyper = _sort_settings(settings)
+    with _friendly():
+        experiment = load_experiment(path, {**flags, **known})
+        _load(experiment.plugins)
+        experiment = _with_hyper_parameters(experiment, hyper)
+        _quiet()
+        from plo.experiment.matrix import compare
+
+        outcome = compare(experiment, console)
+    if outcome.failed:
+        console.print(f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}", style="red", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    comparison: Annotated[
+        str | None, typer.Argument(help="Name of a comparison, or the beginning of its key; without it: all.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Variant that the others are compared with; without it: the reference.")
+    ] = None,
+    metric: Annotated[list[str], typer.Option(help="A column; repeatable; without it: all that were recorded.")] = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md, .csv and .json.")] = Path("leaderboard"),
+):
+    """Print the leaderboard of recorded runs, and write it as Markdown, CSV and JSON."""
+    from plo.leaderboards import read, to_markdown, write
+    from plo.tracking import Tracker
+
+    with _friendly():
+        board = read(Tracker(store, create=False), comparison, baseline, metric or None)
+        write(board, out)
+    print(to_markdown(board))
+    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False)
+
+
+def _split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    paths = [a for a in arguments if "=" not in a]
+    if len(paths) > 1:
+        raise typer.BadParameter(f"one experiment file, not {len(paths)}: {', '.join(paths)}")
+    pairs = (a.split("=", 1) for a in arguments if "=" in a)
+    return (Path(paths[0]) if paths else None), {key: _scalar(value) for key, value in pairs}
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    try:  # YAML reads 1e-4 as text
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the experiment, and the rest: hyper-parameters of its losses."""
+    from plo.config import field_names
+
+    names = field_names()
+    short = {name.rsplit(".", 1)[-1]: name for name in names}  # lr for train.lr, where that is unambiguous
+    leaves = [name.rsplit(".", 1)[-1] for name in names]
+    known, hyper = {}, {}
+    for key, value in settings.items():
+        if key in names or key in ("data", "model") or key.split(".")[0] in ("data", "model", "train", "evaluation"):
+            known[key] = value
+        elif leaves.count(key) == 1:
+            known[short[key]] = value
+        else:
+            hyper[key] = value
+    return known, hyper
+
+
+def _with_hyper_parameters(experiment, hyper: dict[str, Any]):
+    """beta=0.2 goes to every loss that has it, dpo.beta=0.2 to `dpo` alone."""
+    from plo.config import ConfigError
+    from plo.losses import get_loss
+    from plo.registry import hyper_parameters
+
+    specs = list(experiment.losses)
+    for key, value in hyper.items():
+        name, _, parameter = key.rpartition(".")
+        taken = False
+        for i, loss in enumerate(map(get_loss, specs)):
+            if loss.entry and parameter in hyper_parameters(loss.target) and name in ("", loss.entry.name, loss.name):
+                changed = {k: v for k, v in loss.params.items() if v != hyper_parameters(loss.target)[k].default}
+                specs[i] = {"name": loss.entry.name, **changed, parameter: value}
+                taken = True
+        if not taken:
+            has = {loss.name: list(loss.params) for loss in map(get_loss, specs)}
+            raise ConfigError(
+                f"{key}={value}: neither a setting of the experiment nor a hyper-parameter of its losses; they have: "
+                + "; ".join(f"{loss}: {', '.join(params) or 'none'}" for loss, params in has.items())
+            )
+    return experiment.model_copy(update={"losses": tuple(specs)})
+
+
+def _load(plugins) -> None:
+    from plo.registry import load_plugin
+
+    with _friendly():
+        for plugin in plugins:
+            load_plugin(plugin)
+
+
+def _needs(entry) -> list[str]:
+    needs = entry.facts["needs"]
+    if not callable(needs):
+        return list(needs)
+    from plo.losses import get_loss
+
+    return list(get_loss(entry.name).needs)
+
+
+def _defaults(entry) -> dict[str, Any]:
+    from plo.registry import hyper_parameters
+
+    parameters = hyper_parameters(entry.load())
+    return {n: None if p.default is inspect.Parameter.empty else p.default for n, p in parameters.items()}
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, what: str) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(what, no_wrap=True)
+    for key in list(rows[0])[1:]:
+        table.add_column(key, overflow="fold", no_wrap=key == "defaults")
+    for row in rows:
+        cells = {**row, "defaults": "\n".join(f"{k}={v}" for k, v in row["defaults"].items())}
+        if "needs" in cells:
+            cells["needs"] = "\n".join(row["needs"]) or "-"
+        cells["origin"] = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
+        table.add_row(*(str(value) for value in cells.values()))
+    console.print(table)
+
+
+def _quiet() -> None:
+    """transformers and MLflow tell at length what nobody asked; plo's own lines say what matters."""
+    import logging
+    import warnings
+
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class _friendly:
+    """Errors that plo words itself are shown as they are, without a traceback; exit code 2."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, ValueError | RuntimeError | LookupError) and type(error).__module__.startswith("plo."):
+            typer.secho(f"{type(error).__name__}: ", fg="red", nl=False, err=True)
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        return False

@@ -1,0 +1,187 @@
+"""The experiment, typed: what `plo compare` runs. YAML in, errors that name the place and the remedy out."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+
+class ConfigError(ValueError):
+    """An experiment that cannot be run as written."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The policy; its initial weights are the reference."""
+
+    name: str = Field("embedded", description="'embedded', a local folder, or a hub name")
+    peft: Literal["lora", "full"] = "lora"
+    lora_r: PositiveInt = 16
+    lora_alpha: PositiveFloat = 32
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_targets: str | list[str] = "all-linear"
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 where the hardware has it"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+class DataConfig(Section):
+    """Preference pairs."""
+
+    source: str = Field("sentiment", description="a registered source, a file or folder, or a hub data set")
+    path: Path | None = Field(None, description="local file or folder of a registered source")
+    limit: PositiveInt | None = Field(None, description="training pairs at most")
+    eval_limit: PositiveInt | None = Field(None, description="held-out pairs at most")
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share of prompts held out, by hash")
+    max_length: PositiveInt = Field(512, description="tokens of prompt and response together")
+    truncation: Literal["keep_start", "keep_end"] = "keep_start"
+    strict: bool = Field(False, description="any bad row is an error")
+    options: dict[str, Any] = Field(default_factory=dict, description="of the source, e.g. {chat: true}")
+
+
+class TrainConfig(Section):
+    """Optimisation, equal for every loss of a comparison."""
+
+    lr: PositiveFloat = 2e-4
+    batch_size: PositiveInt = Field(8, description="pairs per optimiser step")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="pairs per forward pass on each device; None: the whole batch"
+    )
+    epochs: PositiveFloat = 1
+    steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")
+    schedule: str = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    optimizer: str = Field("adamw_torch_fused", description="any name transformers' TrainingArguments takes")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    log_every: PositiveInt = Field(1, description="steps")
+    probe_every: PositiveInt = Field(
+        20, description="steps between full-vocabulary KL and entropy on a fixed probe batch"
+    )
+    checkpoint_every: PositiveInt = Field(200, description="steps; every evaluation point has a checkpoint besides")
+
+
+class EvaluationConfig(Section):
+    """Sampling on held-out prompts and what is measured on the samples."""
+
+    prompts: PositiveInt = 64
+    samples: PositiveInt = Field(2, description="per prompt")
+    max_new_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    batch_size: PositiveInt = Field(64, description="sequences sampled at a time")
+    pairs: PositiveInt = Field(200, description="held-out pairs for the preference accuracy")
+    suite: tuple[str, ...] = Field(
+        ("diversity", "repetition"),
+        description="registered evaluations of the samples; the data source's own gold reward is added",
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return [{name: params} for name, params in value.items()] if isinstance(value, Mapping) else value
+
+
+class Experiment(Section):
+    """A comparison: losses x seeds on one model and one data set."""
+
+    name: str = "comparison"
+    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval_at: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.1, 0.25, 0.5, 1.0), description="shares of training; 1 is always among them"
+    )
+    evaluation: EvaluationConfig = EvaluationConfig()
+    plugins: tuple[Path, ...] = Field((), description="Python files that register losses and the like")
+    out: Path = Field(Path("runs"), description="folder of checkpoints and trained adapters")
+    store: str | None = Field(None, description="MLflow tracking URI; None: sqlite:///plo.db here")
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """Evaluation points in order, the end of training included."""
+        return tuple(sorted({*self.eval_at, 1.0}))
+
+
+def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment from a YAML file (or none) and dotted overrides such as {"train.lr": "1e-4"}.
+
+    `data: hh`, `model: embedded` are short for their `source` and `name`.
+
+    Raises:
+        ConfigError: what is wrong, where, and what is possible there.
+    """
+    where = str(path) if path else "the command line"
+    raw = _read(path) if path else {}
+    for key, value in (overrides or {}).items():
+        _set(raw, key, value)
+    for section, key in (("data", "source"), ("model", "name")):
+        if isinstance(raw.get(section), str):
+            raw[section] = {key: raw[section]}
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(e)}" for e in error.errors())
+        raise ConfigError(f"The experiment of {where} cannot be run:\n{problems}") from None
+
+
+def field_names(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
+    """Every dotted name that an override can set."""
+    names = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            names += field_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping with at least 'losses: [dpo, ...]'.")
+    return raw
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = raw.setdefault(parent, {})
+        if not isinstance(inner, dict):  # `data: hh` in the file, `data.limit=10` on the command line
+            inner = raw[parent] = {"source" if parent == "data" else "name": inner}
+        raw = inner
+    raw[last] = value
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"]) or "the top level"
+    if error["type"] == "extra_forbidden":
+        names = field_names()
+        near = difflib.get_close_matches(place, names, n=2) or [n for n in names if n.endswith(f".{place}")][:2]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(names)}"
+        return f"{place}: there is no such setting; {hint}"
+    if error["type"] == "missing":
+        return f"{place}: is missing; e.g. 'losses: [dpo, ipo]'"
+    return f"{place}: {error['msg']} (got {error['input']!r})"

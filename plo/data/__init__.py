@@ -1,0 +1,21 @@
+"""Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with "
+"fingerprints."""
+
+from plo.data.load import PreferenceData, load_data
+from plo.data.report import DropReport
+from plo.data.rows import DataError, Row
+from plo.data.sources import SOURCES, register_source
+from plo.data.tokenize import Pair, render, tokenize_prompt
+
+__all__ = [
+    "SOURCES",
+    "DataError",
+    "DropReport",
+    "Pair",
+    "PreferenceData",
+    "Row",
+    "load_data",
+    "register_source",
+    "render",
+    "tokenize_prompt",
+]

@@ -1,0 +1,227 @@
+"""From a source's name to tokenised training and held-out pairs, with a report and fingerprints."""
+
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from plo.data.report import DropReport
+from plo.data.rows import BadRow, DataError, Row, check, to_chat, to_row
+from plo.data.sources import read_source
+from plo.data.split import row_digest, split_rows
+from plo.data.tokenize import TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """Preference pairs, ready to train on.
+
+    Args:
+        train: training pairs, in the order of their rows' hashes.
+        eval: held-out pairs, likewise; no prompt of theirs is in `train`.
+        report: what was dropped and why.
+        stats: counts of what was read, dropped and kept; those of truncation and EOS are over kept pairs.
+        fingerprints: sha256 of "rows", "template" and "tokens", both splits together.
+        digest: sha256 of the three: the same on every machine.
+    """
+
+    train: list[Pair]
+    eval: list[Pair]
+    report: DropReport
+    stats: dict[str, int]
+    fingerprints: dict[str, str]
+    digest: str
+
+    def summary(self) -> Text:
+        """What was loaded, as text for a console or for `str`."""
+        s = self.stats
+        lines = [
+            f"{self.report.source}: {s['train_pairs']} training pairs ({s['train_prompts']} prompts), "
+            f"{s['eval_pairs']} held out ({s['eval_prompts']} prompts), digest {self.digest[:12]}"
+        ]
+        notes = {
+            "truncated_prompts": "prompts truncated",
+            "truncated_responses": "responses truncated",
+            "responses_without_eos": "responses without EOS",
+            "merged_boundaries": "prompts whose last token merges with a response",
+            "rows_with_special_tokens": "rows whose text holds a special token, tokenised as that token",
+            "train_rows_with_eval_prompt": "training rows left out, as their prompt is held out",
+            "dated_template": "chat template prints today's date: tokens and digest change from day to day",
+        }
+        lines += [f"  {s[name]} {words}" for name, words in notes.items() if s[name]]
+        return Text("\n".join(lines + ([str(self.report)] if self.report.total else [])))
+
+
+def load_data(
+    source: str,
+    path: str | Path | None = None,
+    *,
+    tokenizer: Any,
+    eval_fraction: float = 0.1,
+    limit: int | None = None,
+    eval_limit: int | None = None,
+    max_length: int = 512,
+    truncation: str = "keep_start",
+    strict: bool = False,
+    options: dict[str, Any] | None = None,
+) -> PreferenceData:
+    """Read, check, split and tokenise preference pairs.
+
+    Args:
+        source: a registered source, a file or folder, or a hub data set "org/name".
+        path: local file or folder of a registered source.
+        eval_fraction: share of the prompts held out, by hash, in [0, 1); not used where the source fixes
+            both splits.
+        limit: training pairs at most: the first ones in hash order.
+        eval_limit: held-out pairs at most.
+        max_length: tokens of prompt and response together.
+        truncation: "keep_start" or "keep_end".
+        strict: any bad row is an error; without it, more than 5% are.
+        options: of the source; `chat=True`, which all have, makes plain rows conversational.
+
+    Raises:
+        DataError: with the thing, the place and the remedy.
+
+    Example:
+        >>> data = load_data("hh", "hh/harmless-base_test.jsonl.gz", tokenizer=tokenizer)  # doctest: +SKIP
+    """
+    _check_arguments(eval_fraction, limit, eval_limit, max_length, truncation)
+    options = dict(options or {})
+    chat = options.pop("chat", False)
+    if not isinstance(chat, bool):
+        raise DataError(f"The option chat is {chat!r}. Give true or false.")
+    report = DropReport(f"{source} ({path})" if path is not None else source)
+    rows = _read(source, path, options, report)
+    report.enforce(strict)
+    conversational = chat or _one_form(rows)
+    check_tokenizer(tokenizer, conversational)
+    train_rows, eval_rows, left_out = split_rows(rows, eval_fraction)
+    if chat:  # after the split, so that the same prompts are held out with and without it
+        train_rows, eval_rows = ([to_chat(row) for row in part] for part in (train_rows, eval_rows))
+    counts: Counter[str] = Counter()
+    tokenized = [
+        _tokenize(rows, tokenizer, max_length, truncation, most, report, counts)
+        for rows, most in ((train_rows, limit), (eval_rows, eval_limit))
+    ]
+    report.enforce(strict)
+    _check_splits(tokenized, report.source, eval_fraction)
+    train, held = ([pair for _, pair in part] for part in tokenized)
+    template = template_of(tokenizer) if conversational else "plain"
+    names = ("truncated_prompts", "truncated_responses", "responses_without_eos", "merged_boundaries")
+    stats = {
+        "rows": report.rows,
+        "dropped": report.total,
+        "train_pairs": len(train),
+        "eval_pairs": len(held),
+        "train_prompts": len({pair.prompt for pair in train}),
+        "eval_prompts": len({pair.prompt for pair in held}),
+        **{name: counts[name] for name in (*names, "rows_with_special_tokens")},
+        "train_rows_with_eval_prompt": left_out,
+        "dated_template": int("strftime_now" in template),
+    }
+    fingerprints = {
+        "rows": _sha256(*(f"{split}:{row_digest(row)}" for split, part in enumerate(tokenized) for row, _ in part)),
+        "template": _sha256(template),
+        "tokens": _token_digest([train, held]),
+    }
+    return PreferenceData(train, held, report, stats, fingerprints, _sha256(*fingerprints.values()))
+
+
+def _read(source: str, path: Any, options: dict, report: DropReport) -> list[Row]:
+    rows = []
+    for raw in read_source(source, path, options):
+        report.rows += 1
+        try:
+            row = to_row(raw)
+        except BadRow as error:
+            sides = " | ".join(f"{name} {str(raw[name])[:60]!r}" for name in ("chosen", "rejected"))
+            report.add(error.reason, raw["where"], sides)
+            continue
+        if reason := check(row):
+            report.add(reason, row.where, row.excerpt)
+            continue
+        rows.append(row)
+    if not report.rows:
+        raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
+    return rows
+
+
+def _one_form(rows: list[Row]) -> bool:
+    """Whether the rows are conversational; all of them must be, or none."""
+    for row in rows:
+        if row.conversational != rows[0].conversational:
+            raise DataError(
+                f"Rows of plain text and of messages are mixed: {rows[0].where} and {row.where}. "
+                f"Load all as messages with the option chat=true, or separate them."
+            )
+    return rows[0].conversational
+
+
+def _tokenize(
+    rows: list[Row],
+    tokenizer: Any,
+    max_length: int,
+    truncation: str,
+    limit: int | None,
+    report: DropReport,
+    counts: Counter[str],
+) -> list[tuple[Row, Pair]]:
+    kept: list[tuple[Row, Pair]] = []
+    for row, pair, what in tokenize_rows(rows, tokenizer, max_length, truncation):
+        report.tokenised += 1
+        if isinstance(pair, str):
+            report.add(pair, row.where, row.excerpt, stage="tokenised")
+            continue
+        counts.update(what)
+        kept.append((row, pair))
+        if len(kept) == limit:
+            break
+    return kept
+
+
+def _check_arguments(
+    eval_fraction: float, limit: int | None, eval_limit: int | None, max_length: int, truncation: str
+) -> None:
+    if not 0 <= eval_fraction < 1 or math.isnan(eval_fraction):
+        raise DataError(f"eval_fraction is {eval_fraction}. Give a share in [0, 1), such as 0.1.")
+    for name, value, least in (
+        ("limit", limit, 1),
+        ("eval_limit", eval_limit, 1),
+        ("max_length", max_length, 2),
+    ):
+        if value is not None and value < least:
+            raise DataError(f"{name} is {value}. Give {least} or more.")
+    if truncation not in TRUNCATIONS:
+        raise DataError(f"truncation is {truncation!r}. Choose {' or '.join(map(repr, TRUNCATIONS))}.")
+
+
+def _check_splits(tokenized: list[list], source: str, eval_fraction: float) -> None:
+    train, held = tokenized
+    if not train:
+        raise DataError(
+            f"{source}: no training pairs are left ({len(held)} held out). Lower eval_fraction, or add rows."
+        )
+    if not held and eval_fraction > 0:
+        raise DataError(
+            f"{source}: no pair is held out of {len(train)}. Raise eval_fraction ({eval_fraction}), add "
+            "rows, "
+            f"or hold out nothing with eval_fraction=0."
+        )
+
+
+def _token_digest(splits: list[list[Pair]]) -> str:
+    digest = hashlib.sha256()
+    for pairs in splits:
+        digest.update(f"split {len(pairs)}\n".encode())
+        for pair in pairs:
+            for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
+                digest.update(f"{','.join(map(str, ids))};".encode())  # text has no byte order
+    return digest.hexdigest()
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""What was dropped, and why."""
+
+from dataclasses import dataclass, field
+
+from rich.table import Table
+from rich.text import Text
+
+from plo.data.rows import DataError
+
+EXAMPLES = 3  # shown for each reason
+MAX_BAD_SHARE = 0.05
+
+
+@dataclass
+class DropReport:
+    """Dropped rows, counted by reason, with up to three examples each (place and excerpt).
+
+    Rows are dropped in two stages: when read, and when tokenised. With a limit fewer rows are tokenised
+    than read.
+
+    Args:
+        source: name of the data, for messages.
+        rows: rows read.
+        tokenised: rows tokenised.
+    """
+
+    source: str = "data"
+    rows: int = 0
+    tokenised: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    dropped_read: int = 0
+    dropped_tokenised: int = 0
+
+    def add(self, reason: str, where: str, excerpt: str, *, stage: str = "read") -> None:
+        """Count one dropped row; `stage` is "read" or "tokenised"."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        shown = self.examples.setdefault(reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append((where, excerpt))
+        if stage == "read":
+            self.dropped_read += 1
+        else:
+            self.dropped_tokenised += 1
+
+    @property
+    def total(self) -> int:
+        return self.dropped_read + self.dropped_tokenised
+
+    @property
+    def share(self) -> float:
+        """Share of bad rows in [0, 1]; where a limit left rows untokenised, extrapolated from those that "
+        "were."""
+        read = self.dropped_read / max(self.rows, 1)
+        return read + (1 - read) * self.dropped_tokenised / max(self.tokenised, 1)
+
+    def enforce(self, strict: bool = False) -> None:
+        """Raise where more than 5% of the rows are bad, or any with `strict`.
+
+        Raises:
+            DataError: with the counts, the examples and the remedy.
+        """
+        if self.total and (strict or self.share > MAX_BAD_SHARE):
+            allowed = "strict allows none" if strict else f"at most {MAX_BAD_SHARE:.0%} may be"
+            remedy = "Mend or remove these rows in the source"
+            if self.dropped_tokenised:
+                remedy += ", or raise max_length where truncation is the reason"
+            if strict:
+                remedy += ", or leave strict out to have them dropped"
+            raise DataError(f"{self.source}: {self.share:.1%} of the rows are bad, {allowed}.\n{self}\n{remedy}.")
+
+    def __str__(self) -> str:
+        if not self.total:
+            return f"{self.source}: no rows dropped of {self.rows}."
+        lines = [f"{self.source}: {self.total} of {self.rows} rows dropped"]
+        for reason, count in self.counts.items():
+            lines.append(f"  {count} x {reason}")
+            lines += [f"      {where}: {excerpt}" for where, excerpt in self.examples[reason]]
+        return "\n".join(lines)
+
+    def __rich__(self) -> Table:
+        table = Table(title=f"{self.source}: {self.total} of {self.rows} rows dropped", title_justify="left")
+        for heading in ("reason", "rows", "examples"):
+            table.add_column(heading, overflow="fold")
+        for reason, count in self.counts.items():
+            shown = "\n".join(f"{where}: {excerpt}" for where, excerpt in self.examples[reason])
+            table.add_row(reason, str(count), Text(shown))  # no markup in it
+        return table

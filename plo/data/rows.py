@@ -1,0 +1,241 @@
+"""The canonical row, a prompt and two responses: how a raw mapping becomes one, and what makes it bad."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+Text = str | list[Message]
+
+# Why a row is dropped.
+EMPTY = "empty response"
+IDENTICAL = "identical responses"
+PROMPTS_DIFFER = "prompts differ between the sides"
+NOT_UNICODE = "text is not valid Unicode"
+
+TRAIN_NAMES = {"train", "training"}
+EVAL_NAMES = {"eval", "evaluation", "test", "validation", "valid", "val", "dev"}
+_OWN_KEYS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "where", "split"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message names the thing, the place (file and row) and the remedy."""
+
+
+class BadRow(Exception):
+    """A row to be dropped; `reason` is one of the constants of this package."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Row:
+    """One preference: `chosen` was preferred to `rejected` as the answer to `prompt`.
+
+    All three are plain text, or all three are lists of messages {"role", "content"}.
+
+    Args:
+        columns: the numeric columns that came with the row, finite values only.
+        where: the place in the source, "file.jsonl:17" (line) or "name[train][17]" (index).
+        split: "train" or "eval" where the source fixes it.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    columns: dict[str, float] = field(default_factory=dict)
+    where: str = "?"
+    split: str | None = None
+
+    @property
+    def conversational(self) -> bool:
+        return isinstance(self.prompt, list)
+
+    @property
+    def excerpt(self) -> str:
+        """The end of the prompt and the beginning of both responses, for messages."""
+        chosen, rejected = _flat(self.chosen), _flat(self.rejected)
+        return f"...{_flat(self.prompt)[-40:]!r} chosen {chosen[:40]!r} rejected {rejected[:40]!r}"
+
+
+def split_of(name: str) -> str | None:
+    """Which split a word in a file's or split's name says, if any: "harmless-base_test" -> "eval"."""
+    words = re.split(r"[^a-z]+", name.lower())
+    if any(word in TRAIN_NAMES for word in words):
+        return "train"
+    return "eval" if any(word in EVAL_NAMES for word in words) else None
+
+
+def to_row(raw: Mapping[str, Any]) -> Row:
+    """A raw mapping as a `Row`, unchecked but for its form.
+
+    Forms: `prompt`, `chosen`, `rejected` as texts or as lists of messages; without `prompt`, or beside it,
+    `chosen` and `rejected` as whole conversations, whose prompt is the messages they share; `chosen_prompt`
+    and `rejected_prompt` where a source finds a prompt on each side. Every numeric column beside
+    them is kept.
+
+    Raises:
+        BadRow: the prompts of the two sides differ, or a side has no response.
+        DataError: a column is missing or holds something else than text or messages.
+    """
+    where = str(raw.get("where", "?"))
+    if raw.get("tools") or raw.get("chat_template_kwargs"):
+        raise DataError(f"{where}: the columns 'tools' and 'chat_template_kwargs' are not supported. Remove them.")
+    for name in ("chosen", "rejected"):
+        if name not in raw:
+            raise _missing(name, raw, where)
+    chosen, rejected = (_text(raw[name], name, where) for name in ("chosen", "rejected"))
+    if type(chosen) is not type(rejected):
+        raise DataError(f"{where}: 'chosen' is text and 'rejected' messages, or the reverse. Give both in one form.")
+    prompt = _prompt(raw, where)
+    if isinstance(chosen, str):
+        if prompt is None:
+            raise _missing("prompt", raw, where)
+        if isinstance(prompt, list):
+            chosen, rejected = _reply(chosen), _reply(rejected)
+    else:
+        prompt, chosen, rejected = _conversation(prompt, chosen, rejected, raw, where)
+    return Row(prompt, chosen, rejected, _columns(raw), where, _own_split(raw, where))
+
+
+def check(row: Row) -> str | None:
+    """The reason why a row is bad, or None. Responses that differ only in outer white space are identical."""
+    chosen, rejected = _flat(row.chosen).strip(), _flat(row.rejected).strip()
+    try:
+        for text in (_flat(row.prompt), chosen, rejected):
+            text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no tokenizer can read
+        return NOT_UNICODE
+    if not chosen or not rejected:
+        return EMPTY
+    return IDENTICAL if chosen == rejected else None
+
+
+def to_chat(row: Row) -> Row:
+    """A plain row as messages; "\\n\\nHuman: ... \\n\\nAssistant:" prompts are read as dialogues.
+
+    Turns of one speaker in a row are joined (HH has some, and many templates refuse them), outer white
+    space goes.
+    """
+    if row.conversational:
+        return row
+    prompt = [{"role": "user", "content": row.prompt.strip()}]
+    if row.prompt.startswith("\n\nHuman:") and row.prompt.endswith("\n\nAssistant:"):
+        _, *parts = _TURN.split(row.prompt.removesuffix("\n\nAssistant:"))
+        prompt = []
+        for speaker, text in zip(parts[::2], parts[1::2], strict=True):
+            role = "user" if speaker == "Human" else "assistant"
+            if prompt and prompt[-1]["role"] == role:
+                prompt[-1]["content"] += "\n\n" + text.strip()
+            else:
+                prompt.append({"role": role, "content": text.strip()})
+    chosen, rejected = _reply(row.chosen.strip()), _reply(row.rejected.strip())
+    return Row(prompt, chosen, rejected, row.columns, row.where, row.split)
+
+
+def _conversation(prompt: Text | None, chosen: list, rejected: list, raw: Mapping, where: str) -> tuple:
+    """Prompt and responses of a row whose sides are lists of messages: responses, or whole conversations."""
+    if not chosen or not rejected:
+        raise BadRow(EMPTY)
+    whole = [side[0]["role"] != "assistant" for side in (chosen, rejected)]
+    if not any(whole):
+        if prompt is None:
+            raise _missing("prompt", raw, where)
+        return (
+            ([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt),
+            chosen,
+            rejected,
+        )
+    if chosen == rejected:
+        raise BadRow(IDENTICAL)
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
+    implicit, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    if not all(whole) or not implicit or any(message["role"] == "user" for message in chosen + rejected):
+        raise BadRow(PROMPTS_DIFFER)
+    if isinstance(prompt, str) and prompt.strip() not in [message["content"].strip() for message in implicit]:
+        raise BadRow(PROMPTS_DIFFER)
+    if isinstance(prompt, list) and prompt != implicit:
+        raise BadRow(PROMPTS_DIFFER)
+    return implicit, chosen, rejected
+
+
+def _prompt(raw: Mapping, where: str) -> Text | None:
+    if "prompt" in raw:
+        return _text(raw["prompt"], "prompt", where)
+    if "chosen_prompt" in raw and "rejected_prompt" in raw:
+        sides = [_text(raw[name], name, where) for name in ("chosen_prompt", "rejected_prompt")]
+        if sides[0] != sides[1]:
+            raise BadRow(PROMPTS_DIFFER)
+        return sides[0]
+    return None
+
+
+def _text(value: Any, name: str, where: str) -> Text:
+    """A checked text or list of messages; a null is an empty text."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(
+            f"{where}: {name!r} is {type(value).__name__} {str(value)[:40]!r}. Give text, or a list of messages."
+        )
+    for message in value:
+        texts = isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        if not texts or not isinstance(message.get("content"), str) or message.get("tool_calls"):
+            raise DataError(
+                f'{where}: {name!r} has the message {str(message)[:80]!r}. Every message is {{"role": text, '
+                f'"content": text}}, without tool calls or parts of other kinds.'
+            )
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _columns(raw: Mapping) -> dict[str, float]:
+    """The numeric columns. NaN and infinities stay out, so that a loss which asks for the column is told "
+    "the row."""
+    columns = {}
+    for name, value in raw.items():
+        if name in _OWN_KEYS or not isinstance(value, int | float):
+            continue
+        try:
+            number = float(value)
+        except OverflowError:
+            continue
+        if math.isfinite(number):
+            columns[name] = number
+    return columns
+
+
+def _own_split(raw: Mapping, where: str) -> str | None:
+    value = raw.get("split")
+    if value is None or value == "":
+        return None
+    split = split_of(value) if isinstance(value, str) else None
+    if split is None:
+        raise DataError(f"{where}: the column 'split' is {value!r}. Write 'train' or 'eval', or rename the column.")
+    return split
+
+
+def _missing(name: str, raw: Mapping, where: str) -> DataError:
+    present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
+    hint = f"Rename a column to {name!r}."
+    if name == "prompt":
+        hint += (
+            " Without it 'chosen' and 'rejected' must be whole conversations, lists of messages;"
+            " for dialogues in the form of HH take the source 'hh' with path=."
+        )
+    return DataError(f"{where}: the column {name!r} is missing; there are {present}. {hint}")
+
+
+def _reply(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _flat(text: Text) -> str:
+    return text if isinstance(text, str) else "\n\n".join(message["content"] for message in text)

@@ -1,0 +1,203 @@
+"""Where rows come from: registered sources, files and folders by path, hub data sets by name."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from plo.data.files import READERS, Raw, read_path
+from plo.data.rows import DataError, split_of
+from plo.registry import Registry, RegistryError, hyper_parameters
+
+SOURCES = Registry("data source", group="plo.sources")
+SENTIMENT = Path(__file__).parent / "sentiment" / "pairs.jsonl"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def register_source(name: str, **facts: Any) -> Callable:
+    """Register a function `(path: Path | None, *, options...)` that yields raw rows, each with `where`.
+
+    The keyword-only arguments are the options of the source. A raw row is a mapping in one of the forms of
+    `plo.data.rows.to_row`; what comes beside them as numbers becomes the row's columns.
+
+    Example:
+        >>> @register_source("two_rows")
+        ... def two_rows(path):
+        ...     for i in range(2):
+        ...         yield {"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": " 7", "where":
+        f"two_rows[{i}]"}
+    """
+    return SOURCES.register(name, **facts)
+
+
+def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -> Iterator[Raw]:
+    """Raw rows of a registered source, of a file or folder, or of a hub data set ("org/name").
+
+    Raises:
+        DataError: no such source, an option it does not know, or nothing to read.
+    """
+    if path is None and source not in SOURCES and Path(source).exists():
+        source, path = "file", source
+    elif source not in SOURCES and _HUB_NAME.fullmatch(source) and Path(source).suffix not in (*READERS, ".gz"):
+        source, options = ("hub", {"name": source, **options}) if path is None else ("file", options)
+    try:
+        entry = SOURCES[source]
+    except RegistryError as error:
+        if source in SOURCES:
+            raise
+        raise DataError(f"{error} Or give an existing file or folder, or a hub data set as 'org/name'.") from error
+    function = entry.load()
+    known = hyper_parameters(function)
+    if unknown := sorted(set(options) - set(known)):
+        has = ", ".join(["chat", *known])
+        raise DataError(f"The data source {source!r} has no option {', '.join(map(repr, unknown))}; it has: {has}.")
+    if lacking := [name for name, p in known.items() if p.default is p.empty and name not in options]:
+        raise DataError(f"The data source {source!r} needs the option {', '.join(map(repr, lacking))}.")
+    return function(Path(path).expanduser() if path is not None else None, **options)
+
+
+@register_source("file")
+def file(path: Path | None) -> Iterator[Raw]:
+    """A file or a folder of files: .jsonl, .json, .csv (each also .gz), .parquet; or what `save_to_disk` "
+    "wrote."""
+    if path is None:
+        raise DataError("The data source 'file' needs a path: the file or folder to read.")
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        yield from _saved_to_disk(path)
+    else:
+        yield from read_path(path)
+
+
+@register_source("hub")
+def hub(
+    path: Path | None,
+    *,
+    name: str,
+    config: str | None = None,
+    data_dir: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+) -> Iterator[Raw]:
+    """Any hub data set. Its train and its eval, test and validation splits are kept; one `split` alone is "
+    "split by hash."""
+    if path is not None:
+        raise DataError("The data source 'hub' takes no path. Files and folders are read by the source 'file'.")
+    yield from _load(name, splits=None, name=config, data_dir=data_dir, split=split, revision=revision)
+
+
+@register_source("hh")
+def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
+    """Anthropic HH (`Anthropic/hh-rlhf`), or its files from a local file or folder.
+
+    A side is a whole dialogue; its prompt is everything up to and including the last "\\n\\nAssistant:".
+
+    Args:
+        subset: folder of the data set ("harmless-base", "helpful-base", ...), on the hub or in `path`; None
+            for all.
+    """
+    if path is None:
+        rows = _load("Anthropic/hh-rlhf", splits=("train", "test"), data_dir=subset)
+    else:
+        rows = read_path(path / subset if subset else path)
+    for raw in rows:
+        yield _require(raw, "chosen", "rejected") | _cut_dialogue(raw)
+
+
+@register_source("tldr")
+def tldr(path: Path | None) -> Iterator[Raw]:
+    """TL;DR human comparisons (`trl-lib/tldr-preference`, which needs no loading script), or local files.
+
+    Local rows may have that form (prompt, chosen, rejected), or input_text, candidate_0, candidate_1 and
+    choice (0 or 1).
+    """
+    rows = _load("trl-lib/tldr-preference", splits=("train", "validation")) if path is None else read_path(path)
+    for raw in rows:
+        if "prompt" in raw and "chosen" in raw:
+            yield raw
+            continue
+        _require(raw, "input_text", "candidate_0", "candidate_1", "choice")
+        if raw["choice"] not in (0, 1):
+            raise DataError(f"{raw['where']}: 'choice' is {raw['choice']!r}. It names the better candidate: 0 or 1.")
+        sides = raw["candidate_0"], raw["candidate_1"]
+        best = int(raw["choice"])
+        others = {k: v for k, v in raw.items() if k not in ("input_text", "candidate_0", "candidate_1", "choice")}
+        yield {**others, "prompt": raw["input_text"], "chosen": sides[best], "rejected": sides[1 - best]}
+
+
+@register_source("ultrafeedback")
+def ultrafeedback(path: Path | None) -> Iterator[Raw]:
+    """UltraFeedback (`HuggingFaceH4/ultrafeedback_binarized`, its preference splits), or local files."""
+    if path is None:
+        yield from _load("HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"))
+        return
+    # In a copy of the hub's folder the preference splits stand beside others, for SFT and generation.
+    preferences = path.is_dir() and any("_prefs" in file.name for file in path.rglob("*"))
+    for raw in read_path(path, lambda file: "_prefs" in file.name or not preferences):
+        raw.pop("messages", None)
+        yield raw
+
+
+@register_source("sentiment", gold="sentiment")
+def sentiment(path: Path | None) -> Iterator[Raw]:
+    """The embedded task: continuations of openings, labelled by sentiment; no download, no chat template."""
+    if path is None and not SENTIMENT.exists():
+        raise DataError(f"The embedded pairs are missing at {SENTIMENT}. Install plo again.")
+    yield from read_path(path or SENTIMENT)
+
+
+def _cut_dialogue(raw: Raw) -> Raw:
+    cut = {}
+    for side in ("chosen", "rejected"):
+        text = raw[side]
+        if not isinstance(text, str):
+            raise DataError(
+                f"{raw['where']}: {side!r} is {type(text).__name__}, not a dialogue as text. Use the source 'file'."
+            )
+        before, mark, response = text.rpartition("\n\nAssistant:")
+        cut |= {side: response, f"{side}_prompt": before + mark} if mark else {side: "", f"{side}_prompt": text}
+    return cut
+
+
+def _require(raw: Raw, *names: str) -> Raw:
+    if missing := [name for name in names if name not in raw]:
+        present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
+        raise DataError(
+            f"{raw['where']}: the column {missing[0]!r} is missing; there are {present}. "
+            f"Rename the columns, or choose the source that has this form."
+        )
+    return raw
+
+
+def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:
+    """Rows of a hub data set: of the named splits, or of all whose names say train or eval, else of all."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(hub_name, **{k: v for k, v in arguments.items() if v is not None})
+    except Exception as error:  # a dozen kinds, from no network to a misspelt name: all end the same way
+        raise DataError(
+            f"The hub data set {hub_name!r} could not be loaded: {type(error).__name__}: {str(error)[:300]} "
+            "Check name and options; without a network (or with HF_HUB_OFFLINE=1) give a local copy with "
+            "path=."
+        ) from error
+    if not isinstance(loaded, dict):  # one split was asked for: what it is called no longer matters
+        yield from _rows(loaded, f"{hub_name}[{arguments.get('split')}]", None)
+        return
+    if splits is not None and (missing := [name for name in splits if name not in loaded]):
+        raise DataError(f"The hub data set {hub_name!r} has no split {missing[0]!r}; it has: {', '.join(loaded)}.")
+    known = splits or [name for name in loaded if split_of(name)] or list(loaded)
+    for name in known:
+        yield from _rows(loaded[name], f"{hub_name}[{name}]", split_of(name))
+
+
+def _saved_to_disk(path: Path) -> Iterator[Raw]:
+    import datasets
+
+    loaded = datasets.load_from_disk(path)
+    for name, rows in loaded.items() if isinstance(loaded, dict) else [("", loaded)]:
+        yield from _rows(rows, f"{path}[{name}]" if name else str(path), split_of(name))
+
+
+def _rows(rows: Any, name: str, split: str | None) -> Iterator[Raw]:
+    for number, raw in enumerate(rows):
+        yield {**raw, "where": f"{name}[{number}]", "split": split}

@@ -1,0 +1,70 @@
+"""Which rows train and which are held out: by hash, alike on every machine, no prompt on both sides."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+from plo.data.rows import Row
+
+
+def prompt_key(row: Row) -> str:
+    """The prompt as one text, to tell prompts apart; those that differ in white space only are the same."""
+    messages = [{"content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
+    return "\n".join(f"{m.get('role', '')}:{' '.join(m['content'].split())}" for m in messages)
+
+
+def row_digest(row: Row) -> str:
+    """sha256 over what a row says: prompt, responses and columns, but not where it stood."""
+    return _sha256(_canonical([row.prompt, row.chosen, row.rejected, row.columns]))
+
+
+def _text_digest(row: Row) -> str:
+    """What orders the rows: texts alone, so that a column more or less changes neither order nor limit."""
+    return _sha256(_canonical([row.prompt, row.chosen, row.rejected]))
+
+
+def _canonical(value: object) -> str:
+    """JSON of a value, one way only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], list[Row], int]:
+    """Rows as (train, eval, rows left out), each in the order of their hashes.
+
+    A prompt is held out when its sha256, as a number in [0, 1), is below `eval_fraction`. Where the source
+    fixes both a train and an eval split, that is kept instead; rows without a split of their own then
+    follow their prompt, or the hash, and training rows whose prompt is also held out are left out. The
+    order of the rows in the source does not matter, so that a limit takes the same rows everywhere.
+    """
+    rows = sorted(rows, key=lambda row: (_text_digest(row), row_digest(row)))
+    if {"train", "eval"} <= {row.split for row in rows}:
+        held_out = {prompt_key(row) for row in rows if row.split == "eval"}
+        fixed = {prompt_key(row) for row in rows if row.split == "train"}
+    else:  # files or splits of one kind only say nothing about what to hold out
+        rows = [replace(row, split=None) for row in rows]
+        held_out, fixed = set(), set()
+    train, held, left_out = [], [], 0
+    for row in rows:
+        prompt = prompt_key(row)
+        if row.split == "eval" or (row.split is None and prompt in held_out):
+            held.append(row)
+        elif row.split == "train":
+            if prompt in held_out:
+                left_out += 1
+            else:
+                train.append(row)
+        elif prompt not in fixed and _fraction(prompt) < eval_fraction:
+            held.append(row)
+        else:
+            train.append(row)
+    return train, held, left_out
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) from the hash of a text, unlike the hash that orders the rows."""
+    return int(_sha256("split:" + text)[:13], 16) / 16**13
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,238 @@
+"""Rows to token ids: the same ids as TRL's `DPOTrainer`, in training, sampling and evaluation."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from plo.data.rows import EMPTY, IDENTICAL, BadRow, DataError, Row, Text
+
+TRUNCATED_EMPTY = "truncation leaves a response empty"
+TRUNCATED_IDENTICAL = "truncation leaves identical responses"
+NO_PROMPT = "no prompt token before the response"
+TRUNCATIONS = ("keep_start", "keep_end")
+BATCH = 256  # rows a call of the tokenizer
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tokenised row. A sequence is `prompt_ids + chosen_ids` or `prompt_ids + rejected_ids`; nothing is
+    padded.
+
+    Args:
+        prompt_ids: at least one id; what training, sampling and evaluation start from.
+        chosen_ids: at least one id; EOS included where the text has it and truncation left it.
+        rejected_ids: the same.
+        prompt: the rendered prompt as text. Where the prompt's last characters merge with the response's
+            first into one token, `prompt_ids` end before them, as in TRL.
+        where: the row's place in the source.
+        columns: the row's numeric columns.
+    """
+
+    prompt_ids: Ids
+    chosen_ids: Ids
+    rejected_ids: Ids
+    prompt: str
+    where: str
+    columns: Mapping[str, float]
+
+
+def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
+    """The texts that are tokenised: prompt, prompt + chosen, prompt + rejected.
+
+    Plain rows get the EOS text after a response that does not end in it. Conversational rows go through the
+    chat template, the prompt with the generation prompt; the template alone says how a turn ends, and
+    nothing is added.
+
+    Raises:
+        DataError: the tokenizer lacks EOS or a chat template, or the template refuses the row.
+    """
+    check_tokenizer(tokenizer, row.conversational)
+    if not row.conversational:
+        eos = tokenizer.eos_token
+        sides = [row.prompt + text + ("" if text.endswith(eos) else eos) for text in (row.chosen, row.rejected)]
+        return row.prompt, *sides
+    try:
+        return (
+            _apply(tokenizer, row.prompt, add_generation_prompt=True),
+            _apply(tokenizer, row.prompt + row.chosen),
+            _apply(tokenizer, row.prompt + row.rejected),
+        )
+    except Exception as error:  # templates raise what they like
+        raise DataError(
+            f"{row.where}: the chat template of {_name(tokenizer)} refuses the row: {type(error).__name__}: "
+            f"{error}. "
+            f"Remove or mend such rows, or choose a template that takes the roles {_roles(row)}."
+        ) from error
+
+
+def tokenize_prompt(prompt: Text, tokenizer: Any) -> Ids:
+    """Ids of a prompt without responses (text, or messages), rendered as the prompt of a `Pair` is."""
+    conversational = not isinstance(prompt, str)
+    check_tokenizer(tokenizer, conversational)
+    text = _apply(tokenizer, prompt, add_generation_prompt=True) if conversational else prompt
+    return tuple(_encode([text], tokenizer, conversational)[0])
+
+
+def tokenize_row(row: Row, tokenizer: Any, max_length: int = 512, truncation: str = "keep_start") -> Pair:
+    """One row as a `Pair`; see `tokenize_rows`.
+
+    Raises:
+        BadRow: the row is to be dropped.
+        DataError: as in `render`.
+    """
+    _, pair, _ = next(tokenize_rows([row], tokenizer, max_length, truncation))
+    if isinstance(pair, str):
+        raise BadRow(pair)
+    return pair
+
+
+def tokenize_rows(
+    rows: Iterable[Row], tokenizer: Any, max_length: int, truncation: str
+) -> Iterator[tuple[Row, Pair | str, dict[str, int]]]:
+    """Each row with its `Pair`, or the reason to drop it, and counts of what happened to it.
+
+    Prompt and response are tokenised jointly. The response starts where the prompt's own ids and those of
+    either side part, so that both sides have one prompt. `max_length` holds for prompt and response
+    together: "keep_start" cuts the ends of the responses; "keep_end" cuts the start of the prompt, by what
+    the longer response needs. (TRL cuts each side alone there, which gives the two responses of a pair
+    different prompts.)
+
+    Yields:
+        row, pair or reason, and {"truncated_prompts": 0 or 1, "truncated_responses": 0 to 2,
+        "responses_without_eos": 0 to 2, "merged_boundaries": 0 or 1, "rows_with_special_tokens": 0 or 1}.
+    """
+    numbers = list(range(len(tokenizer)))  # one object an id, not one an occurrence, in a fifth of the memory
+    special = re.compile("|".join(map(re.escape, sorted(set(tokenizer.all_special_tokens)))) or "(?!)")
+    rows = iter(rows)
+    while chunk := list(islice(rows, BATCH)):
+        texts = [render(row, tokenizer) for row in chunk]
+        encoded = _encode_rows(chunk, texts, tokenizer)
+        for row, (prompt, *_), ids in zip(chunk, texts, encoded, strict=True):
+            counts = {"rows_with_special_tokens": int(_has_special(row, special, tokenizer.eos_token))}
+            try:
+                cut = _cut(*ids, max_length, truncation, tokenizer.eos_token_id, counts)
+            except BadRow as error:
+                yield row, error.reason, counts
+                continue
+            shared = (tuple(map(numbers.__getitem__, x)) for x in cut)
+            yield row, Pair(*shared, prompt, row.where, row.columns), counts
+
+
+def _cut(
+    prompt: list[int],
+    chosen: list[int],
+    rejected: list[int],
+    max_length: int,
+    truncation: str,
+    eos: int,
+    counts: dict[str, int],
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids of the prompt and of the two whole sequences, to ids of prompt and responses, truncated."""
+    start = min(_common_prefix(prompt, chosen), _common_prefix(prompt, rejected))
+    counts["merged_boundaries"] = int(start < len(prompt))
+    prompt, sides = prompt[:start], [chosen[start:], rejected[start:]]
+    if any(all(token == eos for token in side) for side in sides):
+        raise BadRow(EMPTY)
+    if sides[0] == sides[1]:
+        raise BadRow(IDENTICAL)
+    if not prompt:  # the first response token would have nothing to be predicted from
+        raise BadRow(NO_PROMPT)
+    if truncation == "keep_start":
+        room = max_length - len(prompt)
+        counts["truncated_prompts"] = int(room < 0)
+        counts["truncated_responses"] = sum(len(side) > room for side in sides)
+        if room <= 0:
+            raise BadRow(TRUNCATED_EMPTY)
+        sides = [side[:room] for side in sides]
+        if sides[0] == sides[1]:
+            raise BadRow(TRUNCATED_IDENTICAL)
+    else:
+        room = max_length - max(map(len, sides))
+        counts["truncated_prompts"] = int(room < len(prompt))
+        if room < 1:
+            raise BadRow(NO_PROMPT)
+        prompt = prompt[-room:]
+    counts["responses_without_eos"] = sum(eos not in side for side in sides)
+    return prompt, *sides
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
+def _encode_rows(chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any) -> list[list[list[int]]]:
+    conversational = chunk[0].conversational
+    try:
+        flat = _encode([text for three in texts for text in three], tokenizer, conversational)
+    except Exception:  # find the row that the tokenizer cannot read
+        flat = []
+        for row, three in zip(chunk, texts, strict=True):
+            try:
+                flat += _encode(list(three), tokenizer, conversational)
+            except Exception as error:
+                raise DataError(
+                    f"{row.where}: {_name(tokenizer)} cannot tokenise the row: {type(error).__name__}: "
+                    f"{error}. "
+                    f"Remove or mend it."
+                ) from error
+    return [flat[i : i + 3] for i in range(0, len(flat), 3)]
+
+
+def _encode(texts: list[str], tokenizer: Any, conversational: bool) -> list[list[int]]:
+    # A template writes its special tokens itself; plain text gets those that the tokenizer adds (BOS).
+    return tokenizer(texts, add_special_tokens=not conversational, verbose=False)["input_ids"]
+
+
+def _apply(tokenizer: Any, messages: list, **arguments: Any) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+
+
+def check_tokenizer(tokenizer: Any, conversational: bool) -> None:
+    """Raise where the tokenizer lacks what the rows need.
+
+    Raises:
+        DataError: no EOS token, or no chat template for conversational rows.
+    """
+    if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
+        raise DataError(
+            f"{_name(tokenizer)} has no EOS token, so that no response could end. Set tokenizer.eos_token "
+            "to the "
+            f"token that the model ends its answers with."
+        )
+    if conversational and template_of(tokenizer) is None:
+        raise DataError(
+            f"{_name(tokenizer)} has no chat template, and the rows are conversational. Take the tokenizer "
+            "of a chat "
+            f"model, set tokenizer.chat_template, or give rows of plain text."
+        )
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """The text of the chat template, or None."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError:  # several templates, none of them the default
+        return None
+
+
+def _has_special(row: Row, special: re.Pattern, eos: str) -> bool:
+    """Whether a text holds the text of a special token, which becomes that token: a forged turn or end."""
+    if row.conversational:
+        return any(special.search(m["content"]) for m in row.prompt + row.chosen + row.rejected)
+    texts = (row.prompt, row.chosen.removesuffix(eos), row.rejected.removesuffix(eos))
+    return any(special.search(text) for text in texts)
+
+
+def _name(tokenizer: Any) -> str:
+    return f"the tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}"
+
+
+def _roles(row: Row) -> str:
+    return ", ".join(message["role"] for message in row.prompt + row.chosen)

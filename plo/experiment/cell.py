@@ -1,0 +1,228 @@
+"""One cell of a comparison: train one loss with one seed, sample and evaluate along the way, record."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import TrainerCallback
+
+from plo.backbone.batch import collate
+from plo.backbone.model import Backbone
+from plo.backbone.reference import ReferenceStore
+from plo.backbone.statistics import STATISTICS, needs_reference
+from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.config import Experiment
+from plo.data import PreferenceData
+from plo.evals import evaluate
+from plo.experiment.sampling import held_out_prompts, sample
+from plo.losses import Loss
+from plo.tracking import CellRun
+
+PROBE_PAIRS = 8
+ACCURACY_PAIRS = 16  # pairs a forward pass of the preference accuracy
+EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What all cells of a comparison share: nothing here is loaded or computed twice."""
+
+    experiment: Experiment
+    backbone: Backbone
+    tokenizer: Any
+    data: PreferenceData
+    store: ReferenceStore
+    suite: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A loss (None: the reference itself) and a seed.
+
+    Attributes:
+        key: hash of everything that defines the cell's numbers.
+    """
+
+    loss: Loss | None
+    seed: int
+    key: str
+
+    @property
+    def variant(self) -> str:
+        return self.loss.name if self.loss is not None else "reference"
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant} seed {self.seed}"
+
+    def units(self, experiment: Experiment, pairs: int) -> int:
+        """Units of progress that the cell takes."""
+        if self.loss is None:
+            return EVALUATION_UNITS
+        train = experiment.train
+        steps = train.steps or round(train.epochs * -(-pairs // train.batch_size))
+        return steps + EVALUATION_UNITS * len(experiment.points)
+
+    def folder(self, root: Path) -> Path:
+        slug = re.sub(r"[^a-zA-Z0-9.+]+", "-", self.variant).strip("-")
+        return root / f"{slug}-seed{self.seed}-{self.key[:8]}"
+
+
+def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
+    """Hash of model, data, optimisation, evaluation, the loss with its source code, and the seed."""
+    experiment = bench.experiment
+    settings = {
+        "model": [
+            bench.backbone.fingerprint,
+            str(bench.backbone.compute_dtype),
+            experiment.model.model_dump(mode="json"),
+        ],
+        "data": bench.data.digest,
+        "train": experiment.train.model_dump(mode="json") if loss is not None else None,
+        "eval_at": experiment.points if loss is not None else None,
+        "evaluation": [experiment.evaluation.model_dump(mode="json"), bench.suite],
+        "loss": [loss.name, repr(loss.params), loss.source] if loss is not None else None,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_cell(
+    cell: Cell,
+    bench: Workbench,
+    run: CellRun,
+    root: Path,
+    reference_samples: pd.DataFrame | None,
+    progress: Callable[[int], None] = lambda units: None,
+) -> dict[str, float]:
+    """Train (resuming from the last whole checkpoint), evaluate at every point, record. Returns the final metrics.
+
+    Args:
+        run: where it is recorded.
+        root: folder of the comparison; checkpoints and the trained adapter go into a folder of the cell's own.
+        reference_samples: the reference's samples of the same seed, for win rates; None for the reference itself.
+        progress: told the units of work done since the last call.
+    """
+    folder = cell.folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
+    if cell.loss is None:
+        bench.backbone.reset(cell.seed)
+        evaluator.at_step(0, {})
+    else:
+        _train(cell, bench, run, folder, evaluator)
+    metrics, samples = evaluator.result()
+    run.table(samples, "samples.json")
+    run.finish(metrics)
+    return metrics
+
+
+def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> None:
+    backbone, data = bench.backbone, bench.data
+    backbone.reset(cell.seed, cell.loss)
+    registered = [need for need in cell.loss.needs if need in STATISTICS]
+    trainer = PreferenceTrainer(
+        backbone,
+        data.train,
+        bench.store.get(backbone, data.train, hidden=needs_reference(registered)),
+        bench.experiment.train,
+        seed=cell.seed,
+        folder=folder,
+        probe=data.eval[:PROBE_PAIRS],
+        callbacks=[evaluator],
+    )
+    evaluator.probe = trainer.probe
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    backbone.policy.save_pretrained(folder / "model")
+    run.tag("plo.folder", str((folder / "model").resolve()))
+
+
+class Evaluator(TrainerCallback):
+    """Evaluates at the points of `eval_at`, each once, right after its checkpoint is whole; logs as training goes."""
+
+    def __init__(self, cell, bench, run, folder, reference_samples, progress):
+        self.cell, self.bench, self.run, self.folder = cell, bench, run, folder
+        self.reference_samples, self.progress = reference_samples, progress
+        self.probe: Callable[[], dict[str, float]] = dict
+        self.points: Mapping[int, float] = {0: 1.0}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        points = self.bench.experiment.points
+        self.points = {max(1, round(point * state.max_steps)): point for point in points}
+        self.progress(state.global_step)
+        for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
+            self.run.log(_numbers(entry), entry["step"])
+        for step in self.points:
+            if step <= state.global_step:
+                self.at_step(step, self.probe())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step in self.points
+        self.progress(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.run.log(_numbers(logs or {}), state.global_step)
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step in self.points:
+            self.at_step(state.global_step, self.probe())
+
+    def at_step(self, step: int, probe: dict[str, float]) -> None:
+        """Evaluate and keep the result on disk; where an earlier attempt did it already, read it."""
+        path = self.folder / f"evaluation-{step}.json"
+        if not path.exists():
+            metrics, samples = self._evaluate()
+            samples.to_parquet(self.folder / f"samples-{step}.parquet")
+            _write(path, {"step": step, "point": self.points[step], "metrics": metrics | probe})
+        self.run.log(json.loads(path.read_text())["metrics"], step)
+        self.progress(EVALUATION_UNITS)
+
+    def result(self) -> tuple[dict[str, float], pd.DataFrame]:
+        """Metrics and samples of the last point."""
+        step = max(self.points)
+        metrics = json.loads((self.folder / f"evaluation-{step}.json").read_text())["metrics"]
+        return metrics, pd.read_parquet(self.folder / f"samples-{step}.parquet")
+
+    def _evaluate(self) -> tuple[dict[str, float], pd.DataFrame]:
+        bench, config = self.bench, self.bench.experiment.evaluation
+        prompts = held_out_prompts(bench.data.eval, config.prompts)
+        samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
+        reference = samples if self.cell.loss is None else self.reference_samples
+        result = evaluate(samples, bench.suite, reference=reference)
+        metrics = dict(result.metrics)
+        if self.cell.loss is not None:
+            metrics["preference_accuracy"] = preference_accuracy(bench)
+        return metrics, result.samples
+
+
+def preference_accuracy(bench: Workbench) -> float:
+    """Share of held-out pairs whose log-ratio margin h is above 0 (ties count half)."""
+    pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
+    reference = bench.store.get(bench.backbone, pairs)
+    won = 0.0
+    for start in range(0, len(pairs), ACCURACY_PAIRS):
+        indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
+        batch = collate([pairs[i] for i in indices])
+        ratios = bench.backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
+        totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
+        half = len(indices)
+        margins = [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
+        won += sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins)
+    return won / len(pairs)
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and name != "step"}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, path)

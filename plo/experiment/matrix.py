@@ -1,0 +1,209 @@
+"""The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
+
+import hashlib
+import json
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from plo.backbone.model import load_backbone
+from plo.backbone.reference import ReferenceStore
+from plo.config import ConfigError, Experiment
+from plo.data import SOURCES, load_data
+from plo.environment import environment
+from plo.experiment.cell import Cell, Workbench, cell_key, run_cell
+from plo.losses import Loss, get_loss
+from plo.paths import plo_home
+from plo.registry import load_plugin
+from plo.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a comparison ended: the parent run, and the cells that failed with their errors."""
+
+    parent: str
+    failed: dict[str, str]
+
+
+def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
+    """Run every cell that is not finished yet, record it, and go on when one fails.
+
+    Started again after any kind of end, it skips finished cells and resumes broken ones from their last checkpoint.
+    """
+    console = console or Console()
+    for plugin in experiment.plugins:
+        load_plugin(plugin)
+    losses = configured_losses(experiment)
+    bench = _workbench(experiment, console)
+    tracker = Tracker(experiment.store, "plo")
+    cells = _cells(bench, losses, experiment.seeds)
+    key = _comparison_key(bench)
+    root = experiment.out / f"{experiment.name}-{key[:8]}"
+    with _only_one(root):
+        parent = tracker.comparison(
+            experiment.name,
+            key,
+            experiment.model_dump(mode="json"),
+            {**environment(), "plo.data": bench.data.digest, "plo.model": bench.backbone.fingerprint},
+            {cell.key: cell.name for cell in cells},
+        )
+        tracker.data_input(parent, experiment.data.source, bench.data.digest)
+        failed = _run(bench, cells, tracker, parent, root, console)
+        tracker.end_comparison(parent, ok=not failed)
+    return Outcome(parent, failed)
+
+
+def configured_losses(experiment: Experiment) -> list[Loss]:
+    """The losses of an experiment, `sft` (on chosen) first: it stands in every table."""
+    losses = [get_loss(spec) for spec in experiment.losses]
+    if all(loss.name != "sft" for loss in losses):
+        losses.insert(0, get_loss("sft"))
+    names = [loss.name for loss in losses]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
+    return losses
+
+
+def _workbench(experiment: Experiment, console: Console) -> Workbench:
+    with console.status(f"loading {experiment.model.name}"):
+        backbone, tokenizer = load_backbone(experiment.model)
+    settings = experiment.data.model_dump()
+    with console.status(f"reading {experiment.data.source}"):
+        data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)
+    console.print(data.summary())
+    store = ReferenceStore(plo_home() / "reference")
+    with _bar(console) as bar:
+        for pairs, label in ((data.train, "training"), (data.eval[: experiment.evaluation.pairs], "held-out")):
+            task = bar.add_task(f"reference, {label} pairs", total=len(pairs))
+            store.get(backbone, pairs, progress=lambda done, task=task: bar.update(task, completed=done))
+    return Workbench(experiment, backbone, tokenizer, data, store, _suite(experiment))
+
+
+def _suite(experiment: Experiment) -> tuple[str, ...]:
+    """The configured evaluations, and the gold reward of a data source that has one."""
+    source = experiment.data.source
+    gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
+    own = (gold, "gold_win_rate") if gold else ()
+    return tuple(dict.fromkeys((*own, *experiment.evaluation.suite)))
+
+
+def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
+    """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
+    return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
+
+
+def _comparison_key(bench: Workbench) -> str:
+    """Hash of what all cells share: losses and seeds added later join the same comparison."""
+    shared = bench.experiment.model_dump(mode="json", exclude={"losses", "seeds", "plugins", "out", "store"})
+    content = [shared, bench.data.digest, bench.backbone.fingerprint]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _run(
+    bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, root: Path, console: Console
+) -> dict[str, str]:
+    experiment = bench.experiment
+    finished = tracker.finished(parent)
+    failed: dict[str, str] = {}
+    references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
+    todo = [cell for cell in cells if cell.key not in finished]
+    if skipped := len(cells) - len(todo):
+        console.print(f"{skipped} of {len(cells)} cells are finished already.")
+    with _bar(console) as bar:
+        task = bar.add_task("cells", total=sum(cell.units(experiment, len(bench.data.train)) for cell in todo))
+        for number, cell in enumerate(todo, 1):
+            bar.update(task, description=f"[{number}/{len(todo)}] {cell.name}")
+            run = tracker.start_cell(parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell))
+            before = bar.tasks[task].completed
+            try:
+                reference = _reference_samples(tracker, references, cell) if cell.loss is not None else None
+                metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
+            except Exception as error:
+                run.fail(error)
+                failed[cell.name] = f"{type(error).__name__}: {error}"
+                console.print(f"[red]failed[/red] {cell.name}: {failed[cell.name]}", highlight=False)
+                console.print(traceback.format_exc(), style="dim", highlight=False, markup=False)
+            except BaseException as error:  # Ctrl-C: say so in the record, and stop
+                run.fail(error)
+                raise
+            else:
+                if cell.loss is None:
+                    references[cell.seed] = run.run_id
+                console.print(f"[green]done[/green]   {cell.name}: {_line(metrics)}", highlight=False)
+            bar.update(task, completed=before + cell.units(experiment, len(bench.data.train)))
+    return failed
+
+
+def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
+    if cell.seed not in references:
+        raise RuntimeError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+    return tracker.table(references[cell.seed], "samples.json")
+
+
+def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
+    settings = [bench.experiment.evaluation.model_dump(mode="json"), bench.suite]
+    return {
+        "plo.loss": cell.loss.entry.name if cell.loss is not None and cell.loss.entry else cell.variant,
+        "plo.variant": cell.variant,
+        "plo.seed": str(cell.seed),
+        "plo.data": bench.data.digest,
+        "plo.model": bench.backbone.fingerprint,
+        "plo.evaluation": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        **environment(),
+    }
+
+
+def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
+    if cell.loss is None:
+        return {}
+    return {
+        **{f"loss.{name}": str(value) for name, value in cell.loss.params.items()},
+        **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
+        "lr": f"{experiment.train.lr:g}",
+        "beta": f"{cell.loss.params['beta']:g}" if "beta" in cell.loss.params else "-",
+        "peft": experiment.model.peft,
+    }
+
+
+def _line(metrics: dict[str, float]) -> str:
+    shown = ("reward", "gold_win_rate", "preference_accuracy", "kl", "ref_nll", "tokens")
+    return ", ".join(f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and not math.isnan(metrics[n]))
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"Another process runs this comparison in {root}: wait for it, or give another `name`."
+        ) from None
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True)

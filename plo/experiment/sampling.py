@@ -1,0 +1,155 @@
+"""Continuations of held-out prompts, and what policy and reference say of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from plo.backbone.batch import collate_sequences
+from plo.backbone.model import Backbone
+from plo.config import EvaluationConfig
+from plo.data import Pair
+
+PASS_SEQUENCES = 16  # sequences a scoring pass
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A held-out prompt: the ids training would see, and its text."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+def held_out_prompts(pairs: Sequence[Pair], count: int) -> list[Prompt]:
+    """The first `count` distinct prompts, in the data set's order: the same for every loss and seed."""
+    return list({pair.prompt: Prompt(tuple(pair.prompt_ids), pair.prompt) for pair in pairs}.values())[:count]
+
+
+def sample(
+    backbone: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    seed: int,
+) -> pd.DataFrame:
+    """Sampled continuations with their statistics, a row a sample, in the order of the prompts.
+
+    The seed fixes the noise alike for every policy. `kl` and `entropy` are always those of samples at temperature 1
+    and the full distribution: of the row's own continuation, or of another one drawn for that where the
+    configuration samples otherwise.
+
+    Returns:
+        Columns prompt_id, sample, prompt, text, tokens (EOS included), finished (ended by EOS),
+        kl (nats, KL(pi || ref) summed over the sample's tokens, full vocabulary), entropy (nats, mean over tokens, of pi),
+        ref_nll (nats per token, -log ref(y | x) / tokens).
+    """
+    responses = _generate(backbone, tokenizer, prompts, config, seed)
+    scores = _score(backbone, prompts, responses)
+    if (config.temperature, config.top_p) != (1.0, 1.0):
+        plain = config.model_copy(update={"temperature": 1.0, "top_p": 1.0})
+        free = _score(backbone, prompts, _generate(backbone, tokenizer, prompts, plain, seed))
+        scores = [
+            {**score, "kl": other["kl"], "entropy": other["entropy"]} for score, other in zip(scores, free, strict=True)
+        ]
+    eos = _eos_ids(backbone, tokenizer)
+    rows = []
+    for number, (response, score) in enumerate(zip(responses, scores, strict=True)):
+        prompt_id, index = divmod(number, config.samples)
+        text = tokenizer.decode(response, skip_special_tokens=True)
+        row = {"prompt_id": prompt_id, "sample": index, "prompt": prompts[prompt_id].text, "text": text}
+        rows.append(row | {"tokens": len(response), "finished": response[-1] in eos} | score)
+    return pd.DataFrame(rows)
+
+
+def _generate(backbone, tokenizer, prompts, config, seed) -> list[list[int]]:
+    """Response ids, EOS included where it came; `config.samples` in a row for each prompt."""
+    eos = _eos_ids(backbone, tokenizer)
+    generation = GenerationConfig(
+        do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
+        max_new_tokens=config.max_new_tokens,
+        eos_token_id=eos,
+        pad_token_id=eos[0],
+    )
+    numbers = [(i, k) for i in range(len(prompts)) for k in range(config.samples)]
+    order = sorted(range(len(numbers)), key=lambda n: (len(prompts[numbers[n][0]].ids), n))  # little padding
+    responses: list[list[int]] = [None] * len(numbers)
+    for start in range(0, len(order), config.batch_size):
+        rows = order[start : start + config.batch_size]
+        ids = [prompts[numbers[n][0]].ids for n in rows]
+        length = max(map(len, ids))
+        padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
+        mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
+        noise = torch.stack([_noise(seed, *numbers[n], config.max_new_tokens) for n in rows])
+        sampler = LogitsProcessorList([_Sampler(noise.to(backbone.device), length, config)])
+        out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
+        for n, response in zip(rows, out[:, length:].tolist(), strict=True):
+            responses[n] = _cut_after_eos(response, eos)
+    return responses
+
+
+def _noise(seed: int, prompt: int, sample: int, tokens: int) -> torch.Tensor:
+    """(tokens,) uniform numbers of one continuation: the same for every policy, batch size and machine."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + prompt) * 1_009 + sample)
+    return torch.rand(tokens, generator=generator)
+
+
+class _Sampler(LogitsProcessor):
+    """Draws each row's next token by inverting the distribution's cumulative sum at a given uniform number.
+
+    Common random numbers make two policies differ by what they believe, not by luck; and one number a token costs
+    less than the one a vocabulary entry that multinomial sampling draws.
+    """
+
+    def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
+        self.noise, self.prompt_length = noise, prompt_length
+        self.warpers = LogitsProcessorList()
+        if config.temperature != 1:
+            self.warpers.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(config.top_p))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1)
+        step = input_ids.shape[1] - self.prompt_length
+        at = self.noise[:, step, None] * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, at, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+
+def _score(backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> list[dict[str, float]]:
+    samples = len(responses) // len(prompts)
+    sequences = [(prompts[number // samples].ids, response) for number, response in enumerate(responses)]
+    order = sorted(range(len(sequences)), key=lambda i: (sum(map(len, sequences[i])), i))
+    scores: list[dict[str, float]] = [{}] * len(sequences)
+    for start in range(0, len(order), PASS_SEQUENCES):
+        rows = order[start : start + PASS_SEQUENCES]
+        batch = collate_sequences([sequences[i] for i in rows])
+        with backbone.reference():
+            reference = backbone.measure(batch, ("logps",), hidden=True)
+        policy = backbone.measure(batch | {"ref_hidden": reference["hidden"]}, ("kl_pi_ref", "entropy"))
+        lengths = [len(responses[i]) for i in rows]
+        columns = (reference["logps"], policy["kl_pi_ref"], policy["entropy"])
+        for i, logps, kl, entropy in zip(rows, *(c.cpu().double().split(lengths) for c in columns), strict=True):
+            scores[i] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}
+    return scores
+
+
+def _eos_ids(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    of_model = backbone.causal_lm.generation_config.eos_token_id
+    ids = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
+    return list(dict.fromkeys(i for i in ids if i is not None))
+
+
+def _cut_after_eos(response: list[int], eos: Sequence[int]) -> list[int]:
+    first = next((i for i, token in enumerate(response) if token in eos), len(response))
+    return response[: first + 1]

@@ -1,0 +1,132 @@
+"""What a loss sees: the per-token statistics of both responses of every pair in a batch."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class MissingStatistic(LookupError):
+    """A loss touched a statistic that it did not name in `needs`.
+
+    Not an AttributeError: raised inside a property, that would be reported as the property's own absence.
+    """
+
+
+class Side:
+    """One response of every pair in the batch; index t is the t-th response token, left-aligned.
+
+    Args:
+        logps: (pairs, tokens) nats: log pi(y_t | s_t); carries gradient.
+        mask: (pairs, tokens) bool: True on response tokens, EOS included.
+        statistics: what the loss named in `needs`, each (pairs, tokens), `hidden` (pairs, tokens, d):
+            `ref_logps`, `kl_ref_pi`, `kl_pi_ref`, `entropy` in nats, `log_p2`, `hidden`, `weights`,
+            and any statistic registered by `plo.backbone.statistics.register_statistic`.
+
+    Every statistic reads 0 off the mask, whatever was passed there. Reading one that is not there raises
+    `MissingStatistic` and names it.
+
+    Example:
+        >>> side = Side(logps=torch.tensor([[-1.0, -2.0]]), mask=torch.tensor([[True, False]]))
+        >>> side.logp()
+        tensor([-1.])
+    """
+
+    def __init__(self, *, logps: Tensor, mask: Tensor, **statistics: Tensor):
+        if mask.dtype != torch.bool or mask.dim() != 2:
+            raise ValueError(f"mask must be a bool tensor (pairs, tokens), not {mask.dtype} {tuple(mask.shape)}.")
+        for name, values in {"logps": logps, **statistics}.items():
+            if values.shape[:2] != mask.shape:
+                raise ValueError(f"{name} is {tuple(values.shape)} where mask is {tuple(mask.shape)}.")
+        self.mask = mask
+        self._statistics = {name: _on_mask(values, mask) for name, values in {"logps": logps, **statistics}.items()}
+
+    def __getattr__(self, name: str) -> Tensor:
+        statistics = self.__dict__.get("_statistics", {})
+        if name in statistics:
+            return statistics[name]
+        if name.startswith("__"):  # copy and pickle ask for such names
+            raise AttributeError(name)
+        raise MissingStatistic(
+            f"The statistic {name!r} is not here: name it in the loss's needs=({name!r}, ...), or, for a Side built by "
+            f"hand, pass it. Here are: {', '.join(sorted(statistics))}."
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """(pairs,) response tokens, in the dtype of `logps`."""
+        return self.mask.sum(-1).to(self.logps.dtype)
+
+    @property
+    def log_ratios(self) -> Tensor:
+        """(pairs, tokens) nats: D_t = log pi(y_t | s_t) - log ref(y_t | s_t)."""
+        return self.logps - self.ref_logps
+
+    def logp(self) -> Tensor:
+        """(pairs,) nats: log pi(y | x), the sum over response tokens."""
+        return self.logps.sum(-1)
+
+    def log_ratio(self) -> Tensor:
+        """(pairs,) nats: D(y) = sum_t D_t."""
+        return self.log_ratios.sum(-1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(pairs,) mean over response tokens of (pairs, tokens) values that are 0 off the mask."""
+        return values.sum(-1) / self.lengths
+
+    def only(self, names: Iterable[str]) -> "Side":
+        """The same side with `logps` and the named statistics, no others."""
+        return Side(
+            mask=self.mask, **{name: self._statistics[name] for name in {"logps", *names} & set(self._statistics)}
+        )
+
+
+class Pairs:
+    """A batch of preference pairs as a loss sees it.
+
+    Args:
+        chosen, rejected: the two responses; both share the token dimension (pad the shorter with mask False).
+        columns: (pairs,) numeric columns of the data set that the loss asked for by `needs=("column:margin",)`.
+        progress: share of the training steps done, 0 to 1.
+    """
+
+    def __init__(
+        self, *, chosen: Side, rejected: Side, columns: Mapping[str, Tensor] | None = None, progress: float = 0.0
+    ):
+        if chosen.mask.shape != rejected.mask.shape:
+            raise ValueError(
+                f"chosen is {tuple(chosen.mask.shape)} and rejected {tuple(rejected.mask.shape)} (pairs, tokens): "
+                f"pad the shorter side with mask False."
+            )
+        self.chosen = chosen
+        self.rejected = rejected
+        self.columns = _Columns(columns or {})
+        self.progress = progress
+
+    def __len__(self) -> int:
+        return len(self.chosen.mask)
+
+    def log_ratio_margin(self) -> Tensor:
+        """(pairs,) nats: h = D(y_w) - D(y_l)."""
+        return self.chosen.log_ratio() - self.rejected.log_ratio()
+
+    def only(self, needs: Iterable[str]) -> "Pairs":
+        """The same pairs with the statistics and columns named in `needs`, no others."""
+        needs = set(needs)
+        columns = {name: values for name, values in self.columns.items() if f"column:{name}" in needs}
+        return Pairs(
+            chosen=self.chosen.only(needs), rejected=self.rejected.only(needs), columns=columns, progress=self.progress
+        )
+
+
+class _Columns(dict):
+    def __missing__(self, name: str) -> Tensor:
+        raise MissingStatistic(
+            f"The column {name!r} was not asked for: add it to the loss's needs=('column:{name}', ...). "
+            f"Here are: {', '.join(sorted(self)) or 'none'}."
+        )
+
+
+def _on_mask(values: Tensor, mask: Tensor) -> Tensor:
+    off = ~mask if values.dim() == 2 else ~mask[..., None]
+    return values.masked_fill(off, 0)

@@ -1,0 +1,143 @@
+"""The one registry: every kind of plug-in (losses, statistics, generators, data sources, evaluations) is kept in a `Registry`."""
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RegistryError(ValueError):
+    """A name that is taken, or that nobody registered. The message names the thing and the remedy."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing: its name, what was registered, the facts declared beside it, and where it was defined."""
+
+    name: str
+    target: Any
+    facts: dict[str, Any]
+    origin: str
+
+    def load(self) -> Any:
+        """The registered object; a lazy target `"module:attribute"` is imported here, on first use."""
+        if isinstance(self.target, str):
+            module, _, attribute = self.target.partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        return self.target
+
+
+class Registry:
+    """Names of one kind of plug-in.
+
+    Args:
+        kind: what is registered, in words, for messages ("loss").
+        group: entry-point group that other packages may register in ("plo.losses"); loaded at the first look-up.
+
+    Example:
+        >>> colours = Registry("colour")
+        >>> @colours.register("red", warm=True)
+        ... def red(): return "#f00"
+        >>> colours["red"].load()(), colours["red"].facts
+        ('#f00', {'warm': True})
+    """
+
+    def __init__(self, kind: str, group: str | None = None):
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, Entry] = {}
+        self._entry_points_loaded = group is None
+
+    def register(self, name: str, target: Any = None, *, replace: bool = False, **facts: Any) -> Any:
+        """Register `target` (an object, or lazily `"module:attribute"`) under `name`; without `target`, a decorator.
+
+        Raises:
+            RegistryError: the name is taken (both origins are named), unless `replace=True`.
+        """
+        if target is None:
+            return lambda target: self.register(name, target, replace=replace, **facts) and target
+        entry = Entry(name, target, facts, _origin(target))
+        known = self._entries.get(name)
+        if known is not None and not replace:
+            raise RegistryError(
+                f"{self.kind} {name!r} is registered twice: {known.origin} and {entry.origin}. "
+                f"Rename one of them, or pass replace=True to the second."
+            )
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> Entry:
+        self._load_entry_points()
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise RegistryError(
+                f"There is no {self.kind} {name!r}.{hint} Registered: {', '.join(sorted(self._entries))}. "
+                f"One of your own in a file is loaded with --plugin FILE.py."
+            )
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._load_entry_points()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries in alphabetical order of their names."""
+        self._load_entry_points()
+        return iter([self._entries[name] for name in sorted(self._entries)])
+
+    def _load_entry_points(self) -> None:
+        if self._entry_points_loaded:
+            return
+        self._entry_points_loaded = True  # before loading: a plug-in may look names up while it registers its own
+        for point in importlib.metadata.entry_points(group=self.group):
+            try:
+                point.load()
+            except Exception as error:
+                raise RegistryError(
+                    f"The plug-in {point.name!r} ({point.value}) of entry-point group {self.group!r} failed to load: "
+                    f"{type(error).__name__}: {error}. Mend or uninstall the package that declares it."
+                ) from error
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a Python file for the registrations in it (`--plugin my_loss.py`). A file is run once a process.
+
+    Raises:
+        RegistryError: the file is not there, or fails when run.
+    """
+    path = Path(path).resolve()
+    name = f"plo_plugin_{path.stem}_{abs(hash(path)):x}"
+    if name in sys.modules:
+        return
+    if not path.is_file():
+        raise RegistryError(f"The plug-in file {path} does not exist.")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise RegistryError(f"The plug-in {path} failed: {type(error).__name__}: {error}") from error
+
+
+def hyper_parameters(target: Callable) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a callable or class: by convention, its hyper-parameters."""
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _origin(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    try:
+        return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
+    except (TypeError, OSError):
+        return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"

@@ -1,0 +1,200 @@
+"""Training on tiny float64 models: the exact mean, resuming, clipping, stopping at nan, what is logged and saved."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from plo.backbone.model import Backbone
+from plo.backbone.reference import ReferenceStore
+from plo.backbone.trainer import NonFiniteLoss, PreferenceTrainer, last_checkpoint
+from plo.config import ModelConfig, TrainConfig
+from plo.losses import get_loss
+
+LOSSES = ["dpo", "sft", "tdpo2", "tbpo_q", "dpo + 0.2*sft"]
+CONFIG = TrainConfig(
+    lr=1e-2, batch_size=4, epochs=2, warmup=0.0, optimizer="adamw_torch", max_grad_norm=100.0, checkpoint_every=1000
+)
+
+
+@pytest.fixture
+def train(tiny_llama, tiny_pairs, tmp_path):
+    """Train and give back the trainer; 10 pairs at batch 4 leave a ragged last step of 2."""
+
+    def run(loss="dpo", folder="run", seed=0, stop_at=None, resume=False, count=10, model=None, peft="full", **changes):
+        backbone = Backbone(model or tiny_llama(), ModelConfig(peft=peft))
+        backbone.reset(seed, get_loss(loss))
+        backbone.double()
+        pairs = tiny_pairs(count)
+        store = ReferenceStore(tmp_path / "store")
+        trainer = PreferenceTrainer(
+            backbone,
+            pairs,
+            store.get(backbone, pairs, hidden=True),
+            CONFIG.model_copy(update=changes),
+            seed=seed,
+            folder=tmp_path / folder,
+            probe=pairs[:2],
+        )
+        if stop_at:
+            trainer.add_callback(_Stop(stop_at))
+        checkpoint = last_checkpoint(tmp_path / folder) if resume else None
+        assert bool(checkpoint) == resume
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return trainer
+
+    return run
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.trained().items()}
+
+
+def assert_same(a, b, tolerance=1e-6):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_changes_nothing_ragged_last_step_included(train, loss):
+    whole = train(loss, "whole")
+    parts = train(loss, "parts", micro_batch_size=1)
+    assert_same(weights(whole), weights(parts))
+    curve = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, parts)]
+    assert len(curve[0]) == 6  # two epochs of 4 + 4 + 2 pairs
+    assert curve[0] == pytest.approx(curve[1], abs=1e-6)
+
+
+def test_the_logged_loss_of_a_ragged_step_is_the_mean_over_its_pairs(train, tiny_pairs):
+    trainer = train("dpo", lr=1e-12, micro_batch_size=1)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == pytest.approx([math.log(2)] * 6, abs=1e-7)  # a policy that does not move: log 2 in every step
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_resuming_changes_nothing(train, loss):
+    straight = train(loss, "straight")
+    train(loss, "broken", stop_at=4)  # in the second epoch
+    resumed = train(loss, "broken", resume=True)
+    assert resumed.state.global_step == 6
+    assert_same(weights(straight), weights(resumed))
+
+
+def test_two_seeds_differ_and_one_repeats(train):
+    first, again, other = (weights(train(folder=str(i), seed=s)) for i, s in enumerate((0, 0, 1)))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any((first[name] - other[name]).abs().max() > 1e-4 for name in first)
+
+
+def test_a_checkpoint_holds_all_that_is_trained_and_nothing_else(train, tmp_path):
+    train("tbpo_q", peft="lora", checkpoint_every=2)
+    saved = load_file(last_checkpoint(tmp_path / "run") / "trained.safetensors")
+    assert any("lora_A" in name for name in saved) and any(name.startswith("loss.") for name in saved)
+    assert not any("embed_tokens" in name for name in saved)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((2, json.dumps({"global_step": 2})), (4, '{"global_st'), (6, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_rows(train):
+    def breaks(pairs):
+        values = -pairs.log_ratio_margin()
+        return torch.where(pairs.columns["margin"] == 7, values * math.nan, values)
+
+    breaks.needs = ("ref_logps", "column:margin")
+    with pytest.raises(NonFiniteLoss, match=r"'breaks' is not finite at step [123], rows: row 7\."):
+        train(breaks)
+
+
+def test_a_non_finite_gradient_stops_the_run(train):
+    def steep(pairs):
+        return (pairs.log_ratio_margin() * 0).abs().sqrt()  # 0, with gradient nan
+
+    with pytest.raises(NonFiniteLoss, match="gradient of the loss 'steep' is not finite at step 1"):
+        train(steep)
+
+
+def test_own_parameters_are_left_out_of_the_clip_norm(train):
+    trainer = train("tbpo_q", max_grad_norm=1e-9, lr=1e-30)
+    own, policy = trainer.model.loss_parameters(), trainer.model.policy_parameters()
+    assert [len(group["params"]) for group in trainer.optimizer.param_groups] == [len(policy), len(own)]
+    assert trainer.optimizer.param_groups[1]["initial_lr"] == 1e-3
+    last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert last["clipped"] == 1.0
+    # Adam divides by its own running norm: a clipped gradient of 1e-9 would leave the second moment near 1e-21.
+    moments = torch.cat([trainer.optimizer.state[p]["exp_avg_sq"].flatten() for p in own])
+    assert moments.max() > 1e-14
+
+
+def test_what_is_always_logged(train):
+    for loss in ("sft", "dpo"):
+        entry = [e for e in train(loss, loss, probe_every=1).state.log_history if "loss" in e][-1]
+        wanted = {
+            "loss",
+            "logps/chosen",
+            "logps/rejected",
+            "log_ratios/chosen",
+            "log_ratios/rejected",
+            "margin",
+            "accuracy",
+            "grad_norm",
+            "clipped",
+            "tokens_per_second",
+            "peak_memory_gb",
+            "both_falling",
+            "probe/kl_ref_pi",
+            "probe/kl_pi_ref",
+            "probe/entropy",
+        }
+        assert wanted <= entry.keys()
+        assert entry["margin"] == pytest.approx(entry["log_ratios/chosen"] - entry["log_ratios/rejected"])
+        assert entry["probe/kl_ref_pi"] > 0
+
+
+def test_both_falling_is_flagged(train):
+    def push_down(pairs):
+        return pairs.chosen.log_ratio() + pairs.rejected.log_ratio()
+
+    entries = [e for e in train(push_down).state.log_history if "loss" in e]
+    assert entries[-1]["both_falling"] == 1.0 and entries[-1]["log_ratios/chosen"] < 0
+    assert [e for e in train("sft", "up").state.log_history if "loss" in e][-1]["both_falling"] == 0.0
+
+
+def test_a_token_mask_that_depends_on_values_is_refused(train):
+    def unstable(pairs):
+        return -pairs.chosen.logps, pairs.chosen.mask & (pairs.chosen.logps < -1)
+
+    unstable.level = "token"
+    with pytest.raises(RuntimeError, match="may depend on lengths, not on values"):
+        train(unstable)
+
+
+def test_a_batch_level_loss_is_refused_under_accumulation(train):
+    def ranks(pairs):
+        return -pairs.log_ratio_margin().sort().values
+
+    ranks.level = "batch"
+    train(ranks)
+    with pytest.raises(ValueError, match="set train.micro_batch_size=4"):
+        train(ranks, "other", micro_batch_size=2)
+
+
+class _Stop(TrainerCallback):
+    """Saves and stops, as a kill right after a checkpoint would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,119 @@
+"""`dpo` and `ipo` against TRL's DPOTrainer: value and gradient on identical batches, and whole training curves."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+from plo.backbone.batch import collate
+from plo.backbone.model import Backbone
+from plo.backbone.reference import ReferenceStore
+from plo.backbone.trainer import PreferenceTrainer
+from plo.config import ModelConfig, TrainConfig
+from plo.data import Pair
+from plo.embedded import embedded_model
+from plo.losses import get_loss
+
+LOSSES = [("dpo", "sigmoid"), ("ipo", "ipo")]
+ROWS = [
+    {"prompt": f"The {thing} was", "chosen": f" {good}, and I would {verb} again.", "rejected": f" {bad}."}
+    for thing, good, bad, verb in (
+        ("soup", "warm and rich", "cold", "order it"), ("film", "a joy from start to end", "too long by an hour", "go"),
+        ("train", "on time", "late, dirty and loud", "take it"), ("book", "short", "a chore to read", "buy one"),
+        ("hotel", "quiet with a view of the sea", "next to the motorway", "stay"), ("walk", "easy", "muddy", "do it"),
+        ("answer", "clear", "wrong in every line of it", "ask"), ("game", "fair", "over in a minute", "play"),
+    )
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(embedded_model())
+
+
+@pytest.fixture
+def trl_trainer(tiny_llama, tokenizer, tmp_path):
+    def make(loss_type, **changes):
+        model, reference = (tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)) for _ in range(2))
+        settings = dict(
+            output_dir=str(tmp_path / "trl"), loss_type=loss_type, beta=0.1, per_device_train_batch_size=4, use_cpu=True,
+            bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, disable_tqdm=True, seed=3,
+            learning_rate=5e-3, lr_scheduler_type="cosine", max_grad_norm=1.0, save_strategy="no", optim="adamw_torch",
+        )  # fmt: skip
+        arguments = DPOConfig(**settings | changes)
+        return DPOTrainer(
+            model=model, ref_model=reference, args=arguments, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer
+        )  # fmt: skip
+
+    return make
+
+
+def pairs_of(trainer) -> list[Pair]:
+    """TRL's own token ids."""
+    return [
+        Pair(
+            prompt_ids=tuple(row["prompt_ids"]), chosen_ids=tuple(row["chosen_ids"]),
+            rejected_ids=tuple(row["rejected_ids"]), prompt="", where=f"row {i}", columns={},
+        )
+        for i, row in enumerate(trainer.train_dataset)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "loss_type"), LOSSES)
+def test_value_and_gradient_on_an_identical_batch(name, loss_type, trl_trainer, tiny_llama, tokenizer):
+    trainer = trl_trainer(loss_type)
+    pairs = pairs_of(trainer)
+    reference = tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer))
+    moved = tiny_llama(seed=1, dtype=torch.float32, vocab_size=len(tokenizer)).state_dict()
+    policy_weights = {k: v + 0.02 * moved[k] for k, v in reference.state_dict().items()}
+
+    backbone = Backbone(reference, ModelConfig(peft="full"))
+    backbone.reset(0, get_loss(name))
+    batch = collate(pairs)
+    batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    backbone.policy.load_state_dict(policy_weights)
+    out = backbone(batch)
+    loss = out["sums"].sum() / len(pairs)
+    loss.backward()
+
+    trainer.model.load_state_dict(policy_weights)
+    trainer.model.train()
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
+    theirs = trainer.compute_loss(trainer.model, inputs)
+    theirs.backward()
+
+    assert abs(loss.item() - get_loss(name)(_step_0(len(pairs))).mean().item()) > 1e-3  # the policy has moved
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    largest = max(p.grad.abs().max() for p in trainer.model.parameters())
+    for (key, ours), (_, other) in zip(
+        backbone.policy.named_parameters(), trainer.model.named_parameters(), strict=True
+    ):
+        assert (ours.grad - other.grad).abs().max() <= 1e-5 * largest, key
+
+
+@pytest.mark.parametrize(("name", "loss_type"), LOSSES)
+def test_a_training_run_follows_trls_curve(name, loss_type, trl_trainer, tiny_llama, tokenizer, tmp_path):
+    trainer = trl_trainer(loss_type, num_train_epochs=8)
+    pairs = pairs_of(trainer)
+    trainer.train()
+    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    backbone = Backbone(tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)), ModelConfig(peft="full"))
+    backbone.reset(0, get_loss(name))
+    config = TrainConfig(lr=5e-3, batch_size=4, epochs=8, schedule="cosine", warmup=0.0, optimizer="adamw_torch")
+    store = ReferenceStore(tmp_path / "store").get(backbone, pairs)
+    ours_trainer = PreferenceTrainer(backbone, pairs, store, config, seed=3, folder=tmp_path / "plo")
+    ours_trainer.train()
+    ours = [entry["loss"] for entry in ours_trainer.state.log_history if "loss" in entry]
+
+    assert ours[0] - min(ours) >= 0.2
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def _step_0(count):
+    from plo.pairs import Pairs, Side
+
+    zeros, mask = torch.zeros(count, 1), torch.ones(count, 1, dtype=torch.bool)
+    side = Side(logps=zeros, ref_logps=zeros, mask=mask)
+    return Pairs(chosen=side, rejected=side)

@@ -1,0 +1,67 @@
+"""Tiny models and pairs that every test may ask for."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCABULARY = 61
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets; tests that need it skip without it."""
+    folder = Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder} (PLO_DATA names another folder)")
+    return folder
+
+
+@pytest.fixture
+def tiny_llama():
+    """A factory of tiny random Llamas; the same seed gives the same weights."""
+
+    def make(seed: int = 0, dtype: torch.dtype = torch.float64, **changes) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        sizes = dict(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2)
+        heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128)
+        config = LlamaConfig(**{**sizes, **heads, "initializer_range": 0.3, "eos_token_id": 1, **changes})
+        return LlamaForCausalLM(config).to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_pairs():
+    """A factory of pairs of random token ids of uneven lengths."""
+    from plo.data import Pair
+
+    def make(count: int, seed: int = 0, longest: int = 9) -> list[Pair]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def ids(shortest: int = 1) -> tuple[int, ...]:
+            length = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
+            return tuple(torch.randint(2, VOCABULARY, (length,), generator=generator).tolist())
+
+        return [
+            Pair(
+                prompt_ids=ids(),
+                chosen_ids=ids(),
+                rejected_ids=ids(),
+                prompt=f"prompt {i}",
+                where=f"row {i}",
+                columns={"margin": float(i)},
+            )
+            for i in range(count)
+        ]
+
+    return make

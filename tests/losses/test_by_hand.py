@@ -1,0 +1,239 @@
+"""Expected values worked out by hand on one small pair.
+
+          chosen        rejected              D_t = logp - ref          chosen  .5  .5 : D(y_w) = 1
+logp      -1   -2       -1    -1   -2                                   rejected -.5 0 -.5 : D(y_l) = -1
+ref       -1.5 -2.5     -.5   -1   -1.5       h = 2
+kl_ref_pi .1   .2       .2    .3   .4         K(y_w) = .3, K(y_l) = .9
+hidden    1    3        2     3    0          lengths 2 and 3
+"""
+
+from math import exp, log, log1p, sqrt
+
+import pytest
+import torch
+
+from plo.losses import get_loss
+from plo.pairs import Pairs, Side
+
+
+def side(mask, **statistics):
+    values = {name: torch.tensor([row], dtype=torch.float64) for name, row in statistics.items()}
+    values["hidden"] = values["hidden"][..., None]
+    for name in ("logps", "kl_ref_pi"):
+        values[name].requires_grad_()
+    return values, Side(mask=torch.tensor([mask]), **values)
+
+
+def hand():
+    """(Pairs, chosen tensors, rejected tensors)"""
+    chosen, chosen_side = side(
+        [True, True, False],
+        logps=[-1.0, -2.0, 0.0], ref_logps=[-1.5, -2.5, 0.0],
+        kl_ref_pi=[0.1, 0.2, 0.0], hidden=[1.0, 3.0, 0.0],
+    )  # fmt: skip
+    rejected, rejected_side = side(
+        [True, True, True],
+        logps=[-1.0, -1.0, -2.0], ref_logps=[-0.5, -1.0, -1.5],
+        kl_ref_pi=[0.2, 0.3, 0.4], hidden=[2.0, 3.0, 0.0],
+    )  # fmt: skip
+    return Pairs(chosen=chosen_side, rejected=rejected_side), chosen, rejected
+
+
+def evaluate(spec, **params):
+    return get_loss(spec, **params).evaluate(hand()[0])
+
+
+# logit p = m - log(1 - e^m) with m the mean log-probability: -1.5 chosen, -4/3 rejected
+LOG_ODDS = (-1.5 - log(1 - exp(-1.5))) - (-4 / 3 - log(1 - exp(-4 / 3)))
+
+# k3 = e^D - 1 - D. Chosen D = .5, .5; rejected D = -.5, 0. log w = k3 rejected - k3 chosen:
+K3_LOG_W = ((exp(-0.5) - 0.5) - (exp(0.5) - 1.5), 0 - (exp(0.5) - 1.5))
+
+
+def sba_0(log_R):
+    """sba at lam 0, s 4, by hand: (R + log R - 1) / 4."""
+    return (exp(log_R) + log_R - 1) / 4
+
+
+CASES = [
+    # beta h = .5 * 2 = 1; -log sigma(x) = log(1 + e^-x)
+    ("dpo(beta=0.5)", log1p(exp(-1)), 1.0),
+    ("dpo(beta=0.5, label_smoothing=0.1)", 0.9 * log1p(exp(-1)) + 0.1 * log1p(exp(1)), 1.0),
+    # target 1 / (2 * .5) = 1: (2 - 1)^2; with means 1/2 - (-1/3) = 5/6: (5/6 - 1)^2
+    ("ipo(beta=0.5, reduction=sum)", 1.0, 2.0),
+    ("ipo(beta=0.5)", 1 / 36, 5 / 6),
+    # means -3/2 and -4/3: 2 (-1/6) = -1/3, less gamma = 2 * .5: -4/3
+    ("simpo", log1p(exp(4 / 3)), -1 / 3),
+    ("simpo(beta=3, gamma_beta_ratio=0)", log1p(exp(1 / 2)), -1 / 2),
+    ("orpo", 1.5 + 0.1 * log1p(exp(-LOG_ODDS)), LOG_ODDS),
+    # R = e^-1
+    ("bpo(beta=0.5)", exp(-0.5) - 1, 1.0),
+    ("bpo(beta=0.5, lam=0)", sba_0(-1), 1.0),
+    ("bpo(beta=0.5, generator=kliep)", exp(-1) - 1, 1.0),
+    ("bpo(beta=0.5, generator=lsif)", exp(-2) - 2 * exp(1) + 1, 1.0),
+    ("bpo(beta=0.5, generator=ba, lam=1)", exp(-2) - 2 * exp(1) + 1, 1.0),
+    ("bpo(beta=0.5, clip=(0.5, None))", sqrt(0.5) - 1, 1.0),
+    ("bpo(beta=0.5, clip=(None, 0.25))", sqrt(0.25) - 1, 1.0),
+    # .5 (2 - (.9 - .3)) = .7;  .5 (2 - .5 (.9 - .3)) = .85
+    ("tdpo1(beta=0.5)", log1p(exp(-0.7)), 0.7),
+    ("tdpo2(beta=0.5)", log1p(exp(-0.85)), 0.85),
+    # T = 2: log R = .5 (-.5 - .5 + .2 - .1) = -.45 and .5 (0 - .5 + .3 - .2) = -.2; margin (.45 + .2) / 2
+    ("tbpo_a(beta=0.5)", (sba_0(-0.45) + sba_0(-0.2)) / 2, 0.325),
+    ("tbpo_a(beta=0.5, generator=lr)", (log1p(exp(-0.45)) + log1p(exp(-0.2))) / 2, 0.325),
+    # log R clamped to -.3: (-.3, -.2)
+    ("tbpo_a(beta=0.5, max_log_R=0.3)", (sba_0(-0.3) + sba_0(-0.2)) / 2, 0.325),
+    (
+        "tbpo_a(beta=0.5, kl=k3)",
+        (sba_0(0.5 * (-1 + K3_LOG_W[0])) + sba_0(0.5 * (-0.5 + K3_LOG_W[1]))) / 2,
+        -0.25 * (-1.5 + sum(K3_LOG_W)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "expected", "margin"), CASES, ids=[case[0] for case in CASES])
+def test_value_and_margin(spec, expected, margin):
+    value = evaluate(spec)
+    assert value.values.item() == pytest.approx(expected, abs=1e-12)
+    assert value.metrics["margin"].item() == pytest.approx(margin, abs=1e-12)
+
+
+def test_sft():
+    value = evaluate("sft")
+    assert value.values.tolist() == [[1, 2, 0]]
+    assert value.mask.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("params", "log_w"),
+    [
+        ({}, (2.0, 0.0)),  # b = 2 hidden: 2 (2 - 1), 2 (3 - 3)
+        ({"center": True}, (1.0, -1.0)),  # less the mean of 2 and 0
+        ({"max_log_w": 0.5}, (0.5, 0.0)),
+        ({"center": True, "max_log_w": 0.25}, (0.25, -0.25)),  # centred first, then clamped
+    ],
+)
+def test_tbpo_q(params, log_w):
+    loss = get_loss("tbpo_q", beta=0.5, **params).build(1)
+    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(loss.module.baseline.weight, 2.0)
+    # log R = .5 (-1 + log w_1), .5 (-.5 + log w_2)
+    expected = (sba_0(0.5 * (-1 + log_w[0])) + sba_0(0.5 * (-0.5 + log_w[1]))) / 2
+    value = loss.evaluate(hand()[0])
+    assert value.values.item() == pytest.approx(expected, abs=1e-12)
+    value.values.sum().backward()
+    # a clamp cuts the gradient too; token 2 has none anyway without centring (x_l = x_w)
+    assert (loss.module.baseline.weight.grad.item() == 0) == ("max_log_w" in params)
+
+
+def test_tbpo_q_baseline_gradient():
+    """dL/db: slope in log R is (R + 1)/4, log R_t = .5 (... + w (x_l - x_w)), x_l - x_w = 1 and 0."""
+    loss = get_loss("tbpo_q", beta=0.5).build(1)
+    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(loss.module.baseline.weight, 2.0)
+    loss(hand()[0]).sum().backward()
+    expected = 0.5 * (exp(0.5 * (-1 + 2)) + 1) / 4 * 0.5 * 1  # mean over two tokens, of which one counts
+    assert loss.module.baseline.weight.grad.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_tbpo_q_module():
+    loss = get_loss("tbpo_q", baseline_lr=3e-4)
+    assert loss.has_parameters
+    assert loss.learning_rate is None  # not built yet
+    before = torch.get_rng_state()
+    loss.build(5)
+    assert torch.equal(before, torch.get_rng_state())  # the run's draws stay as they were
+    assert loss.learning_rate == 3e-4
+    shapes = [tuple(parameter.shape) for parameter in loss.module.baseline.parameters()]
+    assert shapes == [(1024, 5), (1024,), (1, 1024), (1,)]
+    assert isinstance(loss.module.baseline[1], torch.nn.GELU)
+    assert any(name.startswith("module.baseline") for name in loss.state_dict())  # saved with the run
+
+
+def test_tbpo_q_casts_hidden_states_to_its_own_dtype():
+    """Hidden states come in the model's dtype: bfloat16 ones give float32 losses."""
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    logps = torch.full((2, 3), -1.0)
+    hidden = torch.randn(2, 3, 5)
+    values = []
+    for states in (hidden.bfloat16(), hidden.bfloat16().float()):
+        torch.manual_seed(0)
+        one = Side(mask=mask, logps=logps, ref_logps=logps, hidden=states)
+        other = Side(mask=mask, logps=logps, ref_logps=logps, hidden=-states)
+        values.append(get_loss("tbpo_q").build(5)(Pairs(chosen=one, rejected=other)))
+    assert values[0].dtype == torch.float32
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+def gradients(spec):
+    """Gradients of kl_ref_pi (chosen, rejected), None where none flows."""
+    pairs, chosen, rejected = hand()
+    get_loss(spec)(pairs).sum().backward()
+    return chosen["kl_ref_pi"].grad, rejected["kl_ref_pi"].grad
+
+
+def test_tdpo1_gradient_reaches_both_kls():
+    """d/dK(y_l) = beta sigma(-.7), d/dK(y_w) the opposite."""
+    slope = 0.5 / (1 + exp(0.7))
+    chosen, rejected = gradients("tdpo1(beta=0.5)")
+    torch.testing.assert_close(chosen, torch.tensor([[-slope, -slope, 0]], dtype=torch.float64))
+    torch.testing.assert_close(rejected, torch.full((1, 3), slope, dtype=torch.float64))
+
+
+def test_tdpo2_gradient_reaches_the_rejected_kl_alone():
+    """d/dK(y_l) = alpha beta sigma(-.85)"""
+    chosen, rejected = gradients("tdpo2(beta=0.5)")
+    assert chosen is None
+    torch.testing.assert_close(rejected, torch.full((1, 3), 0.25 / (1 + exp(0.85)), dtype=torch.float64))
+
+
+def test_tbpo_a_gradient_reaches_the_kls_unless_detached():
+    """Per token beta (R + 1) / 4 / T = .5 (R + 1) / 8, plus for rejected; its third token is dropped."""
+    slopes = [0.5 * (exp(-0.45) + 1) / 8, 0.5 * (exp(-0.2) + 1) / 8, 0]
+    chosen, rejected = gradients("tbpo_a(beta=0.5)")
+    torch.testing.assert_close(rejected, torch.tensor([slopes], dtype=torch.float64))
+    torch.testing.assert_close(chosen, -rejected)
+    assert gradients("tbpo_a(beta=0.5, detach_kl=True)") == (None, None)
+
+
+def test_a_clamp_shows_and_has_no_gradient():
+    pairs, chosen, _ = hand()
+    value = get_loss("tbpo_a(beta=0.5, max_log_R=0.3)").evaluate(pairs)
+    assert value.metrics["clamped"].tolist() == [0.5]  # log R = -.45, -.2
+    value.values.sum().backward()
+    gradient = chosen["logps"].grad[0]
+    assert gradient[0] == 0
+    assert gradient[1] != 0
+    pairs, chosen, _ = hand()
+    value = get_loss("bpo(beta=0.5, clip=(0.5, None))").evaluate(pairs)
+    assert value.metrics["clipped"].tolist() == [1.0]
+    value.values.sum().backward()
+    assert (chosen["logps"].grad == 0).all()
+    assert evaluate("bpo(beta=0.5, clip=(0.1, None))").metrics["clipped"].tolist() == [0.0]
+    assert "clipped" not in evaluate("bpo").metrics
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logp", [0.0, -1e-30, -1e-10, -1e-3, -800.0])
+def test_orpo_at_the_ends_of_probability(logp, dtype):
+    """pbar -> 1 on either side, or 0: finite value and gradient, and the odds keep their order."""
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    for which in (0, 1):
+        logps = [torch.tensor([[-1.0]], dtype=dtype), torch.tensor([[-1.0]], dtype=dtype)]
+        logps[which] = torch.tensor([[logp]], dtype=dtype)
+        for values in logps:
+            values.requires_grad_()
+        chosen, rejected = (Side(mask=mask, logps=values) for values in logps)
+        value = get_loss("orpo").evaluate(Pairs(chosen=chosen, rejected=rejected))
+        value.values.sum().backward()
+        assert value.values.isfinite().all()
+        assert all(values.grad is None or values.grad.isfinite().all() for values in logps)
+        ahead = (logp > -1) == (which == 0)
+        assert (value.metrics["margin"].item() > 0) == ahead
+
+
+def test_no_token_in_common_gives_zero():
+    mask, none = torch.tensor([[True, True]]), torch.tensor([[False, False]])
+    logps = torch.tensor([[-1.0, -2.0]])
+    kl = {"kl_ref_pi": logps.abs(), "ref_logps": logps - 1}
+    pairs = Pairs(chosen=Side(mask=mask, logps=logps, **kl), rejected=Side(mask=none, logps=logps, **kl))
+    assert get_loss("tbpo_a")(pairs).tolist() == [0]

@@ -1,0 +1,277 @@
+"""How a loss is named, configured, registered, and what goes wrong by name."""
+
+import functools
+import importlib.metadata
+import sys
+import types
+
+import pytest
+import torch
+from tester import make_pairs, make_statistics
+
+from plo.losses import (
+    GENERATORS,
+    LOSSES,
+    Loss,
+    LossError,
+    LossSum,
+    get_loss,
+    register_generator,
+    register_loss,
+)
+from plo.losses.dpo import dpo
+from plo.pairs import MissingStatistic, Pairs
+from plo.registry import Registry, RegistryError, load_plugin
+
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
+
+
+@pytest.fixture(autouse=True)
+def _registrations_end_with_the_test():
+    before = dict(LOSSES._entries), dict(GENERATORS._entries)
+    yield
+    LOSSES._entries, GENERATORS._entries = before
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: get_loss("dpo", beta=0.2),
+        lambda: get_loss("dpo(beta=0.2)"),
+        lambda: get_loss({"name": "dpo", "beta": 0.2}),
+        lambda: get_loss({"dpo": {"beta": 0.2}}),
+        lambda: get_loss({"name": "dpo"}, beta=0.2),
+        lambda: get_loss({"name": "dpo", "beta": 0.3}, beta=0.2),  # what is said last
+        lambda: get_loss({"dpo": None}, beta=0.2),
+        lambda: get_loss(dpo, beta=0.2),
+        lambda: get_loss(functools.partial(dpo, beta=0.2)),
+        lambda: get_loss("dpo", beta="0.2"),  # from a command line
+        lambda: get_loss(get_loss("dpo", beta=0.2)),
+    ],
+)
+def test_every_way_to_say_it_is_the_same_loss(loss):
+    loss = loss()
+    assert (loss.name, loss.params) == ("dpo(beta=0.2)", {"beta": 0.2, "label_smoothing": 0.0})
+    expected, _ = dpo(PAIRS, beta=0.2)
+    torch.testing.assert_close(loss(PAIRS), expected)
+
+
+def test_a_function_of_ones_own():
+    def hinge2(pairs: Pairs, *, beta: float = 0.1):
+        return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
+
+    loss = get_loss(hinge2, beta=2.0)
+    assert loss.needs == ("ref_logps",)
+    torch.testing.assert_close(loss(PAIRS), (1 - 2 * PAIRS.log_ratio_margin()).clamp(min=0) ** 2)
+    assert "hinge2" not in LOSSES
+    register_loss("hinge2", needs=("ref_logps",))(hinge2)
+    assert get_loss("hinge2", beta=2.0).name == "hinge2(beta=2)"
+    assert get_loss(hinge2).entry is LOSSES["hinge2"]
+
+
+def test_an_object_with_call():
+    class Scaled:
+        needs = ()
+
+        def __call__(self, pairs: Pairs, *, scale: float = 1.0):
+            return scale * pairs.chosen.logp()
+
+    torch.testing.assert_close(get_loss(Scaled(), scale="2")(PAIRS), 2 * PAIRS.chosen.logp())
+
+
+def test_sum():
+    loss = get_loss("dpo(beta=0.2) + 0.5*sft - 2*ipo")
+    assert isinstance(loss, LossSum)
+    assert loss.name == "dpo(beta=0.2) + 0.5*sft + -2*ipo"
+    assert get_loss(loss.name).name == loss.name
+    terms = [(weight, term.name) for weight, term in loss.terms]
+    assert terms == [(1, "dpo(beta=0.2)"), (0.5, "sft"), (-2, "ipo")]
+    assert loss.needs == ("ref_logps",)
+    nll = -PAIRS.chosen.logps.sum() / PAIRS.chosen.mask.sum()
+    expected = get_loss("dpo(beta=0.2)")(PAIRS).mean() + 0.5 * nll - 2 * get_loss("ipo")(PAIRS).mean()
+    torch.testing.assert_close(loss(PAIRS).mean(), expected)
+    metrics = loss.evaluate(PAIRS).metrics
+    assert set(metrics) == {"dpo(beta=0.2)/margin", "ipo/margin"}
+    torch.testing.assert_close(metrics["ipo/margin"], get_loss("ipo").evaluate(PAIRS).metrics["margin"])
+
+
+def test_sum_builds_its_terms():
+    loss = get_loss("dpo + 0.1*tbpo_q")
+    assert loss.has_parameters
+    loss.build(7)
+    assert loss.learning_rate == 1e-3
+    assert len(list(loss.parameters())) == 4
+
+
+def test_names_tell_losses_apart():
+    assert get_loss("dpo", beta=0.1000001).name == "dpo(beta=0.1000001)"
+    assert get_loss("dpo", beta=0.1).name == "dpo"
+    assert get_loss("bpo", clip=[0.01, None]).name == "bpo(clip=(0.01, None))"
+    assert get_loss(get_loss("bpo", clip=[0.01, None]).name).params["clip"] == (0.01, None)
+
+
+@pytest.mark.parametrize(("kl", "needs"), [("full", ("ref_logps", "kl_ref_pi")), ("k3", ("ref_logps",))])
+def test_needs_follow_the_hyper_parameters(kl, needs):
+    assert get_loss("tbpo_a", kl=kl).needs == needs
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: get_loss("tbpoa"), r"no loss 'tbpoa'. Did you mean 'tbpo_a'.*Registered: bpo, .*dpo"),
+        (lambda: get_loss("dpo + 0.2*sftt"), "Did you mean 'sft'"),
+        (lambda: get_loss("dpo", betta=1), r"no hyper-parameter 'betta'. It has: beta, label_smoothing"),
+        (lambda: get_loss("sft", beta=1), r"'sft' has no hyper-parameter 'beta'. It has none"),
+        (lambda: get_loss("dpo", beta=0), r"beta=0 of the loss 'dpo': Input should be greater than 0"),
+        (lambda: get_loss("dpo", beta=-0.1), "greater than 0"),
+        (lambda: get_loss("dpo", beta=float("nan")), "beta=nan of the loss 'dpo'"),
+        (lambda: get_loss("dpo", beta="big"), "beta='big' of the loss 'dpo': .*valid number"),
+        (lambda: get_loss("dpo", label_smoothing=0.5), "label_smoothing=0.5 .*less than 0.5"),
+        (lambda: get_loss("dpo", label_smoothing=-0.1), "label_smoothing=-0.1 .*greater than or equal to 0"),
+        (lambda: get_loss("ipo", reduction="max"), "reduction='max' of the loss 'ipo': .*'mean' or 'sum'"),
+        (lambda: get_loss("tbpo_a", kl="k2"), "'full' or 'k3'"),
+        (lambda: get_loss("dpo +"), "Cannot read the loss 'dpo \\+'"),
+        (lambda: get_loss("2*3"), "is not a term"),
+        (lambda: get_loss("dpo(0.2)"), "is not a term"),
+        (lambda: get_loss("dpo(beta=x + 1)"), "'x \\+ 1' is not a value for 'beta'"),
+        (lambda: get_loss("dpo + sft", beta=0.2), "belong to its terms"),
+        (lambda: get_loss(get_loss("dpo"), beta=0.2), "configured already"),
+        (lambda: get_loss({"dpo": {}, "sft": {}}), "Cannot make a loss of"),
+        (lambda: get_loss(3), "Cannot make a loss of 3"),
+        (lambda: register_loss("x", level="word"), "level='word' of the loss 'x'"),
+    ],
+)
+def test_mistakes_name_the_thing_and_the_remedy(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_loss_without_a_default_asks_for_the_value():
+    def weighted(pairs: Pairs, *, weight: float):
+        return weight * pairs.chosen.logp()
+
+    with pytest.raises(LossError, match="needs a value for 'weight'"):
+        get_loss(weighted)
+
+
+def test_a_wrong_shape_is_named_with_where_it_came_from():
+    @register_loss("wrong")
+    def wrong(pairs: Pairs):
+        return pairs.chosen.logps
+
+    message = r"'wrong' \(.*test_registry.py:\d+\) .*one tensor \(pairs,\) of shape \(4,\)"
+    with pytest.raises(LossError, match=message):
+        get_loss("wrong")(PAIRS)
+
+
+def test_a_check_runs_when_the_loss_is_configured():
+    def check(low, high):
+        if low >= high:
+            raise ValueError(f"low={low} must be below high={high}.")
+
+    @register_loss("between", check=check)
+    def between(pairs: Pairs, *, low: float = 0.0, high: float = 1.0, other: str = ""):
+        return pairs.chosen.logp().clamp(low, high)
+
+    assert isinstance(get_loss("between", low=0.5), Loss)
+    with pytest.raises(LossError, match=r"'between': low=2.0 must be below high=1.0"):
+        get_loss("between", low=2)
+
+
+def test_duplicates_name_both_origins():
+    @register_loss("twice")
+    def first(pairs):
+        return pairs.chosen.logp()
+
+    here = r".*test_registry.py:\d+"
+    with pytest.raises(RegistryError, match=rf"'twice' is registered twice: {here} and {here}"):
+
+        @register_loss("twice")
+        def second(pairs):
+            return -pairs.chosen.logp()
+
+    register_loss("twice", replace=True)(lambda pairs: -pairs.chosen.logp())
+    torch.testing.assert_close(get_loss("twice")(PAIRS), -PAIRS.chosen.logp())
+    with pytest.raises(RegistryError, match=rf"registered twice: .*generators.py:\d+ and {here}"):
+
+        @register_generator("sba")
+        def h(R):
+            return R**2
+
+
+def test_a_statistic_or_column_that_was_not_asked_for():
+    @register_loss("greedy", needs=("ref_logps",))
+    def greedy(pairs: Pairs, *, column: bool = False):
+        return pairs.columns["gap"] if column else pairs.chosen.kl_ref_pi.sum(-1)
+
+    with pytest.raises(MissingStatistic, match=r"'kl_ref_pi' is not here: name it in the loss's needs"):
+        get_loss("greedy")(PAIRS)
+    with pytest.raises(MissingStatistic, match=r"needs=\('column:gap'"):
+        get_loss("greedy", column=True)(PAIRS)
+
+
+PLUGIN = """
+from plo.losses import register_generator, register_loss
+
+@register_generator("cubic")
+def cubic(R):
+    return R**3
+
+@register_loss("margin_only", needs=("ref_logps", "column:gap"))
+def margin_only(pairs, *, scale: float = 1.0):
+    return -scale * pairs.log_ratio_margin() * pairs.columns["gap"]
+"""
+
+
+def test_load_plugin(tmp_path):
+    path = tmp_path / "my_loss.py"
+    path.write_text(PLUGIN)
+    load_plugin(path)
+    load_plugin(path)  # the second time does nothing, instead of registering twice
+    expected = -2 * PAIRS.log_ratio_margin() * PAIRS.columns["gap"]
+    torch.testing.assert_close(get_loss("margin_only", scale=2)(PAIRS), expected)
+    assert LOSSES["margin_only"].origin == f"{path}:8"
+    assert get_loss("bpo", generator="cubic")(PAIRS).shape == (4,)
+
+
+def test_load_plugin_failures(tmp_path):
+    with pytest.raises(RegistryError, match=r"nowhere.py does not exist"):
+        load_plugin(tmp_path / "nowhere.py")
+    path = tmp_path / "broken.py"
+    path.write_text("1 / 0")
+    with pytest.raises(RegistryError, match=r"broken.py failed: ZeroDivisionError"):
+        load_plugin(path)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Entry points as an installed package would declare them."""
+
+    def declare(group, **targets):
+        points = [importlib.metadata.EntryPoint(name, value, group) for name, value in targets.items()]
+        monkeypatch.setattr(
+            importlib.metadata, "entry_points", lambda group=None: [p for p in points if p.group == group]
+        )
+
+    return declare
+
+
+def test_entry_points_are_loaded_at_the_first_look_up(installed, monkeypatch):
+    registry = Registry("loss", group="plo.losses")
+    package = types.ModuleType("elsewhere")
+    package.loss = dpo
+    # loading the entry point's attribute is what registers
+    package.__getattr__ = lambda name: registry.register("theirs", "elsewhere:loss")
+    monkeypatch.setitem(sys.modules, "elsewhere", package)
+    installed("plo.losses", theirs="elsewhere:plug_in")
+    assert not registry._entries
+    assert registry["theirs"].load() is dpo
+    assert registry["theirs"].origin == "elsewhere:loss"
+
+
+def test_an_entry_point_that_fails_is_named(installed):
+    registry = Registry("loss", group="plo.losses")
+    installed("plo.losses", theirs="no_such_package:loss")
+    message = r"'theirs' \(no_such_package:loss\).*ModuleNotFoundError.*uninstall"
+    with pytest.raises(RegistryError, match=message):
+        registry["dpo"]
