@@ -1,0 +1,5 @@
+"""`python -m plo` is `plo`."""
+
+from plo.cli import app
+
+app()

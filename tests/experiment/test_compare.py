@@ -1,0 +1,129 @@
+"""Whole comparisons on a tiny model: recorded, skipped when finished, resumed when broken, going on when one fails."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from plo.experiment.matrix import compare, configured_losses
+from plo.leaderboards import read, to_json
+from plo.losses import get_loss
+from plo.tracking import Tracker
+
+
+def cells(select=None):
+    return {cell.name: cell for cell in Tracker(create=False).cells(select)}
+
+
+def test_a_comparison_records_every_cell_and_reference_and_sft_beside(tiny):
+    outcome = compare(tiny(losses=["dpo", {"bpo": {"lam": 0.5}}], seeds=[0, 1]))
+    assert not outcome.failed
+    names = {f"{loss} seed {seed}" for loss in ("reference", "sft", "dpo", "bpo(lam=0.5)") for seed in (0, 1)}
+    assert cells().keys() == names
+    dpo = cells()["dpo seed 1"]
+    assert dpo.status == "FINISHED" and dpo.params["lr"] == "0.001" and dpo.params["beta"] == "0.1"
+    assert {"kl", "entropy", "ref_nll", "distinct_1", "preference_accuracy", "probe/kl_ref_pi"} <= dpo.metrics.keys()
+    assert len(dpo.history("loss")) == len(dpo.history("log_ratios/chosen")) >= 4
+    assert len(dpo.history("kl")) == 2  # at half and at the end
+    assert len(dpo.table("samples.json")) == 6
+    assert cells()["reference seed 0"].metrics["kl"] == 0
+    board = read(Tracker(create=False), "tiny")
+    assert [row.variant for row in board.rows] == ["reference", "sft", "bpo(lam=0.5)", "dpo"]
+
+
+def test_started_again_it_computes_nothing_and_new_losses_join(tiny, monkeypatch):
+    import plo.experiment.matrix as matrix
+
+    ran = []
+    inner = matrix.run_cell
+    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    compare(tiny())
+    assert ran == ["reference seed 0", "sft seed 0", "dpo seed 0"]
+    compare(tiny())
+    assert len(ran) == 3
+    compare(tiny(losses=["dpo", "ipo"]))
+    assert ran[3:] == ["ipo seed 0"]
+    assert len(Tracker(create=False).comparisons()) == 1
+    compare(tiny(**{"train.lr": 2e-3}))  # another optimisation is another comparison
+    assert len(ran) == 7 and len(Tracker(create=False).comparisons()) == 2
+
+
+def test_a_changed_plug_in_is_another_loss(tiny, tmp_path, monkeypatch):
+    plugin = tmp_path / "mine.py"
+    for slope in (1, 2):
+        plugin.write_text(
+            "import torch\nfrom plo import register_loss\n"
+            f"@register_loss('mine{slope}', needs=('ref_logps',))\n"
+            f"def mine(pairs):\n    return torch.relu(1 - {slope} * pairs.log_ratio_margin())\n"
+        )
+    compare(tiny(losses=["mine2"], plugins=[str(plugin)]))
+    assert "mine2 seed 0" in cells()
+    assert get_loss("mine2").source != get_loss("dpo").source
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(tiny, tmp_path):
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        "from plo import register_loss\n@register_loss('nan_loss', needs=('ref_logps',), replace=True)\n"
+        "def nan_loss(pairs):\n    return pairs.log_ratio_margin() * float('nan')\n"
+    )
+    outcome = compare(tiny(losses=["nan_loss", "dpo"], plugins=[str(plugin)]))
+    assert "not finite at step 1, rows:" in outcome.failed["nan_loss seed 0"]
+    assert cells()["dpo seed 0"].status == "FINISHED" and cells()["nan_loss seed 0"].status == "FAILED"
+    again = compare(tiny(losses=["nan_loss", "dpo"], plugins=[str(plugin)]))  # redone, and failing again
+    assert list(again.failed) == ["nan_loss seed 0"]
+
+
+def test_seeds_share_noise_across_losses_and_differ_from_each_other(tiny):
+    compare(tiny(losses=["dpo"], seeds=[0, 1], **{"train.lr": 1e-12}))  # nothing moves: only the noise is left
+    texts = {name: cell.table("samples.json").text.tolist() for name, cell in cells().items()}
+    assert texts["reference seed 0"] == texts["dpo seed 0"] == texts["sft seed 0"]
+    assert texts["dpo seed 0"] != texts["dpo seed 1"]
+
+
+def test_a_loss_stands_there_once():
+    from plo.config import ConfigError, load_experiment
+
+    with pytest.raises(ConfigError, match="dpo stands there twice"):
+        configured_losses(load_experiment(None, {"losses": ["dpo", {"dpo": {"beta": 0.1}}]}))
+
+
+def table(folder):
+    """The leaderboard of a folder's store, without what time, memory and run ids put into it."""
+    board = json.loads(to_json(read(Tracker(folder / "plo.db", create=False), "tiny")))
+    return {row["variant"]: {name: [m["mean"], m["sd"]] for name, m in row["metrics"].items()} for row in board["rows"]}
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tmp_path):
+    import yaml
+
+    experiment = tiny(losses=["dpo", "tbpo_q"], seeds=[0, 1]).model_dump(mode="json", exclude={"out", "store"})
+    experiment["train"] |= {"epochs": 4}
+    results = {}
+    chance = random.Random(0)
+    for name in ("undisturbed", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+        command = [sys.executable, "-m", "plo", "compare", "experiment.yaml"]
+        environment = os.environ | {"PLO_HOME": str(tmp_path / f"home-{name}")}
+        kills = 0
+        while name == "killed" and kills < 5:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+            time.sleep(chance.uniform(8, 20))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            elif process.returncode == 0:
+                break
+            process.wait()
+        assert name == "undisturbed" or kills >= 2
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        results[name] = table(folder)
+    assert results["killed"] == results["undisturbed"]

@@ -1,0 +1,51 @@
+"""Experiments from YAML and the command line, and errors that name place and remedy."""
+
+import pytest
+
+from plo.config import ConfigError, load_experiment
+
+
+def write(tmp_path, text):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_with_short_forms_and_overrides(tmp_path):
+    path = write(tmp_path, "losses: [dpo, {bpo: {lam: 0.5}}]\ndata: hh\nmodel: embedded\ntrain: {lr: 1.0e-4}\n")
+    experiment = load_experiment(path, {"train.lr": "3e-4", "data.limit": 10, "seeds": [7]})
+    assert experiment.losses == ("dpo", {"bpo": {"lam": 0.5}})
+    assert (experiment.data.source, experiment.data.limit, experiment.model.name) == ("hh", 10, "embedded")
+    assert (experiment.train.lr, experiment.seeds) == (3e-4, (7,))
+
+
+def test_losses_may_be_a_mapping(tmp_path):
+    path = write(tmp_path, "losses:\n  dpo:\n  bpo: {lam: 0.5}\n")
+    assert load_experiment(path).losses == ({"dpo": None}, {"bpo": {"lam": 0.5}})
+
+
+def test_the_end_of_training_is_always_evaluated():
+    assert load_experiment(None, {"losses": ["dpo"], "eval_at": [0.5, 0.25]}).points == (0.25, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("losses: [dpo]\ntrain: {learning_rate: 1}\n", r"train\.learning_rate: there is no such setting"),
+        ("losses: [dpo]\ntrain: {batchsize: 1}\n", r"did you mean train\.batch_size"),
+        ("seeds: [0]\n", "losses: is missing"),
+        ("losses: [dpo]\ntrain: {lr: -1}\n", r"train\.lr: .*greater than 0.*got -1"),
+        ("losses: [dpo]\neval_at: [2]\n", r"eval_at\.0: .*less than or equal to 1"),
+        ("losses: [dpo\n", "is not YAML"),
+        ("- dpo\n", "must hold a mapping"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_experiment(write(tmp_path, text))
+    assert "experiment.yaml" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
+        load_experiment(tmp_path / "none.yaml")
