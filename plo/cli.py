@@ -91,7 +91,12 @@ def compare(
 
         outcome = compare(experiment, console)
     if outcome.failed:
-        console.print(f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}", style="red", highlight=False)
+        console.print(
+            f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}",
+            style="red",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(1)
 
 
@@ -115,7 +120,7 @@ def leaderboard(
         board = read(Tracker(store, create=False), comparison, baseline, metric or None)
         write(board, out)
     print(to_markdown(board))
-    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False)
+    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False, soft_wrap=True)
 
 
 def _split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:

@@ -125,6 +125,9 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
-    # A token of probability 0 (log -inf) contributes nothing: 0 * inf would be nan.
     p = log_p.exp()
-    return (p * values.masked_fill(p == 0, 0)).sum(-1)
+    expected = torch.linalg.vecdot(p, values)  # one pass over the vocabulary, nothing of its size in between
+    if expected.isfinite().all():
+        return expected
+    # A token of probability 0 (log -inf) contributes nothing: 0 * inf would be nan.
+    return torch.linalg.vecdot(p, values.masked_fill(p == 0, 0))

@@ -1,5 +1,4 @@
-"""Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with "
-"fingerprints."""
+"""Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with fingerprints."""
 
 from plo.data.load import PreferenceData, load_data
 from plo.data.report import DropReport

@@ -49,8 +49,7 @@ class DropReport:
 
     @property
     def share(self) -> float:
-        """Share of bad rows in [0, 1]; where a limit left rows untokenised, extrapolated from those that "
-        "were."""
+        """Share of bad rows in [0, 1]; where a limit left rows untokenised, extrapolated from those that were."""
         read = self.dropped_read / max(self.rows, 1)
         return read + (1 - read) * self.dropped_tokenised / max(self.tokenised, 1)
 
@@ -64,10 +63,13 @@ class DropReport:
             allowed = "strict allows none" if strict else f"at most {MAX_BAD_SHARE:.0%} may be"
             remedy = "Mend or remove these rows in the source"
             if self.dropped_tokenised:
-                remedy += ", or raise max_length where truncation is the reason"
+                remedy += ", or raise data.max_length where truncation is the reason"
             if strict:
                 remedy += ", or leave strict out to have them dropped"
-            raise DataError(f"{self.source}: {self.share:.1%} of the rows are bad, {allowed}.\n{self}\n{remedy}.")
+            found = f"{self.dropped_read} of {self.rows} rows read"
+            if self.tokenised:
+                found += f" and {self.dropped_tokenised} of {self.tokenised} rows tokenised so far"
+            raise DataError(f"{self.source}: {found} are bad ({self.share:.1%}), {allowed}.\n{self}\n{remedy}.")
 
     def __str__(self) -> str:
         if not self.total:

@@ -197,8 +197,7 @@ def _text(value: Any, name: str, where: str) -> Text:
 
 
 def _columns(raw: Mapping) -> dict[str, float]:
-    """The numeric columns. NaN and infinities stay out, so that a loss which asks for the column is told "
-    "the row."""
+    """The numeric columns. NaN and infinities stay out, so that a loss which asks for the column is told the row."""
     columns = {}
     for name, value in raw.items():
         if name in _OWN_KEYS or not isinstance(value, int | float):

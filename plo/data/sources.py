@@ -58,8 +58,7 @@ def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -
 
 @register_source("file")
 def file(path: Path | None) -> Iterator[Raw]:
-    """A file or a folder of files: .jsonl, .json, .csv (each also .gz), .parquet; or what `save_to_disk` "
-    "wrote."""
+    """A file or a folder of files: .jsonl, .json, .csv (each also .gz), .parquet; or what `save_to_disk` wrote."""
     if path is None:
         raise DataError("The data source 'file' needs a path: the file or folder to read.")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -78,8 +77,7 @@ def hub(
     split: str | None = None,
     revision: str | None = None,
 ) -> Iterator[Raw]:
-    """Any hub data set. Its train and its eval, test and validation splits are kept; one `split` alone is "
-    "split by hash."""
+    """Any hub data set. Its train and its eval, test and validation splits are kept; one `split` alone is split by hash."""
     if path is not None:
         raise DataError("The data source 'hub' takes no path. Files and folders are read by the source 'file'.")
     yield from _load(name, splits=None, name=config, data_dir=data_dir, split=split, revision=revision)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -86,7 +87,7 @@ def _workbench(experiment: Experiment, console: Console) -> Workbench:
     settings = experiment.data.model_dump()
     with console.status(f"reading {experiment.data.source}"):
         data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)
-    console.print(data.summary())
+    console.print(data.summary(), highlight=False, soft_wrap=True)
     store = ReferenceStore(plo_home() / "reference")
     with _bar(console) as bar:
         for pairs, label in ((data.train, "training"), (data.eval[: experiment.evaluation.pairs], "held-out")):
@@ -128,7 +129,7 @@ def _run(
     with _bar(console) as bar:
         task = bar.add_task("cells", total=sum(cell.units(experiment, len(bench.data.train)) for cell in todo))
         for number, cell in enumerate(todo, 1):
-            bar.update(task, description=f"[{number}/{len(todo)}] {cell.name}")
+            bar.update(task, description=escape(f"[{number}/{len(todo)}] {cell.name}"))
             run = tracker.start_cell(parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell))
             before = bar.tasks[task].completed
             try:
@@ -137,7 +138,11 @@ def _run(
             except Exception as error:
                 run.fail(error)
                 failed[cell.name] = f"{type(error).__name__}: {error}"
-                console.print(f"[red]failed[/red] {cell.name}: {failed[cell.name]}", highlight=False)
+                console.print(
+                    f"[red]failed[/red] {escape(cell.name)}: {escape(failed[cell.name])}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
                 console.print(traceback.format_exc(), style="dim", highlight=False, markup=False)
             except BaseException as error:  # Ctrl-C: say so in the record, and stop
                 run.fail(error)
@@ -145,7 +150,9 @@ def _run(
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id
-                console.print(f"[green]done[/green]   {cell.name}: {_line(metrics)}", highlight=False)
+                console.print(
+                    f"[green]done[/green]   {escape(cell.name)}: {_line(metrics)}", highlight=False, soft_wrap=True
+                )
             bar.update(task, completed=before + cell.units(experiment, len(bench.data.train)))
     return failed
 

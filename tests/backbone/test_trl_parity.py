@@ -1,9 +1,13 @@
 """`dpo` and `ipo` against TRL's DPOTrainer: value and gradient on identical batches, and whole training curves."""
 
+import gzip
+import json
+from collections import namedtuple
+
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from plo.backbone.batch import collate
@@ -32,18 +36,42 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(embedded_model())
 
 
+Case = namedtuple("Case", "model rows lr epochs")
+
+
+@pytest.fixture(params=["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
+def case(request, tiny_llama, tokenizer):
+    """A factory of float32 models, rows of text, and a learning rate at which the loss falls by more than .2."""
+    if request.param == "tiny":
+        return Case(lambda: tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)), ROWS, 5e-3, 8)
+    folder = request.getfixturevalue("shared_data")
+    rows = short_hh_rows(folder / "hh" / "harmless-base_test.jsonl.gz", 8)
+    return Case(lambda: AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=torch.float32), rows, 3e-5, 5)
+
+
+def short_hh_rows(path, count):
+    """The shortest real HH pairs: prompt up to the last "Assistant:" of the chosen dialogue."""
+    rows = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for dialogue in map(json.loads, file):
+            prompt = dialogue["chosen"][: dialogue["chosen"].rindex("\n\nAssistant:") + len("\n\nAssistant:")]
+            sides = {side: dialogue[side].removeprefix(prompt) for side in ("chosen", "rejected")}
+            if all(dialogue[side].startswith(prompt) and len(sides[side]) > 20 for side in sides):
+                rows.append({"prompt": prompt, **sides})
+    return sorted(rows, key=lambda row: sum(map(len, row.values())))[:count]
+
+
 @pytest.fixture
-def trl_trainer(tiny_llama, tokenizer, tmp_path):
+def trl_trainer(case, tokenizer, tmp_path):
     def make(loss_type, **changes):
-        model, reference = (tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)) for _ in range(2))
         settings = dict(
             output_dir=str(tmp_path / "trl"), loss_type=loss_type, beta=0.1, per_device_train_batch_size=4, use_cpu=True,
             bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, disable_tqdm=True, seed=3,
-            learning_rate=5e-3, lr_scheduler_type="cosine", max_grad_norm=1.0, save_strategy="no", optim="adamw_torch",
+            learning_rate=case.lr, lr_scheduler_type="cosine", max_grad_norm=1.0, save_strategy="no", optim="adamw_torch",
         )  # fmt: skip
-        arguments = DPOConfig(**settings | changes)
         return DPOTrainer(
-            model=model, ref_model=reference, args=arguments, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer
+            model=case.model(), ref_model=case.model(), args=DPOConfig(**settings | changes),
+            train_dataset=Dataset.from_list(case.rows), processing_class=tokenizer,
         )  # fmt: skip
 
     return make
@@ -61,23 +89,25 @@ def pairs_of(trainer) -> list[Pair]:
 
 
 @pytest.mark.parametrize(("name", "loss_type"), LOSSES)
-def test_value_and_gradient_on_an_identical_batch(name, loss_type, trl_trainer, tiny_llama, tokenizer):
+def test_value_and_gradient_on_an_identical_batch(name, loss_type, case, trl_trainer):
     trainer = trl_trainer(loss_type)
     pairs = pairs_of(trainer)
-    reference = tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer))
-    moved = tiny_llama(seed=1, dtype=torch.float32, vocab_size=len(tokenizer)).state_dict()
-    policy_weights = {k: v + 0.02 * moved[k] for k, v in reference.state_dict().items()}
+    reference = case.model()
+    noise = torch.Generator().manual_seed(0)
+    policy_weights = {
+        k: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise) for k, v in reference.named_parameters()
+    }
 
     backbone = Backbone(reference, ModelConfig(peft="full"))
     backbone.reset(0, get_loss(name))
     batch = collate(pairs)
     batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
-    backbone.policy.load_state_dict(policy_weights)
+    backbone.policy.load_state_dict(policy_weights, strict=False)  # tied weights stand there once
     out = backbone(batch)
     loss = out["sums"].sum() / len(pairs)
     loss.backward()
 
-    trainer.model.load_state_dict(policy_weights)
+    trainer.model.load_state_dict(policy_weights, strict=False)
     trainer.model.train()
     inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
     theirs = trainer.compute_loss(trainer.model, inputs)
@@ -93,15 +123,15 @@ def test_value_and_gradient_on_an_identical_batch(name, loss_type, trl_trainer, 
 
 
 @pytest.mark.parametrize(("name", "loss_type"), LOSSES)
-def test_a_training_run_follows_trls_curve(name, loss_type, trl_trainer, tiny_llama, tokenizer, tmp_path):
-    trainer = trl_trainer(loss_type, num_train_epochs=8)
+def test_a_training_run_follows_trls_curve(name, loss_type, case, trl_trainer, tmp_path):
+    trainer = trl_trainer(loss_type, num_train_epochs=case.epochs)
     pairs = pairs_of(trainer)
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-    backbone = Backbone(tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)), ModelConfig(peft="full"))
+    backbone = Backbone(case.model(), ModelConfig(peft="full"))
     backbone.reset(0, get_loss(name))
-    config = TrainConfig(lr=5e-3, batch_size=4, epochs=8, schedule="cosine", warmup=0.0, optimizer="adamw_torch")
+    config = TrainConfig(lr=case.lr, batch_size=4, epochs=case.epochs, warmup=0.0, optimizer="adamw_torch")
     store = ReferenceStore(tmp_path / "store").get(backbone, pairs)
     ours_trainer = PreferenceTrainer(backbone, pairs, store, config, seed=3, folder=tmp_path / "plo")
     ours_trainer.train()

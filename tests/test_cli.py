@@ -1,0 +1,109 @@
+"""The command line: lists for people and machines, settings that reach what they name, errors without tracebacks."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from plo.cli import _scalar, _sort_settings, _with_hyper_parameters, app
+from plo.config import ConfigError, load_experiment
+
+runner = CliRunner()
+PLUGIN = """
+import torch
+from plo import Pairs, register_generator, register_loss
+
+@register_loss("hinge_cli", needs=("ref_logps", "column:margin"), paper="mine", replace=True)
+def hinge_cli(pairs: Pairs, *, beta: float = 0.25) -> torch.Tensor:
+    return torch.relu(1 - beta * pairs.log_ratio_margin())
+
+@register_generator("square_cli", replace=True)
+def square_cli(R, *, p: float = 2.0):
+    return R**p
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+def listed(*arguments):
+    result = runner.invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return {entry["name"]: entry for entry in json.loads(result.output)}
+
+
+def test_losses_as_json(plugin):
+    losses = listed("losses", "--plugin", plugin)
+    assert all(set(e) == {"name", "needs", "level", "paper", "defaults", "origin"} for e in losses.values())
+    assert losses["dpo"]["defaults"] == {"beta": 0.1, "label_smoothing": 0.0}
+    assert losses["tbpo_a"]["needs"] == ["ref_logps", "kl_ref_pi"]
+    assert losses["sft"]["level"] == "token" and losses["dpo"]["paper"] == "2305.18290"
+    mine = losses["hinge_cli"]
+    assert mine["needs"] == ["ref_logps", "column:margin"] and mine["origin"].endswith("mine.py:5")
+
+
+def test_generators_as_json(plugin):
+    generators = listed("generators", "--plugin", plugin)
+    assert {"lr", "kliep", "lsif", "ba", "sba"} <= generators.keys()
+    assert generators["square_cli"]["defaults"] == {"p": 2.0}
+
+
+def test_lists_for_people():
+    result = runner.invoke(app, ["losses"])
+    assert result.exit_code == 0 and "tdpo2" in result.output and "label_smoothing" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.2", 0.2),
+        ("1e-4", 1e-4),
+        ("5", 5),
+        ("true", True),
+        ("[0, 1]", [0, 1]),
+        ("hh", "hh"),
+        ("none", "none"),
+        ("", None),
+    ],
+)
+def test_values_on_the_command_line(text, value):
+    assert _scalar(text) == value
+
+
+def test_settings_go_where_they_belong():
+    known, hyper = _sort_settings({"lr": 1, "train.batch_size": 2, "data": "hh", "beta": 0.2, "dpo.beta": 0.3})
+    assert known == {"train.lr": 1, "train.batch_size": 2, "data": "hh"}
+    assert hyper == {"beta": 0.2, "dpo.beta": 0.3}
+
+
+def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
+    experiment = load_experiment(None, {"losses": ["dpo", "sft", {"bpo": {"lam": 0.5}}]})
+    losses = _with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
+    assert losses == ({"name": "dpo", "beta": 0.3}, "sft", {"name": "bpo", "lam": 0.5, "beta": 0.2})
+    with pytest.raises(ConfigError, match=r"gamma=1: neither a setting .* dpo: beta, label_smoothing"):
+        _with_hyper_parameters(experiment, {"gamma": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--loss", "dop"], "Did you mean 'dpo'"),
+        (["compare", "--loss", "dpo(betta=1)"], "no hyper-parameter 'betta'"),
+        (["compare", "--loss", "dpo", "gamma=1"], "neither a setting"),
+        (["compare", "--loss", "dpo", "train.lrr=1"], "no such setting"),
+        (["compare", "missing.yaml"], "missing.yaml cannot be read"),
+        (["compare"], "losses: is missing"),
+        (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),
+        (["leaderboard", "--store", "nowhere.db"], "no MLflow store"),
+    ],
+)
+def test_errors_are_sentences_and_exit_with_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
