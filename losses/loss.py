@@ -10,8 +10,9 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from plo.losses.generators import GENERATORS
 from plo.pairs import Pairs
-from plo.registry import Entry, Registry, RegistryError, hyper_parameters
+from plo.registry import Entry, Registry, RegistryError, hyper_parameters, source_of
 
 LOSSES = Registry("loss", group="plo.losses")
 LEVELS = ("pair", "token", "batch")
@@ -105,11 +106,14 @@ class Loss(nn.Module):
 
     @property
     def source(self) -> str:
-        """The loss's source code: a changed loss is another loss, whatever its name."""
-        try:
-            return inspect.getsource(self.target)
-        except (TypeError, OSError):
-            return repr(self.target)
+        """What defines the loss: its file, its hyper-parameters, and the files of those that are code."""
+        plain = str | int | float | tuple | list | None
+        params = {name: value for name, value in self.params.items() if isinstance(value, plain)}
+        code = [source_of(value) for value in self.params.values() if not isinstance(value, plain)]
+        generator = self.params.get("generator")
+        if isinstance(generator, str):
+            code.append(source_of(GENERATORS[generator].load()))
+        return "\n".join([source_of(self.target), repr(params), *code])
 
     @property
     def has_parameters(self) -> bool:
@@ -157,7 +161,14 @@ class Loss(nn.Module):
                 f"The loss {self.name!r} ({self.entry.origin}) at level {self.level!r} must return {what} "
                 f"of shape {shape}, and returned {got}."
             )
-        metrics = {name: torch.as_tensor(values).detach() for name, values in metrics.items()}
+        for name, values in metrics.items():
+            if not isinstance(values, Tensor) or tuple(values.shape) != (len(pairs),):
+                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise LossError(
+                    f"The metric {name!r} of the loss {self.name!r} ({self.entry.origin}) must be a tensor of shape "
+                    f"{(len(pairs),)}, one number a pair, not {got}."
+                )
+        metrics = {name: values.detach() for name, values in metrics.items()}
         if self.level == "token":
             values, mask = tensors
             return LossValue(values.masked_fill(~mask.bool(), 0), mask.bool(), metrics)

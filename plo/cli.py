@@ -81,8 +81,8 @@ def compare(
     path, settings = _split(arguments)
     flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
     flags = {name: value for name, value in flags.items() if value}
-    known, hyper = _sort_settings(settings)
     with _friendly():
+        known, hyper = _sort_settings(settings)
         experiment = load_experiment(path, {**flags, **known})
         _load(experiment.plugins)
         experiment = _with_hyper_parameters(experiment, hyper)
@@ -144,7 +144,7 @@ def _scalar(text: str) -> Any:
 
 def _sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the experiment, and the rest: hyper-parameters of its losses."""
-    from plo.config import field_names
+    from plo.config import ConfigError, field_names
 
     names = field_names()
     short = {name.rsplit(".", 1)[-1]: name for name in names}  # lr for train.lr, where that is unambiguous
@@ -155,6 +155,9 @@ def _sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             known[key] = value
         elif leaves.count(key) == 1:
             known[short[key]] = value
+        elif key in leaves:
+            several = " or ".join(name for name in names if name.endswith(f".{key}"))
+            raise ConfigError(f"{key}={value} is ambiguous: {several}?")
         else:
             hyper[key] = value
     return known, hyper
@@ -175,6 +178,10 @@ def _with_hyper_parameters(experiment, hyper: dict[str, Any]):
                 changed = {k: v for k, v in loss.params.items() if v != hyper_parameters(loss.target)[k].default}
                 specs[i] = {"name": loss.entry.name, **changed, parameter: value}
                 taken = True
+            elif not loss.entry and any(parameter in term.params for _, term in loss.terms):
+                raise ConfigError(
+                    f"{key}={value}: in the sum {loss.name!r} write it in its terms, 'dpo({parameter}={value})'."
+                )
         if not taken:
             has = {loss.name: list(loss.params) for loss in map(get_loss, specs)}
             raise ConfigError(

@@ -14,6 +14,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
 )
 
 
@@ -22,7 +25,7 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class ModelConfig(Section):
@@ -57,12 +60,12 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """Optimisation, equal for every loss of a comparison."""
 
-    lr: PositiveFloat = 2e-4
+    lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
     batch_size: PositiveInt = Field(8, description="pairs per optimiser step")
     micro_batch_size: PositiveInt | None = Field(
         None, description="pairs per forward pass on each device; None: the whole batch"
     )
-    epochs: PositiveFloat = 1
+    epochs: float = Field(1, gt=0, allow_inf_nan=False)
     steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")
     schedule: str = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
@@ -74,6 +77,26 @@ class TrainConfig(Section):
         20, description="steps between full-vocabulary KL and entropy on a fixed probe batch"
     )
     checkpoint_every: PositiveInt = Field(200, description="steps; every evaluation point has a checkpoint besides")
+
+    @field_validator("schedule", "optimizer")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        from transformers.trainer_utils import SchedulerType  # heavy, and only wanted here
+        from transformers.training_args import OptimizerNames
+
+        names = [member.value for member in (SchedulerType if info.field_name == "schedule" else OptimizerNames)]
+        if value not in names:
+            near = difflib.get_close_matches(value, names, n=3, cutoff=0.4)
+            raise ValueError(f"transformers knows no such name; near ones: {', '.join(near or names)}")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "TrainConfig":
+        if self.batch_size % (self.micro_batch_size or 1):
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -93,7 +116,10 @@ class EvaluationConfig(Section):
 
 
 def _as_list(value: Any) -> Any:
-    return [{name: params} for name, params in value.items()] if isinstance(value, Mapping) else value
+    """`losses: dpo`, `seeds: 0`, `eval_at: 0.5` are lists of one; a mapping of losses is a list of variants."""
+    if isinstance(value, Mapping):
+        return [{name: params} for name, params in value.items()]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 class Experiment(Section):
@@ -101,22 +127,36 @@ class Experiment(Section):
 
     name: str = "comparison"
     losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
+        (0, 1), min_length=1
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    eval_at: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
         (0.1, 0.25, 0.5, 1.0), description="shares of training; 1 is always among them"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
-    plugins: tuple[Path, ...] = Field((), description="Python files that register losses and the like")
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = Field(
+        (), description="Python files that register losses and the like"
+    )
     out: Path = Field(Path("runs"), description="folder of checkpoints and trained adapters")
     store: str | None = Field(None, description="MLflow tracking URI; None: sqlite:///plo.db here")
+
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a seed stands there twice")
+        return value
 
     @property
     def points(self) -> tuple[float, ...]:
         """Evaluation points in order, the end of training included."""
         return tuple(sorted({*self.eval_at, 1.0}))
+
+
+SHORT = {"data": "data.source", "model": "model.name"}  # `data: hh` is short for `data: {source: hh}`
 
 
 def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -128,12 +168,12 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
         ConfigError: what is wrong, where, and what is possible there.
     """
     where = str(path) if path else "the command line"
-    raw = _read(path) if path else {}
+    raw = {k: v for k, v in _read(path).items() if v is not None} if path else {}
     for key, value in (overrides or {}).items():
-        _set(raw, key, value)
-    for section, key in (("data", "source"), ("model", "name")):
+        _set(raw, SHORT.get(key, key) if not isinstance(value, Mapping) else key, value)
+    for section, key in SHORT.items():
         if isinstance(raw.get(section), str):
-            raw[section] = {key: raw[section]}
+            raw[section] = {key.split(".")[1]: raw[section]}
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
@@ -168,10 +208,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        inner = raw.setdefault(parent, {})
-        if not isinstance(inner, dict):  # `data: hh` in the file, `data.limit=10` on the command line
-            inner = raw[parent] = {"source" if parent == "data" else "name": inner}
-        raw = inner
+        if raw.get(parent) is None:  # not there, or `train:` left empty
+            raw[parent] = {}
+        elif parent in SHORT and not isinstance(raw[parent], dict):  # `data: hh` in the file, data.limit=10 over it
+            raw[parent] = {SHORT[parent].split(".")[1]: raw[parent]}
+        elif not isinstance(raw[parent], dict):
+            raise ConfigError(f"{key}={value}: {parent} is {raw[parent]!r} in the file, where settings were expected.")
+        raw = raw[parent]
     raw[last] = value
 
 

@@ -95,6 +95,8 @@ def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
         (["compare", "--loss", "dpo(betta=1)"], "no hyper-parameter 'betta'"),
         (["compare", "--loss", "dpo", "gamma=1"], "neither a setting"),
         (["compare", "--loss", "dpo", "train.lrr=1"], "no such setting"),
+        (["compare", "--loss", "dpo", "batch_size=4"], "ambiguous: train.batch_size or evaluation.batch_size"),
+        (["compare", "--loss", "dpo + 0.2*sft", "beta=1"], "in the sum"),
         (["compare", "missing.yaml"], "missing.yaml cannot be read"),
         (["compare"], "losses: is missing"),
         (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),

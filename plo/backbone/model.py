@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from plo.backbone.statistics import needs_reference, token_statistics
 from plo.config import ModelConfig
@@ -26,8 +26,9 @@ class ModelError(ValueError):
 class Backbone(nn.Module):
     """Policy, reference and loss in one module. `forward(batch)` is all that training uses.
 
-    With LoRA the reference is the policy with its adapters off. With full fine-tuning it is the initial weights,
-    kept aside for resets and evaluation and never run in training: there its statistics come from the store.
+    With LoRA the reference is the policy with its adapters off. With full fine-tuning it is the initial weights, kept
+    aside. In training its statistics come from the store; only hidden states beyond the store's disk budget are computed
+    online.
 
     Args:
         model: a causal LM; its weights are the reference.
@@ -42,6 +43,9 @@ class Backbone(nn.Module):
         self.loss: Loss | None = None
         self.fingerprint = _fingerprint(model)
         self.initial: dict[str, Tensor] = {}
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):  # as TRL does: noise in the policy alone would be noise in the log-ratio
+                module.p = 0.0
         # transformers' generate takes a strided slice of the prompt's hidden states, for which a bfloat16 linear layer
         # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
@@ -131,8 +135,6 @@ class Backbone(nn.Module):
             finite &= value.values.isfinite() if value.mask is None else value.values.isfinite().all(-1)
             prefix = f"{loss.name}/" if len(self.loss.terms) > 1 else "loss/"
             metrics |= {prefix + name: values for name, values in value.metrics.items()}
-            if len(self.loss.terms) > 1 and value.mask is None:
-                metrics[f"{prefix}value"] = value.values.detach()
         return {
             "sums": torch.stack(sums),
             "counts": counts,
@@ -147,11 +149,14 @@ class Backbone(nn.Module):
         """
         if all(loss.level != "token" for _, loss in self.loss.terms):
             return [batch["mask"].shape[0] // 2] * len(self.loss.terms)
-        zeros = torch.zeros(batch["mask"].shape)
-        statistics = dict.fromkeys(("logps", *self.loss.needs), zeros)
+        mask = batch["mask"].to(self.device)
+        zeros = torch.zeros(mask.shape, device=self.device)
+        needs = [need for need in self.loss.needs if not need.startswith("column:")]
+        statistics = dict.fromkeys(("logps", *needs), zeros)
         if "hidden" in statistics:
-            statistics["hidden"] = torch.zeros(*batch["mask"].shape, self.hidden_size)
-        pairs = _as_pairs(batch, statistics, batch["mask"].cpu())
+            statistics["hidden"] = torch.zeros(*mask.shape, self.hidden_size, device=self.device)
+        columns = {name: values.to(self.device) for name, values in batch["columns"].items()}
+        pairs = _as_pairs(batch | {"columns": columns}, statistics, mask)
         with torch.no_grad():
             values = [loss.evaluate(pairs) for _, loss in self.loss.terms]
         return [len(pairs) if value.mask is None else int(value.mask.sum()) for value in values]
@@ -166,10 +171,16 @@ class Backbone(nn.Module):
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
         """Generated ids, left-padded prompts included, from the policy in evaluation mode."""
-        with self._evaluating():
-            return self.policy.generate(
-                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), **arguments
-            ).cpu()
+        # generate fills what its arguments leave open from the model's own settings (a repetition penalty, say), which
+        # would make the samples another distribution's than the policy's.
+        own, self.causal_lm.generation_config = self.causal_lm.generation_config, GenerationConfig()
+        try:
+            with self._evaluating():
+                return self.policy.generate(
+                    input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), **arguments
+                ).cpu()
+        finally:
+            self.causal_lm.generation_config = own
 
     @property
     def head_dtype(self) -> torch.dtype:
@@ -194,7 +205,7 @@ class Backbone(nn.Module):
         if needs_reference(names):
             ref_hidden = batch.get("ref_hidden")
             if ref_hidden is None:
-                with torch.no_grad(), self.reference():
+                with self._evaluating(), self.reference():
                     ref_hidden = self._hidden(batch)
         return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, self._ref_head)
 
@@ -213,6 +224,7 @@ class Backbone(nn.Module):
 
     def _ref_head(self, hidden: Tensor) -> Tensor:
         head = self.causal_lm.get_output_embeddings()
+        head = head.base_layer if isinstance(head, BaseTunerLayer) else head  # the reference's, without an adapter
         if not self.initial:
             return self._scaled(head(hidden.to(head.weight.dtype)))
         names = {id(p): name for name, p in self.policy.named_parameters()}
@@ -282,12 +294,14 @@ def load_backbone(config: ModelConfig) -> tuple[Backbone, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
-    except (OSError, ValueError) as error:
+        return Backbone(model.to(device), config, compute_dtype), tokenizer
+    except ModelError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
             f"(and, for the hub, a connection or a filled cache)."
         ) from error
-    return Backbone(model.to(device), config, compute_dtype), tokenizer
 
 
 def _compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

@@ -137,7 +137,15 @@ def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> dict[st
 def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
     digest = hashlib.sha256()
     config = backbone.settings
-    parts = (VERSION, SHARD_PAIRS, PASS_SEQUENCES, backbone.fingerprint, backbone.compute_dtype, backbone.device.type)
+    parts = (
+        VERSION,
+        SHARD_PAIRS,
+        PASS_SEQUENCES,
+        backbone.fingerprint,
+        backbone.compute_dtype,
+        backbone.device.type,
+        torch.__version__,
+    )
     digest.update(repr((*parts, config.attention)).encode())
     for pair in shard:
         for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):

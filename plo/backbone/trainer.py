@@ -32,7 +32,7 @@ class NonFiniteLoss(RuntimeError):
 class PreferenceTrainer(Trainer):
     """Trains a `Backbone` on pairs.
 
-    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches and devices.
+    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches.
 
     Args:
         backbone: reset, with its loss.
@@ -60,9 +60,7 @@ class PreferenceTrainer(Trainer):
         self.pairs = pairs
         self.reference = reference
         self.columns = [need.removeprefix("column:") for need in backbone.loss.needs if need.startswith("column:")]
-        micro = min(config.micro_batch_size or config.batch_size, config.batch_size)
-        if config.batch_size % micro:
-            raise ValueError(f"train.batch_size={config.batch_size} is not a multiple of micro_batch_size={micro}.")
+        micro = config.micro_batch_size or config.batch_size
         accumulation = config.batch_size // micro
         if accumulation > 1 and backbone.loss.level == "batch":
             raise ValueError(
@@ -94,7 +92,11 @@ class PreferenceTrainer(Trainer):
             disable_tqdm=True,
             report_to=[],
         )
+        if arguments.world_size > 1:
+            raise ValueError("plo trains in one process for now: start it without torchrun or accelerate launch.")
+        arguments._n_gpu = min(1, arguments.n_gpu)  # else several visible GPUs mean DataParallel, which tears batches
         self._sums: defaultdict[str, float] = defaultdict(float)
+        self._terms: defaultdict[str, float] = defaultdict(float)
         self._pairs = self._tokens = self._steps = self._clipped = 0
         self._seconds = 0.0
         self._probe = _probe_batch(backbone, probe) if probe else None
@@ -116,6 +118,8 @@ class PreferenceTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimiser step, and what each term of the loss averages over in all of them."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # resumed at the very end: transformers would look whether to stop only after a step more
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
@@ -135,9 +139,13 @@ class PreferenceTrainer(Trainer):
                 f"The loss {self._unwrapped.loss.name!r} averages over {out['counts']} pairs or tokens where its mask "
                 f"promised {inputs['counts']}: the mask of a token-level loss may depend on lengths, not on values."
             )
-        loss = (out["sums"] / num_items_in_batch.to(out["sums"])).sum() * self.args.world_size
+        terms = out["sums"] / num_items_in_batch.to(out["sums"])
+        loss = terms.sum() * self.args.world_size
         if not torch.isfinite(loss):
             self._stop_at_non_finite(inputs["indices"], out["finite"])
+        if len(terms) > 1:
+            for (_, term), value in zip(self._unwrapped.loss.terms, terms.tolist(), strict=True):
+                self._terms[f"loss/{term.name}"] += value
         for name, values in out["metrics"].items():
             self._sums[name] += values.double().sum().item()
         self._pairs += len(inputs["indices"])
@@ -158,16 +166,19 @@ class PreferenceTrainer(Trainer):
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
             groups = [{"params": self._unwrapped.policy_parameters(), "weight_decay": self.args.weight_decay}]
-            if own := self._unwrapped.loss_parameters():
-                rate = self._unwrapped.loss.learning_rate or self.args.learning_rate
-                groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
+            for _, term in self._unwrapped.loss.terms:
+                if own := list(term.parameters()):
+                    groups.append(
+                        {"params": own, "lr": term.learning_rate or self.args.learning_rate, "weight_decay": 0.0}
+                    )
             self.optimizer = kind(groups, **settings)
         return self.optimizer
 
     def _clip_grad_norm(self, model):
         norm = self.accelerator.clip_grad_norm_(self._unwrapped.policy_parameters(), self.args.max_grad_norm)
         value = float(norm)
-        if not math.isfinite(value):
+        own = [p.grad for p in self._unwrapped.loss_parameters() if p.grad is not None]
+        if not math.isfinite(value) or not all(grad.isfinite().all() for grad in own):
             raise NonFiniteLoss(
                 f"The gradient of the loss {self._unwrapped.loss.name!r} is not finite at step "
                 f"{self.state.global_step + 1}. Lower train.lr, or clip the loss's ratio if it is unbounded."
@@ -193,7 +204,9 @@ class PreferenceTrainer(Trainer):
                 "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
                 "peak_memory_gb": peak_memory_gb(),
             }
+            logs |= {name: total / max(1, self._steps) for name, total in self._terms.items()}
             self._sums.clear()
+            self._terms.clear()
             self._pairs = self._tokens = self._steps = self._clipped = 0
             self._seconds = 0.0
             if self.state.global_step // self._probe_every > self._probed // self._probe_every:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,9 +20,10 @@ from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import Experiment
 from plo.data import PreferenceData
-from plo.evals import evaluate
+from plo.evals import EVALUATIONS, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.losses import Loss
+from plo.registry import source_of
 from plo.tracking import CellRun
 
 PROBE_PAIRS = 8
@@ -39,6 +41,11 @@ class Workbench:
     data: PreferenceData
     store: ReferenceStore
     suite: tuple[str, ...]
+
+    @property
+    def model_identity(self) -> str:
+        """Weights and the dtype they are computed in: what two runs must share to be compared."""
+        return _sha256([self.backbone.fingerprint, str(self.backbone.compute_dtype), self.backbone.device.type])
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Cell:
         if self.loss is None:
             return EVALUATION_UNITS
         train = experiment.train
-        steps = train.steps or round(train.epochs * -(-pairs // train.batch_size))
+        steps = train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
         return steps + EVALUATION_UNITS * len(experiment.points)
 
     def folder(self, root: Path) -> Path:
@@ -75,22 +82,39 @@ class Cell:
 
 
 def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
-    """Hash of model, data, optimisation, evaluation, the loss with its source code, and the seed."""
-    experiment = bench.experiment
+    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the files that define
+    the loss, its generator, its statistics and the evaluations."""
+    plugged = [EVALUATIONS[name].load() for name in bench.suite]
+    if loss is not None:
+        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
     settings = {
-        "model": [
-            bench.backbone.fingerprint,
-            str(bench.backbone.compute_dtype),
-            experiment.model.model_dump(mode="json"),
-        ],
-        "data": bench.data.digest,
-        "train": experiment.train.model_dump(mode="json") if loss is not None else None,
-        "eval_at": experiment.points if loss is not None else None,
-        "evaluation": [experiment.evaluation.model_dump(mode="json"), bench.suite],
-        "loss": [loss.name, repr(loss.params), loss.source] if loss is not None else None,
+        "shared": shared_settings(bench),
+        "loss": [loss.name, loss.source] if loss is not None else None,
+        "code": sorted({source_of(function) for function in plugged}),
         "seed": seed,
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    return _sha256(settings)
+
+
+def shared_settings(bench: Workbench) -> dict[str, Any]:
+    """What all cells of a comparison have in common and what changes their numbers."""
+    experiment = bench.experiment
+    return {
+        "model": [bench.model_identity, experiment.model.model_dump(mode="json", exclude={"name"})],
+        "data": bench.data.digest,
+        "train": experiment.train.model_dump(mode="json", exclude={"log_every", "probe_every", "checkpoint_every"}),
+        "eval_at": experiment.points,
+        "evaluation": evaluation_settings(bench),
+    }
+
+
+def evaluation_settings(bench: Workbench) -> list[Any]:
+    """What evaluations must share to be compared."""
+    return [bench.experiment.evaluation.model_dump(mode="json", exclude={"batch_size"}), bench.suite]
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_cell(
@@ -114,7 +138,7 @@ def run_cell(
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
     if cell.loss is None:
         bench.backbone.reset(cell.seed)
-        evaluator.at_step(0, {})
+        evaluator.at_step(0, 0)
     else:
         _train(cell, bench, run, folder, evaluator)
     metrics, samples = evaluator.result()
@@ -158,26 +182,39 @@ class Evaluator(TrainerCallback):
         self.points = {max(1, round(point * state.max_steps)): point for point in points}
         self.progress(state.global_step)
         for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
-            self.run.log(_numbers(entry), entry["step"])
+            if "loss" in entry:
+                self.run.log(_numbers(entry), entry["step"])
         for step in self.points:
             if step <= state.global_step:
-                self.at_step(step, self.probe())
+                self.at_step(step, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
+        control.should_log |= control.should_save  # a resumed run starts from empty sums: so does every checkpoint
         self.progress(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self.run.log(_numbers(logs or {}), state.global_step)
+        if logs and "loss" in logs:  # not the Trainer's own summary at the end
+            self.run.log(_numbers(logs), state.global_step)
 
     def on_save(self, args, state, control, **kwargs):
         if state.global_step in self.points:
-            self.at_step(state.global_step, self.probe())
+            self.at_step(state.global_step, state.global_step)
 
-    def at_step(self, step: int, probe: dict[str, float]) -> None:
-        """Evaluate and keep the result on disk; where an earlier attempt did it already, read it."""
+    def at_step(self, step: int, now: int) -> None:
+        """Evaluate and keep the result on disk; where an earlier attempt did it already, read it.
+
+        Args:
+            step: the evaluation point.
+            now: the step that the policy has reached.
+        """
         path = self.folder / f"evaluation-{step}.json"
         if not path.exists():
+            if step != now:
+                raise RuntimeError(
+                    f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
+                )
+            probe = self.probe()
             metrics, samples = self._evaluate()
             samples.to_parquet(self.folder / f"samples-{step}.parquet")
             _write(path, {"step": step, "point": self.points[step], "metrics": metrics | probe})

@@ -27,7 +27,8 @@ from plo.backbone.reference import ReferenceStore
 from plo.config import ConfigError, Experiment
 from plo.data import SOURCES, load_data
 from plo.environment import environment
-from plo.experiment.cell import Cell, Workbench, cell_key, run_cell
+from plo.evals import EVALUATIONS
+from plo.experiment.cell import Cell, Workbench, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home
 from plo.registry import load_plugin
@@ -56,17 +57,20 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
     root = experiment.out / f"{experiment.name}-{key[:8]}"
-    with _only_one(root):
+    with _only_one(tracker, key):
         parent = tracker.comparison(
             experiment.name,
             key,
             experiment.model_dump(mode="json"),
-            {**environment(), "plo.data": bench.data.digest, "plo.model": bench.backbone.fingerprint},
+            {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
             {cell.key: cell.name for cell in cells},
         )
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
-        failed = _run(bench, cells, tracker, parent, root, console)
-        tracker.end_comparison(parent, ok=not failed)
+        failed = {"": "interrupted"}
+        try:
+            failed = _run(bench, cells, tracker, parent, root, console)
+        finally:
+            tracker.end_comparison(parent, ok=not failed)
     return Outcome(parent, failed)
 
 
@@ -101,7 +105,10 @@ def _suite(experiment: Experiment) -> tuple[str, ...]:
     source = experiment.data.source
     gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
     own = (gold, "gold_win_rate") if gold else ()
-    return tuple(dict.fromkeys((*own, *experiment.evaluation.suite)))
+    suite = tuple(dict.fromkeys((*own, *experiment.evaluation.suite)))
+    for name in suite:
+        _ = EVALUATIONS[name]  # an unknown one is an error now, not after the first cell's training
+    return suite
 
 
 def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
@@ -111,8 +118,7 @@ def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list
 
 def _comparison_key(bench: Workbench) -> str:
     """Hash of what all cells share: losses and seeds added later join the same comparison."""
-    shared = bench.experiment.model_dump(mode="json", exclude={"losses", "seeds", "plugins", "out", "store"})
-    content = [shared, bench.data.digest, bench.backbone.fingerprint]
+    content = [bench.experiment.name, shared_settings(bench)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,14 +170,13 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
 
 
 def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
-    settings = [bench.experiment.evaluation.model_dump(mode="json"), bench.suite]
     return {
         "plo.loss": cell.loss.entry.name if cell.loss is not None and cell.loss.entry else cell.variant,
         "plo.variant": cell.variant,
         "plo.seed": str(cell.seed),
         "plo.data": bench.data.digest,
-        "plo.model": bench.backbone.fingerprint,
-        "plo.evaluation": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "plo.model": bench.model_identity,
+        "plo.evaluation": hashlib.sha256(json.dumps(evaluation_settings(bench)).encode()).hexdigest(),
         **environment(),
     }
 
@@ -183,7 +188,7 @@ def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
         **{f"loss.{name}": str(value) for name, value in cell.loss.params.items()},
         **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
         "lr": f"{experiment.train.lr:g}",
-        "beta": f"{cell.loss.params['beta']:g}" if "beta" in cell.loss.params else "-",
+        "beta": str(cell.loss.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }
 
@@ -194,14 +199,17 @@ def _line(metrics: dict[str, float]) -> str:
 
 
 @contextmanager
-def _only_one(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
+def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
+    """One process at a time runs a comparison of a store, whatever folders it is started in."""
+    locks = plo_home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{tracker.uri} {key}".encode()).hexdigest()[:16]
     try:
-        with FileLock(root / "lock", timeout=0):
+        with FileLock(locks / f"{name}.lock", timeout=0):
             yield
     except Timeout:
         raise ConfigError(
-            f"Another process runs this comparison in {root}: wait for it, or give another `name`."
+            f"Another process runs this comparison in {tracker.uri}: wait for it, or give another `name`."
         ) from None
 
 

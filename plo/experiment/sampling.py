@@ -32,7 +32,10 @@ class Prompt:
 
 def held_out_prompts(pairs: Sequence[Pair], count: int) -> list[Prompt]:
     """The first `count` distinct prompts, in the data set's order: the same for every loss and seed."""
-    return list({pair.prompt: Prompt(tuple(pair.prompt_ids), pair.prompt) for pair in pairs}.values())[:count]
+    prompts: dict[str, Prompt] = {}
+    for pair in pairs:
+        prompts.setdefault(pair.prompt, Prompt(tuple(pair.prompt_ids), pair.prompt))
+    return list(prompts.values())[:count]
 
 
 def sample(

@@ -116,6 +116,35 @@ def test_online_reference_equals_a_given_one(tiny_llama, tiny_pairs):
         torch.testing.assert_close(online, given, atol=1e-12, rtol=1e-12)
 
 
+def test_an_adapter_on_the_lm_head_is_not_the_references(tiny_llama, tiny_pairs):
+    batch = collate(tiny_pairs(3))
+    backbone = Backbone(tiny_llama(tie_word_embeddings=False), ModelConfig(lora_targets=["q_proj", "lm_head"]))
+    backbone.reset(0, get_loss("dpo"))
+    backbone.double()
+    _move(backbone)
+    got = backbone.measure(batch, ("kl_pi_ref",))["kl_pi_ref"]
+
+    def log_probs():
+        with torch.no_grad():
+            logits = backbone.causal_lm(**{k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}).logits
+        return logits.flatten(0, 1)[batch["positions"]].log_softmax(-1)
+
+    pi = log_probs()
+    with backbone.reference():
+        ref = log_probs()
+    torch.testing.assert_close(got, (pi.exp() * (pi - ref)).sum(-1), atol=1e-6, rtol=1e-6)
+
+
+def test_dropout_of_the_model_is_off(tiny_pairs):
+    config = GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=1)
+    backbone = Backbone(GPT2LMHeadModel(config).double(), FULL)
+    backbone.reset(0, get_loss("tdpo2"))
+    backbone.train()
+    batch = collate(tiny_pairs(3))
+    batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    assert torch.equal(backbone(batch)["sums"], backbone(batch)["sums"])
+
+
 def test_reset_brings_the_initial_policy_back(tiny_llama, tiny_pairs):
     batch = collate(tiny_pairs(3))
     for peft in ("lora", "full"):

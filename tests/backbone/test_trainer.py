@@ -84,6 +84,27 @@ def test_resuming_changes_nothing(train, loss):
     assert_same(weights(straight), weights(resumed))
 
 
+def test_resuming_at_the_very_end_trains_no_further(train):
+    done = train("dpo", "run", steps=2, schedule="constant", checkpoint_every=2)  # in the middle of an epoch
+    resumed = train("dpo", "run", resume=True, steps=2, schedule="constant", checkpoint_every=2)
+    assert resumed.state.global_step == 2
+    assert_same(weights(done), weights(resumed), 0)
+
+
+def test_a_sum_logs_its_terms_apart_and_exactly(train):
+    trainer = train("dpo + 0.2*sft", lr=1e-12, micro_batch_size=1)
+    alone = [train(name, name, lr=1e-12).state.log_history for name in ("dpo", "sft")]
+    for ours, dpo, sft in zip(trainer.state.log_history, *alone, strict=True):
+        if "loss" in ours:
+            assert ours["loss/dpo"] == pytest.approx(dpo["loss"], abs=1e-6)
+            assert ours["loss/sft"] == pytest.approx(0.2 * sft["loss"], abs=1e-6)
+
+
+def test_each_term_has_its_own_learning_rate(train):
+    trainer = train("tbpo_q(baseline_lr=0.5) + tbpo_q(baseline_lr=0.001)", lr=1e-30)
+    assert [group["initial_lr"] for group in trainer.optimizer.param_groups] == [1e-30, 0.5, 0.001]
+
+
 def test_two_seeds_differ_and_one_repeats(train):
     first, again, other = (weights(train(folder=str(i), seed=s)) for i, s in enumerate((0, 0, 1)))
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -180,7 +180,13 @@ def test_five_percent():
     report.add(IDENTICAL, "f:6", "x")
     with pytest.raises(DataError) as error:
         report.enforce()
-    for word in ("data: 6 of 100 rows read are bad (6.0%)", f"5 x {EMPTY}", f"1 x {IDENTICAL}", "f:0", "Mend or remove"):
+    for word in (
+        "data: 6 of 100 rows read are bad (6.0%)",
+        f"5 x {EMPTY}",
+        f"1 x {IDENTICAL}",
+        "f:0",
+        "Mend or remove",
+    ):
         assert word in str(error.value)
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from plo.experiment.matrix import compare, configured_losses
 from plo.leaderboards import read, to_json
-from plo.losses import get_loss
 from plo.tracking import Tracker
 
 
@@ -53,17 +52,34 @@ def test_started_again_it_computes_nothing_and_new_losses_join(tiny, monkeypatch
     assert len(ran) == 7 and len(Tracker(create=False).comparisons()) == 2
 
 
-def test_a_changed_plug_in_is_another_loss(tiny, tmp_path, monkeypatch):
+def test_a_changed_plug_in_is_trained_again(tiny, tmp_path):
+    """In a process of its own each time, as a user edits and runs again: the generator changes, its name does not."""
     plugin = tmp_path / "mine.py"
-    for slope in (1, 2):
+    keys = []
+    for power in (2, 2, 4):
         plugin.write_text(
-            "import torch\nfrom plo import register_loss\n"
-            f"@register_loss('mine{slope}', needs=('ref_logps',))\n"
-            f"def mine(pairs):\n    return torch.relu(1 - {slope} * pairs.log_ratio_margin())\n"
+            f"from plo import register_generator\n@register_generator('mine')\ndef mine(R):\n    return R**{power}\n"
         )
-    compare(tiny(losses=["mine2"], plugins=[str(plugin)]))
-    assert "mine2 seed 0" in cells()
-    assert get_loss("mine2").source != get_loss("dpo").source
+        script = (
+            "from plo.registry import load_plugin; from plo import get_loss; import hashlib\n"
+            f"load_plugin({str(plugin)!r})\n"
+            "loss = get_loss('bpo', generator='mine')\n"
+            "print(loss.name, hashlib.sha256(loss.source.encode()).hexdigest())"
+        )
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        keys.append(run.stdout)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_changes_no_number_is_no_other_comparison(tiny, monkeypatch):
+    import plo.experiment.matrix as matrix
+
+    ran = []
+    inner = matrix.run_cell
+    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    compare(tiny())
+    compare(tiny(**{"train.log_every": 3, "train.checkpoint_every": 1, "evaluation.batch_size": 2}))
+    assert len(ran) == 3
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(tiny, tmp_path):

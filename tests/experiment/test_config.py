@@ -19,6 +19,16 @@ def test_a_file_with_short_forms_and_overrides(tmp_path):
     assert (experiment.train.lr, experiment.seeds) == (3e-4, (7,))
 
 
+def test_a_short_form_over_a_file_keeps_the_files_other_settings(tmp_path):
+    path = write(
+        tmp_path, "losses: [dpo]\nmodel: {peft: full, attention: eager}\ndata: {source: hh, limit: 500}\ntrain:\n"
+    )
+    experiment = load_experiment(path, {"model": "/x", "data": "tldr", "train.lr": 1e-5, "seeds": 3})
+    assert (experiment.model.name, experiment.model.peft, experiment.model.attention) == ("/x", "full", "eager")
+    assert (experiment.data.source, experiment.data.limit) == ("tldr", 500)
+    assert (experiment.train.lr, experiment.seeds) == (1e-5, (3,))
+
+
 def test_losses_may_be_a_mapping(tmp_path):
     path = write(tmp_path, "losses:\n  dpo:\n  bpo: {lam: 0.5}\n")
     assert load_experiment(path).losses == ({"dpo": None}, {"bpo": {"lam": 0.5}})
@@ -37,6 +47,11 @@ def test_the_end_of_training_is_always_evaluated():
         ("losses: [dpo]\ntrain: {lr: -1}\n", r"train\.lr: .*greater than 0.*got -1"),
         ("losses: [dpo]\neval_at: [2]\n", r"eval_at\.0: .*less than or equal to 1"),
         ("losses: [dpo\n", "is not YAML"),
+        ("losses: [dpo]\ntrain: {schedule: cosin}\n", r"train\.schedule: .*near ones: cosine"),
+        ("losses: [dpo]\ntrain: {optimizer: adamm}\n", r"train\.optimizer: .*near ones: .*adam"),
+        ("losses: [dpo]\ntrain: {epochs: .inf}\n", r"train\.epochs: .*finite"),
+        ("losses: [dpo]\ntrain: {micro_batch_size: 3}\n", "batch_size=8 is not a multiple of micro_batch_size=3"),
+        ("losses: [dpo]\nseeds: [0, 0]\n", "seeds: .*a seed stands there twice"),
         ("- dpo\n", "must hold a mapping"),
     ],
 )

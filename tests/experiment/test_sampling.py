@@ -74,6 +74,16 @@ def test_statistics_of_a_sample_against_the_models_own_logits(tiny_llama, tokeni
         assert row.ref_nll == pytest.approx(-ref.gather(-1, torch.tensor(ids)[:, None]).mean().item(), rel=1e-6)
 
 
+def test_the_models_own_generation_settings_do_not_bend_the_samples(tiny_llama, tokenizer):
+    config = EvaluationConfig(samples=2, max_new_tokens=8)
+    plain = sample(backbone(tiny_llama), tokenizer, PROMPTS, config, seed=0)
+    bent = backbone(tiny_llama)
+    bent.causal_lm.generation_config.repetition_penalty = 5.0
+    bent.causal_lm.generation_config.num_beams = 2
+    assert sample(bent, tokenizer, PROMPTS, config, seed=0).text.tolist() == plain.text.tolist()
+    assert bent.causal_lm.generation_config.repetition_penalty == 5.0
+
+
 def test_kl_of_the_reference_with_itself_is_zero(tiny_llama, tokenizer):
     frame = sample(
         backbone(tiny_llama), tokenizer, PROMPTS, EvaluationConfig(max_new_tokens=4, temperature=0.5), seed=0
