@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,8 @@ def run_cell(
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.finish(metrics)
+    for checkpoint in folder.glob("checkpoint-*"):  # the trained model stays; optimiser states have served
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return metrics
 
 

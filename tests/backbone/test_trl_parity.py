@@ -36,17 +36,22 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(embedded_model())
 
 
-Case = namedtuple("Case", "model rows lr epochs")
+Case = namedtuple("Case", "model rows lr epochs gradient_dtype")
 
 
 @pytest.fixture(params=["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
 def case(request, tiny_llama, tokenizer):
-    """A factory of float32 models, rows of text, and a learning rate at which the loss falls by more than .2."""
+    """A factory of models, rows of text, and a learning rate at which the loss falls by more than .2."""
     if request.param == "tiny":
-        return Case(lambda: tiny_llama(dtype=torch.float32, vocab_size=len(tokenizer)), ROWS, 5e-3, 8)
+        return Case(
+            lambda dtype: tiny_llama(dtype=dtype, vocab_size=len(tokenizer)), ROWS, 5e-3, 8, torch.float32
+        )  # fmt: skip
     folder = request.getfixturevalue("shared_data")
     rows = short_hh_rows(folder / "hh" / "harmless-base_test.jsonl.gz", 8)
-    return Case(lambda: AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=torch.float32), rows, 3e-5, 5)
+    # Thirty layers in float32 round the two gradients 1.6e-5 of the largest entry apart; in float64 they agree.
+    return Case(
+        lambda dtype: AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype), rows, 3e-5, 5, torch.float64
+    )  # fmt: skip
 
 
 def short_hh_rows(path, count):
@@ -63,14 +68,14 @@ def short_hh_rows(path, count):
 
 @pytest.fixture
 def trl_trainer(case, tokenizer, tmp_path):
-    def make(loss_type, **changes):
+    def make(loss_type, dtype=torch.float32, **changes):
         settings = dict(
             output_dir=str(tmp_path / "trl"), loss_type=loss_type, beta=0.1, per_device_train_batch_size=4, use_cpu=True,
             bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, disable_tqdm=True, seed=3,
             learning_rate=case.lr, lr_scheduler_type="cosine", max_grad_norm=1.0, save_strategy="no", optim="adamw_torch",
         )  # fmt: skip
         return DPOTrainer(
-            model=case.model(), ref_model=case.model(), args=DPOConfig(**settings | changes),
+            model=case.model(dtype), ref_model=case.model(dtype), args=DPOConfig(**settings | changes),
             train_dataset=Dataset.from_list(case.rows), processing_class=tokenizer,
         )  # fmt: skip
 
@@ -90,12 +95,13 @@ def pairs_of(trainer) -> list[Pair]:
 
 @pytest.mark.parametrize(("name", "loss_type"), LOSSES)
 def test_value_and_gradient_on_an_identical_batch(name, loss_type, case, trl_trainer):
-    trainer = trl_trainer(loss_type)
+    trainer = trl_trainer(loss_type, case.gradient_dtype)
     pairs = pairs_of(trainer)
-    reference = case.model()
+    reference = case.model(case.gradient_dtype)
     noise = torch.Generator().manual_seed(0)
     policy_weights = {
-        k: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise) for k, v in reference.named_parameters()
+        k: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise, dtype=v.dtype)
+        for k, v in reference.named_parameters()
     }
 
     backbone = Backbone(reference, ModelConfig(peft="full"))
@@ -129,7 +135,7 @@ def test_a_training_run_follows_trls_curve(name, loss_type, case, trl_trainer, t
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-    backbone = Backbone(case.model(), ModelConfig(peft="full"))
+    backbone = Backbone(case.model(torch.float32), ModelConfig(peft="full"))
     backbone.reset(0, get_loss(name))
     config = TrainConfig(lr=case.lr, batch_size=4, epochs=case.epochs, warmup=0.0, optimizer="adamw_torch")
     store = ReferenceStore(tmp_path / "store").get(backbone, pairs)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,8 @@ def test_a_comparison_records_every_cell_and_reference_and_sft_beside(tiny):
     assert len(dpo.history("kl")) == 2  # at half and at the end
     assert len(dpo.table("samples.json")) == 6
     assert cells()["reference seed 0"].metrics["kl"] == 0
+    assert (Path(dpo.tags["plo.folder"]) / "adapter_model.safetensors").exists()
+    assert not list(Path("runs").rglob("checkpoint-*"))  # optimiser states go when the cell is recorded
     board = read(Tracker(create=False), "tiny")
     assert [row.variant for row in board.rows] == ["reference", "sft", "bpo(lam=0.5)", "dpo"]
 
@@ -120,7 +123,7 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tm
     import yaml
 
     experiment = tiny(losses=["dpo", "tbpo_q"], seeds=[0, 1]).model_dump(mode="json", exclude={"out", "store"})
-    experiment["train"] |= {"epochs": 4}
+    experiment["train"] |= {"epochs": 12}
     results = {}
     chance = random.Random(0)
     for name in ("undisturbed", "killed"):
@@ -132,14 +135,14 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tm
         kills = 0
         while name == "killed" and kills < 5:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-            time.sleep(chance.uniform(8, 20))
+            time.sleep(chance.uniform(5, 9))  # starting takes about five seconds
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
             elif process.returncode == 0:
                 break
             process.wait()
-        assert name == "undisturbed" or kills >= 2
+        assert name == "undisturbed" or kills == 5
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         results[name] = table(folder)
     assert results["killed"] == results["undisturbed"]
