@@ -178,7 +178,9 @@ def _with_hyper_parameters(experiment, hyper: dict[str, Any]):
                 changed = {k: v for k, v in loss.params.items() if v != hyper_parameters(loss.target)[k].default}
                 specs[i] = {"name": loss.entry.name, **changed, parameter: value}
                 taken = True
-            elif not loss.entry and any(parameter in term.params for _, term in loss.terms):
+            elif not loss.entry and any(
+                parameter in term.params and name in ("", term.entry.name) for _, term in loss.terms
+            ):
                 raise ConfigError(
                     f"{key}={value}: in the sum {loss.name!r} write it in its terms, 'dpo({parameter}={value})'."
                 )
