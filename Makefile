@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow clean
 
 setup: $(VENV)/ready
 
