@@ -17,6 +17,17 @@ def _threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _registries():
+    """What a test registers is gone after it."""
+    from plo.losses import GENERATORS, LOSSES
+
+    before = [(registry, dict(registry._entries)) for registry in (LOSSES, GENERATORS)]
+    yield
+    for registry, entries in before:
+        registry._entries = entries
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of real data sets; tests that need it skip without it."""
