@@ -41,6 +41,7 @@ class ModelConfig(Section):
         "auto", description="of matrix products; auto: bfloat16 where the hardware has it"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    packed: bool = Field(True, description="pairs without padding, their prompt computed once, where the model can")
 
 
 class DataConfig(Section):

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from plo.backbone.attention import PACKED
 from plo.backbone.statistics import needs_reference, token_statistics
 from plo.config import ModelConfig
 from plo.embedded import embedded_model
@@ -34,9 +35,16 @@ class Backbone(nn.Module):
         model: a causal LM; its weights are the reference.
         settings: peft, LoRA sizes.
         compute_dtype: autocast dtype of matrix products; None computes in the dtype of the weights.
+        packed: pairs are computed packed (see `plo.backbone.attention`), their prompt once.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: ModelConfig, compute_dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: ModelConfig,
+        compute_dtype: torch.dtype | None = None,
+        packed: bool = False,
+    ):
         super().__init__()
         self.settings = settings
         self.compute_dtype = compute_dtype
@@ -56,6 +64,9 @@ class Backbone(nn.Module):
             self.policy = model
             self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._check_head()
+        self.packed = packed
+        if packed:
+            model.set_attn_implementation(PACKED)
 
     # What the experiment uses between runs.
 
@@ -175,7 +186,7 @@ class Backbone(nn.Module):
         # would make the samples another distribution's than the policy's.
         own, self.causal_lm.generation_config = self.causal_lm.generation_config, GenerationConfig()
         try:
-            with self._evaluating():
+            with self._evaluating(), self._attention(self.settings.attention):
                 return self.policy.generate(
                     input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), **arguments
                 ).cpu()
@@ -207,16 +218,18 @@ class Backbone(nn.Module):
             if ref_hidden is None:
                 with self._evaluating(), self.reference():
                     ref_hidden = self._hidden(batch)
-        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, self._ref_head)
+        frozen = not any(p.requires_grad for p in self.causal_lm.get_output_embeddings().parameters())
+        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, self._ref_head, frozen=frozen)
 
     def _hidden(self, batch: dict[str, Any]) -> Tensor:
         """(n, d) final hidden states at the positions that predict the response tokens."""
-        states = self.causal_lm.base_model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            use_cache=False,
-        ).last_hidden_state
+        with self._attention(PACKED if batch["attention_mask"].dim() == 4 else self.settings.attention):
+            states = self.causal_lm.base_model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                position_ids=batch["position_ids"],
+                use_cache=False,
+            ).last_hidden_state
         return states.flatten(0, 1)[batch["positions"]]
 
     def _head(self, hidden: Tensor) -> Tensor:
@@ -265,6 +278,19 @@ class Backbone(nn.Module):
         finally:
             self.policy.train(training)
 
+    @contextmanager
+    def _attention(self, implementation: str) -> Iterator[None]:
+        """The attention inside; outside it stays what training uses, as a checkpointed layer runs once more later."""
+        before = self.causal_lm.config._attn_implementation
+        if implementation == before or not self.packed:
+            yield
+            return
+        self.causal_lm.set_attn_implementation(implementation)
+        try:
+            yield
+        finally:
+            self.causal_lm.set_attn_implementation(before)
+
     def _autocast(self):
         if self.compute_dtype is None:
             return nullcontext()
@@ -294,7 +320,7 @@ def load_backbone(config: ModelConfig) -> tuple[Backbone, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
-        return Backbone(model.to(device), config, compute_dtype), tokenizer
+        return Backbone(model.to(device), config, compute_dtype, packed=config.packed), tokenizer
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:

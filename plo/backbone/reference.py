@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plo.backbone.batch import collate_sequences
+from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.data import Pair
 
 SHARD_PAIRS = 256  # pairs a file: what a crash can cost
-PASS_SEQUENCES = 16  # sequences a forward pass
-VERSION = 1  # of the layout and the batching below
+PASS_PAIRS = 8  # pairs a forward pass
+VERSION = 2  # of the layout and the batching below
 
 
 @dataclass(frozen=True)
@@ -117,21 +117,23 @@ class _Rows:
 
 
 def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> dict[str, Tensor]:
-    sequences = [(p.prompt_ids, ids) for p in shard for ids in (p.chosen_ids, p.rejected_ids)]
-    order = sorted(range(len(sequences)), key=lambda i: (sum(map(len, sequences[i])), i))  # little padding
-    logps: list[Tensor] = [None] * len(sequences)
-    states: list[Tensor] = [None] * len(sequences)
-    for start in range(0, len(order), PASS_SEQUENCES):
-        rows = order[start : start + PASS_SEQUENCES]
-        lengths = [len(sequences[i][1]) for i in rows]
+    order = sorted(range(len(shard)), key=lambda i: (_longest(shard[i]), i))  # little padding
+    parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
+    for start in range(0, len(order), PASS_PAIRS):
+        rows = order[start : start + PASS_PAIRS]
         with backbone.reference():
-            got = backbone.measure(collate_sequences([sequences[i] for i in rows]), ("logps",), hidden=hidden)
-        for i, values in zip(rows, got["logps"].cpu().split(lengths), strict=True):
-            logps[i] = values
-        if hidden:
-            for i, values in zip(rows, got["hidden"].cpu().split(lengths), strict=True):
-                states[i] = values
-    return {"logps": torch.cat(logps)} | ({"hidden": torch.cat(states)} if hidden else {})
+            got = backbone.measure(collate([shard[i] for i in rows], packed=backbone.packed), ("logps",), hidden=hidden)
+        lengths = [
+            len(ids) for side in ("chosen_ids", "rejected_ids") for ids in (getattr(shard[i], side) for i in rows)
+        ]
+        for name, values in got.items():
+            for i, part in zip(rows * 2, values.cpu().split(lengths), strict=True):
+                parts[name][i].append(part)
+    return {name: torch.cat([t for sides in values for t in sides]) for name, values in parts.items() if any(values)}
+
+
+def _longest(pair: Pair) -> int:
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
 def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
@@ -140,7 +142,8 @@ def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
     parts = (
         VERSION,
         SHARD_PAIRS,
-        PASS_SEQUENCES,
+        PASS_PAIRS,
+        backbone.packed,
         backbone.fingerprint,
         backbone.compute_dtype,
         backbone.device.type,

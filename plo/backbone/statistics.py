@@ -1,7 +1,8 @@
-"""Per-token statistics of the LM head, from hidden states, in chunks that are recomputed in backward.
+"""Per-token statistics of the LM head, from hidden states, in chunks: logits are never held for all tokens.
 
-Nothing here ever holds logits for more than `CHUNK_ELEMENTS // vocabulary` tokens; a batch that fits into one chunk
-keeps its logits for backward instead of computing them twice.
+A statistic is one number a token, so its gradient with respect to that token's hidden state is known, but for a factor,
+as soon as its value is. Where the head is frozen (LoRA) it is taken on the way forward, while the chunk's logits
+are there; where the head is trained, the chunk is computed again in the backward pass.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from plo.registry import Registry
 
 STATISTICS = Registry("statistic", group="plo.statistics")
-CHUNK_ELEMENTS = 2**25  # logits held at a time: 128 MiB in float32
+CHUNK_ELEMENTS = 2**23  # logits held at a time: 32 MiB in float32
+KEPT_ELEMENTS = 2**24  # of a head that is trained: so few are kept for the backward pass instead of computed again
 
 Head = Callable[[Tensor], Tensor]  # (n, d) hidden states -> (n, vocabulary) logits
 
@@ -73,6 +75,8 @@ def token_statistics(
     head: Head,
     ref_hidden: Tensor | None = None,
     ref_head: Head | None = None,
+    *,
+    frozen: bool = False,
 ) -> dict[str, Tensor]:
     """The named statistics of every token.
 
@@ -82,6 +86,7 @@ def token_statistics(
         targets: (n,) token ids.
         head: the policy's LM head.
         ref_hidden, ref_head: the same of the reference, for statistics that compare with it.
+        frozen: no parameter of `head` is trained.
 
     Returns:
         name -> (n,), float32 (float64 from float64 hidden states), with gradient where grad is enabled.
@@ -99,16 +104,43 @@ def token_statistics(
                 ref_log_probs = _log_softmax(ref_head(ref_hidden))
         return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
 
-    size = max(1, CHUNK_ELEMENTS // _vocabulary(head, hidden))
-    parts = []
-    for start in range(0, len(targets), size):
-        span = slice(start, start + size)
-        arguments = (hidden[span], None if ref_hidden is None else ref_hidden[span], targets[span])
-        if torch.is_grad_enabled() and len(targets) > size:
-            parts.append(checkpoint(chunk, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(chunk(*arguments))
+    vocabulary = _vocabulary(head, hidden)
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    spans = [slice(start, start + size) for start in range(0, len(targets), size)]
+    chunks = [(hidden[s], None if ref_hidden is None else ref_hidden[s], targets[s]) for s in spans]
+    if not torch.is_grad_enabled() or len(targets) * vocabulary <= KEPT_ELEMENTS and not frozen:
+        parts = [chunk(*arguments) for arguments in chunks]
+    elif frozen:
+        parts = [_WithGradient.apply(chunk, *arguments) for arguments in chunks]
+    else:
+        parts = [checkpoint(chunk, *a, use_reentrant=False, preserve_rng_state=False) for a in chunks]
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+class _WithGradient(torch.autograd.Function):
+    """Statistics of a chunk, and each one's gradient with respect to the hidden states but for the factor to come."""
+
+    @staticmethod
+    def forward(ctx, chunk: Callable, hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor):
+        with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
+            values = chunk(hidden, ref_hidden, targets)
+            last = len(values) - 1
+            gradients = [
+                torch.autograd.grad(value.sum(), hidden, retain_graph=i < last, allow_unused=True)[0]
+                for i, value in enumerate(values)
+            ]
+        ctx.save_for_backward(*gradients)
+        return tuple(value.detach() for value in values)
+
+    @staticmethod
+    def backward(ctx, *factors: Tensor | None):
+        hidden = None
+        for factor, gradient in zip(factors, ctx.saved_tensors, strict=True):
+            if factor is not None and gradient is not None:
+                part = factor[:, None].to(gradient.dtype) * gradient
+                hidden = part if hidden is None else hidden + part
+        return None, hidden, None, None
 
 
 def _vocabulary(head: Head, hidden: Tensor) -> int:

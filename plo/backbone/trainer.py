@@ -111,7 +111,7 @@ class PreferenceTrainer(Trainer):
         reset_peak_memory()
 
     def _collate(self, indices: Sequence[int]) -> dict[str, Any]:
-        batch = collate([self.pairs[i] for i in indices], self.columns)
+        batch = collate([self.pairs[i] for i in indices], self.columns, packed=self._unwrapped.packed)
         return batch | self.reference.batch(indices) | {"indices": torch.tensor(indices)}
 
     # The exact mean.
@@ -149,7 +149,7 @@ class PreferenceTrainer(Trainer):
         for name, values in out["metrics"].items():
             self._sums[name] += values.double().sum().item()
         self._pairs += len(inputs["indices"])
-        self._tokens += int(inputs["attention_mask"].sum())
+        self._tokens += inputs["tokens"]
         return (loss, out) if return_outputs else loss
 
     def _stop_at_non_finite(self, indices: torch.Tensor, finite: torch.Tensor) -> None:
@@ -241,7 +241,7 @@ class PreferenceTrainer(Trainer):
 
 
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
-    batch = collate(pairs)
+    batch = collate(pairs, packed=backbone.packed)
     with backbone.reference():
         batch["ref_hidden"] = backbone.measure(batch, (), hidden=True)["hidden"]
     return batch

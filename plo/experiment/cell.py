@@ -249,7 +249,7 @@ def preference_accuracy(bench: Workbench) -> float:
     won = 0.0
     for start in range(0, len(pairs), ACCURACY_PAIRS):
         indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
-        batch = collate([pairs[i] for i in indices])
+        batch = collate([pairs[i] for i in indices], packed=bench.backbone.packed)
         ratios = bench.backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
         totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
         half = len(indices)

@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from plo.backbone.batch import collate_sequences
+from plo.backbone.batch import collate_groups
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig
 from plo.data import Pair
@@ -131,19 +131,21 @@ class _Sampler(LogitsProcessor):
 
 def _score(backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> list[dict[str, float]]:
     samples = len(responses) // len(prompts)
-    sequences = [(prompts[number // samples].ids, response) for number, response in enumerate(responses)]
-    order = sorted(range(len(sequences)), key=lambda i: (sum(map(len, sequences[i])), i))
-    scores: list[dict[str, float]] = [{}] * len(sequences)
-    for start in range(0, len(order), PASS_SEQUENCES):
-        rows = order[start : start + PASS_SEQUENCES]
-        batch = collate_sequences([sequences[i] for i in rows])
+    groups = [(prompt.ids, responses[i * samples : (i + 1) * samples]) for i, prompt in enumerate(prompts)]
+    order = sorted(range(len(groups)), key=lambda i: (len(groups[i][0]) + max(map(len, groups[i][1])), i))
+    scores: list[dict[str, float]] = [{}] * len(responses)
+    size = max(1, PASS_SEQUENCES // samples)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        batch = collate_groups([groups[i] for i in rows], packed=backbone.packed)
         with backbone.reference():
             reference = backbone.measure(batch, ("logps",), hidden=True)
         policy = backbone.measure(batch | {"ref_hidden": reference["hidden"]}, ("kl_pi_ref", "entropy"))
-        lengths = [len(responses[i]) for i in rows]
+        numbers = [i * samples + k for k in range(samples) for i in rows]  # in the batch's order
+        lengths = [len(responses[n]) for n in numbers]
         columns = (reference["logps"], policy["kl_pi_ref"], policy["entropy"])
-        for i, logps, kl, entropy in zip(rows, *(c.cpu().double().split(lengths) for c in columns), strict=True):
-            scores[i] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}
+        for n, logps, kl, entropy in zip(numbers, *(c.cpu().double().split(lengths) for c in columns), strict=True):
+            scores[n] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}
     return scores
 
 
