@@ -128,8 +128,9 @@ def _worker(args: argparse.Namespace) -> None:
 
 
 def _turnstile():
-    from plo.backbone.trainer import reset_peak_memory
     from transformers import TrainerCallback
+
+    from plo.backbone.trainer import reset_peak_memory
 
     class Turnstile(TrainerCallback):
         """Waits before each step, and tells its time and loss after it."""
@@ -177,9 +178,10 @@ def _trl(args, pairs):
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from plo.embedded import embedded_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
+
+    from plo.embedded import embedded_model
 
     class Trainer(DPOTrainer):
         def _prepare_dataset(self, dataset, *args, **kwargs):

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 PACKED = "plo_packed"  # the name of this attention in transformers' registry
-BLOCK = 192  # query rows a matrix product of the backward pass: fewer waste work above the diagonal, more cost calls
+BLOCK = 256  # query rows a matrix product of the backward pass: fewer waste work above the diagonal, more cost calls
 
 Lengths = Sequence[Sequence[int]]  # a group each: tokens of its prompt, and of each response
 
@@ -34,6 +34,8 @@ def packed_attention(
     attention_mask: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **unused,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, heads, tokens, head_dim) in, (1, tokens, heads, head_dim) out.
@@ -43,7 +45,12 @@ def packed_attention(
         scaling: of the scores; None: 1 / sqrt(head_dim).
         softcap: scores become softcap * tanh(scores / softcap) (Gemma2).
         unused: dropout among them, which plo turns off for every model.
+
+    Raises:
+        ValueError: the model gives attention sinks or position biases, which are not of groups.
     """
+    if s_aux is not None or position_bias is not None:
+        raise ValueError("attention sinks and position biases cannot be packed")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         dtype = torch.get_autocast_dtype(query.device.type)

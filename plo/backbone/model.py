@@ -1,6 +1,7 @@
 """The one module that is trained: a causal LM, the loss's own parameters, and the way back to the reference."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,7 +13,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from plo.backbone.allocator import keep_freed_memory
 from plo.backbone.attention import PACKED
+from plo.backbone.lora import fuse
+from plo.backbone.packing import disagreement, why_not
 from plo.backbone.statistics import needs_reference, token_statistics
 from plo.config import ModelConfig
 from plo.embedded import embedded_model
@@ -35,7 +39,8 @@ class Backbone(nn.Module):
         model: a causal LM; its weights are the reference.
         settings: peft, LoRA sizes.
         compute_dtype: autocast dtype of matrix products; None computes in the dtype of the weights.
-        packed: pairs are computed packed (see `plo.backbone.attention`), their prompt once.
+    Attributes:
+        packed: whether batches of pairs are to be packed (see `plo.backbone.attention`), their prompt computed once.
     """
 
     def __init__(
@@ -43,7 +48,6 @@ class Backbone(nn.Module):
         model: PreTrainedModel,
         settings: ModelConfig,
         compute_dtype: torch.dtype | None = None,
-        packed: bool = False,
     ):
         super().__init__()
         self.settings = settings
@@ -64,9 +68,12 @@ class Backbone(nn.Module):
             self.policy = model
             self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._check_head()
+        self.packed = False
+
+    def use_packed(self, packed: bool) -> None:
+        """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
         self.packed = packed
-        if packed:
-            model.set_attn_implementation(PACKED)
+        self.causal_lm.set_attn_implementation(PACKED if packed else self.settings.attention)
 
     # What the experiment uses between runs.
 
@@ -79,7 +86,7 @@ class Backbone(nn.Module):
                 self.policy.delete_adapter("default")
                 self.policy.add_adapter("default", _lora(self.settings))
                 self.policy.set_adapter("default")
-                self._leave_casting_to_autocast()
+                fuse(self.policy)
             for name, parameter in self.policy.named_parameters():
                 if name in self.initial:
                     parameter.copy_(self.initial[name])
@@ -296,31 +303,31 @@ class Backbone(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
-    def _leave_casting_to_autocast(self) -> None:
-        """peft casts every adapter's input to float32, and autocast would cast it straight back."""
-        for module in self.policy.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = self.compute_dtype is None
-
     def _swap_initial(self) -> None:
         for name, parameter in self.policy.named_parameters():
             parameter.data, self.initial[name] = self.initial[name], parameter.data
         torch.clear_autocast_cache()  # it holds casts of the weights that were there before
 
 
-def load_backbone(config: ModelConfig) -> tuple[Backbone, Any]:
+def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, Any]:
     """The backbone and its tokenizer, on the GPU where there is one.
 
-    LoRA holds the frozen base in the compute dtype; full fine-tuning holds float32 master weights.
+    LoRA holds the frozen base in the compute dtype; full fine-tuning holds float32 master weights. Pairs are packed where
+    the model computes the same numbers so; a warning says why, where it does not.
+
+    Args:
+        longest: tokens of the longest sequence it will see.
     """
     path = str(embedded_model()) if config.name == "embedded" else config.name
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute_dtype = _compute_dtype(config.dtype, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
-        return Backbone(model.to(device), config, compute_dtype, packed=config.packed), tokenizer
+        backbone = Backbone(model.to(device), config, compute_dtype)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
@@ -328,6 +335,14 @@ def load_backbone(config: ModelConfig) -> tuple[Backbone, Any]:
             f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
             f"(and, for the hub, a connection or a filled cache)."
         ) from error
+    if config.packed:
+        reason = why_not(model, longest) or disagreement(backbone, longest)
+        if reason:
+            warnings.warn(
+                f"{config.name}: pairs are padded, not packed, which is slower: {reason}. (model.packed=false says so at once.)",
+                stacklevel=2,
+            )
+    return backbone, tokenizer
 
 
 def _compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

@@ -108,7 +108,7 @@ def token_statistics(
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     spans = [slice(start, start + size) for start in range(0, len(targets), size)]
     chunks = [(hidden[s], None if ref_hidden is None else ref_hidden[s], targets[s]) for s in spans]
-    if not torch.is_grad_enabled() or len(targets) * vocabulary <= KEPT_ELEMENTS and not frozen:
+    if not torch.is_grad_enabled() or (len(targets) * vocabulary <= KEPT_ELEMENTS and not frozen):
         parts = [chunk(*arguments) for arguments in chunks]
     elif frozen:
         parts = [_WithGradient.apply(chunk, *arguments) for arguments in chunks]

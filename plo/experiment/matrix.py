@@ -87,7 +87,9 @@ def configured_losses(experiment: Experiment) -> list[Loss]:
 
 def _workbench(experiment: Experiment, console: Console) -> Workbench:
     with console.status(f"loading {experiment.model.name}"):
-        backbone, tokenizer = load_backbone(experiment.model)
+        backbone, tokenizer = load_backbone(
+            experiment.model, longest=experiment.data.max_length + experiment.evaluation.max_new_tokens
+        )
     settings = experiment.data.model_dump()
     with console.status(f"reading {experiment.data.source}"):
         data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)

@@ -1,0 +1,75 @@
+"""LoRA's linear layer as one operation: the same numbers as peft's, without its passes over whole outputs.
+
+peft computes y = x W^T and adds s (x A^T) B^T to it: two more tensors of y's size forward and two backward, for products
+whose inner dimension is the rank. Here they are accumulated in place.
+"""
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+
+def fuse(policy: PeftModel) -> None:
+    """Let plain LoRA layers (one active adapter, no dropout, no variant) compute as one operation."""
+    for layer in policy.modules():
+        if isinstance(layer, LoraLinear) and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
+            layer.forward = _Forward(layer)
+
+
+class _Forward:
+    """A layer's forward; peft's own wherever anything but plain LoRA is asked for."""
+
+    def __init__(self, layer: LoraLinear):
+        self.layer = layer
+
+    def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
+        layer = self.layer
+        if layer.disable_adapters and not layer.merged:
+            return layer.base_layer(x)
+        [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
+        plain = name in layer.lora_A and not (layer.merged or args or kwargs)
+        if not plain or isinstance(layer.lora_dropout[name], nn.Dropout):
+            return type(layer).forward(layer, x, *args, **kwargs)
+        base = layer.base_layer
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        a, b, weight = (p.to(dtype) for p in (layer.lora_A[name].weight, layer.lora_B[name].weight, base.weight))
+        bias = base.bias.to(dtype) if base.bias is not None else None
+        y = _LoraLinear.apply(x.to(dtype).flatten(0, -2), weight, bias, a, b, layer.scaling[name])
+        return y.unflatten(0, x.shape[:-1])
+
+
+class _LoraLinear(torch.autograd.Function):
+    """y = x W^T + bias + s (x A^T) B^T with W and bias frozen; x (n, in), W (out, in), A (r, in), B (out, r)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        low = x @ a.t()
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scaling = scaling
+        y = _product(x, weight.t())
+        if bias is not None:
+            y += bias
+        return y.addmm_(low, b.t(), alpha=scaling)
+
+    @staticmethod
+    def backward(ctx, d_y: Tensor):
+        x, weight, a, b, low = ctx.saved_tensors
+        d_low = (d_y @ b).mul_(ctx.scaling)
+        d_x = _product(d_y, weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
+        return d_x, None, None, d_low.t() @ x, (low.t() @ d_y).t() * ctx.scaling, None
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x (n, in) times matrix (in, out).
+
+    oneDNN leaves one of two cores idle in bfloat16 products of middling size (1.3 instead of 2 TFLOP/s): two halves each
+    run on both.
+    """
+    rows, columns = len(x), matrix.shape[1]
+    if x.is_cuda or x.dtype != torch.bfloat16 or not (512 < rows < 1440 and columns < 1024):
+        return x @ matrix
+    out, half = x.new_empty(rows, columns), rows // 2
+    torch.mm(x[:half], matrix, out=out[:half])
+    torch.mm(x[half:], matrix, out=out[half:])
+    return out

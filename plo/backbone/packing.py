@@ -1,0 +1,69 @@
+"""Whether a model's pairs can be computed packed: read off its config, then tried against padded rows."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from plo.backbone.batch import Group, collate_groups
+
+if TYPE_CHECKING:
+    from plo.backbone.model import Backbone
+
+# Nats, mean over tokens. Two bfloat16 passes of SmolLM2 that group products differently are .03 to .06 apart on random
+# tokens (each .034 from the float32 pass, packed or not); a wrong mask costs whole nats.
+TOLERANCE = {torch.bfloat16: 0.2, torch.float16: 0.05, torch.float32: 1e-4, torch.float64: 1e-4}
+
+
+def why_not(model: PreTrainedModel, longest: int) -> str | None:
+    """What in the model stands against packing sequences of up to `longest` tokens; None if nothing does."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "alibi", False):
+        return "its positions are ALiBi biases, which do not know of packed groups"
+    if model._is_stateful or any("linear" in kind or "mamba" in kind or "conv" in kind for kind in kinds):
+        return "it is recurrent: a token's state comes from its neighbour in the row"
+    if not model._can_set_attn_implementation():
+        return "its attention cannot be exchanged through transformers' attention interface"
+    if any("chunked" in kind for kind in kinds):
+        return "a layer attends within chunks of the row"
+    if window is not None and window <= longest and (not kinds or any("sliding" in kind for kind in kinds)):
+        return f"a layer sees {window} tokens back, and sequences have up to {longest}"
+    return None
+
+
+def disagreement(backbone: "Backbone", longest: int) -> str | None:
+    """Compare log-probs of random groups at full length, packed and padded, and pack from now on if they agree.
+
+    Returns:
+        What is wrong with the packed pass; None if nothing is.
+    """
+    groups = _groups(backbone.causal_lm.config.get_text_config().vocab_size, longest)
+    padded = _logps(backbone, groups, packed=False)
+    backbone.use_packed(True)
+    try:
+        packed = _logps(backbone, groups, packed=True)
+    except Exception as error:  # whatever a model's code makes of a row it was not written for
+        backbone.use_packed(False)
+        return f"a packed pass fails with {type(error).__name__}: {error}"
+    off = (packed - padded).abs().mean().item()
+    if off <= TOLERANCE[backbone.head_dtype]:
+        return None
+    backbone.use_packed(False)
+    return f"a packed pass is {off:.2g} nats a token away from the padded one"
+
+
+def _logps(backbone: "Backbone", groups: list[Group], packed: bool) -> Tensor:
+    return backbone.measure(collate_groups(groups, packed=packed), ("logps",))["logps"].double()
+
+
+def _groups(vocabulary: int, longest: int) -> list[Group]:
+    """A group of short prompt and long responses, and one the other way round."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(vocabulary, (max(1, length),), generator=generator).tolist()
+
+    return [(ids(1), [ids(longest - 1), ids(longest // 2)]), (ids(longest - longest // 4), [ids(longest // 4), ids(1)])]
