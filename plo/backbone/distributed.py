@@ -6,8 +6,7 @@ Alone, every function here does the obvious thing at once, so that no caller ask
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -72,19 +71,7 @@ def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
     return value if is_main() else shared
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
-    """The main process is through before the others begin: what it downloads or makes, they find."""
-    if not is_main():
-        everyone(None)
-    try:
-        yield
-    finally:
-        if is_main():
-            everyone(None)
-
-
-def all_failed(error: Exception, seconds: float = 60) -> bool:
+def all_failed(seconds: float = 60) -> bool:
     """Whether the other processes failed just now too, so that all can go on to something else together.
 
     Where only some did, the others wait for them in the midst of a step, for good: the caller should let its process

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from plo.backbone import distributed
 from plo.backbone.attention import PACKED
 from plo.backbone.statistics import needs_reference, token_statistics
 from plo.config import ModelConfig
@@ -86,6 +88,11 @@ class Backbone(nn.Module):
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
             self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
         self.policy.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path) -> None:
+        """The policy as `from_pretrained` reads it: the adapter, or the whole model."""
+        if distributed.is_main():
+            self.policy.save_pretrained(folder)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
