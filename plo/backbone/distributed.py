@@ -24,8 +24,32 @@ def start() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    wants_shards()  # takes it off the environment before transformers and accelerate look
     if dist.is_initialized():
         _patient_group()  # all processes have to make it, at the same moment: here they do
+
+
+@cache
+def wants_shards() -> bool:
+    """Whether `accelerate launch --use_fsdp --fsdp_version 2` started this process, and others with it.
+
+    Raises:
+        ValueError: FSDP1, or an option of accelerate's that plo does not have.
+    """
+    wanted = flag("ACCELERATE_USE_FSDP") and processes() > 1
+    os.environ["ACCELERATE_USE_FSDP"] = "false"  # plo.backbone.sharding does it
+    if wanted and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError("plo shards with FSDP2: add --fsdp_version 2 to accelerate launch.")
+    if wanted and (
+        refused := [name for name in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING") if flag(name)]
+    ):
+        raise ValueError(f"plo has no {' and no '.join(refused)}: leave the option out of accelerate launch.")
+    return wanted
+
+
+def flag(name: str, default: bool = False) -> bool:
+    """A yes or no of the launcher's in the environment."""
+    return os.environ.get(name, str(default)).lower() in ("true", "1", "yes")
 
 
 def rank() -> int:

@@ -18,11 +18,13 @@ from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from plo.backbone import distributed
+from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
+from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.config import TrainConfig
 from plo.data import Pair
 from plo.losses import Loss
@@ -111,6 +113,8 @@ class PreferenceTrainer(Trainer):
         self.add_callback(_Clock(self))
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
+        self._sharded = self.is_distributed_loading_by_transformers = sharding.is_sharded(backbone)
+        self._whole_reference = needs_reference(need for need in backbone.loss.needs if need in STATISTICS)
         if distributed.rank():
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
         reset_peak_memory()
@@ -162,6 +166,8 @@ class PreferenceTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over this micro-batch divided by the count of the whole step, times the devices (DDP averages)."""
+        if self._whole_reference and "ref_hidden" not in inputs:  # beyond the store's budget
+            inputs["ref_hidden"] = _ref_hidden(self._unwrapped, inputs)
         inputs["progress"] = self.state.global_step / max(1, self.state.max_steps)
         out = model(inputs)
         if out["counts"] != inputs["counts"]:
@@ -211,9 +217,14 @@ class PreferenceTrainer(Trainer):
             self.optimizer = kind(groups, **settings)
         return self.optimizer
 
+    def _defer_fsdp_gradient_reduction(self):
+        """Not deferred: shards of the gradient add up over micro-batches, a whole gradient might not fit."""
+        return contextlib.nullcontext()
+
     def _clip_grad_norm(self, model):
         self._stop_at_non_finite()
         norm = self.accelerator.clip_grad_norm_(self._unwrapped.policy_parameters(), self.args.max_grad_norm)
+        norm = sharding.whole(norm)
         value = float(norm)
         own = [p.grad for p in self._unwrapped.loss_parameters() if p.grad is not None]
         if not math.isfinite(value) or not all(grad.isfinite().all() for grad in own):
@@ -266,12 +277,33 @@ class PreferenceTrainer(Trainer):
     # Checkpoints hold everything that is trained, and nothing else.
 
     def _save(self, output_dir=None, state_dict=None):
-        if not distributed.is_main():
+        trained = sharding.on_main(self._unwrapped.trained())
+        if distributed.is_main():
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, folder / TRAINED)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        """In full, so that another number of processes, sharded or not, can go on from there."""
+        if not self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
             return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {name: p.detach().contiguous() for name, p in self._unwrapped.trained().items()}
-        save_file(trained, folder / TRAINED)
+        state = self.optimizer.state_dict()
+        state["state"] = sharding.on_main(state["state"])
+        if distributed.is_main():
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if not self._sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, values in state["state"].items():
+            state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save_rng_state(self, output_dir):
         """Each process its own. They are all there before the main one calls the checkpoint whole."""
@@ -286,7 +318,7 @@ class PreferenceTrainer(Trainer):
             raise ValueError(f"The checkpoint {resume_from_checkpoint} is of another model or loss: {different} ...")
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(saved[name])
+                parameter.copy_(sharding.like(saved[name], parameter))
 
 
 def _micro_batches(config: TrainConfig, loss: Loss) -> tuple[int, int]:
@@ -315,9 +347,12 @@ def _added(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
     batch = collate(pairs, packed=backbone.packed)
+    return batch | {"ref_hidden": _ref_hidden(backbone, batch)}
+
+
+def _ref_hidden(backbone: Backbone, batch: dict[str, Any]) -> torch.Tensor:
     with backbone.reference():
-        batch["ref_hidden"] = backbone.measure(batch, (), hidden=True)["hidden"]
-    return batch
+        return backbone.measure(batch, (), hidden=True)["hidden"]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from plo.backbone import distributed
+from plo.backbone import distributed, sharding
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
@@ -77,7 +77,8 @@ def run(case: Case, folder: Path, out: Path) -> dict[str, Any]:
         trainer = train(case, backbone, folder, out)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"curve": trainer.state.log_history, "weights": dict(backbone.trained())}
+    weights = {name: sharding.whole(p.detach()) for name, p in backbone.trained().items()}
+    return {"curve": trainer.state.log_history, "weights": weights, "sharded": sharding.is_sharded(backbone)}
 
 
 def train(case: Case, backbone: Backbone, folder: Path, out: Path, stop_at: int | None = None) -> PreferenceTrainer:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 _spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
@@ -28,6 +29,20 @@ CASES = [
     Case("resumed", "tbpo_q", stop_at=3, pairs=10),
     Case("second-cell", peft="full", twice=True),
 ]
+SHARDED = [
+    Case("lora"),
+    Case("full", peft="full"),
+    Case("packed", packed=True, pairs=10),
+    Case("accumulated", peft="full", pairs=10, train={"micro_batch_size": 1}),
+    Case("kl", "tdpo2", peft="full"),
+    Case("kl-online", "tdpo2", peft="full", hidden=False),
+    Case("kl-online-lora", "tdpo2", hidden=False),
+    Case("gemma2", "tdpo2", peft="full", model="gemma2"),
+    Case("own-parameters", "tbpo_q"),
+    Case("resumed", "tbpo_q", peft="full", stop_at=3, pairs=10),
+    Case("second-cell", twice=True),
+    Case("second-cell-full", peft="full", twice=True),
+]
 WRONG = [
     Case("nan", "breaks"),
     Case("infinite", "infinite"),
@@ -43,12 +58,28 @@ def launched(tiny_models):
 
 
 @pytest.fixture(scope="module")
+def sharded(tiny_models):
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch sets it
+    return _launch(tiny_models, "fsdp", [*SHARDED, *WRONG], environment)
+
+
+@pytest.fixture(scope="module")
 def tiny_models(tmp_path_factory, tiny_llama, tiny_pairs):
     """A folder with a tiny model and pairs."""
     folder = tmp_path_factory.mktemp("distributed")
     tiny_llama().save_pretrained(folder / "llama")
+    _tiny_gemma2().save_pretrained(folder / "gemma2")
     torch.save(tiny_pairs(10), folder / "pairs.pt")
     return folder
+
+
+def _tiny_gemma2() -> Gemma2ForCausalLM:
+    """Tied head, soft-capped logits and scores."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=8)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128, sliding_window=16)
+    config = Gemma2Config(**sizes, **heads, initializer_range=0.3, final_logit_softcapping=3.0, eos_token_id=1)
+    return Gemma2ForCausalLM(config).double().eval()
 
 
 def _launch(folder: Path, name: str, cases: list[Case], environment: dict[str, str]) -> list[dict]:
@@ -59,7 +90,7 @@ def _launch(folder: Path, name: str, cases: list[Case], environment: dict[str, s
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
@@ -85,6 +116,13 @@ def assert_same_training(got: dict, expected: dict):
 def test_two_processes_give_what_one_gives(case, launched, tiny_models, tmp_path):
     alone = worker.run(case, tiny_models, tmp_path)
     for outcome in launched:
+        assert_same_training(outcome[case.name], alone)
+
+
+@pytest.mark.parametrize("case", SHARDED, ids=lambda case: case.name)
+def test_two_sharded_processes_give_what_one_gives(case, sharded, tiny_models, tmp_path):
+    alone = worker.run(case, tiny_models, tmp_path)
+    for outcome in sharded:
         assert_same_training(outcome[case.name], alone)
 
 
