@@ -95,7 +95,7 @@ def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
     return value if is_main() else shared
 
 
-def all_failed(seconds: float = 60) -> bool:
+def all_failed(seconds: float = 30) -> bool:
     """Whether the other processes failed just now too, so that all can go on to something else together.
 
     Where only some did, the others wait for them in the midst of a step, for good: the caller should let its process

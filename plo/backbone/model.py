@@ -79,6 +79,8 @@ class Backbone(nn.Module):
 
     def reset(self, seed: int, loss: Loss | None = None) -> None:
         """Back to the initial policy, in place, with a fresh loss. Seed fixes the LoRA initialisation alone."""
+        if sharding.is_sharded(self):
+            self.reshard()  # an earlier training may have ended between a forward pass and its backward pass
         self.policy.requires_grad_(self.settings.peft == "full")
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)

@@ -38,7 +38,10 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
         if type(part).__name__ in layers:
             fully_shard(part, mesh=mesh, reshard_after_forward=free)
     fully_shard(module, mesh=mesh)
+    module.forward = _returning(module.forward)
+    module.register_forward_hook(lambda module, inputs, out: _raised(out))  # after FSDP's own
     for name in methods:
+        setattr(module, name, _returning(getattr(module, name)))
         register_fsdp_forward_method(module, name)
         setattr(module, name, _resharding(module, getattr(module, name)))
 
@@ -75,9 +78,27 @@ def _resharding(module: FSDPModule, method: Callable) -> Callable:
 
     @wraps(method)
     def call(*arguments, **keywords):
-        try:
-            return method(*arguments, **keywords)
-        finally:
-            module.reshard()
+        out = method(*arguments, **keywords)
+        module.reshard()
+        return _raised(out)
 
     return call
+
+
+def _returning(method: Callable) -> Callable:
+    """The method, its error returned: FSDP has something to do after every pass, the failed one included."""
+
+    @wraps(method)
+    def call(*arguments, **keywords):
+        try:
+            return method(*arguments, **keywords)
+        except Exception as error:
+            return error
+
+    return call
+
+
+def _raised(out: Any) -> Any:
+    if isinstance(out, Exception):
+        raise out
+    return out
