@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from plo.backbone import distributed, sharding
+from plo.backbone import distributed, sharding, statistics
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
@@ -26,6 +27,7 @@ class Case:
 
     Attributes:
         stop_at: save and stop there, as a kill right after a checkpoint would, then resume with a new trainer.
+        chunk: logits at a time; fewer mean more chunks.
         twice: train the same backbone a second time, as the cells of a comparison do; the outcome is the second one's.
     """
 
@@ -38,6 +40,7 @@ class Case:
     hidden: bool = True
     stop_at: int | None = None
     twice: bool = False
+    chunk: int = statistics.CHUNK_ELEMENTS
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,6 +69,8 @@ OWN = {"breaks": breaks, "infinite": infinite, "ranks": ranks}
 
 def run(case: Case, folder: Path, out: Path) -> dict[str, Any]:
     """Curve of logged numbers and final weights, or the error."""
+    statistics.CHUNK_ELEMENTS, statistics.KEPT_ELEMENTS = case.chunk, 2 * case.chunk
+    collectives = _Collectives()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder / case.model, dtype=torch.float64)
         backbone = Backbone(model, ModelConfig(peft=case.peft, lora_r=4, packed=case.packed), packed=case.packed)
@@ -74,11 +79,17 @@ def run(case: Case, folder: Path, out: Path) -> dict[str, Any]:
             train(dataclasses.replace(case, loss="ipo"), backbone, folder, out / "before")
         if case.stop_at:
             train(case, backbone, folder, out, case.stop_at)
-        trainer = train(case, backbone, folder, out)
+        with collectives:
+            trainer = train(case, backbone, folder, out)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     weights = {name: sharding.whole(p.detach()) for name, p in backbone.trained().items()}
-    return {"curve": trainer.state.log_history, "weights": weights, "sharded": sharding.is_sharded(backbone)}
+    return {
+        "curve": trainer.state.log_history,
+        "weights": weights,
+        "sharded": sharding.is_sharded(backbone),
+        "collectives": collectives.count,
+    }
 
 
 def train(case: Case, backbone: Backbone, folder: Path, out: Path, stop_at: int | None = None) -> PreferenceTrainer:
@@ -99,6 +110,16 @@ def train(case: Case, backbone: Backbone, folder: Path, out: Path, stop_at: int 
     assert bool(checkpoint) == bool(case.stop_at and not stop_at)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer
+
+
+class _Collectives(TorchDispatchMode):
+    """Counts what processes do together inside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function.namespace == "c10d"
+        return function(*arguments, **(keywords or {}))
 
 
 class _Stop(TrainerCallback):

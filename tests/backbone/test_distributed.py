@@ -37,6 +37,7 @@ SHARDED = [
     Case("kl", "tdpo2", peft="full"),
     Case("kl-online", "tdpo2", peft="full", hidden=False),
     Case("kl-online-lora", "tdpo2", hidden=False),
+    Case("kl-chunked", "tdpo2", peft="full", chunk=64),
     Case("gemma2", "tdpo2", peft="full", model="gemma2"),
     Case("own-parameters", "tbpo_q"),
     Case("resumed", "tbpo_q", peft="full", stop_at=3, pairs=10),
@@ -126,18 +127,29 @@ def test_two_sharded_processes_give_what_one_gives(case, sharded, tiny_models, t
         assert_same_training(outcome[case.name], alone)
 
 
+def test_the_head_is_gathered_once_a_pass_whatever_the_chunks(sharded):
+    for outcome in sharded:
+        assert outcome["kl-chunked"]["sharded"]
+        assert outcome["kl-chunked"]["collectives"] == outcome["kl"]["collectives"] > 50
+
+
+@pytest.fixture(params=["launched", "sharded"])
+def outcomes(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("name", ["nan", "infinite"])
-def test_a_non_finite_loss_stops_every_process_and_names_the_row_of_whichever_had_it(name, launched):
-    errors = [outcome[name]["error"] for outcome in launched]
+def test_a_non_finite_loss_stops_every_process_and_names_the_row_of_whichever_had_it(name, outcomes):
+    errors = [outcome[name]["error"] for outcome in outcomes]
     assert errors[0] == errors[1]
     assert errors[0].startswith("NonFiniteLoss") and ", rows: row 3. " in errors[0]
 
 
-def test_a_batch_level_loss_is_refused(launched):
+def test_a_batch_level_loss_is_refused(outcomes):
     assert all(
-        "several processes would show it 2 of 4: start one process" in o["batch-level"]["error"] for o in launched
+        "several processes would show it 2 of 4: start one process" in o["batch-level"]["error"] for o in outcomes
     )
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(launched):
-    assert all("set a multiple of 2, or start another number" in o["indivisible"]["error"] for o in launched)
+def test_a_batch_that_the_processes_cannot_share_is_refused(outcomes):
+    assert all("set a multiple of 2, or start another number" in o["indivisible"]["error"] for o in outcomes)
