@@ -104,8 +104,8 @@ class Backbone(nn.Module):
         """The policy as `from_pretrained` reads it: the adapter, or the whole model."""
         state = None
         if sharding.is_sharded(self):
-            lora = self.settings.peft == "lora"
-            state = sharding.on_main(dict(self.policy.named_parameters()) if lora else self.policy.state_dict())
+            own = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+            state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
         if distributed.is_main():
             self.policy.save_pretrained(folder, state_dict=state)
 

@@ -22,7 +22,7 @@ CASES = [
     Case("lora"),
     Case("full", peft="full"),
     Case("packed", packed=True, pairs=10),
-    Case("accumulated", pairs=10, train={"micro_batch_size": 1}),
+    Case("accumulated", pairs=7, train={"micro_batch_size": 1}),
     Case("kl", "tdpo2", peft="full"),
     Case("tokens", "dpo + 0.2*sft", pairs=7),
     Case("own-parameters", "tbpo_q"),
@@ -33,7 +33,7 @@ SHARDED = [
     Case("lora"),
     Case("full", peft="full"),
     Case("packed", packed=True, pairs=10),
-    Case("accumulated", peft="full", pairs=10, train={"micro_batch_size": 1}),
+    Case("accumulated", peft="full", pairs=7, train={"micro_batch_size": 1}),
     Case("kl", "tdpo2", peft="full"),
     Case("kl-online", "tdpo2", peft="full", hidden=False),
     Case("kl-online-lora", "tdpo2", hidden=False),
@@ -102,7 +102,8 @@ def assert_same_training(got: dict, expected: dict):
     assert "error" not in got, got["error"]
     assert len(got["curve"]) == len(expected["curve"]) > 3
     for ours, theirs in zip(got["curve"], expected["curve"], strict=True):
-        names = {name for name in theirs if not name.startswith(("tokens_per", "peak", "train_"))}
+        # transformers' epoch counts forward passes of one process: 4 of 7 in one, 2 of 4 in two.
+        names = {name for name in theirs if not name.startswith(("tokens_per", "peak", "train_", "epoch"))}
         assert names <= ours.keys()
         for name in names:
             assert ours[name] == pytest.approx(theirs[name], abs=1e-6, rel=1e-6), f"{name} of step {theirs['step']}"
