@@ -87,10 +87,11 @@ def compare(
         _load(experiment.plugins)
         experiment = _with_hyper_parameters(experiment, hyper)
         _quiet()
+        from plo.backbone.distributed import is_main
         from plo.experiment.matrix import compare
 
         outcome = compare(experiment, console)
-    if outcome.failed:
+    if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         console.print(
             f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}",
             style="red",
@@ -256,7 +257,7 @@ class _friendly:
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, ValueError | RuntimeError | LookupError) and type(error).__module__.startswith("plo."):
-            typer.secho(f"{type(error).__name__}: ", fg="red", nl=False, err=True)
-            typer.echo(str(error), err=True)
+            name = typer.style(f"{type(error).__name__}: ", fg="red")
+            typer.echo(f"{name}{error}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False

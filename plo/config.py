@@ -62,9 +62,9 @@ class TrainConfig(Section):
     """Optimisation, equal for every loss of a comparison."""
 
     lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
-    batch_size: PositiveInt = Field(8, description="pairs per optimiser step")
+    batch_size: PositiveInt = Field(8, description="pairs per optimiser step, of all processes together")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="pairs per forward pass on each device; None: the whole batch"
+        None, description="pairs per forward pass on each device at most; None: its whole share of the batch"
     )
     epochs: float = Field(1, gt=0, allow_inf_nan=False)
     steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")

@@ -37,7 +37,7 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_llama():
     """A factory of tiny random Llamas; the same seed gives the same weights."""
 
@@ -51,7 +51,7 @@ def tiny_llama():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_pairs():
     """A factory of pairs of random token ids of uneven lengths."""
     from plo.data import Pair

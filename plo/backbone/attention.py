@@ -7,7 +7,7 @@ n^2 at most, whatever else lies in the row. The layout travels where transformer
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ def _row_blocks(total: int) -> list[tuple[int, int]]:
     """Blocks of rows of about equal size, the last one first."""
     count = -(-total // BLOCK)
     edges = [total * i // count for i in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))[::-1]
+    return list(pairwise(edges))[::-1]
 
 
 def _tokens_first(like: Tensor) -> Tensor:

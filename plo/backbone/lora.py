@@ -7,14 +7,20 @@ whose inner dimension is the rank. Here they are accumulated in place.
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 
-def fuse(policy: PeftModel) -> None:
-    """Let plain LoRA layers (one active adapter, no dropout, no variant) compute as one operation."""
+def fuse(policy: PeftModel, autocast: bool) -> None:
+    """Let plain LoRA layers (one active adapter, no dropout, no variant) compute as one operation.
+
+    The others stay peft's, but for its cast of every adapter's input to float32, which autocast would cast straight back.
+    """
     for layer in policy.modules():
         if isinstance(layer, LoraLinear) and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
             layer.forward = _Forward(layer)
+        if isinstance(layer, BaseTunerLayer):
+            layer.cast_input_dtype_enabled = not autocast
 
 
 class _Forward:

@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from plo.backbone import distributed, sharding
 from plo.backbone.allocator import keep_freed_memory
 from plo.backbone.attention import PACKED
 from plo.backbone.lora import fuse
 from plo.backbone.packing import disagreement, why_not
-from plo.backbone.statistics import needs_reference, token_statistics
+from plo.backbone.statistics import Head, needs_reference, token_statistics
 from plo.config import ModelConfig
 from plo.embedded import embedded_model
 from plo.losses import Loss
@@ -39,6 +41,8 @@ class Backbone(nn.Module):
         model: a causal LM; its weights are the reference.
         settings: peft, LoRA sizes.
         compute_dtype: autocast dtype of matrix products; None computes in the dtype of the weights.
+        device: where shards go if the model is sharded; None: the model's own.
+
     Attributes:
         packed: whether batches of pairs are to be packed (see `plo.backbone.attention`), their prompt computed once.
     """
@@ -48,6 +52,7 @@ class Backbone(nn.Module):
         model: PreTrainedModel,
         settings: ModelConfig,
         compute_dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
     ):
         super().__init__()
         self.settings = settings
@@ -66,9 +71,12 @@ class Backbone(nn.Module):
             self.policy = get_peft_model(model, _lora(settings))
         else:
             self.policy = model
-            self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._check_head()
         self.packed = False
+        if distributed.wants_shards():
+            sharding.shard(self, set(model._no_split_modules or ()), ("measure", "generate"), device or self.device)
+        if settings.peft == "full":
+            self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     def use_packed(self, packed: bool) -> None:
         """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
@@ -79,20 +87,35 @@ class Backbone(nn.Module):
 
     def reset(self, seed: int, loss: Loss | None = None) -> None:
         """Back to the initial policy, in place, with a fresh loss. Seed fixes the LoRA initialisation alone."""
+        if sharding.is_sharded(self):
+            self.reshard()  # an earlier training may have ended between a forward pass and its backward pass
         self.policy.requires_grad_(self.settings.peft == "full")
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             if self.settings.peft == "lora":
-                self.policy.delete_adapter("default")
-                self.policy.add_adapter("default", _lora(self.settings))
+                self.policy.add_adapter("fresh", _lora(self.settings))  # whole, where "default" may be sharded
+                fresh = {name: p for name, p in self.policy.named_parameters() if ".fresh." in name}
+                for name, parameter in fresh.items():
+                    default = self.policy.get_parameter(name.replace(".fresh.", ".default."))
+                    default.copy_(sharding.like(parameter, default))
+                self.policy.delete_adapter("fresh")
                 self.policy.set_adapter("default")
-                fuse(self.policy)
+                fuse(self.policy, autocast=self.compute_dtype is not None)
             for name, parameter in self.policy.named_parameters():
                 if name in self.initial:
                     parameter.copy_(self.initial[name])
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
             self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
         self.policy.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path) -> None:
+        """The policy as `from_pretrained` reads it: the adapter, or the whole model."""
+        state = None
+        if sharding.is_sharded(self):
+            own = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+            state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
+        if distributed.is_main():
+            self.policy.save_pretrained(folder, state_dict=state)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -225,8 +248,9 @@ class Backbone(nn.Module):
             if ref_hidden is None:
                 with self._evaluating(), self.reference():
                     ref_hidden = self._hidden(batch)
+        ref_head = self._reference_head() if ref_hidden is not None else None
         frozen = not any(p.requires_grad for p in self.causal_lm.get_output_embeddings().parameters())
-        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, self._ref_head, frozen=frozen)
+        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, ref_head, frozen=frozen)
 
     def _hidden(self, batch: dict[str, Any]) -> Tensor:
         """(n, d) final hidden states at the positions that predict the response tokens."""
@@ -242,15 +266,16 @@ class Backbone(nn.Module):
     def _head(self, hidden: Tensor) -> Tensor:
         return self._scaled(self.causal_lm.get_output_embeddings()(hidden))
 
-    def _ref_head(self, hidden: Tensor) -> Tensor:
+    def _reference_head(self) -> Head:
+        """The reference's LM head, gathered once for all chunks if it is sharded."""
         head = self.causal_lm.get_output_embeddings()
         head = head.base_layer if isinstance(head, BaseTunerLayer) else head  # the reference's, without an adapter
         if not self.initial:
-            return self._scaled(head(hidden.to(head.weight.dtype)))
+            return lambda hidden: self._scaled(head(hidden.to(head.weight.dtype)))
         names = {id(p): name for name, p in self.policy.named_parameters()}
-        weight = self.initial[names[id(head.weight)]]
-        bias = self.initial[names[id(head.bias)]] if getattr(head, "bias", None) is not None else None
-        return self._scaled(F.linear(hidden.to(weight.dtype), weight, bias))
+        own = {name: sharding.whole(self.initial[names[id(p)]]) for name, p in head.named_parameters()}
+        weight, bias = own["weight"], own.get("bias")
+        return lambda hidden: self._scaled(F.linear(hidden.to(weight.dtype), weight, bias))
 
     def _scaled(self, logits: Tensor) -> Tensor:
         config = self.causal_lm.config.get_text_config()
@@ -304,8 +329,14 @@ class Backbone(nn.Module):
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
     def _swap_initial(self) -> None:
-        for name, parameter in self.policy.named_parameters():
-            parameter.data, self.initial[name] = self.initial[name], parameter.data
+        with torch.no_grad():
+            for name, parameter in self.policy.named_parameters():
+                if sharding.is_sharded(self):  # FSDP gathers from the memory it knows: the values change places
+                    current = parameter.detach().clone()
+                    parameter.copy_(self.initial[name])
+                    self.initial[name].copy_(current)
+                else:
+                    parameter.data, self.initial[name] = self.initial[name], parameter.data
         torch.clear_autocast_cache()  # it holds casts of the weights that were there before
 
 
@@ -327,7 +358,9 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
-        backbone = Backbone(model.to(device), config, compute_dtype)
+        if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
+            model.to(device)
+        backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:

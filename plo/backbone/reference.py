@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.data import Pair
@@ -88,14 +89,17 @@ class ReferenceStore:
     def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> Path:
         path = self.folder / f"{_key(backbone, shard)}{'-hidden' if hidden else ''}.safetensors"
         larger = path.with_name(f"{path.name.removesuffix('.safetensors')}-hidden.safetensors")
-        for candidate in (path, larger):
-            if _readable(candidate):
-                return candidate
+        found = next((candidate for candidate in (path, larger) if _readable(candidate)), None)
+        if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
+            if not all(distributed.everyone(found)):
+                values, found = _compute(backbone, shard, hidden), path
+                distributed.on_main(lambda: _write(values, path), share=False)
+            return found
+        if found is not None:
+            return found
         with FileLock(f"{path}.lock"):
             if not _readable(path):  # another process may have filled it while this one waited
-                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-                save_file(_compute(backbone, shard, hidden), partial)
-                os.replace(partial, path)
+                _write(_compute(backbone, shard, hidden), path)
         return path
 
     def _affordable(self, backbone: Backbone, pairs: Sequence[Pair]) -> bool:
@@ -130,6 +134,12 @@ def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool) -> dict[st
             for i, part in zip(rows * 2, values.cpu().split(lengths), strict=True):
                 parts[name][i].append(part)
     return {name: torch.cat([t for sides in values for t in sides]) for name, values in parts.items() if any(values)}
+
+
+def _write(values: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(values, partial)
+    os.replace(partial, path)
 
 
 def _longest(pair: Pair) -> int:

@@ -1,26 +1,33 @@
 """transformers' `Trainer` around the one module. The only place that overrides its private methods."""
 
 import contextlib
+import gc
 import json
 import math
 import re
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
+from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.config import TrainConfig
 from plo.data import Pair
+from plo.losses import Loss
 
 TRAINED = "trained.safetensors"
 
@@ -32,7 +39,8 @@ class NonFiniteLoss(RuntimeError):
 class PreferenceTrainer(Trainer):
     """Trains a `Backbone` on pairs.
 
-    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches.
+    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches, and however
+    many processes share them: a step has the same pairs whatever their number.
 
     Args:
         backbone: reset, with its loss.
@@ -60,13 +68,8 @@ class PreferenceTrainer(Trainer):
         self.pairs = pairs
         self.reference = reference
         self.columns = [need.removeprefix("column:") for need in backbone.loss.needs if need.startswith("column:")]
-        micro = config.micro_batch_size or config.batch_size
-        accumulation = config.batch_size // micro
-        if accumulation > 1 and backbone.loss.level == "batch":
-            raise ValueError(
-                f"The loss {backbone.loss.name!r} compares the pairs of a whole optimiser step, and gradient "
-                f"accumulation would show it {micro} of {config.batch_size}: set train.micro_batch_size={config.batch_size}."
-            )
+        distributed.start()
+        micro, accumulation = _micro_batches(config, backbone.loss)
         arguments = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=micro,
@@ -88,17 +91,19 @@ class PreferenceTrainer(Trainer):
             seed=seed,
             data_seed=seed,
             remove_unused_columns=False,
+            ddp_find_unused_parameters=False,  # every forward pass uses all that is trained
+            ddp_broadcast_buffers=False,  # there are none but constants
             use_cpu=backbone.device.type == "cpu",
             disable_tqdm=True,
             report_to=[],
         )
-        if arguments.world_size > 1:
-            raise ValueError("plo trains in one process for now: start it without torchrun or accelerate launch.")
         arguments._n_gpu = min(1, arguments.n_gpu)  # else several visible GPUs mean DataParallel, which tears batches
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._terms: defaultdict[str, float] = defaultdict(float)
         self._pairs = self._tokens = self._steps = self._clipped = 0
         self._seconds = 0.0
+        self._bad: list[str] = []
+        gc.collect()  # of an earlier training on these parameters, whose DDP would still reduce their gradients
         self._probe = _probe_batch(backbone, probe) if probe else None
         self._probe_every = config.probe_every
         self._probed = 0  # the step of the last probe
@@ -108,11 +113,41 @@ class PreferenceTrainer(Trainer):
         self.add_callback(_Clock(self))
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
+        self._sharded = self.is_distributed_loading_by_transformers = sharding.is_sharded(backbone)
+        self._whole_reference = needs_reference(need for need in backbone.loss.needs if need in STATISTICS)
+        if distributed.rank():
+            torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
         reset_peak_memory()
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Micro-batches of all processes together, in each process: `_collate` takes the process's share.
+
+        accelerate would fill up the last one with rows of the first, to give all processes the same number.
+        """
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size * distributed.processes(),
+            sampler=RandomSampler(self.train_dataset),
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(
+            loader,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=True,
+            data_seed=self.args.data_seed,
+        )
+
     def _collate(self, indices: Sequence[int]) -> dict[str, Any]:
-        batch = collate([self.pairs[i] for i in indices], self.columns, packed=self._unwrapped.packed)
-        return batch | self.reference.batch(indices) | {"indices": torch.tensor(indices)}
+        """This process's share of a micro-batch. Where none is left for it, a row that counts for nothing: the process
+        still has to take part in what all do together."""
+        share = indices[distributed.rank() :: distributed.processes()]
+        rows = share or indices[:1]
+        batch = collate([self.pairs[i] for i in rows], self.columns, packed=self._unwrapped.packed)
+        return batch | self.reference.batch(rows) | {"indices": torch.tensor(rows), "weight": float(bool(share))}
 
     # The exact mean.
 
@@ -125,13 +160,14 @@ class PreferenceTrainer(Trainer):
             return batches, None
         for batch in batches:
             batch["counts"] = self._unwrapped.count(batch)
-        counts = torch.tensor([batch["counts"] for batch in batches], dtype=torch.float64, device=device).sum(0)
-        if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts[None]).sum(0)
-        return batches, counts
+        counts = [[batch["weight"] * count for count in batch["counts"]] for batch in batches]
+        counts = torch.tensor(counts, dtype=torch.float64, device=device).sum(0)
+        return batches, self.accelerator.reduce(counts, "sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over this micro-batch divided by the count of the whole step, times the devices (DDP averages)."""
+        if self._whole_reference and "ref_hidden" not in inputs:  # beyond the store's budget
+            inputs["ref_hidden"] = _ref_hidden(self._unwrapped, inputs)
         inputs["progress"] = self.state.global_step / max(1, self.state.max_steps)
         out = model(inputs)
         if out["counts"] != inputs["counts"]:
@@ -139,26 +175,33 @@ class PreferenceTrainer(Trainer):
                 f"The loss {self._unwrapped.loss.name!r} averages over {out['counts']} pairs or tokens where its mask "
                 f"promised {inputs['counts']}: the mask of a token-level loss may depend on lengths, not on values."
             )
-        terms = out["sums"] / num_items_in_batch.to(out["sums"])
-        loss = terms.sum() * self.args.world_size
+        terms = inputs["weight"] * out["sums"] / num_items_in_batch.to(out["sums"])
+        loss = terms.sum() * distributed.processes()
         if not torch.isfinite(loss):
-            self._stop_at_non_finite(inputs["indices"], out["finite"])
+            self._bad += self._non_finite(inputs["indices"], out["finite"])
         if len(terms) > 1:
             for (_, term), value in zip(self._unwrapped.loss.terms, terms.tolist(), strict=True):
                 self._terms[f"loss/{term.name}"] += value
-        for name, values in out["metrics"].items():
-            self._sums[name] += values.double().sum().item()
-        self._pairs += len(inputs["indices"])
-        self._tokens += inputs["tokens"]
+        if inputs["weight"]:
+            for name, values in out["metrics"].items():
+                self._sums[name] += values.double().sum().item()
+            self._pairs += len(inputs["indices"])
+            self._tokens += inputs["tokens"]
         return (loss, out) if return_outputs else loss
 
-    def _stop_at_non_finite(self, indices: torch.Tensor, finite: torch.Tensor) -> None:
+    def _non_finite(self, indices: torch.Tensor, finite: torch.Tensor) -> list[str]:
         bad = [self.pairs[i].where for i, good in zip(indices.tolist(), finite.tolist(), strict=True) if not good]
-        rows = ", ".join(bad or [self.pairs[i].where for i in indices.tolist()])
-        raise NonFiniteLoss(
-            f"The loss {self._unwrapped.loss.name!r} is not finite at step {self.state.global_step + 1}, rows: {rows}. "
-            f"Lower train.lr, clip the loss's ratio if it is unbounded, or look at these rows."
-        )
+        return bad or [self.pairs[i].where for i in indices.tolist()]
+
+    def _stop_at_non_finite(self) -> None:
+        """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
+        bad = [row for rows in distributed.everyone(self._bad) for row in rows]
+        if bad:
+            raise NonFiniteLoss(
+                f"The loss {self._unwrapped.loss.name!r} is not finite at step {self.state.global_step + 1}, "
+                f"rows: {', '.join(dict.fromkeys(bad))}. Lower train.lr, clip the loss's ratio if it is unbounded, or "
+                f"look at these rows."
+            )
 
     # The loss's own parameters: a group of the optimiser, left out of the clip norm.
 
@@ -174,8 +217,14 @@ class PreferenceTrainer(Trainer):
             self.optimizer = kind(groups, **settings)
         return self.optimizer
 
+    def _defer_fsdp_gradient_reduction(self):
+        """Not deferred: shards of the gradient add up over micro-batches, a whole gradient might not fit."""
+        return contextlib.nullcontext()
+
     def _clip_grad_norm(self, model):
+        self._stop_at_non_finite()
         norm = self.accelerator.clip_grad_norm_(self._unwrapped.policy_parameters(), self.args.max_grad_norm)
+        norm = sharding.whole(norm)
         value = float(norm)
         own = [p.grad for p in self._unwrapped.loss_parameters() if p.grad is not None]
         if not math.isfinite(value) or not all(grad.isfinite().all() for grad in own):
@@ -194,17 +243,21 @@ class PreferenceTrainer(Trainer):
     # Logging.
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the metrics of the pairs since the last log."""
-        if self._pairs:
-            logs |= {name: total / self._pairs for name, total in self._sums.items()}
+        """Adds the metrics of the pairs since the last log, those of all processes."""
+        if self._steps:
+            pairs, tokens, sums, terms, peaks = zip(
+                *distributed.everyone((self._pairs, self._tokens, self._sums, self._terms, peak_memory_gb())),
+                strict=True,
+            )
+            logs |= {name: total / sum(pairs) for name, total in _added(sums).items()}
             both = logs["log_ratios/chosen"] < 0 and logs["log_ratios/rejected"] < 0
             logs |= {
                 "both_falling": float(both),
-                "clipped": self._clipped / max(1, self._steps),
-                "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
-                "peak_memory_gb": peak_memory_gb(),
+                "clipped": self._clipped / self._steps,
+                "tokens_per_second": sum(tokens) / max(self._seconds, 1e-9),
+                "peak_memory_gb": max(peaks),
             }
-            logs |= {name: total / max(1, self._steps) for name, total in self._terms.items()}
+            logs |= {name: total / self._steps for name, total in _added(terms).items()}
             self._sums.clear()
             self._terms.clear()
             self._pairs = self._tokens = self._steps = self._clipped = 0
@@ -224,10 +277,38 @@ class PreferenceTrainer(Trainer):
     # Checkpoints hold everything that is trained, and nothing else.
 
     def _save(self, output_dir=None, state_dict=None):
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {name: p.detach().contiguous() for name, p in self._unwrapped.trained().items()}
-        save_file(trained, folder / TRAINED)
+        trained = sharding.on_main(self._unwrapped.trained())
+        if distributed.is_main():
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, folder / TRAINED)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        """In full, so that another number of processes, sharded or not, can go on from there."""
+        if not self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = self.optimizer.state_dict()
+        state["state"] = sharding.on_main(state["state"])
+        if distributed.is_main():
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if not self._sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, values in state["state"].items():
+            state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _save_rng_state(self, output_dir):
+        """Each process its own. They are all there before the main one calls the checkpoint whole."""
+        super()._save_rng_state(output_dir)
+        distributed.everyone(None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         saved = load_file(Path(resume_from_checkpoint) / TRAINED)
@@ -237,14 +318,41 @@ class PreferenceTrainer(Trainer):
             raise ValueError(f"The checkpoint {resume_from_checkpoint} is of another model or loss: {different} ...")
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(saved[name])
+                parameter.copy_(sharding.like(saved[name], parameter))
+
+
+def _micro_batches(config: TrainConfig, loss: Loss) -> tuple[int, int]:
+    """Pairs of a forward pass on each device, and how many such passes make an optimiser step."""
+    processes = distributed.processes()
+    share, rest = divmod(config.batch_size, processes)
+    micro = min(config.micro_batch_size or share, share)
+    if rest or share % micro:
+        raise ValueError(
+            f"train.batch_size={config.batch_size} is the batch of all {processes} processes together, which cannot "
+            f"share it in passes of {max(1, micro)} pairs each: set a multiple of {processes * max(1, micro)}, or start "
+            f"another number of processes."
+        )
+    if micro < config.batch_size and loss.level == "batch":
+        remedy = f"set train.micro_batch_size={config.batch_size}" if processes == 1 else "start one process"
+        raise ValueError(
+            f"The loss {loss.name!r} compares the pairs of a whole optimiser step, and gradient accumulation or "
+            f"several processes would show it {micro} of {config.batch_size}: {remedy}."
+        )
+    return micro, share // micro
+
+
+def _added(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(of_process.get(name, 0.0) for of_process in sums) for name in {n: 0 for s in sums for n in s}}
 
 
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
     batch = collate(pairs, packed=backbone.packed)
+    return batch | {"ref_hidden": _ref_hidden(backbone, batch)}
+
+
+def _ref_hidden(backbone: Backbone, batch: dict[str, Any]) -> torch.Tensor:
     with backbone.reference():
-        batch["ref_hidden"] = backbone.measure(batch, (), hidden=True)["hidden"]
-    return batch
+        return backbone.measure(batch, (), hidden=True)["hidden"]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

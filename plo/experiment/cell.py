@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
+from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
@@ -145,8 +146,8 @@ def run_cell(
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.finish(metrics)
-    for checkpoint in folder.glob("checkpoint-*"):  # the trained model stays; optimiser states have served
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
+        shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays; optimiser states have served
     return metrics
 
 
@@ -165,9 +166,9 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
         callbacks=[evaluator],
     )
     evaluator.probe = trainer.probe
-    checkpoint = last_checkpoint(folder)
+    checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    backbone.policy.save_pretrained(folder / "model")
+    backbone.save(folder / "model")
     run.tag("plo.folder", str((folder / "model").resolve()))
 
 
@@ -212,34 +213,43 @@ class Evaluator(TrainerCallback):
             now: the step that the policy has reached.
         """
         path = self.folder / f"evaluation-{step}.json"
-        if not path.exists():
+        if not distributed.on_main(path.exists):
             if step != now:
                 raise RuntimeError(
                     f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
                 )
-            probe = self.probe()
-            metrics, samples = self._evaluate()
-            samples.to_parquet(self.folder / f"samples-{step}.parquet")
-            _write(path, {"step": step, "point": self.points[step], "metrics": metrics | probe})
-        self.run.log(json.loads(path.read_text())["metrics"], step)
+            self._evaluate(step, path)
+        if distributed.is_main():
+            self.run.log(json.loads(path.read_text())["metrics"], step)
         self.progress(EVALUATION_UNITS)
 
     def result(self) -> tuple[dict[str, float], pd.DataFrame]:
         """Metrics and samples of the last point."""
         step = max(self.points)
-        metrics = json.loads((self.folder / f"evaluation-{step}.json").read_text())["metrics"]
-        return metrics, pd.read_parquet(self.folder / f"samples-{step}.parquet")
 
-    def _evaluate(self) -> tuple[dict[str, float], pd.DataFrame]:
+        def read() -> tuple[dict[str, float], pd.DataFrame]:
+            metrics = json.loads((self.folder / f"evaluation-{step}.json").read_text())["metrics"]
+            return metrics, pd.read_parquet(self.folder / f"samples-{step}.parquet")
+
+        return distributed.on_main(read)
+
+    def _evaluate(self, step: int, path: Path) -> None:
+        """The model's part in every process alike, as each may hold but a shard of it; the rest in the main one."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
-        reference = samples if self.cell.loss is None else self.reference_samples
-        result = evaluate(samples, bench.suite, reference=reference)
-        metrics = dict(result.metrics)
+        measured = self.probe()
         if self.cell.loss is not None:
-            metrics["preference_accuracy"] = preference_accuracy(bench)
-        return metrics, result.samples
+            measured["preference_accuracy"] = preference_accuracy(bench)
+
+        def judge() -> None:
+            reference = samples if self.cell.loss is None else self.reference_samples
+            result = evaluate(samples, bench.suite, reference=reference)
+            result.samples.to_parquet(self.folder / f"samples-{step}.parquet")
+            metrics = dict(result.metrics) | measured
+            _write(path, {"step": step, "point": self.points[step], "metrics": metrics})
+
+        distributed.on_main(judge, share=False)
 
 
 def preference_accuracy(bench: Workbench) -> float:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from plo.backbone import distributed
 from plo.backbone.model import load_backbone
 from plo.backbone.reference import ReferenceStore
 from plo.config import ConfigError, Experiment
@@ -32,7 +34,7 @@ from plo.experiment.cell import Cell, Workbench, cell_key, evaluation_settings, 
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home
 from plo.registry import load_plugin
-from plo.tracking import Tracker
+from plo.tracking import Tracker, Unrecorded
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,28 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     """Run every cell that is not finished yet, record it, and go on when one fails.
 
     Started again after any kind of end, it skips finished cells and resumes broken ones from their last checkpoint.
+    With several processes the main one alone records and prints.
     """
+    distributed.start()
     console = console or Console()
+    console.quiet |= not distributed.is_main()
     for plugin in experiment.plugins:
         load_plugin(plugin)
     losses = configured_losses(experiment)
     bench = _workbench(experiment, console)
-    tracker = Tracker(experiment.store, "plo")
+    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded()
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
     root = experiment.out / f"{experiment.name}-{key[:8]}"
     with _only_one(tracker, key):
-        parent = tracker.comparison(
-            experiment.name,
-            key,
-            experiment.model_dump(mode="json"),
-            {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
-            {cell.key: cell.name for cell in cells},
+        parent = distributed.on_main(
+            lambda: tracker.comparison(
+                experiment.name,
+                key,
+                experiment.model_dump(mode="json"),
+                {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
+                {cell.key: cell.name for cell in cells},
+            )
         )
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
         failed = {"": "interrupted"}
@@ -128,7 +135,7 @@ def _run(
     bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, root: Path, console: Console
 ) -> dict[str, str]:
     experiment = bench.experiment
-    finished = tracker.finished(parent)
+    finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
     references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
@@ -138,13 +145,19 @@ def _run(
         task = bar.add_task("cells", total=sum(cell.units(experiment, len(bench.data.train)) for cell in todo))
         for number, cell in enumerate(todo, 1):
             bar.update(task, description=escape(f"[{number}/{len(todo)}] {cell.name}"))
-            run = tracker.start_cell(parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell))
+            start = partial(
+                tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
+            )
+            run = distributed.on_main(start, share=False) or Unrecorded()
             before = bar.tasks[task].completed
             try:
-                reference = _reference_samples(tracker, references, cell) if cell.loss is not None else None
+                samples = partial(_reference_samples, tracker, references, cell)
+                reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
                 metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
             except Exception as error:
                 run.fail(error)
+                if not distributed.all_failed():
+                    raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = f"{type(error).__name__}: {error}"
                 console.print(
                     f"[red]failed[/red] {escape(cell.name)}: {escape(failed[cell.name])}",
@@ -202,17 +215,27 @@ def _line(metrics: dict[str, float]) -> str:
 
 @contextmanager
 def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
-    """One process at a time runs a comparison of a store, whatever folders it is started in."""
+    """One launch at a time runs a comparison of a store, whatever folders it is started in."""
+    lock = distributed.on_main(lambda: _locked(tracker, key), share=False)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _locked(tracker: Tracker, key: str) -> FileLock:
     locks = plo_home() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(f"{tracker.uri} {key}".encode()).hexdigest()[:16]
+    lock = FileLock(locks / f"{name}.lock", timeout=0)
     try:
-        with FileLock(locks / f"{name}.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise ConfigError(
             f"Another process runs this comparison in {tracker.uri}: wait for it, or give another `name`."
         ) from None
+    return lock
 
 
 def _bar(console: Console) -> Progress:

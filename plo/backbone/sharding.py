@@ -1,0 +1,104 @@
+"""FSDP2: each process holds a shard of every weight, and gathers them where a forward pass needs them.
+
+plo shards the model itself and takes the launcher's request off accelerate's hands, which would shard the loss too, and
+could not put it back for the next cell. The decoder's layers are gathered one by one; embedding, final norm and LM head
+belong to the root, `Backbone.forward`: once a pass, however many chunks of logits there are.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from plo.backbone import distributed
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return isinstance(module, FSDPModule)
+
+
+def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device: torch.device) -> None:
+    """Shard `module` in place, on `device`.
+
+    Args:
+        layers: class names of the parts that are gathered one by one (FSDP_TRANSFORMER_CLS_TO_WRAP names others).
+        methods: what else than `forward` computes with the weights.
+    """
+    if names := os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP"):
+        layers = set(names.split(","))
+    mesh = init_device_mesh(device.type, (distributed.processes(),))
+    free = distributed.flag("FSDP_RESHARD_AFTER_FORWARD", True)
+    for part in module.modules():
+        if type(part).__name__ in layers:
+            fully_shard(part, mesh=mesh, reshard_after_forward=free)
+    fully_shard(module, mesh=mesh)
+    module.forward = _returning(module.forward)
+    module.register_forward_hook(lambda module, inputs, out: _raised(out))  # after FSDP's own
+    for name in methods:
+        setattr(module, name, _returning(getattr(module, name)))
+        register_fsdp_forward_method(module, name)
+        setattr(module, name, _resharding(module, getattr(module, name)))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, gathered if it is sharded: all processes have to ask at the same moment."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Copies in full on the CPU of the main process, one after the other; in the others nothing. Nested mappings too."""
+    gathered = {}
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            value = on_main(value)
+        elif isinstance(value, Tensor):
+            value = whole(value.detach())
+            value = value.to("cpu", copy=True).contiguous() if distributed.is_main() else None
+        if distributed.is_main():
+            gathered[name] = value
+    return gathered
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A full tensor that every process has, sharded as `parameter` is."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    tensor = tensor.to(parameter.device)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _resharding(module: FSDPModule, method: Callable) -> Callable:
+    """The method; after it the root's weights are shards again, as they are after a backward pass."""
+
+    @wraps(method)
+    def call(*arguments, **keywords):
+        out = method(*arguments, **keywords)
+        module.reshard()
+        return _raised(out)
+
+    return call
+
+
+def _returning(method: Callable) -> Callable:
+    """The method, its error returned: FSDP has something to do after every pass, the failed one included."""
+
+    @wraps(method)
+    def call(*arguments, **keywords):
+        try:
+            return method(*arguments, **keywords)
+        except Exception as error:
+            return error
+
+    return call
+
+
+def _raised(out: Any) -> Any:
+    if isinstance(out, Exception):
+        raise out
+    return out
