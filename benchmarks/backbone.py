@@ -195,7 +195,7 @@ def _trl(args, pairs):
     ]
     bf16 = args.dtype == "bfloat16"
     dtype = torch.bfloat16 if bf16 and args.peft == "lora" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype, attn_implementation=args.attention)
+    model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype, attn_implementation=None if args.attention == "auto" else args.attention)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     config = DPOConfig(
         output_dir=str(args.folder), beta=BETA, per_device_train_batch_size=BATCH, learning_rate=LR[args.peft],
@@ -221,7 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--loss", default="dpo")
-    parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--attention", default="auto")
     parser.add_argument("--checkpointing", default="")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--systems", default="plo,trl,trl_best")

@@ -40,7 +40,9 @@ class ModelConfig(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the hardware has it"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="of padded rows and in generation; auto: sdpa where the model has it"
+    )
     packed: bool = Field(True, description="pairs without padding, their prompt computed once, where the model can")
 
 

@@ -59,6 +59,7 @@ class Backbone(nn.Module):
         self.compute_dtype = compute_dtype
         self.loss: Loss | None = None
         self.fingerprint = _fingerprint(model)
+        self.attention = model.config._attn_implementation  # of padded rows, and in generation
         self.initial: dict[str, Tensor] = {}
         for module in model.modules():
             if isinstance(module, nn.Dropout):  # as TRL does: noise in the policy alone would be noise in the log-ratio
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
     def use_packed(self, packed: bool) -> None:
         """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
         self.packed = packed
-        self.causal_lm.set_attn_implementation(PACKED if packed else self.settings.attention)
+        self.causal_lm.set_attn_implementation(PACKED if packed else self.attention)
 
     # What the experiment uses between runs.
 
@@ -216,7 +217,7 @@ class Backbone(nn.Module):
         # would make the samples another distribution's than the policy's.
         own, self.causal_lm.generation_config = self.causal_lm.generation_config, GenerationConfig()
         try:
-            with self._evaluating(), self._attention(self.settings.attention):
+            with self._evaluating(), self._with_attention(self.attention):
                 return self.policy.generate(
                     input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), **arguments
                 ).cpu()
@@ -254,7 +255,7 @@ class Backbone(nn.Module):
 
     def _hidden(self, batch: dict[str, Any]) -> Tensor:
         """(n, d) final hidden states at the positions that predict the response tokens."""
-        with self._attention(PACKED if batch["attention_mask"].dim() == 4 else self.settings.attention):
+        with self._with_attention(PACKED if batch["attention_mask"].dim() == 4 else self.attention):
             states = self.causal_lm.base_model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
@@ -311,7 +312,7 @@ class Backbone(nn.Module):
             self.policy.train(training)
 
     @contextmanager
-    def _attention(self, implementation: str) -> Iterator[None]:
+    def _with_attention(self, implementation: str) -> Iterator[None]:
         """The attention inside; outside it stays what training uses, as a checkpointed layer runs once more later."""
         before = self.causal_lm.config._attn_implementation
         if implementation == before or not self.packed:
@@ -355,9 +356,10 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     if device.type == "cpu":
         keep_freed_memory()
     weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
+    attention = None if config.attention == "auto" else config.attention
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=config.attention)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=attention)
         if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)

@@ -148,7 +148,6 @@ def _longest(pair: Pair) -> int:
 
 def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
     digest = hashlib.sha256()
-    config = backbone.settings
     parts = (
         VERSION,
         SHARD_PAIRS,
@@ -159,7 +158,7 @@ def _key(backbone: Backbone, shard: Sequence[Pair]) -> str:
         backbone.device.type,
         torch.__version__,
     )
-    digest.update(repr((*parts, config.attention)).encode())
+    digest.update(repr((*parts, backbone.attention)).encode())
     for pair in shard:
         for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
             digest.update(f"{','.join(map(str, ids))};".encode())

@@ -49,8 +49,7 @@ def model_of(family):
 
 
 def backbone_of(model, peft="full", name="tdpo2"):
-    softcapped = getattr(model.config, "attn_logit_softcapping", None)  # sdpa refuses Gemma2's
-    backbone = Backbone(model, ModelConfig(peft=peft, attention="eager" if softcapped else "sdpa"))
+    backbone = Backbone(model, ModelConfig(peft=peft))
     backbone.reset(0, get_loss(name))
     return backbone
 
@@ -221,5 +220,4 @@ def test_a_model_that_cannot_be_packed_is_padded_with_one_warning(tmp_path):
 def test_the_self_test_finds_attention_sinks():
     config = hf.GptOssConfig(**LLAMA, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=64)
     backbone = backbone_of(hf.GptOssForCausalLM(config).float())
-    backbone.settings = ModelConfig(peft="full", attention="eager")
     assert "attention sinks" in packing.disagreement(backbone, 40)
