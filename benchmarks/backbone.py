@@ -1,15 +1,15 @@
-"""plo's step against TRL's `DPOTrainer`: same rows, batches, dtype and threads, step by step in turn.
-
-Three processes are started: plo, TRL as shipped, and TRL at its best (no gradient checkpointing, reference precomputed).
-They hold still until told to take one step, so that each step of one is timed beside the same step of the others.
+"""plo's training step against TRL's `DPOTrainer`: same rows, batches, dtype and threads, step by step in turn.
 
     python benchmarks/backbone.py --data hh --peft lora
+
+runs plo beside TRL as shipped, then beside TRL at its best (no gradient checkpointing, reference precomputed). Both
+systems of a pair stand still until told to take one step, so that each step of one is timed beside the same step of the
+other. The pass over the reference is charged to whoever makes it, once per pair of rows, as in one epoch.
 """
 
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -17,137 +17,189 @@ import tempfile
 import time
 from pathlib import Path
 
-SYSTEMS = {
-    "plo": "plo",
-    "trl": "TRL as shipped",
-    "trl_best": "TRL at its best (no checkpointing, reference precomputed)",
-}
+BASELINES = {"trl": "TRL as shipped", "trl_best": "TRL at its best"}
 BATCH, MAX_LENGTH, BETA = 4, 512, 0.1
-LR = {"lora": 5e-4, "full": 2e-5}
+LR = {"lora": 1e-3, "full": 3e-5}  # at which the loss falls by .2 and more
 FILES = {"hh": "hh/harmless-base_test.jsonl.gz", "tldr": "tldr/comparisons.jsonl"}
+PASSED_ON = ("data", "peft", "dtype", "rows", "epochs", "loss", "checkpointing", "threads", "plain")
 
 
 def main() -> None:
-    args = _arguments()
+    args = arguments()
     if args.worker:
-        return _worker(args)
-    result = measure(args)
-    print(json.dumps(result, indent=1) if args.json else table(result))
+        return worker(args)
+    rounds = [measure(args, ["plo", baseline]) for baseline in args.baselines.split(",") if baseline] or [
+        measure(args, ["plo"])
+    ]
+    if args.json:
+        print(json.dumps(rounds, indent=1))
+    else:
+        for result in rounds:
+            print(table(result), end="\n\n")
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """Steps of all systems in turn; see `table` for what is reported."""
-    names = args.systems.split(",")
+def measure(args: argparse.Namespace, names: list[str]) -> dict:
+    """Steps of the named systems in turn, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        workers = {name: _Worker(name, args, Path(folder) / name) for name in names}
-        set_up = {name: worker.step() for name, worker in workers.items()}  # one after the other
-        seconds = {name: [] for name in names}
-        losses = {name: [] for name in names}
-        order = random.Random(0)
-        for _ in range(set_up[names[0]]["steps"]):
-            for name in order.sample(names, len(names)):
-                step = workers[name].step()
-                seconds[name].append(step["seconds"])
-                losses[name].append(step["loss"])
-        ends = {name: worker.read() for name, worker in workers.items()}
-    tokens = set_up[names[0]]["tokens"]
-    result = {"data": args.data, "peft": args.peft, "dtype": args.dtype, "tokens_per_step": tokens, "systems": {}}
+        workers = {name: Worker(name, args, Path(folder) / name) for name in names}
+        set_up = {name: worker.go() for name, worker in workers.items()}  # one after the other
+        steps = {name: [] for name in names}
+        for number in range(args.epochs * args.rows // BATCH):
+            for name in names if number % 2 else reversed(names):
+                steps[name].append(workers[name].go())
+        ends = {name: worker.go() for name, worker in workers.items()}
+    result = {**{name: getattr(args, name) for name in PASSED_ON}, "batch": BATCH, "max_length": MAX_LENGTH}
+    result |= {"tflops_of_a_matrix_product": matmul_tflops(args), "tokens_per_step": set_up["plo"]["tokens"]}
     for name in names:
-        median = statistics.median(seconds[name][1:])  # the first step allocates
-        charged = median + set_up[name]["reference_seconds_per_step"]
-        result["systems"][name] = {
-            "step_seconds": median,
-            "reference_seconds": set_up[name]["reference_seconds_per_step"],
+        seconds = [step["seconds"] for step in steps[name]]
+        reference = set_up[name]["reference_seconds"]
+        charged = statistics.median(seconds[1:]) + reference  # the first step allocates
+        result[name] = {
+            "step_seconds": statistics.median(seconds[1:]),
+            "reference_seconds": reference,
             "seconds": charged,
-            "tokens_per_second": tokens / charged,
+            "tokens_per_second": set_up[name]["tokens"] / statistics.mean(second + reference for second in seconds[1:]),
             "peak_memory_gb": ends[name]["peak_memory_gb"],
-            "losses": losses[name],
-            "all_seconds": seconds[name],
+            "useful_tflops": set_up["plo"]["tflop"] / statistics.mean(second + reference for second in seconds[1:]),
+            "losses": [step["loss"] for step in steps[name]],
+            "all_seconds": seconds,
         }
+    if len(names) == 2:
+        ours, theirs = (result[name] for name in names)
+        result["ratio"] = theirs["seconds"] / ours["seconds"]
+        result["memory_ratio"] = ours["peak_memory_gb"] / theirs["peak_memory_gb"]
+        result["largest_loss_difference"] = max(
+            abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)
+        )
     return result
 
 
-class _Worker:
+def table(result: dict) -> str:
+    name = next((n for n in BASELINES if n in result), None)
+    lines = [
+        f"{result['data']}, {result['peft']}, {result['dtype']}, {result['loss']}, batch {BATCH}, max length {MAX_LENGTH}, "
+        f"{result['tokens_per_step']:.0f} tokens a step",
+        "| | s/step | + reference | tokens/s | peak GB | share of the machine's matrix products |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key in ("plo", name) if name else ("plo",):
+        r = result[key]
+        share = r["useful_tflops"] / result["tflops_of_a_matrix_product"]
+        lines.append(
+            f"| {BASELINES.get(key, key)} | {r['step_seconds']:.2f} | {r['reference_seconds']:.2f} "
+            f"| {r['tokens_per_second']:.0f} | {r['peak_memory_gb']:.2f} | {share:.1%} |"
+        )
+    if name:
+        losses = result["plo"]["losses"]
+        lines.append(
+            f"{result['ratio']:.1f} times as fast with {result['memory_ratio']:.2f} of the memory; losses fall from "
+            f"{losses[0]:.3f} to {min(losses):.3f} and differ by at most {result['largest_loss_difference']:.3f}."
+        )
+    return "\n".join(lines)
+
+
+class Worker:
+    """A process with one of the systems in it, which does its next thing when told to."""
+
     def __init__(self, name: str, args: argparse.Namespace, folder: Path):
         command = [sys.executable, __file__, "--worker", name, "--folder", str(folder)]
-        for key in ("data", "peft", "dtype", "rows", "epochs", "loss", "checkpointing", "threads", "attention"):
+        for key in PASSED_ON:
             command += [f"--{key}", str(getattr(args, key))]
         self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self.read()
+        log = open(folder.with_suffix(".log"), "w")  # noqa: SIM115
+        self.log = log.name
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
-    def step(self) -> dict:
+    def go(self) -> dict:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return self.read()
-
-    def read(self) -> dict:
         for line in self.process.stdout:
             if line.startswith("@"):
                 return json.loads(line[1:])
-        raise SystemExit(f"{self.name} ended without a word: see above.")
+        raise SystemExit(f"{self.name} ended early:\n{Path(self.log).read_text()[-3000:]}")
 
 
-def table(result: dict) -> str:
-    return json.dumps(result, indent=1)
-
-
-# A worker.
-
-
-def _say(**content) -> None:
-    print("@" + json.dumps(content), flush=True)
-
-
-def _worker(args: argparse.Namespace) -> None:
+def matmul_tflops(args: argparse.Namespace, size: int = 2048) -> float:
+    """The machine's own speed: the best of ten products of square matrices."""
     import torch
 
     torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, args.dtype))
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        (a @ a).sum().item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e12
+
+
+# Inside a worker.
+
+
+def say(**content) -> None:
+    print("@" + json.dumps(content), flush=True)
+
+
+def worker(args: argparse.Namespace) -> None:
+    import torch
     from transformers import AutoTokenizer
 
+    from plo.backbone.memory import peak_memory_gb
     from plo.data import load_data
     from plo.embedded import embedded_model
 
+    torch.set_num_threads(args.threads)
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
     root = Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    data = load_data(
+    pairs = load_data(
         args.data, root / FILES[args.data], tokenizer=tokenizer, limit=args.rows, eval_limit=1, max_length=MAX_LENGTH
-    )
-    _say(ready=True)
+    ).train
     sys.stdin.readline()
-    trainer, reference_seconds = (_plo if args.worker == "plo" else _trl)(args, data.train)
-    steps = args.epochs * args.rows // BATCH
-    tokens = (
-        sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in data.train) * BATCH / args.rows
+    trainer, reference_seconds = (_plo if args.worker == "plo" else _trl)(args, pairs)
+    tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    say(
+        reference_seconds=reference_seconds * BATCH / args.rows,
+        tokens=tokens * BATCH / args.rows,
+        tflop=_needed_tflop(args, trainer.model, pairs) * BATCH / args.rows,
     )
-    _say(reference_seconds_per_step=reference_seconds * BATCH / args.rows, steps=steps, tokens=tokens)
     trainer.train()
-    from plo.backbone.trainer import peak_memory_gb
+    sys.stdin.readline()
+    say(peak_memory_gb=peak_memory_gb())
 
-    _say(peak_memory_gb=peak_memory_gb())
+
+def _needed_tflop(args, model, pairs) -> float:
+    """Matrix products that the method itself needs: prompts once, LM head on responses, reference's forward pass."""
+    causal_lm = getattr(model, "causal_lm", model)
+    head = causal_lm.get_output_embeddings().weight.numel()
+    body = sum(m.weight.numel() for n, m in causal_lm.named_modules() if n.endswith("_proj") and hasattr(m, "weight"))
+    tokens = sum(len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    responses = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    passes = 1 + 1 + (1 if args.peft == "lora" else 2)  # reference, forward, backward (to inputs, and to weights)
+    return 2 * passes * (body * tokens + head * responses) / 1e12
 
 
 def _turnstile():
     from transformers import TrainerCallback
 
-    from plo.backbone.trainer import reset_peak_memory
+    from plo.backbone.memory import reset_peak_memory
 
     class Turnstile(TrainerCallback):
-        """Waits before each step, and tells its time and loss after it."""
+        """Waits before each step; after it, tells its time (data loading and logging included) and its loss."""
 
         def on_train_begin(self, *args, **kwargs):
             reset_peak_memory()
-
-        def on_step_begin(self, *args, **kwargs):
-            sys.stdin.readline()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *args, **kwargs):
-            self.seconds = time.perf_counter() - self.started
+            self.wait()
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
-                _say(seconds=self.seconds, loss=float(logs["loss"]))
+                say(seconds=time.perf_counter() - self.started, loss=float(logs["loss"]))
+                if state.global_step < state.max_steps:
+                    self.wait()
+
+        def wait(self):
+            sys.stdin.readline()
+            self.started = time.perf_counter()
 
     return Turnstile()
 
@@ -160,14 +212,17 @@ def _plo(args, pairs):
     from plo.config import ModelConfig, TrainConfig
     from plo.losses import get_loss
 
-    backbone, _ = load_backbone(ModelConfig(peft=args.peft, dtype=args.dtype, attention=args.attention))
+    backbone, _ = load_backbone(ModelConfig(peft=args.peft, dtype=args.dtype, packed=not args.plain))
     loss = get_loss(args.loss)
     backbone.reset(0, loss)
     started = time.perf_counter()
-    hidden = needs_reference([n for n in loss.needs if n in STATISTICS])
+    hidden = needs_reference([need for need in loss.needs if need in STATISTICS])
     reference = ReferenceStore(args.folder / "store").get(backbone, pairs, hidden=hidden)
     seconds = time.perf_counter() - started
-    config = TrainConfig(lr=LR[args.peft], batch_size=BATCH, epochs=args.epochs, warmup=0.0)
+    config = TrainConfig(
+        lr=LR[args.peft], batch_size=BATCH, epochs=args.epochs, warmup=0.0,
+        gradient_checkpointing="on" if args.checkpointing == "on" else "off",
+    )  # fmt: skip
     trainer = PreferenceTrainer(
         backbone, pairs, reference, config, seed=0, folder=args.folder, callbacks=[_turnstile()]
     )
@@ -187,44 +242,44 @@ def _trl(args, pairs):
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset  # tokenised already: to the same ids (tests/data/test_tokenize.py)
 
-    best = args.worker == "trl_best"
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    best, bf16 = args.worker == "trl_best", args.dtype == "bfloat16"
+    # As in plo: the frozen base of LoRA in the compute dtype, float32 weights under autocast in full fine-tuning.
+    dtype = torch.bfloat16 if bf16 and args.peft == "lora" else torch.float32
+    checkpointing = args.checkpointing == "on" if args.checkpointing else not best
+    config = DPOConfig(
+        output_dir=str(args.folder), beta=BETA, loss_type={"dpo": "sigmoid"}.get(args.loss, args.loss),
+        per_device_train_batch_size=BATCH, learning_rate=LR[args.peft], num_train_epochs=args.epochs,
+        lr_scheduler_type="cosine", max_length=MAX_LENGTH, logging_steps=1, report_to=[], save_strategy="no", seed=0,
+        data_seed=0, bf16=bf16, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+        gradient_checkpointing=checkpointing, precompute_ref_log_probs=best,
+    )  # fmt: skip
     rows = [
         {"prompt_ids": list(p.prompt_ids), "chosen_ids": list(p.chosen_ids), "rejected_ids": list(p.rejected_ids)}
         for p in pairs
     ]
-    bf16 = args.dtype == "bfloat16"
-    dtype = torch.bfloat16 if bf16 and args.peft == "lora" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype, attn_implementation=None if args.attention == "auto" else args.attention)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    config = DPOConfig(
-        output_dir=str(args.folder), beta=BETA, per_device_train_batch_size=BATCH, learning_rate=LR[args.peft],
-        num_train_epochs=args.epochs, lr_scheduler_type="cosine", max_length=MAX_LENGTH, logging_steps=1, report_to=[],
-        save_strategy="no", seed=0, data_seed=0, bf16=bf16, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
-        **({"gradient_checkpointing": False, "precompute_ref_log_probs": True} if best else {}),
-        **({} if not args.checkpointing else {"gradient_checkpointing": args.checkpointing == "on"}),
-    )  # fmt: skip
-    dataset = Dataset.from_list(rows)
+    model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype)
     started = time.perf_counter()
     trainer = Trainer(
-        model=model, args=config, train_dataset=dataset, processing_class=tokenizer,
+        model=model, args=config, train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(embedded_model()),
         peft_config=lora if args.peft == "lora" else None, callbacks=[_turnstile()],
     )  # fmt: skip
-    return trainer, (time.perf_counter() - started if best else 0.0)
+    return trainer, time.perf_counter() - started if best else 0.0
 
 
-def _arguments() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(FILES), default="hh")
     parser.add_argument("--peft", choices=["lora", "full"], default="lora")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=32, help="training pairs, a multiple of 4")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--loss", default="dpo")
-    parser.add_argument("--attention", default="auto")
-    parser.add_argument("--checkpointing", default="")
+    parser.add_argument("--loss", default="dpo", help="one that TRL has too, or any with --baselines ''")
+    parser.add_argument("--checkpointing", choices=["", "on", "off"], default="", help="'': each system's own setting")
+    parser.add_argument("--plain", type=int, default=0, help="1: plo with padded rows, not packed")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--systems", default="plo,trl,trl_best")
+    parser.add_argument("--baselines", default="trl,trl_best")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -43,6 +43,9 @@ class ModelConfig(Section):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="of padded rows and in generation; auto: sdpa where the model has it"
     )
+    reference_disk_gb: float = Field(
+        20, ge=0, description="of the reference's hidden states that are kept on disk; beyond, computed anew each step"
+    )
     packed: bool = Field(True, description="pairs without padding, their prompt computed once, where the model can")
 
 
@@ -75,6 +78,9 @@ class TrainConfig(Section):
     optimizer: str = Field("adamw_torch_fused", description="any name transformers' TrainingArguments takes")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="compute layers twice to save memory; auto: where they would not fit"
+    )
     log_every: PositiveInt = Field(1, description="steps")
     probe_every: PositiveInt = Field(
         20, description="steps between full-vocabulary KL and entropy on a fixed probe batch"

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from plo.backbone import distributed, sharding
-from plo.backbone.allocator import keep_freed_memory
 from plo.backbone.attention import PACKED
 from plo.backbone.lora import fuse
+from plo.backbone.memory import keep_freed_memory
 from plo.backbone.packing import disagreement, why_not
 from plo.backbone.statistics import Head, needs_reference, token_statistics
 from plo.config import ModelConfig
@@ -83,6 +83,24 @@ class Backbone(nn.Module):
         """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
         self.packed = packed
         self.causal_lm.set_attn_implementation(PACKED if packed else self.attention)
+
+    def checkpoint_layers(self, on: bool) -> None:
+        """Whether the backward pass computes each decoder layer once more instead of keeping what is in it."""
+        model = self.causal_lm
+        if on and not model.is_activation_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        elif not on and model.is_activation_checkpointing:
+            model.activation_checkpointing_disable()
+
+    @contextmanager
+    def casts_kept(self) -> Iterator[None]:
+        """Inside, a trained weight is cast to the compute dtype once an optimiser step, not once a forward pass."""
+        torch.autocast_increment_nesting()  # autocast forgets its casts where the outermost one ends
+        try:
+            yield
+        finally:
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()
 
     # What the experiment uses between runs.
 
@@ -309,6 +327,7 @@ class Backbone(nn.Module):
             with torch.no_grad(), self._autocast():
                 yield
         finally:
+            torch.clear_autocast_cache()  # casts made without gradient would cut the next training pass off its weights
             self.policy.train(training)
 
     @contextmanager

@@ -5,11 +5,10 @@ import gc
 import json
 import math
 import re
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
+from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
@@ -30,6 +30,9 @@ from plo.data import Pair
 from plo.losses import Loss
 
 TRAINED = "trained.safetensors"
+SHARE_OF_FREE_MEMORY = (
+    0.7  # that activations may take; gradients of activations and the allocator's slack want the rest
+)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -108,46 +111,72 @@ class PreferenceTrainer(Trainer):
         self._probe_every = config.probe_every
         self._probed = 0  # the step of the last probe
         super().__init__(
-            backbone, arguments, data_collator=self._collate, train_dataset=range(len(pairs)), callbacks=[*callbacks]
+            backbone, arguments, data_collator=list, train_dataset=range(len(pairs)), callbacks=[*callbacks]
         )
         self.add_callback(_Clock(self))
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._sharded = self.is_distributed_loading_by_transformers = sharding.is_sharded(backbone)
         self._whole_reference = needs_reference(need for need in backbone.loss.needs if need in STATISTICS)
+        backbone.checkpoint_layers(self._wants_checkpointing(config.gradient_checkpointing))
         if distributed.rank():
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
         reset_peak_memory()
 
     def get_train_dataloader(self) -> DataLoader:
-        """Micro-batches of all processes together, in each process: `_collate` takes the process's share.
+        """Indices of the pairs, in batches of whole optimiser steps' parts: `get_batch_samples` makes tensors of them.
 
-        accelerate would fill up the last one with rows of the first, to give all processes the same number.
+        The same in every process. accelerate would fill up the last batch with rows of the first, to give all the same.
         """
         loader = DataLoader(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size * distributed.processes(),
             sampler=RandomSampler(self.train_dataset),
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
+            collate_fn=list,
         )
         return prepare_data_loader(
             loader,
             self.args.device,
             num_processes=1,
             process_index=0,
-            put_on_device=True,
             use_seedable_sampler=True,
             data_seed=self.args.data_seed,
         )
 
-    def _collate(self, indices: Sequence[int]) -> dict[str, Any]:
-        """This process's share of a micro-batch. Where none is left for it, a row that counts for nothing: the process
-        still has to take part in what all do together."""
-        share = indices[distributed.rank() :: distributed.processes()]
-        rows = share or indices[:1]
+    def _share(self, step: Sequence[int]) -> list[dict[str, Any]]:
+        """This process's micro-batches of an optimiser step's pairs. Where none is left for it, a row that counts for
+        nothing: the process still has to take part in what all do together."""
+        micro = -(-len(step) // (self.args.per_device_train_batch_size * distributed.processes()))
+        sizes = [_tokens(self.pairs[i], self._unwrapped.packed) for i in step]
+        parts = arrange(step, sizes, micro * distributed.processes(), alike=not self._unwrapped.packed)
+        mine = parts[distributed.rank() * micro : (distributed.rank() + 1) * micro]
+        return [self._batch(rows or step[:1]) | {"weight": float(bool(rows))} for rows in mine]
+
+    def _batch(self, rows: Sequence[int]) -> dict[str, Any]:
         batch = collate([self.pairs[i] for i in rows], self.columns, packed=self._unwrapped.packed)
-        return batch | self.reference.batch(rows) | {"indices": torch.tensor(rows), "weight": float(bool(share))}
+        return batch | self.reference.batch(rows) | {"indices": torch.tensor(rows)}
+
+    def _wants_checkpointing(self, setting: str) -> bool:
+        """Layers are computed twice only where what they keep for the backward pass would not fit.
+
+        What a pair keeps is counted on the shortest one, and scaled by tokens to the largest micro-batch there can be.
+        """
+        backbone = self._unwrapped
+        free = available_bytes(backbone.device)
+        if setting != "auto" or free is None or sharding.is_sharded(backbone):
+            return setting == "on"
+        sizes = [_tokens(pair, backbone.packed) for pair in self.pairs]
+        shortest = sizes.index(min(sizes))
+        backbone.checkpoint_layers(False)
+        backbone.train()
+        batch = self._prepare_inputs(self._batch([shortest]))
+        if self._whole_reference and "ref_hidden" not in batch:
+            batch["ref_hidden"] = _ref_hidden(backbone, batch)
+        micro = sorted(sizes)[-self.args.per_device_train_batch_size :]
+        most = sum(micro) if backbone.packed else len(micro) * max(micro)
+        activations = saved_bytes(backbone, batch) / sizes[shortest] * most
+        state = sum(3 * p.numel() * p.element_size() for p in backbone.trained().values())  # gradient and Adam's two
+        return activations > SHARE_OF_FREE_MEMORY * (free - state)
 
     # The exact mean.
 
@@ -155,9 +184,10 @@ class PreferenceTrainer(Trainer):
         """The micro-batches of one optimiser step, and what each term of the loss averages over in all of them."""
         if self.state.global_step >= self.state.max_steps:
             return [], None  # resumed at the very end: transformers would look whether to stop only after a step more
-        batches = list(islice(epoch_iterator, num_batches))
-        if not batches:
-            return batches, None
+        step = [index for indices in islice(epoch_iterator, num_batches) for index in indices]
+        if not step:
+            return [], None
+        batches = self._share(step)
         for batch in batches:
             batch["counts"] = self._unwrapped.count(batch)
         counts = [[batch["weight"] * count for count in batch["counts"]] for batch in batches]
@@ -215,7 +245,12 @@ class PreferenceTrainer(Trainer):
                         {"params": own, "lr": term.learning_rate or self.args.learning_rate, "weight_decay": 0.0}
                     )
             self.optimizer = kind(groups, **settings)
+            self.optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())  # casts of the old weights
         return self.optimizer
+
+    def train(self, *arguments, **keywords):
+        with self._unwrapped.casts_kept():
+            return super().train(*arguments, **keywords)
 
     def _defer_fsdp_gradient_reduction(self):
         """Not deferred: shards of the gradient add up over micro-batches, a whole gradient might not fit."""
@@ -345,6 +380,31 @@ def _added(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(of_process.get(name, 0.0) for of_process in sums) for name in {n: 0 for s in sums for n in s}}
 
 
+def arrange(rows: Sequence[int], sizes: Sequence[int], parts: int, alike: bool) -> list[list[int]]:
+    """The rows of an optimiser step in parts of equal count, by how long they are; which rows it has is left alone.
+
+    Args:
+        alike: rows of like length together, for little padding; else each part gets long and short ones, for parts
+            (micro-batches, devices) that take about as much time and memory.
+    """
+    longest_first = [row for _, row in sorted(zip(sizes, rows, strict=True), reverse=True)]
+    if alike:
+        edges = [len(rows) * part // parts for part in range(parts + 1)]
+        return [longest_first[first:last] for first, last in pairwise(edges)]
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    for start in range(0, len(rows), parts):  # there and back: who got the longest gets the shortest next
+        turn = range(parts) if start // parts % 2 == 0 else reversed(range(parts))
+        for part, row in zip(turn, longest_first[start : start + parts], strict=False):
+            dealt[part].append(row)
+    return dealt
+
+
+def _tokens(pair: Pair, packed: bool) -> int:
+    """That a forward pass computes for a pair, padding between pairs left out."""
+    prompt, chosen, rejected = map(len, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
+    return prompt + chosen + rejected if packed else 2 * (prompt + max(chosen, rejected))
+
+
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
     batch = collate(pairs, packed=backbone.packed)
     return batch | {"ref_hidden": _ref_hidden(backbone, batch)}
@@ -365,24 +425,6 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         found.append((int(re.sub(r"\D", "", path.name)), path))
     return max(found)[1] if found else None
-
-
-def peak_memory_gb() -> float:
-    """Peak memory since `reset_peak_memory`: of the GPU where there is one, else resident memory of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e9
-    except (OSError, TypeError):  # not Linux: the peak of the whole process
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def reset_peak_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak stays that of the whole process
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 class _Clock(TrainerCallback):

@@ -28,6 +28,7 @@ from plo.losses import Loss
 from plo.registry import source_of
 from plo.tracking import CellRun
 
+WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a cell's numbers
 PROBE_PAIRS = 8
 ACCURACY_PAIRS = 16  # pairs a forward pass of the preference accuracy
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
@@ -102,9 +103,12 @@ def shared_settings(bench: Workbench) -> dict[str, Any]:
     """What all cells of a comparison have in common and what changes their numbers."""
     experiment = bench.experiment
     return {
-        "model": [bench.model_identity, experiment.model.model_dump(mode="json", exclude={"name"})],
+        "model": [
+            bench.model_identity,
+            experiment.model.model_dump(mode="json", exclude={"name", "reference_disk_gb"}),
+        ],
         "data": bench.data.digest,
-        "train": experiment.train.model_dump(mode="json", exclude={"log_every", "probe_every", "checkpoint_every"}),
+        "train": experiment.train.model_dump(mode="json", exclude=WITHOUT_EFFECT),
         "eval_at": experiment.points,
         "evaluation": evaluation_settings(bench),
     }

@@ -101,7 +101,7 @@ def _workbench(experiment: Experiment, console: Console) -> Workbench:
     with console.status(f"reading {experiment.data.source}"):
         data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)
     console.print(data.summary(), highlight=False, soft_wrap=True)
-    store = ReferenceStore(plo_home() / "reference")
+    store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
     with _bar(console) as bar:
         for pairs, label in ((data.train, "training"), (data.eval[: experiment.evaluation.pairs], "held-out")):
             task = bar.add_task(f"reference, {label} pairs", total=len(pairs))

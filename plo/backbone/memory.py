@@ -1,0 +1,75 @@
+"""Memory of a training step: what its peak was, what it will need, and keeping what the last one freed."""
+
+import contextlib
+import ctypes
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc hand freed blocks out again instead of returning them to the system.
+
+    By default every tensor of more than 32 MB (weights cast, gradients, logits) is mapped anew and its pages are zeroed one
+    fault at a time, each step again. Elsewhere than under glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory_gb() -> float:
+    """Peak memory since `reset_peak_memory`: of the GPU where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e9
+    except (OSError, TypeError):  # not Linux: the peak of the whole process
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak stays that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def saved_bytes(module: torch.nn.Module, batch: dict[str, Any]) -> int:
+    """Bytes that a forward pass of the batch keeps for its backward pass, weights left out.
+
+    Counted, not estimated, so that it holds for any architecture, dtype and adapter.
+    """
+    storages: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in module.parameters()}
+    kept: list[Tensor] = []  # else another tensor might come to lie where a counted one was
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in storages:
+            storages[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        module(batch)
+    return sum(storages.values())
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of the device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
+    except (OSError, TypeError):
+        return None
