@@ -52,7 +52,7 @@ class PreferenceTrainer(Trainer):
         config: optimisation.
         seed: fixes batch order and dropout.
         folder: of the checkpoints.
-        probe: a fixed few pairs on which full-vocabulary KL and entropy are logged.
+        probe: a fixed few pairs on which full-vocabulary KL and entropy are logged, and their reference's hidden states.
         callbacks: transformers' callbacks.
     """
 
@@ -65,7 +65,7 @@ class PreferenceTrainer(Trainer):
         *,
         seed: int,
         folder: Path,
-        probe: Sequence[Pair] = (),
+        probe: tuple[Sequence[Pair], Reference] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         self.pairs = pairs
@@ -107,7 +107,7 @@ class PreferenceTrainer(Trainer):
         self._seconds = 0.0
         self._bad: list[str] = []
         gc.collect()  # of an earlier training on these parameters, whose DDP would still reduce their gradients
-        self._probe = _probe_batch(backbone, probe) if probe else None
+        self._probe = _probe_batch(backbone, *probe) if probe else None
         self._probe_every = config.probe_every
         self._probed = 0  # the step of the last probe
         super().__init__(
@@ -405,9 +405,9 @@ def _tokens(pair: Pair, packed: bool) -> int:
     return prompt + chosen + rejected if packed else 2 * (prompt + max(chosen, rejected))
 
 
-def _probe_batch(backbone: Backbone, pairs: Sequence[Pair]) -> dict[str, Any]:
-    batch = collate(pairs, packed=backbone.packed)
-    return batch | {"ref_hidden": _ref_hidden(backbone, batch)}
+def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> dict[str, Any]:
+    batch = collate(pairs, packed=backbone.packed) | reference.batch(range(len(pairs)))
+    return batch if "ref_hidden" in batch else batch | {"ref_hidden": _ref_hidden(backbone, batch)}
 
 
 def _ref_hidden(backbone: Backbone, batch: dict[str, Any]) -> torch.Tensor:

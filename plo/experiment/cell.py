@@ -158,6 +158,7 @@ def run_cell(
 def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> None:
     backbone, data = bench.backbone, bench.data
     backbone.reset(cell.seed, cell.loss)
+    probe = data.eval[:PROBE_PAIRS]
     registered = [need for need in cell.loss.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
@@ -166,7 +167,7 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
         bench.experiment.train,
         seed=cell.seed,
         folder=folder,
-        probe=data.eval[:PROBE_PAIRS],
+        probe=(probe, bench.store.get(backbone, probe, hidden=True)),
         callbacks=[evaluator],
     )
     evaluator.probe = trainer.probe

@@ -97,14 +97,15 @@ def train(case: Case, backbone: Backbone, folder: Path, out: Path, stop_at: int 
     backbone.reset(0, get_loss(OWN.get(case.loss, case.loss)))
     backbone.double()
     pairs = torch.load(folder / "pairs.pt", weights_only=False)[: case.pairs]
+    store = ReferenceStore(folder / "store")
     trainer = PreferenceTrainer(
         backbone,
         pairs,
-        ReferenceStore(folder / "store").get(backbone, pairs, hidden=case.hidden),
+        store.get(backbone, pairs, hidden=case.hidden),
         TrainConfig(**(CONFIG | case.train)),
         seed=0,
         folder=out,
-        probe=pairs[:2],
+        probe=(pairs[:2], store.get(backbone, pairs[:2], hidden=True)),
         callbacks=[_Stop(stop_at)] if stop_at else [],
     )
     checkpoint = last_checkpoint(out)

@@ -36,7 +36,7 @@ def test_computed_once_and_again_only_for_what_changed(tiny_llama, tiny_pairs, t
     store.get(_backbone(tiny_llama()), pairs[:4] + tiny_pairs(4, seed=9))  # only the new shard
     assert computed[3:] == [4]
     store.get(_backbone(tiny_llama(seed=5)), pairs[:4])  # other weights
-    store.get(_backbone(tiny_llama(), attention="eager"), pairs[:4])  # other attention
+    store.get(_backbone(tiny_llama(attn_implementation="eager")), pairs[:4])  # other attention
     store.get(_backbone(tiny_llama(dtype=torch.float32)), pairs[:4])  # other dtype
     assert computed[4:] == [4, 4, 4]
     store.get(_backbone(tiny_llama()), pairs, hidden=True)  # hidden states were not stored before

@@ -37,7 +37,7 @@ def train(tiny_llama, tiny_pairs, tmp_path):
             CONFIG.model_copy(update=changes),
             seed=seed,
             folder=tmp_path / folder,
-            probe=pairs[:2],
+            probe=(pairs[:2], store.get(backbone, pairs[:2], hidden=True)),
         )
         if stop_at:
             trainer.add_callback(_Stop(stop_at))

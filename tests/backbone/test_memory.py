@@ -1,0 +1,136 @@
+"""Memory: what a pass keeps is counted, layers are computed twice where it would not fit, and the numbers stay."""
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from plo.backbone import trainer as trainer_module
+from plo.backbone.batch import collate
+from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
+from plo.backbone.model import Backbone
+from plo.backbone.reference import ReferenceStore
+from plo.backbone.trainer import PreferenceTrainer, arrange
+from plo.config import ModelConfig, TrainConfig
+from plo.losses import get_loss
+
+
+class TwoProducts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(5, 7))
+
+    def forward(self, batch):
+        return (batch["x"] @ self.weight).exp().sum()
+
+
+def test_saved_bytes_by_hand():
+    """The product keeps x (3, 5) and the weight, which is not counted; exp keeps its result (3, 7)."""
+    assert saved_bytes(TwoProducts(), {"x": torch.ones(3, 5)}) == (3 * 5 + 3 * 7) * 4
+
+
+def test_available_bytes_are_those_of_the_machine():
+    assert 1e6 < available_bytes(torch.device("cpu")) < 1e14
+
+
+def test_the_peak_is_since_the_reset():
+    block = torch.ones(60_000_000)  # 240 MB
+    before = peak_memory_gb()
+    del block
+    reset_peak_memory()
+    assert peak_memory_gb() < before
+
+
+def train(setting, tiny_llama, pairs, folder, **changes):
+    backbone = Backbone(tiny_llama(), ModelConfig(peft="full"))
+    backbone.use_packed(True)
+    backbone.reset(0, get_loss("dpo"))
+    config = TrainConfig(lr=1e-2, batch_size=4, epochs=2, warmup=0.0, gradient_checkpointing=setting, **changes)
+    reference = ReferenceStore(folder / "store").get(backbone, pairs)
+    trainer = PreferenceTrainer(backbone, pairs, reference, config, seed=0, folder=folder / setting)
+    twice = backbone.causal_lm.is_activation_checkpointing
+    trainer.train()
+    return twice, torch.cat([p.detach().flatten() for p in backbone.policy_parameters()])
+
+
+def test_layers_are_computed_twice_where_memory_asks_for_it(tiny_llama, tiny_pairs, tmp_path, monkeypatch):
+    pairs = tiny_pairs(8)
+    roomy, plain = train("auto", tiny_llama, pairs, tmp_path / "roomy")
+    assert not roomy
+    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: 300_000)  # weights of 26 kB, gradient, Adam
+    tight, twice = train("auto", tiny_llama, pairs, tmp_path / "tight")
+    assert tight
+    torch.testing.assert_close(twice, plain, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: None)  # a system that does not tell
+    assert not train("auto", tiny_llama, pairs, tmp_path / "silent")[0]
+    assert train("on", tiny_llama, pairs, tmp_path / "on")[0]
+
+
+def test_a_weight_is_cast_once_a_step(tiny_llama, tiny_pairs):
+    """Two micro-batches of one optimiser step share the bfloat16 copies; after the step there are new ones."""
+    backbone = Backbone(tiny_llama(dtype=torch.float32), ModelConfig(peft="full"), torch.bfloat16)
+    backbone.reset(0, get_loss("dpo"))
+    batch = collate(tiny_pairs(3))
+    with backbone.reference():
+        batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    weight = backbone.causal_lm.model.layers[0].mlp.down_proj.weight
+
+    def copies():
+        kept = set()
+
+        def look(tensor):
+            if tensor.dtype == torch.bfloat16 and tensor.untyped_storage().nbytes() == weight.numel() * 2:
+                kept.add(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        with saved_tensors_hooks(look, lambda tensor: tensor):
+            first, second = backbone(batch)["sums"].sum(), backbone(batch)["sums"].sum()
+        (first + second).backward()
+        return len(kept)
+
+    apart = copies()
+    with backbone.casts_kept():
+        together = copies()
+        backbone.measure(batch, ("logps",))  # without gradient, between two steps
+        backbone.zero_grad()
+        backbone(batch)["sums"].sum().backward()
+        assert weight.grad is not None and weight.grad.abs().max() > 0
+    assert apart >= 2 * together > 0
+
+
+@pytest.mark.parametrize("peft", ["full", "lora"])
+def test_bfloat16_products_move_the_weights_as_float32_does(peft, tiny_llama, tiny_pairs, tmp_path):
+    """At a learning rate of 5e-7, at which weights kept in bfloat16 would stand still."""
+    change = {}
+    for dtype in (None, torch.bfloat16):
+        backbone = Backbone(tiny_llama(dtype=torch.float32), ModelConfig(peft=peft), dtype)
+        backbone.use_packed(True)
+        backbone.reset(0, get_loss("dpo"))
+        before = torch.cat([p.detach().flatten() for p in backbone.policy_parameters()])
+        config = TrainConfig(lr=5e-7, batch_size=4, epochs=4, warmup=0.0)
+        pairs = tiny_pairs(16)
+        reference = ReferenceStore(tmp_path / f"store{dtype}").get(backbone, pairs)
+        PreferenceTrainer(backbone, pairs, reference, config, seed=0, folder=tmp_path / str(dtype)).train()
+        change[dtype] = torch.cat([p.detach().flatten() for p in backbone.policy_parameters()]) - before
+    moved = (change[None] != 0).float().mean()
+    agreement = torch.cosine_similarity(change[None], change[torch.bfloat16], dim=0)
+    assert moved > 0.4 and agreement > 0.95
+    if peft == "full":
+        still = before.bfloat16() == (before + change[None]).bfloat16()
+        assert still.float().mean() > 0.97  # what weights kept in bfloat16 would have lost
+
+
+@pytest.mark.parametrize(
+    ("alike", "lengths"),
+    [
+        (True, [[50, 40], [31, 20], [12, 8, 3]]),
+        (False, [[50, 8, 3], [40, 12], [31, 20]]),  # dealt there and back
+    ],
+)
+def test_a_step_is_shared_out_by_length_and_keeps_its_rows(alike, lengths):
+    sizes = [50, 3, 40, 8, 31, 20, 12]
+    parts = arrange(range(7), sizes, 3, alike)
+    assert [[sizes[row] for row in part] for part in parts] == lengths
+
+
+def test_fewer_rows_than_parts():
+    assert arrange([4, 2], [1, 9], 3, alike=False) == [[2], [4], []]
