@@ -8,7 +8,7 @@ from rich.text import Text
 from plo.data.rows import DataError
 
 EXAMPLES = 3  # shown for each reason
-ENOUGH = 100  # tokenised rows to judge a data set by
+CHANCE = 2  # bad rows that say little of those that a limit left untokenised
 MAX_BAD_SHARE = 0.05
 
 
@@ -52,11 +52,11 @@ class DropReport:
     def share(self) -> float:
         """Share of bad rows in [0, 1]; where a limit left rows untokenised, extrapolated from those that were.
 
-        Not from a few: one row of twenty says little of the rest.
+        One or two are not extrapolated: they may be chance.
         """
         read = self.dropped_read / max(self.rows, 1)
-        if self.tokenised < min(ENOUGH, self.rows - self.dropped_read):
-            return self.total / self.rows
+        if self.dropped_tokenised <= CHANCE:
+            return self.total / max(self.rows, 1)
         return read + (1 - read) * self.dropped_tokenised / max(self.tokenised, 1)
 
     def enforce(self, strict: bool = False) -> None:

@@ -197,3 +197,10 @@ def test_share_is_extrapolated_where_a_limit_left_rows_untokenised():
     assert report.share == pytest.approx(0.5)
     with pytest.raises(DataError, match="max_length"):
         report.enforce()
+
+
+def test_one_bad_row_of_the_few_that_a_limit_asked_for_is_no_error():
+    report = DropReport("data", rows=1000, tokenised=18)
+    report.add("truncated", "f:0", "x", stage="tokenised")
+    assert report.share == pytest.approx(0.001)
+    report.enforce()
