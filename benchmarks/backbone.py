@@ -221,7 +221,7 @@ def _plo(args, pairs):
     seconds = time.perf_counter() - started
     config = TrainConfig(
         lr=LR[args.peft], batch_size=BATCH, epochs=args.epochs, warmup=0.0,
-        gradient_checkpointing="on" if args.checkpointing == "on" else "off",
+        gradient_checkpointing=args.checkpointing or "auto",
     )  # fmt: skip
     trainer = PreferenceTrainer(
         backbone, pairs, reference, config, seed=args.seed, folder=args.folder, callbacks=[_turnstile()]
@@ -242,6 +242,12 @@ def _trl(args, pairs):
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset  # tokenised already: to the same ids (tests/data/test_tokenize.py)
 
+        def _precompute_ref_logps(self, *args, **kwargs):
+            started = time.perf_counter()
+            out = super()._precompute_ref_logps(*args, **kwargs)
+            self.reference_seconds = time.perf_counter() - started
+            return out
+
     best, bf16 = args.worker == "trl_best", args.dtype == "bfloat16"
     # As in plo: the frozen base of LoRA in the compute dtype, float32 weights under autocast in full fine-tuning.
     dtype = torch.bfloat16 if bf16 and args.peft == "lora" else torch.float32
@@ -259,13 +265,12 @@ def _trl(args, pairs):
     ]
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype)
-    started = time.perf_counter()
     trainer = Trainer(
         model=model, args=config, train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(embedded_model()),
         peft_config=lora if args.peft == "lora" else None, callbacks=[_turnstile()],
     )  # fmt: skip
-    return trainer, time.perf_counter() - started if best else 0.0
+    return trainer, trainer.reference_seconds if best else 0.0
 
 
 def arguments() -> argparse.Namespace:

@@ -43,7 +43,7 @@ def main() -> None:
 def plo(args: argparse.Namespace, folder: Path) -> float:
     root = Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data"))
     experiment = {
-        "name": "matrix", "model": {"name": "embedded", "peft": args.peft}, "losses": list(LOSSES), "seeds": list(SEEDS),
+        "name": "matrix", "model": {"name": "embedded", "peft": args.peft, "dtype": "bfloat16"}, "losses": list(LOSSES), "seeds": list(SEEDS),
         "data": {
             "source": args.data, "path": str((root / FILES[args.data]).resolve()), "limit": args.rows, "eval_limit": 4,
             "max_length": MAX_LENGTH,

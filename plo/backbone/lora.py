@@ -9,6 +9,7 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def fuse(policy: PeftModel, autocast: bool) -> None:
@@ -59,6 +60,7 @@ class _LoraLinear(torch.autograd.Function):
         return y.addmm_(low, b.t(), alpha=scaling)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_y: Tensor):
         x, weight, a, b, low = ctx.saved_tensors
         d_low = (d_y @ b).mul_(ctx.scaling)

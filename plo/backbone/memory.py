@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import re
 import resource
 from pathlib import Path
@@ -39,6 +40,9 @@ def peak_memory_gb() -> float:
 
 
 def reset_peak_memory() -> None:
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: what malloc keeps counts as used
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak stays that of the whole process
@@ -46,7 +50,7 @@ def reset_peak_memory() -> None:
 
 
 def saved_bytes(module: torch.nn.Module, batch: dict[str, Any]) -> int:
-    """Bytes that a forward pass of the batch keeps for its backward pass, weights left out.
+    """Bytes that a forward pass of the batch keeps for its backward pass, parameters left out, casts of them not.
 
     Counted, not estimated, so that it holds for any architecture, dtype and adapter.
     """
@@ -68,7 +72,10 @@ def saved_bytes(module: torch.nn.Module, batch: dict[str, Any]) -> int:
 def available_bytes(device: torch.device) -> int | None:
     """Free memory of the device; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by torch, for its next tensors
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
     except (OSError, TypeError):

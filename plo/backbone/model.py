@@ -74,6 +74,7 @@ class Backbone(nn.Module):
             self.policy = model
         self._check_head()
         self.packed = False
+        self.longest: int | None = None  # tokens that packing was tried with
         if distributed.wants_shards():
             sharding.shard(self, set(model._no_split_modules or ()), ("measure", "generate"), device or self.device)
         if settings.peft == "full":
@@ -95,6 +96,9 @@ class Backbone(nn.Module):
     @contextmanager
     def casts_kept(self) -> Iterator[None]:
         """Inside, a trained weight is cast to the compute dtype once an optimiser step, not once a forward pass."""
+        if sharding.is_sharded(self):  # a cast of every gathered weight would be the whole model
+            yield
+            return
         torch.autocast_increment_nesting()  # autocast forgets its casts where the outermost one ends
         try:
             yield
@@ -268,8 +272,17 @@ class Backbone(nn.Module):
                 with self._evaluating(), self.reference():
                     ref_hidden = self._hidden(batch)
         ref_head = self._reference_head() if ref_hidden is not None else None
-        frozen = not any(p.requires_grad for p in self.causal_lm.get_output_embeddings().parameters())
-        return token_statistics(names, hidden, batch["targets"], self._head, ref_hidden, ref_head, frozen=frozen)
+        head = self.causal_lm.get_output_embeddings()
+        return token_statistics(
+            names,
+            hidden,
+            batch["targets"],
+            self._head,
+            ref_hidden,
+            ref_head,
+            frozen=not any(p.requires_grad for p in head.parameters()),
+            vocabulary=self.causal_lm.config.get_text_config().vocab_size,
+        )
 
     def _hidden(self, batch: dict[str, Any]) -> Tensor:
         """(n, d) final hidden states at the positions that predict the response tokens."""
@@ -389,6 +402,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
             f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
             f"(and, for the hub, a connection or a filled cache)."
         ) from error
+    backbone.longest = longest
     if config.packed:
         reason = why_not(model, longest) or disagreement(backbone, longest)
         if reason:

@@ -40,7 +40,8 @@ def disagreement(backbone: "Backbone", longest: int) -> str | None:
     Returns:
         What is wrong with the packed pass; None if nothing is.
     """
-    groups = _groups(backbone.causal_lm.config.get_text_config().vocab_size, longest)
+    config = backbone.causal_lm.config.get_text_config()
+    groups = _groups(config.vocab_size, min(longest, getattr(config, "max_position_embeddings", None) or longest))
     padded = _logps(backbone, groups, packed=False)
     backbone.use_packed(True)
     try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from plo.registry import Registry
@@ -77,6 +78,7 @@ def token_statistics(
     ref_head: Head | None = None,
     *,
     frozen: bool = False,
+    vocabulary: int | None = None,
 ) -> dict[str, Tensor]:
     """The named statistics of every token.
 
@@ -87,6 +89,7 @@ def token_statistics(
         head: the policy's LM head.
         ref_hidden, ref_head: the same of the reference, for statistics that compare with it.
         frozen: no parameter of `head` is trained.
+        vocabulary: logits of a token; None: a product with the head tells.
 
     Returns:
         name -> (n,), float32 (float64 from float64 hidden states), with gradient where grad is enabled.
@@ -104,7 +107,7 @@ def token_statistics(
                 ref_log_probs = _log_softmax(ref_head(ref_hidden))
         return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
 
-    vocabulary = _vocabulary(head, hidden)
+    vocabulary = vocabulary or _vocabulary(head, hidden)
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     spans = [slice(start, start + size) for start in range(0, len(targets), size)]
     chunks = [(hidden[s], None if ref_hidden is None else ref_hidden[s], targets[s]) for s in spans]
@@ -125,20 +128,22 @@ class _WithGradient(torch.autograd.Function):
         with torch.enable_grad():
             hidden = hidden.detach().requires_grad_()
             values = chunk(hidden, ref_hidden, targets)
-            last = len(values) - 1
             gradients = [
-                torch.autograd.grad(value.sum(), hidden, retain_graph=i < last, allow_unused=True)[0]
-                for i, value in enumerate(values)
+                torch.autograd.grad(value.sum(), hidden, retain_graph=True)[0] if value.requires_grad else None
+                for value in values
             ]
         ctx.save_for_backward(*gradients)
-        return tuple(value.detach() for value in values)
+        values = tuple(value.detach() for value in values)
+        ctx.mark_non_differentiable(*(v for v, g in zip(values, gradients, strict=True) if g is None))
+        return values
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *factors: Tensor | None):
         hidden = None
         for factor, gradient in zip(factors, ctx.saved_tensors, strict=True):
             if factor is not None and gradient is not None:
-                part = factor[:, None].to(gradient.dtype) * gradient
+                part = (factor[:, None] * gradient).to(gradient.dtype)
                 hidden = part if hidden is None else hidden + part
         return None, hidden, None, None
 

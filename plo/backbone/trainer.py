@@ -68,6 +68,12 @@ class PreferenceTrainer(Trainer):
         probe: tuple[Sequence[Pair], Reference] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
+        longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
+        if backbone.packed and backbone.longest and longest > backbone.longest:
+            raise ValueError(
+                f"Pairs of up to {longest} tokens, and packing was tried with {backbone.longest}: "
+                f"load_backbone(..., longest={longest}) tries it for them."
+            )
         self.pairs = pairs
         self.reference = reference
         self.columns = [need.removeprefix("column:") for need in backbone.loss.needs if need.startswith("column:")]
@@ -118,10 +124,10 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sharded = self.is_distributed_loading_by_transformers = sharding.is_sharded(backbone)
         self._whole_reference = needs_reference(need for need in backbone.loss.needs if need in STATISTICS)
-        backbone.checkpoint_layers(self._wants_checkpointing(config.gradient_checkpointing))
+        reset_peak_memory()
+        backbone.checkpoint_layers(any(distributed.everyone(self._wants_checkpointing(config.gradient_checkpointing))))
         if distributed.rank():
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
-        reset_peak_memory()
 
     def get_train_dataloader(self) -> DataLoader:
         """Indices of the pairs, in batches of whole optimiser steps' parts: `get_batch_samples` makes tensors of them.
@@ -159,7 +165,8 @@ class PreferenceTrainer(Trainer):
     def _wants_checkpointing(self, setting: str) -> bool:
         """Layers are computed twice only where what they keep for the backward pass would not fit.
 
-        What a pair keeps is counted on the shortest one, and scaled by tokens to the largest micro-batch there can be.
+        What a pair keeps is counted on the shortest one (what two of them keep more than one: casts of weights are kept
+        once), and scaled by tokens to the largest micro-batch there can be.
         """
         backbone = self._unwrapped
         free = available_bytes(backbone.device)
@@ -169,14 +176,20 @@ class PreferenceTrainer(Trainer):
         shortest = sizes.index(min(sizes))
         backbone.checkpoint_layers(False)
         backbone.train()
-        batch = self._prepare_inputs(self._batch([shortest]))
-        if self._whole_reference and "ref_hidden" not in batch:
-            batch["ref_hidden"] = _ref_hidden(backbone, batch)
+        once, twice = self._saved_bytes([shortest]), self._saved_bytes([shortest, shortest])
         micro = sorted(sizes)[-self.args.per_device_train_batch_size :]
         most = sum(micro) if backbone.packed else len(micro) * max(micro)
-        activations = saved_bytes(backbone, batch) / sizes[shortest] * most
+        activations = once + (twice - once) / sizes[shortest] * most
         state = sum(3 * p.numel() * p.element_size() for p in backbone.trained().values())  # gradient and Adam's two
-        return activations > SHARE_OF_FREE_MEMORY * (free - state)
+        here = distributed.processes() if backbone.device.type == "cpu" else 1  # that share the memory
+        return activations > SHARE_OF_FREE_MEMORY * (free / here - state)
+
+    def _saved_bytes(self, rows: Sequence[int]) -> int:
+        batch = self._prepare_inputs(self._batch(rows))
+        if self._whole_reference and "ref_hidden" not in batch:
+            batch["ref_hidden"] = _ref_hidden(self._unwrapped, batch)
+        with torch.random.fork_rng():  # LoRA's dropout draws here too
+            return saved_bytes(self._unwrapped, batch)
 
     # The exact mean.
 

@@ -48,7 +48,8 @@ class Workbench:
     @property
     def model_identity(self) -> str:
         """Weights and the dtype they are computed in: what two runs must share to be compared."""
-        return _sha256([self.backbone.fingerprint, str(self.backbone.compute_dtype), self.backbone.device.type])
+        b = self.backbone
+        return _sha256([b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention])
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,48 @@ def test_a_registered_statistic_is_computed():
         assert got["greatest"].item() == pytest.approx(-0.6931471805599453)
     finally:
         del STATISTICS._entries["greatest"]
+
+
+def test_a_statistic_without_gradient_beside_one_with():
+    """Where the head is frozen its gradient is taken on the way forward: there may be none."""
+
+    @register_statistic("hit")
+    def hit(log_probs, ref_log_probs, targets):
+        return (log_probs.argmax(-1) == targets).to(log_probs)
+
+    try:
+        torch.manual_seed(0)
+        weight, hidden = torch.randn(11, 4), torch.randn(6, 4, requires_grad=True)
+        targets = torch.randint(11, (6,))
+        out = token_statistics(("hit", "logps"), hidden, targets, lambda h: h @ weight.t(), frozen=True)
+        factors = torch.randn(6)
+        (out["logps"] * factors).sum().backward()
+        log_probs = (hidden.detach() @ weight.t()).log_softmax(-1)
+        assert torch.equal(out["hit"], (log_probs.argmax(-1) == targets).float())
+        expected = factors[:, None] * (weight[targets] - log_probs.exp() @ weight)
+        torch.testing.assert_close(hidden.grad, expected, rtol=1e-5, atol=1e-6)
+    finally:
+        del STATISTICS._entries["hit"]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_chunks_and_frozen_heads_change_no_gradient(frozen, monkeypatch):
+    torch.manual_seed(0)
+    weight, hidden = torch.randn(11, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
+    ref_hidden, targets = torch.randn(7, 4, dtype=torch.float64), torch.randint(11, (7,))
+    names, factors = ("logps", "kl_ref_pi", "entropy"), torch.randn(3, 7, dtype=torch.float64)
+
+    def gradient(chunk, frozen):
+        monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr(statistics, "KEPT_ELEMENTS", chunk)
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
+        head = lambda x: x @ w.t()  # noqa: E731
+        out = token_statistics(names, h, targets, head, ref_hidden, lambda x: x @ weight.t(), frozen=frozen)
+        sum((f * out[n]).sum() for f, n in zip(factors, names, strict=True)).backward()
+        return h.grad, w.grad
+
+    whole = gradient(1000, frozen=False)
+    chunked = gradient(22, frozen)  # two tokens at a time
+    torch.testing.assert_close(chunked[0], whole[0], rtol=1e-10, atol=1e-12)
+    if not frozen:
+        torch.testing.assert_close(chunked[1], whole[1], rtol=1e-10, atol=1e-12)
