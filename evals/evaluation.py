@@ -19,9 +19,13 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from plo.configured import checked, full_name
+from plo.evals.judges import Judging
+from plo.evals.subject import Findings, Subject
 from plo.registry import Entry, Registry
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations")
@@ -56,8 +60,11 @@ def register_evaluation(
     Args:
         level: "sample": returns a frame with the samples' own index; "prompt": a frame indexed by prompt_id.
             Prompt-level evaluations run after all sample-level ones and see the columns that those added.
+            "model": is given a `plo.evals.subject.Subject` instead, asks it for text of its own prompts, and returns
+            `Findings`; with an argument `judging` it is given the run's judge. Its keyword-only arguments are its options.
         higher_is_better: by metric (a column of the returned frame each); None where neither direction is
-            better. One value alone: the evaluation returns one metric, called `name`.
+            better. One value alone: the evaluation returns one metric, called `name`. At level "model" a name may
+            be a pattern ("win_rate*").
 
     A prompt-level evaluation with a second argument `reference` is given the reference model's samples frame.
 
@@ -66,10 +73,64 @@ def register_evaluation(
         ... def shouting(samples):
         ...     return samples.text.str.count("!").to_frame("shouting")
     """
-    if level not in ("sample", "prompt"):
-        raise EvaluationError(f"Evaluation {name!r}: level is 'sample' or 'prompt', not {level!r}.")
+    if level not in ("sample", "prompt", "model"):
+        raise EvaluationError(f"Evaluation {name!r}: level is 'sample', 'prompt' or 'model', not {level!r}.")
     directions = higher_is_better if isinstance(higher_is_better, Mapping) else {name: higher_is_better}
     return EVALUATIONS.register(name, level=level, higher_is_better=dict(directions))
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """An evaluation of level "model" with its options set.
+
+    Attributes:
+        name: the registered name, and in brackets the options that differ from their defaults.
+    """
+
+    entry: Entry
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return full_name(self.entry, self.options)
+
+    @property
+    def judged(self) -> bool:
+        """Whether it asks a judge."""
+        return "judging" in inspect.signature(self.entry.load()).parameters
+
+    def __call__(self, subject: Subject, judging: Judging | None = None) -> Findings:
+        """Run it.
+
+        Raises:
+            EvaluationError: it wants a judge and there is none, or it returned something else than `Findings`.
+        """
+        arguments = (subject,)
+        if self.judged:
+            if judging is None:
+                raise EvaluationError(
+                    f"The evaluation {self.name!r} asks a judge, and none is named: give one, such as "
+                    f"--judge openai:MODEL or --judge hf:FOLDER (in a file: evaluation: {{judge: ...}})."
+                )
+            arguments += (judging,)
+        found = self.entry.load()(*arguments, **self.options)
+        if not isinstance(found, Findings):
+            raise EvaluationError(
+                f"The evaluation {self.name!r} ({self.entry.origin}) returned {type(found).__name__}, not Findings."
+            )
+        return found
+
+
+def on_model(name: str, options: Mapping[str, Any] | None = None) -> OnModel:
+    """The evaluation `name` of level "model", its options checked.
+
+    Raises:
+        EvaluationError: it is one of samples. RegistryError: no such evaluation. HyperParameterError: no such option.
+    """
+    entry = EVALUATIONS[name]
+    if entry.facts["level"] != "model":
+        raise EvaluationError(f"The evaluation {name!r} reads samples ({entry.facts['level']} level), not a model.")
+    return OnModel(entry, checked("evaluation", entry, options or {}))
 
 
 def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> Evaluation:
@@ -88,6 +149,8 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
     """
     _check(samples, "samples")
     entries = [EVALUATIONS[name] for name in dict.fromkeys(names)]
+    if models := [entry.name for entry in entries if entry.facts["level"] == "model"]:
+        raise EvaluationError(f"{', '.join(models)} asks a model for text and cannot be run on a frame of samples.")
     sample_level = [entry for entry in entries if entry.facts["level"] == "sample"]
     prompt_level = [entry for entry in entries if entry.facts["level"] == "prompt"]
     samples = _add(samples, sample_level)

@@ -1,0 +1,125 @@
+"""What a judge is, and the registry of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plo.configured import checked, full_name
+from plo.evals.judges.template import Template, get_template
+from plo.registry import Registry, source_of
+
+JUDGES = Registry("judge", group="plo.judges")
+
+
+class JudgeError(ValueError):
+    """A judge that cannot be had or asked. The message names it, the place and the remedy."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which answer to `prompt` is better, `a` (shown first) or `b`?"""
+
+    prompt: str
+    a: str
+    b: str
+
+    def swapped(self) -> "Question":
+        return Question(self.prompt, self.b, self.a)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer to one question in one order.
+
+    Attributes:
+        p: P(b is better), in [0, 1]; None where the answer could not be read.
+        answer: what the judge said, where it said something.
+        cost: money spent on it, in the currency of the judge's prices.
+    """
+
+    p: float | None
+    answer: str = ""
+    cost: float = 0.0
+
+
+class Judge:
+    """Answers questions. A subclass gives `judge`; a plain callable `(prompt, a, b) -> P(b better)` becomes one by `get_judge`.
+
+    Attributes:
+        name: what tables call it: "openai:gpt-4o".
+        version: everything its verdicts depend on beside its name and the question (judge prompt, settings, weights).
+        pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
+        batch: how many questions it wants at a time.
+        concurrency: how many such batches may be under way at once.
+    """
+
+    name = "judge"
+    version = ""
+    pointwise = False
+    batch = 1
+    concurrency = 1
+
+    def judge(self, questions: Sequence[Question]) -> list[Verdict]:
+        """A verdict for each question, in the order of the questions."""
+        raise NotImplementedError
+
+    def estimate(self, questions: Sequence[Question]) -> float:
+        """Money that these questions will cost at most, about; 0 for a judge that costs none."""
+        return 0.0
+
+    def __call__(self, prompt: str, a: str, b: str) -> float | None:
+        """P(b better)."""
+        return self.judge([Question(prompt, a, b)])[0].p
+
+
+def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callable:
+    """Register a kind of judge: a subclass of `Judge`, or a plain function `(prompt, a, b, *, options...) -> P(b better)`.
+
+    A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
+    ("gpt-4o" of "openai:gpt-4o", "" without one) and `template` the judge's prompt.
+
+    Example:
+        >>> @register_judge("longer")
+        ... def longer(prompt, a, b):
+        ...     return float(len(b) > len(a)) if len(a) != len(b) else 0.5
+    """
+    return JUDGES.register(name, replace=replace, **facts)
+
+
+def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> Judge:
+    """A judge by "kind:argument", {"kind:argument": {option: value}}, a callable, or a judge.
+
+    Args:
+        template: the judge's prompt, by name or file; judges that read no prompt ignore it.
+
+    Raises:
+        JudgeError: the options are no mapping. RegistryError: no such kind. HyperParameterError: no such option.
+    """
+    if isinstance(spec, Judge):
+        return spec
+    if isinstance(spec, Mapping):
+        if len(spec) != 1:
+            raise JudgeError(
+                f"The judge {dict(spec)!r} is not one name with its options: write {{name: {{option: value}}}}."
+            )
+        ((spec, options),) = spec.items()
+    else:
+        options = {}
+    if not isinstance(spec, str):
+        return _Function(spec, getattr(spec, "__name__", type(spec).__name__), {})
+    kind, _, argument = spec.partition(":")
+    entry = JUDGES[kind]
+    target, params = entry.load(), checked("judge", entry, options or {})
+    if isinstance(target, type) and issubclass(target, Judge):
+        return target(argument, get_template(template), **params)
+    return _Function(target, full_name(entry, params), params)
+
+
+class _Function(Judge):
+    def __init__(self, function: Callable, name: str, params: dict[str, Any]):
+        self.function, self.name, self.params = function, name, params
+        self.version = source_of(function)
+
+    def judge(self, questions: Sequence[Question]) -> list[Verdict]:
+        answers = [self.function(q.prompt, q.a, q.b, **self.params) for q in questions]
+        return [Verdict(None if p is None else float(p)) for p in answers]

@@ -1,0 +1,83 @@
+"""The prompts that judges read: files in `templates/`, each with a version, the labels and how the verdict is read.
+
+A file begins with `key: value` lines (version, labels, answer), then come messages, each under a line `--- role`.
+`{prompt}`, `{a}` and `{b}` are filled in at once, so that a text that holds "{a}" stays as it is.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "templates"
+_SLOT = re.compile(r"\{(prompt|a|b)\}")
+ANSWERS = ("first_token", "last_line")
+
+
+class TemplateError(ValueError):
+    """A judge's prompt that cannot be read. The message names the file, the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A judge's prompt.
+
+    Attributes:
+        labels: what the judge calls the answer shown first and the one shown second.
+        answer: "first_token": the label is all it says; "last_line": it reasons first, the label stands alone on the last line.
+        messages: (role, text) with the slots {prompt}, {a}, {b}.
+        identity: name, version and a digest of the text: part of every verdict's key.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, str]
+    answer: str
+    messages: tuple[tuple[str, str], ...]
+    identity: str
+
+    def fill(self, prompt: str, a: str, b: str) -> list[dict[str, str]]:
+        """The messages for one question."""
+        filling = {"prompt": prompt, "a": a, "b": b}
+        return [
+            {"role": role, "content": _SLOT.sub(lambda slot: filling[slot[1]], text)} for role, text in self.messages
+        ]
+
+
+def get_template(name: str | Path | Template) -> Template:
+    """A built-in judge prompt by name, or one of the user's by its file.
+
+    Raises:
+        TemplateError: no such name or file, or it lacks version, labels, a message or a slot.
+    """
+    if isinstance(name, Template):
+        return name
+    path = FOLDER / f"{name}.txt"
+    if not path.is_file():
+        path = Path(name).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.txt")))
+        raise TemplateError(f"The judge prompt {str(name)!r} cannot be read ({error}). Built in: {known}.") from None
+    return _parse(path, text)
+
+
+def _parse(path: Path, text: str) -> Template:
+    head, *parts = re.split(r"^--- (system|user|assistant)\n", text, flags=re.MULTILINE)
+    facts = dict(line.split(":", 1) for line in head.splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    labels, answer = tuple(facts.get("labels", "").split()), facts.get("answer", "first_token")
+    messages = tuple(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
+    slots = {slot for _, message in messages for slot in _SLOT.findall(message)}
+    faults = {
+        "a line `version: 1`": "version" not in facts,
+        "a line `labels: A B` with two labels": len(labels) != 2 or labels[0] == labels[1],
+        f"`answer:` one of {', '.join(ANSWERS)}": answer not in ANSWERS,
+        "a message under `--- user`": "user" not in dict(messages),
+        "the slots {prompt}, {a} and {b}": slots != {"prompt", "a", "b"},
+    }
+    if lacking := [what for what, is_fault in faults.items() if is_fault]:
+        raise TemplateError(f"The judge prompt {path} lacks {'; '.join(lacking)}.")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Template(path.stem, facts["version"], labels, answer, messages, f"{path.stem} {facts['version']} {digest}")

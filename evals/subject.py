@@ -1,0 +1,83 @@
+"""What an evaluation of level "model" is given, and what it gives back."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from plo.data.rows import Row, Text
+
+
+class Subject(Protocol):
+    """A model, or a file of a model's outputs, that can be asked for text.
+
+    Attributes:
+        name: what tables call it.
+        seed: of its training and sampling; fixes the sampling noise.
+        reference: what it was trained from, or what the user compares it with; None if there is nothing.
+        chat: prompts go through its chat template: give it messages, or rows turned with `plo.data.rows.to_chat`.
+        trained_on: rendered prompts of its training pairs, so that none is asked again; empty if not known.
+        paths: local file or folder by data source ("hh", "tldr", ...), where its own experiment named one.
+    """
+
+    name: str
+    seed: int
+    reference: "Subject | None"
+    chat: bool
+    trained_on: Collection[str]
+    paths: Mapping[str, Path]
+
+    def sample(
+        self,
+        prompts: Sequence[Text],
+        *,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 256,
+    ) -> pd.DataFrame:
+        """Continuations, a row a sample in the order of the prompts: prompt_id (the place in `prompts`), sample, prompt
+        (rendered), text, tokens (EOS included; of an outputs file: NaN), finished (ended by EOS). Temperature 0 is greedy.
+
+        Kept on disk as they are drawn: asked again, also by a later process, the same rows come back.
+
+        Raises:
+            EvaluationError: an outputs file lacks a prompt.
+        """
+
+    def causal_lm(self) -> tuple[Any, Any]:
+        """The model as transformers knows it (adapters on) and its tokenizer, in evaluation mode.
+
+        Raises:
+            EvaluationError: there is no model, but a file of outputs or a server.
+        """
+
+    def margins(self, rows: Sequence[Row]) -> np.ndarray:
+        """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights.
+
+        Raises:
+            EvaluationError: there is no model, or no reference of the same tokens.
+        """
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation of level "model" found.
+
+    Attributes:
+        metrics: by name; recorded as `<evaluation>.<name>`. Rates are shares in [0, 1].
+        items: one row an item, with `prompt_id` and, for every metric that is a mean over items, a column of its name:
+            paired tests and intervals read it. Recorded as the table `<evaluation>.json`.
+        notes: what must be said beside the numbers, a sentence each.
+        tables: further tables to record, by file name.
+        files: further texts to record, by file name (an official format).
+    """
+
+    metrics: dict[str, float]
+    items: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""Judge prompts: read from files with versions, filled in at once, refused with what they lack."""
+
+import pytest
+
+from plo.evals.judges import TemplateError, get_template
+from plo.evals.judges.template import FOLDER
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.txt")))
+def test_built_in_prompts_hold_the_texts_once_and_in_order(name):
+    text = "\n".join(message["content"] for message in get_template(name).fill("the-prompt", "answer-1", "answer-2"))
+    assert [text.count(part) for part in ("the-prompt", "answer-1", "answer-2")] == [1, 1, 1]
+    assert text.index("the-prompt") < text.index("answer-1") < text.index("answer-2")
+
+
+def test_a_text_that_holds_slots_is_left_as_it_is():
+    text = get_template("instruction").fill("{a} {b}", "{b}", "{prompt}")[-1]["content"]
+    assert "{a} {b}" in text and text.count("{b}") == 2 and "{prompt}" in text
+
+
+def test_identity_follows_the_text(tmp_path):
+    body = "version: 1\nlabels: A B\n--- user\n{prompt} {a} {b}"
+    (tmp_path / "one.txt").write_text(body)
+    one = get_template(tmp_path / "one.txt")
+    (tmp_path / "one.txt").write_text(body + "!")
+    assert get_template(tmp_path / "one.txt").identity != one.identity
+    assert one.labels == ("A", "B") and one.answer == "first_token"
+
+
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ("labels: A B\n--- user\n{prompt} {a} {b}", "version"),
+        ("version: 1\nlabels: A\n--- user\n{prompt} {a} {b}", "labels"),
+        ("version: 1\nlabels: A B\nanswer: maybe\n--- user\n{prompt} {a} {b}", "answer"),
+        ("version: 1\nlabels: A B\n--- user\n{prompt} {a}", "slots"),
+        ("version: 1\nlabels: A B\n{prompt} {a} {b}", "--- user"),
+    ],
+)
+def test_what_a_prompt_lacks_is_named(tmp_path, text, lacking):
+    (tmp_path / "mine.txt").write_text(text)
+    with pytest.raises(TemplateError, match=lacking):
+        get_template(tmp_path / "mine.txt")
+
+
+def test_an_unknown_prompt_lists_the_built_in_ones():
+    with pytest.raises(TemplateError, match="helpful, instruction, summary"):
+        get_template("nowhere")
