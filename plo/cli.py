@@ -227,6 +227,68 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command("eval")
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A comparison's name or a cell's run id; 'embedded', a folder (model or adapter) or a hub name; a file of "
+            "outputs; server:MODEL@URL.",
+        ),
+    ],
+    options: Annotated[
+        list[str],
+        typer.Argument(metavar="[EVALUATION.OPTION=VALUE]...", help="hh.prompts=100, alpaca_eval.data=FOLDER, ..."),
+    ] = [],  # noqa: B006
+    suite: Annotated[str, typer.Option(help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.")] = "",
+    judge: Annotated[
+        str | None, typer.Option(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")
+    ] = None,
+    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="What it is compared with, where it is no trained cell: named as WHAT is.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Comparison under which what is no trained cell is recorded.")] = "eval",
+    seed: Annotated[list[int], typer.Option(help="Of the sampling, where it is no trained cell; repeatable.")] = [],  # noqa: B006
+    batch_size: Annotated[int, typer.Option(help="Sequences sampled at a time.")] = 64,
+    plugin: Plugins = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+):
+    """Evaluate trained cells, any model, or a file of outputs; recorded, and what is recorded already is not run again."""
+    from plo.config import ConfigError, EvaluationConfig
+
+    path, settings = _split(options)
+    with _friendly():
+        names = [part.strip() for part in suite.split(",") if part.strip()]
+        if path is not None or not names:
+            raise ConfigError(f"{path or 'no --suite'}: write plo eval {what} --suite hh,tldr [hh.prompts=100 ...].")
+        chosen: dict[str, dict[str, Any]] = {part: {} for part in names}
+        for key, value in settings.items():
+            part, _, option = key.partition(".")
+            if part not in chosen or not option:
+                raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
+            chosen[part][option] = value
+        changes = {"suite": tuple({part: given} for part, given in chosen.items()), "batch_size": batch_size}
+        changes |= {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+        _load(plugin)
+        _quiet()
+        from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
+        from plo.tracking import Tracker
+
+        if recorded := find(what, store):
+            tracker, comparison, only = recorded
+            failed = evaluate_recorded(comparison, only, changes, tracker, console)
+        else:
+            config = EvaluationConfig(**changes)
+            failed = evaluate_anything(what, against, name, config, seed or [0], Tracker(store), console)
+    if failed:
+        console.print(
+            f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(1)
+
+
 @app.command()
 def leaderboard(
     comparison: Annotated[

@@ -108,6 +108,13 @@ class TrainConfig(Section):
         return self
 
 
+def _as_list(value: Any) -> Any:
+    """`losses: dpo`, `seeds: 0`, `eval_at: 0.5` are lists of one; a mapping of losses is a list of variants."""
+    if isinstance(value, Mapping):
+        return [{name: params} for name, params in value.items()]
+    return value if isinstance(value, list | tuple) else [value]
+
+
 class EvaluationConfig(Section):
     """Sampling on held-out prompts and what is measured on the samples."""
 
@@ -118,17 +125,25 @@ class EvaluationConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     batch_size: PositiveInt = Field(64, description="sequences sampled at a time")
     pairs: PositiveInt = Field(200, description="held-out pairs for the preference accuracy")
-    suite: tuple[str, ...] = Field(
+    suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
         ("diversity", "repetition"),
-        description="registered evaluations of the samples; the data source's own gold reward is added",
+        description="registered evaluations, with options as {hh: {prompts: 100}}; those of samples run at every point of "
+        "eval_at, those of a model once a trained cell; the data source's own gold reward is added",
     )
+    judge: str | dict[str, dict[str, Any]] | None = Field(None, description="openai:MODEL, hf:FOLDER, gold:NAME, ...")
+    judge_calls: PositiveInt | None = Field(None, description="the judge is asked so often at most, in one launch")
+    judge_money: PositiveFloat | None = Field(None, description="its calls cost so much at most, in one launch")
 
-
-def _as_list(value: Any) -> Any:
-    """`losses: dpo`, `seeds: 0`, `eval_at: 0.5` are lists of one; a mapping of losses is a list of variants."""
-    if isinstance(value, Mapping):
-        return [{name: params} for name, params in value.items()]
-    return value if isinstance(value, list | tuple) else [value]
+    @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Names of the suite with their options."""
+        found: dict[str, dict[str, Any]] = {}
+        for item in self.suite:
+            for name, options in ({item: None} if isinstance(item, str) else item).items():
+                if name in found:
+                    raise ConfigError(f"evaluation.suite: {name} stands there twice; each evaluation once.")
+                found[name] = options or {}
+        return found
 
 
 class Experiment(Section):

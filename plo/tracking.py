@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,19 @@ class Tracker:
             return None
         return self._start("stage", known, parent_id, key, name, tags, params)
 
+    def start_evaluation(
+        self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
+    ) -> "CellRun | None":
+        """Start recording what an evaluation of level "model" finds of a cell; None if the comparison has it finished.
+
+        Args:
+            tags: `plo.of`: the cell's key; `plo.evaluation`: the evaluation's name; `plo.settings`: a digest of its settings.
+        """
+        known = self._children(parent_id, "evaluation")
+        if any(run.data.tags["plo.cell"] == key and run.info.status == "FINISHED" for run in known):
+            return None
+        return self._start("evaluation", known, parent_id, key, name, tags, params)
+
     def stages(self, parent_id: str | None = None) -> list[dict[str, Any]]:
         """The stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...)."""
         of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and " if parent_id else ""
@@ -267,8 +280,8 @@ class Tracker:
             runs, token = runs + list(page), page.token or ""
         return runs
 
-    def _children(self, parent_id: str) -> list:
-        return self._search(f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`plo.kind` = 'cell'")
+    def _children(self, parent_id: str, kind: str = "cell") -> list:
+        return self._search(f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`plo.kind` = '{kind}'")
 
     def _create_run(self, name: str, tags: Mapping[str, Any]) -> str:
         texts = {key: str(value)[:8000] for key, value in tags.items() if value is not None}
@@ -317,6 +330,10 @@ class CellRun:
         self._client.log_text(self.run_id, text, name)
         self._tables.append({"path": name, "type": "table"})
         self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps(self._tables))
+
+    def text(self, content: str, name: str) -> None:
+        """Record a text as a file."""
+        self._client.log_text(self.run_id, content, name)
 
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""
@@ -371,24 +388,48 @@ class Comparison:
         return self._tracker._read(self.run_id, "config.json")
 
     def cells(self) -> list["Cell"]:
-        """Every cell that was ever started: its last finished attempt, or else its last one."""
+        """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found.
+
+        Of an evaluation that ran with several settings (another judge, say) the latest count, for all cells alike.
+        """
         best = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
             key = run.data.tags["plo.cell"]
             if key not in best or run.info.status == "FINISHED" or best[key].info.status != "FINISHED":
                 best[key] = run
-        return [self._cell(run) for run in best.values()]
+        found = self._evaluations()
+        return [self._cell(run, found.get(key, [])) for key, run in best.items()]
+
+    def _evaluations(self) -> dict[str, list[Any]]:
+        """{cell key: finished runs of evaluations of it}, one each evaluation."""
+        runs = [r for r in self._tracker._children(self.run_id, "evaluation") if r.info.status == "FINISHED"]
+        latest: dict[str, str] = {}
+        for run in runs:  # newest first
+            latest.setdefault(run.data.tags["plo.evaluation"], run.data.tags["plo.settings"])
+        found: dict[str, dict[str, Any]] = {}
+        for run in runs:
+            name = run.data.tags["plo.evaluation"]
+            if run.data.tags["plo.settings"] == latest[name]:
+                found.setdefault(run.data.tags["plo.of"], {}).setdefault(name, run)
+        return {key: list(by_name.values()) for key, by_name in found.items()}
 
     def missing(self) -> list[str]:
         """Names of the planned cells that were never started."""
         started = {cell.key for cell in self.cells()}
         return [name for key, name in self.planned().items() if key not in started]
 
-    def _cell(self, run: Any) -> "Cell":
-        metrics = {name: _unclipped(value) for name, value in run.data.metrics.items()}
-        info, data, tracker = run.info, run.data, self._tracker
+    def _cell(self, run: Any, evaluations: list[Any]) -> "Cell":
+        metrics, tags, tables = dict(run.data.metrics), dict(run.data.tags), {}
+        for found in evaluations:
+            metrics |= found.data.metrics
+            tags |= {name: v for name, v in found.data.tags.items() if name.startswith(("plo.notes.", "plo.judge"))}
+            tables |= dict.fromkeys(
+                (file.path for file in self._tracker._client.list_artifacts(found.info.run_id)), found.info.run_id
+            )
+        metrics = {name: _unclipped(value) for name, value in metrics.items()}
+        info = run.info
         own = (info.run_id, info.run_name, self.name, self.key, info.status)
-        return Cell(*own, data.tags, data.params, metrics, tracker)
+        return Cell(*own, tags, run.data.params, metrics, self._tracker, tables)
 
 
 @dataclass(frozen=True)
@@ -404,6 +445,7 @@ class Cell:
     params: dict[str, str]
     metrics: dict[str, float]
     _tracker: Tracker
+    _tables: dict[str, str] = field(default_factory=dict)  # {name: run that recorded it}, of its evaluations
 
     @property
     def key(self) -> str:
@@ -411,7 +453,7 @@ class Cell:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table recorded by `CellRun.table`; see `Tracker.table`."""
-        return self._tracker.table(self.run_id, name)
+        return self._tracker.table(self._tables.get(name, self.run_id), name)
 
     def history(self, metric: str) -> dict[int, float]:
         """{step: value} of a metric along training, in order of steps."""

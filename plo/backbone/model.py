@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         self.fingerprint = self.reference_fingerprint = _fingerprint(model)
         self.attention = model.config._attn_implementation  # of padded rows, and in generation
         self.initial: dict[str, Tensor] = {}  # weights as loaded, of full fine-tuning
-        self.start: dict[str, Tensor] = {}  # that `reset` goes back to; none: fresh adapters
+        self.start = self.initial  # that `reset` goes back to; none: fresh adapters
         # The reference, where it is another model; in a list, as it is no part of this one.
         self._other: list[Backbone] = []
         self._as_reference = False
@@ -141,6 +141,31 @@ class Backbone(nn.Module):
         if distributed.is_main():
             self.policy.save_pretrained(folder, state_dict=state)
 
+    def restore(self, folder: Path) -> None:
+        """Make the policy the one that `save` wrote, after a `reset`.
+
+        Raises:
+            ModelError: the folder lacks its weights, or they are another model's.
+        """
+        lora = self.settings.peft == "lora"
+        if sharding.is_sharded(self):
+            raise ModelError(f"The trained policy {folder} cannot be read back under FSDP: start one process, or DDP.")
+        try:
+            if lora:
+                state = load_peft_weights(str(folder), device="cpu")
+                unexpected = set_peft_model_state_dict(self.policy, state).unexpected_keys
+            else:
+                state = type(self.policy).from_pretrained(folder, dtype=torch.float32).state_dict()
+                unexpected = self.policy.load_state_dict(state, strict=False).unexpected_keys
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"The trained policy {folder} cannot be read: {error}. Train it again, or mend the path."
+            ) from error
+        if unexpected:
+            raise ModelError(
+                f"The trained policy {folder} is another model's: {self.settings.name!r} lacks {unexpected[0]}."
+            )
+
     def policy_state(self) -> dict[str, Tensor]:
         """Copies of the policy's trained weights, in full, in every process."""
         trained = {name: p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
@@ -211,6 +236,11 @@ class Backbone(nn.Module):
                 yield
         finally:
             self._as_reference = False
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether `reset` gives the reference."""
+        return not self._other and self.start is self.initial
 
     @property
     def causal_lm(self) -> PreTrainedModel:

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from transformers import TrainerCallback
 
 from plo.backbone import distributed
 from plo.backbone.batch import collate
+from plo.backbone.model import Backbone
+from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
-from plo.config import Experiment
+from plo.config import EvaluationConfig, Experiment
+from plo.data import Pair
 from plo.evals import EVALUATIONS, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
@@ -100,7 +103,18 @@ def shared_settings(bench: Workbench) -> dict[str, Any]:
 
 def evaluation_settings(bench: Workbench) -> list[Any]:
     """What evaluations must share to be compared."""
-    return [bench.experiment.evaluation.model_dump(mode="json", exclude={"batch_size"}), bench.suite]
+    config = bench.experiment.evaluation
+    others = {
+        "batch_size",
+        "judge",
+        "judge_calls",
+        "judge_money",
+    }  # evaluations of a model have runs and keys of their own
+    return [config.model_dump(mode="json", exclude=others) | {"suite": _of_samples(config)}, bench.suite]
+
+
+def _of_samples(config: EvaluationConfig) -> list[str]:
+    return [name for name in config.evaluations if EVALUATIONS[name].facts["level"] != "model"]
 
 
 def run_cell(
@@ -250,17 +264,21 @@ class Evaluator(TrainerCallback):
 def preference_accuracy(bench: Workbench) -> float:
     """Share of held-out pairs whose log-ratio margin h is above 0 (ties count half)."""
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
-    reference = bench.store.get(bench.backbone, pairs)
-    won = 0.0
+    margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
+    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(pairs)
+
+
+def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> list[float]:
+    """h of each pair (nats), the policy's log-ratio to the stored reference."""
+    found: list[float] = []
     for start in range(0, len(pairs), ACCURACY_PAIRS):
         indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
-        batch = collate([pairs[i] for i in indices], packed=bench.backbone.packed)
-        ratios = bench.backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
+        batch = collate([pairs[i] for i in indices], packed=backbone.packed)
+        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
         totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
         half = len(indices)
-        margins = [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
-        won += sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins)
-    return won / len(pairs)
+        found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
+    return found
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

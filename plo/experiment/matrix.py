@@ -19,10 +19,12 @@ from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
+from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home
 from plo.registry import load_plugin
+from plo.tracking import Cell as Recorded
 from plo.tracking import Tracker, Unrecorded
 
 
@@ -68,9 +70,18 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         try:
             prepare(bench, console)
             failed = _run(bench, cells, tracker, parent, root, console)
+            if bench.on_model:
+                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
         finally:
             tracker.end_comparison(parent, ok=not failed)
     return Outcome(parent, failed)
+
+
+def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[Recorded]:
+    """These cells as they are recorded, the finished ones."""
+    wanted = {cell.key for cell in cells}
+    found = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
+    return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
 def configured_losses(experiment: Experiment) -> list[Loss]:

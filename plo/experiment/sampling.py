@@ -1,7 +1,10 @@
 """Continuations of held-out prompts, and what policy and reference say of them."""
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -64,18 +67,43 @@ def sample(
         scores = [
             {**score, "kl": other["kl"], "entropy": other["entropy"]} for score, other in zip(scores, free, strict=True)
         ]
-    eos = _eos_ids(backbone, tokenizer)
+    frame = _frame(backbone, tokenizer, prompts, responses)
+    return pd.concat([frame, pd.DataFrame(scores)], axis=1)
+
+
+def continuations(
+    backbone: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    seed: int,
+    folder: Path,
+) -> pd.DataFrame:
+    """As `sample`, less what the reference says: columns prompt_id to finished, and entropy (nats, mean over tokens, of pi
+    at temperature 1). Temperature 0 is greedy.
+
+    Args:
+        folder: what is drawn is kept there, batch by batch; what an earlier process drew is not drawn again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
+    frame = _frame(backbone, tokenizer, prompts, responses)
+    return frame.assign(entropy=[score["entropy"] for score in _score(backbone, prompts, responses, reference=False)])
+
+
+def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
+    samples, eos = len(responses) // len(prompts), _eos_ids(backbone, tokenizer)
     rows = []
-    for number, (response, score) in enumerate(zip(responses, scores, strict=True)):
-        prompt_id, index = divmod(number, config.samples)
+    for number, response in enumerate(responses):
+        prompt_id, index = divmod(number, samples)
         text = tokenizer.decode(response, skip_special_tokens=True)
         row = {"prompt_id": prompt_id, "sample": index, "prompt": prompts[prompt_id].text, "text": text}
-        rows.append(row | {"tokens": len(response), "finished": response[-1] in eos} | score)
+        rows.append(row | {"tokens": len(response), "finished": response[-1] in eos})
     return pd.DataFrame(rows)
 
 
-def _generate(backbone, tokenizer, prompts, config, seed) -> list[list[int]]:
-    """Response ids, EOS included where it came; `config.samples` in a row for each prompt."""
+def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
+    """Response ids, EOS included where it came; `config.samples` in a row for each prompt. Batches are kept in `folder`."""
     eos = _eos_ids(backbone, tokenizer)
     generation = GenerationConfig(
         do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
@@ -88,6 +116,11 @@ def _generate(backbone, tokenizer, prompts, config, seed) -> list[list[int]]:
     responses: list[list[int]] = [None] * len(numbers)
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
+        kept = folder / f"{start}.json" if folder else None
+        if kept and kept.exists():
+            for n, response in zip(rows, json.loads(kept.read_text()), strict=True):
+                responses[n] = response
+            continue
         ids = [prompts[numbers[n][0]].ids for n in rows]
         length = max(map(len, ids))
         padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
@@ -97,6 +130,10 @@ def _generate(backbone, tokenizer, prompts, config, seed) -> list[list[int]]:
         out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
         for n, response in zip(rows, out[:, length:].tolist(), strict=True):
             responses[n] = _cut_after_eos(response, eos)
+        if kept:
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps([responses[n] for n in rows]))
+            os.replace(partial, kept)
     return responses
 
 
@@ -114,14 +151,16 @@ class _Sampler(LogitsProcessor):
     """
 
     def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
-        self.noise, self.prompt_length = noise, prompt_length
+        self.noise, self.prompt_length, self.greedy = noise, prompt_length, config.temperature == 0
         self.warpers = LogitsProcessorList()
-        if config.temperature != 1:
+        if config.temperature not in (0, 1):
             self.warpers.append(TemperatureLogitsWarper(config.temperature))
         if config.top_p < 1:
             self.warpers.append(TopPLogitsWarper(config.top_p))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.greedy:
+            return scores
         cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1)
         step = input_ids.shape[1] - self.prompt_length
         at = self.noise[:, step, None] * cumulative[:, -1:]
@@ -129,7 +168,9 @@ class _Sampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
 
 
-def _score(backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> list[dict[str, float]]:
+def _score(
+    backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[list[int]], *, reference: bool = True
+) -> list[dict[str, float]]:
     samples = len(responses) // len(prompts)
     groups = [(prompt.ids, responses[i * samples : (i + 1) * samples]) for i, prompt in enumerate(prompts)]
     order = sorted(range(len(groups)), key=lambda i: (len(groups[i][0]) + max(map(len, groups[i][1])), i))
@@ -138,12 +179,17 @@ def _score(backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[li
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         batch = collate_groups([groups[i] for i in rows], packed=backbone.packed)
-        with backbone.reference():
-            reference = backbone.measure(batch, ("logps",), hidden=True)
-        policy = backbone.measure(batch | {"ref_hidden": reference["hidden"]}, ("kl_pi_ref", "entropy"))
         numbers = [i * samples + k for k in range(samples) for i in rows]  # in the batch's order
         lengths = [len(responses[n]) for n in numbers]
-        columns = (reference["logps"], policy["kl_pi_ref"], policy["entropy"])
+        if not reference:
+            entropies = backbone.measure(batch, ("entropy",))["entropy"].cpu().double().split(lengths)
+            for n, entropy in zip(numbers, entropies, strict=True):
+                scores[n] = {"entropy": entropy.mean().item()}
+            continue
+        with backbone.reference():
+            theirs = backbone.measure(batch, ("logps",), hidden=True)
+        policy = backbone.measure(batch | {"ref_hidden": theirs["hidden"]}, ("kl_pi_ref", "entropy"))
+        columns = (theirs["logps"], policy["kl_pi_ref"], policy["entropy"])
         for n, logps, kl, entropy in zip(numbers, *(c.cpu().double().split(lengths) for c in columns), strict=True):
             scores[n] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}
     return scores

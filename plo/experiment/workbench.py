@@ -13,7 +13,7 @@ from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.config import ConfigError, Experiment
 from plo.data import SOURCES, Pair, PreferenceData, load_data
-from plo.evals import EVALUATIONS
+from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages, sha256
 from plo.paths import plo_home
@@ -25,7 +25,8 @@ class Workbench:
     """What all cells of a comparison share: nothing here is loaded or computed twice.
 
     Attributes:
-        suite: names of the evaluations.
+        suite: names of the evaluations of samples.
+        on_model: the evaluations of a model.
         model_identity: hash of policy and reference: what two runs must share to be compared.
     """
 
@@ -35,6 +36,7 @@ class Workbench:
     data: PreferenceData
     store: ReferenceStore
     suite: tuple[str, ...]
+    on_model: tuple[OnModel, ...]
     stages: Stages
     model_identity: str
 
@@ -51,9 +53,8 @@ def workbench(experiment: Experiment, console: Console) -> Workbench:
     store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
     stages = Stages(backbone, tokenizer, **common, folder=plo_home() / "stages")
-    return Workbench(
-        experiment, backbone, tokenizer, data, store, _suite(experiment), stages, _identity(experiment, stages)
-    )
+    identity = _identity(experiment, stages)
+    return Workbench(experiment, backbone, tokenizer, data, store, *suites(experiment), stages, identity)
 
 
 def prepare(bench: Workbench, console: Console) -> None:
@@ -99,15 +100,24 @@ def _other(experiment: Experiment, stages: Stages) -> Backbone:
         raise ConfigError(f"reference={experiment.reference} is neither init nor sft, and no model: {error}") from error
 
 
-def _suite(experiment: Experiment) -> tuple[str, ...]:
-    """The configured evaluations, and the gold reward of a data source that has one."""
-    source = experiment.data.source
+def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]]:
+    """The configured evaluations of samples, with the gold reward of a data source that has one, and those of a model.
+
+    An unknown name, or an option that is not there, is an error now, not after the first cell's training.
+    """
+    source, config = experiment.data.source, experiment.evaluation
     gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
-    own = (gold, "gold_win_rate") if gold else ()
-    suite = tuple(dict.fromkeys((*own, *experiment.evaluation.suite)))
-    for name in suite:
-        _ = EVALUATIONS[name]  # an unknown one is an error now, not after the first cell's training
-    return suite
+    of_samples, models = [gold, "gold_win_rate"] if gold else [], []
+    for name, options in config.evaluations.items():
+        if EVALUATIONS[name].facts["level"] == "model":
+            models.append(on_model(name, options))
+        elif options:
+            raise ConfigError(f"evaluation.suite: {name} reads samples and has no options; it got {options}.")
+        else:
+            of_samples.append(name)
+    if config.judge is None and (lacking := [e.name for e in models if e.judged]):
+        raise ConfigError(f"evaluation.judge: {', '.join(lacking)} asks a judge: name one, such as hf:embedded.")
+    return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 
 def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tuple[list[tuple[Pair, Scores]], Any]:

@@ -1,0 +1,273 @@
+"""Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from plo.backbone import distributed
+from plo.backbone.load import load_backbone
+from plo.backbone.model import Backbone
+from plo.config import ConfigError, EvaluationConfig, Experiment, ModelConfig
+from plo.environment import environment
+from plo.evals import EvaluationError, Findings, OnModel, Subject
+from plo.evals.judges import Judging
+from plo.experiment.stages import sha256
+from plo.experiment.subjects import Outputs, Policy, Server
+from plo.experiment.workbench import Workbench, prepare, suites, workbench
+from plo.registry import source_of
+from plo.tracking import Cell, CellRun, Comparison, Tracker, TrackingError
+
+LONGEST = 2048  # tokens, of a model that no experiment says more of
+
+
+def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
+    """The judge of a configuration, with its budget; None where none is named."""
+    if config.judge is None:
+        return None
+    return Judging(config.judge)
+
+
+def evaluate_cells(
+    bench: Workbench, cells: Sequence[Cell], tracker: Tracker, parent: str, console: Console
+) -> dict[str, str]:
+    """Run the workbench's evaluations of a model on finished cells, each once, and record them beside the cell.
+
+    Returns:
+        {what failed: its error}; the others went on.
+    """
+    if not bench.on_model:
+        return {}
+    if distributed.processes() > 1:
+        names = ", ".join(e.name for e in bench.on_model)
+        console.print(f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
+        return {}
+    judging, failed = judging_of(bench.experiment.evaluation, console), {}
+    for cell in cells:
+        subject = None
+        for evaluation in bench.on_model:
+            digest = settings_digest(evaluation, judging)
+            run = _start(tracker, parent, cell.key, cell.name, evaluation, digest)
+            if run is None:
+                continue
+            try:
+                subject = subject or _policy(bench, cell)
+                found = _evaluate(evaluation, subject, judging, bench.backbone)
+                record(run, evaluation, found, judging)
+            except Exception as error:
+                run.fail(error)
+                failed[f"{evaluation.name} of {cell.name}"] = f"{type(error).__name__}: {error}"
+                console.print(f"[red]failed[/red] {escape(evaluation.name)} of {escape(cell.name)}: {escape(str(error))}", highlight=False, soft_wrap=True)  # fmt: skip
+            except BaseException as error:
+                run.fail(error)
+                raise
+            else:
+                _tell(console, evaluation, cell.name, found)
+    return failed
+
+
+def evaluate_recorded(
+    comparison: Comparison, only: str | None, changes: Mapping[str, Any], tracker: Tracker, console: Console
+) -> dict[str, str]:
+    """Evaluate the finished cells of a recorded comparison (`only`: the one of this run id) without training anything."""
+    recorded = comparison.config()
+    recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
+    bench = workbench(Experiment.model_validate(recorded), console)
+    if bench.model_identity != comparison.tags.get("plo.model"):
+        raise ConfigError(
+            f"The comparison {comparison.name} was run with other weights, dtype or device than "
+            f"{bench.experiment.model.name} gives here: evaluate it where it was trained."
+        )
+    prepare(bench, console)
+    cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
+    return evaluate_cells(bench, cells, tracker, comparison.run_id, console)
+
+
+def evaluate_anything(
+    what: str,
+    against: str | None,
+    name: str,
+    config: EvaluationConfig,
+    seeds: Sequence[int],
+    tracker: Tracker,
+    console: Console,
+) -> dict[str, str]:
+    """Evaluate a local folder, a hub model, a file of outputs or a server; recorded as cells of the comparison `name`."""
+    _, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
+    judging, failed = judging_of(config, console), {}
+    digests = {evaluation.entry.name: settings_digest(evaluation, judging) for evaluation in evaluations}
+    comparable = sha256(digests)
+    key = sha256([name, comparable])
+    for seed in seeds:
+        subject = load_subject(what, seed, config)
+        subject.reference = load_subject(against, seed, config) if against else None
+        cell_key = sha256([subject.name, subject.identity, seed, against])
+        label = f"{subject.name} seed {seed}"
+        parent = tracker.comparison(
+            name, key, {"evaluation": config.model_dump(mode="json")}, environment(), {cell_key: label}
+        )
+        tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.data": comparable}
+        tags |= {"plo.model": "any", "plo.evaluation": comparable, **environment()}
+        if cell_key not in tracker.finished(parent):
+            tracker.start_cell(parent, cell_key, label, tags).finish()
+        for evaluation in evaluations:
+            run = _start(tracker, parent, cell_key, label, evaluation, digests[evaluation.entry.name])
+            if run is None:
+                console.print(f"{evaluation.name} of {label} is recorded already.", highlight=False)
+                continue
+            try:
+                found = _evaluate(evaluation, subject, judging, getattr(subject, "backbone", None))
+                record(run, evaluation, found, judging)
+            except Exception as error:
+                run.fail(error)
+                failed[f"{evaluation.name} of {label}"] = f"{type(error).__name__}: {error}"
+                console.print(f"[red]failed[/red] {escape(evaluation.name)}: {escape(str(error))}", highlight=False, soft_wrap=True)  # fmt: skip
+            except BaseException as error:
+                run.fail(error)
+                raise
+            else:
+                _tell(console, evaluation, label, found)
+        tracker.end_comparison(parent, ok=not failed)
+    return failed
+
+
+def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Outputs:
+    """A subject by its name: a file of outputs, "server:MODEL@URL", 'embedded', a folder (a model or a LoRA adapter), a hub name.
+
+    Raises:
+        EvaluationError, ModelError: it cannot be had.
+    """
+    path = Path(what).expanduser()
+    if what.startswith("server:"):
+        return Server(what, seed)
+    if path.is_file():
+        return Outputs(path)
+    adapter = path / "adapter_config.json"
+    settings = _of_adapter(adapter) if adapter.exists() else ModelConfig(name=what)
+    backbone, tokenizer = load_backbone(settings, longest=LONGEST)
+    backbone.reset(seed)
+    identity = backbone.fingerprint
+    if adapter.exists():
+        backbone.restore(path)
+        identity = weights_digest(path)
+    name = "/".join(path.parts[-2:]) if path.is_dir() else what
+    return Policy(backbone, tokenizer, name=name, seed=seed, identity=identity, config=config)
+
+
+def _of_adapter(file: Path) -> ModelConfig:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved.get("peft_type") != "LORA" or not saved.get("base_model_name_or_path"):
+        raise EvaluationError(
+            f"{file} is no LoRA adapter with the name of its base. Merge it into its model and give that."
+        )
+    targets = saved["target_modules"]
+    return ModelConfig(
+        name=saved["base_model_name_or_path"],
+        lora_r=saved["r"],
+        lora_alpha=saved["lora_alpha"],
+        lora_targets=targets if isinstance(targets, str) else sorted(targets),
+    )
+
+
+def _policy(bench: Workbench, cell: Cell) -> Policy:
+    """The cell's policy, put into the workbench's backbone, with the reference of the comparison beside it."""
+    seed, data = int(cell.tags["plo.seed"]), bench.experiment.data
+    is_reference = cell.tags["plo.variant"] == "reference"
+    bench.backbone.reset(seed)
+    identity = bench.model_identity
+    if not is_reference:
+        folder = Path(cell.tags.get("plo.folder", ""))
+        if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+            raise EvaluationError(f"The trained policy of {cell.name} is not in {folder} any more: train it again.")
+        bench.backbone.restore(folder)
+        identity = sha256([bench.model_identity, weights_digest(folder)])
+    common = {
+        "seed": seed,
+        "config": bench.experiment.evaluation,
+        "trained_on": {pair.prompt for pair in bench.data.train},
+        "paths": {data.source: data.path} if data.path else {},
+        "chat": bench.data.train[0].row.conversational,
+    }
+    reference = Policy(
+        bench.backbone, bench.tokenizer, name="reference", identity=bench.model_identity, as_reference=True, **common
+    )
+    if is_reference:
+        reference.reference = reference
+        return reference
+    subject = Policy(bench.backbone, bench.tokenizer, name=cell.tags["plo.variant"], identity=identity, **common)
+    subject.reference = reference
+    return subject
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a saved policy's weights."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def settings_digest(evaluation: OnModel, judging: Judging | None) -> str:
+    """Of what two results of an evaluation must share to be compared: its code, options and judge."""
+    judge = str(judging.spec) if judging is not None and evaluation.judged else None
+    return sha256(
+        [evaluation.entry.name, source_of(evaluation.entry.load()), str(sorted(evaluation.options.items())), judge]
+    )
+
+
+def _start(tracker: Tracker, parent: str, key: str, name: str, evaluation: OnModel, digest: str) -> CellRun | None:
+    tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": digest, **environment()}
+    params = {option: str(value) for option, value in evaluation.options.items()}
+    return tracker.start_evaluation(parent, sha256([key, digest]), f"{evaluation.entry.name} of {name}", tags, params)
+
+
+def _evaluate(evaluation: OnModel, subject: Subject, judging: Judging | None, backbone: Backbone | None) -> Findings:
+    packed = backbone.packed if backbone is not None else False
+    try:
+        return evaluation(subject, judging) if evaluation.judged else evaluation(subject)
+    finally:
+        if backbone is not None:
+            backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
+
+
+def record(run: CellRun, evaluation: OnModel, found: Findings, judging: Judging | None) -> None:
+    """Metrics as `<evaluation>.<metric>`, items as `<evaluation>.json`, notes, the judge, further tables and files."""
+    name = evaluation.entry.name
+    run.table(found.items, f"{name}.json")
+    for table, frame in found.tables.items():
+        run.table(frame, table)
+    for file, text in found.files.items():
+        run.text(text, file)
+    run.tag(f"plo.notes.{name}", json.dumps(found.notes))
+    if evaluation.judged and judging is not None:
+        run.tag("plo.judge", json.dumps({"judge": str(judging.spec), "card": None, "informative": None}))
+    run.finish({f"{name}.{metric}": value for metric, value in found.metrics.items()})
+
+
+def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
+    shown = ", ".join(f"{metric} {value:.3f}" for metric, value in list(found.metrics.items())[:6])
+    console.print(
+        f"[green]done[/green]   {escape(evaluation.name)} of {escape(name)}: {shown}", highlight=False, soft_wrap=True
+    )
+    for note in found.notes:
+        console.print(f"         {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None] | None:
+    """A recorded comparison by name or key, or the one of a cell's run id (then with that id); None if there is no such."""
+    try:
+        tracker = Tracker(store, "plo", create=False)
+        comparisons = tracker.comparisons()
+    except TrackingError:
+        return None
+    for comparison in reversed(comparisons):
+        if what == comparison.name or (len(what) >= 8 and comparison.key.startswith(what)):
+            return tracker, comparison, None
+        if any(cell.run_id == what for cell in comparison.cells()):
+            return tracker, comparison, what
+    return None
