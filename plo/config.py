@@ -119,7 +119,7 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = Field(64, description="sequences sampled at a time")
     pairs: PositiveInt = Field(200, description="held-out pairs for the preference accuracy")
     suite: tuple[str, ...] = Field(
-        ("diversity", "repetition"),
+        ("ngram_diversity", "repetition"),
         description="registered evaluations of the samples; the data source's own gold reward is added",
     )
 
