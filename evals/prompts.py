@@ -73,11 +73,11 @@ def held_out(subject: Subject, source: str, path: Path | None, count: int) -> He
         )
     notes = []
     if left_out:
-        notes.append(f"{report.source}: {left_out} prompts are left out, as {subject.name} was trained on them.")
+        notes.append(f"{source}: {left_out} prompts are left out, as {subject.name} was trained on them.")
     if len(kept) < count:
-        notes.append(f"{report.source}: there are {len(kept)} prompts; {count} were asked for.")
+        notes.append(f"{source}: there are {len(kept)} prompts; {count} were asked for.")
     if not test and not subject.trained_on:
-        notes.append(f"{report.source} names no test split, and what {subject.name} was trained on is not known.")
+        notes.append(f"{source} names no test split, and what {subject.name} was trained on is not known.")
     return HeldOut(*map(list, zip(*kept, strict=True)), tuple(notes))
 
 

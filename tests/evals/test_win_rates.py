@@ -140,7 +140,7 @@ def test_every_number_by_hand(hh_file):
 
 def test_the_reference_and_temperatures(hh_file):
     path = hh_file(("one", "12345", "x"), ("two", "123", "x"))
-    reference = StubSubject(lambda prompt, sample, temperature: "1234")
+    reference = StubSubject(lambda prompt, sample, temperature: "1111")
     subject = StubSubject(lambda prompt, sample, t: "1" * (2 if t == 0.7 else 4), reference=reference)
     asked = []
 
@@ -154,7 +154,7 @@ def test_the_reference_and_temperatures(hh_file):
     assert found.metrics["length"] == 4.0 and found.metrics["length_t0.7"] == 2.0
     assert found.metrics["length_reference_t0.7"] == 4.0 and found.metrics["length_chosen"] == 4.0
     assert math.isnan(found.metrics["consistency_reference"])  # equal texts are not asked
-    assert ("1111", "1234") in asked and ("1234", "1111") in asked  # both orders
+    assert ("11", "1111") in asked and ("1111", "11") in asked  # both orders
     settings = [call[1] for call in subject.calls]
     assert settings == [call[1] for call in reference.calls]
     assert settings[1] == {"samples": 1, "temperature": 0.7, "top_p": 1.0, "max_new_tokens": 9}
@@ -230,10 +230,15 @@ def test_options_are_checked():
 def test_real_prompts(shared_data):
     path = shared_data / "hh" / "harmless-base_test.jsonl.gz"
     with gzip.open(path, "rt") as file:
-        dialogues = [json.loads(line)["chosen"].rpartition("\n\nAssistant:")[0] for line in file]
-    single = {text.removeprefix("\n\nHuman:").strip() for text in dialogues if text.count("\n\nHuman:") == 1}
+        rows = map(json.loads, file)
+        sides = [[row[side].rpartition("\n\nAssistant:") for side in ("chosen", "rejected")] for row in rows]
+    single = {
+        chosen[0].removeprefix("\n\nHuman:").strip()
+        for chosen, rejected in sides
+        if chosen[0].count("\n\nHuman:") == 1 and chosen[0] == rejected[0] and chosen[2].strip() and rejected[2].strip()
+    }
     asked = held_out(StubSubject(silent), "hh", path, 10_000)
-    assert set(asked.messages) == single and len(asked.ids) == 660
+    assert set(asked.messages) == single and len(asked.ids) == len(single) == 656
     posts = tldr(StubSubject(silent), Judging(longer), path=shared_data / "tldr" / "comparisons.jsonl")
     table = posts.tables["tldr_verdicts.json"]
     assert len(table) == 200 and not table["prompt"].str.contains("[summary]", regex=False).any()
