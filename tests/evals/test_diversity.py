@@ -117,7 +117,7 @@ def questions(tmp_path):
 def test_of_a_model(questions):
     def answer(prompt, sample, temperature):
         number = prompt.split()[2][0]
-        return {"0": " same words here", "1": f"{'x' * sample}{sample} other", "2": ""}[number]
+        return {"0": " same words here", "1": ["0 other", "x1 other thing"][sample], "2": ""}[number]
 
     subject = StubSubject(answer, entropy=1.5)
     found = on_model("diversity", {"path": str(questions), "samples": 2})(subject)
@@ -125,12 +125,13 @@ def test_of_a_model(questions):
     assert len(prompts) == 3
     assert settings == {"samples": 2, "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 128}  # TBPO's
     items = found.items.set_axis([int(prompt.split()[2][0]) for prompt in prompts])
-    # "same words here" twice: 3 of 6 words; "0 other", "x1 other": 3 of 4; nothing twice: undefined
-    assert items.loc[[0, 1], "distinct_1"].tolist() == [0.5, 0.75] and math.isnan(items.loc[2, "distinct_1"])
-    assert found.metrics["distinct_1"] == 0.625
+    # "same words here" twice: 3 of 6 words; "0 other", "x1 other thing": 4 of 5; nothing twice: undefined
+    assert items.loc[[0, 1], "distinct_1"].tolist() == [0.5, 0.8] and math.isnan(items.loc[2, "distinct_1"])
+    assert found.metrics["distinct_1"] == pytest.approx(0.65)
     assert items.loc[[0, 2], "vendi_score"].tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert 1.05 < items.loc[1, "vendi_score"] < 2
     assert items.loc[[0, 2], "self_bleu_multi"].tolist() == [100.0, 100.0]
-    assert items["length"].to_dict() == {0: 15.0, 1: (7 + 8) / 2, 2: 0.0} and found.metrics["entropy"] == 1.5
+    assert items["length"].to_dict() == {0: 15.0, 1: (7 + 14) / 2, 2: 0.0} and found.metrics["entropy"] == 1.5
     # across: the first samples "same words here", "0 other" and "": 5 of 5 words, 3 of 3 bigrams, no 4-gram
     assert found.metrics["distinct_1_across"] == 1.0 and math.isnan(found.metrics["distinct_4_across"])
     assert found.metrics["ead_2_across"] == pytest.approx(3 / (50257 * (1 - (50256 / 50257) ** 3)))
