@@ -109,13 +109,12 @@ def win_rates(
         template: the judge's prompt.
         settings: of sampling: samples, max_new_tokens.
     """
-    notes, columns = list(asked.notes), {}
+    notes, columns, against = list(asked.notes), {}, list(dict.fromkeys(against))
     if "reference" in against and subject.reference is None:
-        against = [opponent for opponent in against if opponent != "reference"]
+        against.remove("reference")
         notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
-    place = pd.DataFrame({"prompt_id": asked.ids, "prompt": shown}).loc[
-        np.repeat(np.arange(len(shown)), settings["samples"])
-    ]
+    each = range(settings["samples"])
+    place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
     pairs = []
     for temperature in dict.fromkeys(temperatures):
         drawn = subject.sample(asked.prompts, temperature=temperature, **settings)
@@ -124,7 +123,7 @@ def win_rates(
         columns[f"length{suffix}"] = ours["text"].str.len().groupby(ours["prompt_id"]).mean()
         for opponent in against:
             if opponent == "chosen":
-                theirs = [_chosen(row.chosen) for row in asked.rows for _ in range(settings["samples"])]
+                theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
             else:
                 theirs = _texts(subject.reference.sample(asked.prompts, temperature=temperature, **settings))
             pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
@@ -136,7 +135,7 @@ def win_rates(
                 columns[f"{number}_{opponent}{_suffix(temperature, temperatures)}"] = values
         if equal := int(table["equal"].sum()):
             notes.append(f"{name}: {equal} of {len(table)} pairs are equal texts, counted as ties without asking.")
-        tables = {f"{name}_verdicts.json": table.drop(columns="consistent")}
+        tables = {f"{name}_verdicts.json": table}
     try:
         margins = np.asarray(subject.margins(asked.rows), dtype=float)
         columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
