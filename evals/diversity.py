@@ -1,76 +1,107 @@
-"""How diverse a prompt's samples are, how repetitive each is. All depend on length: read `tokens` beside."""
+"""How diverse a model's answers are, among the samples of a prompt and from prompt to prompt."""
 
-import re
-from functools import cache
-from itertools import permutations
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from sacrebleu.metrics import BLEU
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from plo.evals.embeddings import cosine_distance, embed, vendi_score
 from plo.evals.evaluation import register_evaluation
+from plo.evals.ngrams import (
+    VOCABULARY,
+    compression_ratio,
+    distinct,
+    expectation_adjusted_distinct,
+    self_bleu_multi,
+    self_bleu_pairwise,
+)
+from plo.evals.prompts import held_out
+from plo.evals.subject import Findings, Subject
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+ORDERS = range(1, 6)  # of n-grams
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased words (a contraction is one) and punctuation marks, each mark a word of its own."""
-    return _WORD.findall(text.lower())
+def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY) -> dict[str, float]:
+    """Every measure of diversity of a set of texts; NaN where one is undefined (of one text, of no words).
 
-
-def distinct(texts: list[str], n: int = 1) -> float:
-    """Unique / total n-grams over the texts together (Li et al. 2016), in (0, 1]; NaN if there are none.
-
-    Example:
-        >>> distinct(["a b a", "b c"])
-        0.6
+    Args:
+        vectors: (texts, d) the texts' embeddings, unit vectors.
+        vocabulary: V of EAD.
     """
-    grams = [gram for text in texts for gram in _ngrams(words(text), n)]
-    return len(set(grams)) / len(grams) if grams else float("nan")
+    return {
+        **{f"distinct_{n}": distinct(texts, n) for n in ORDERS},
+        **{f"ead_{n}": expectation_adjusted_distinct(texts, n, vocabulary) for n in ORDERS},
+        "self_bleu_pairwise": self_bleu_pairwise(texts),
+        "self_bleu_multi": self_bleu_multi(texts),
+        "cosine_distance": cosine_distance(vectors),
+        "vendi_score": vendi_score(vectors),
+        "compression_ratio": compression_ratio(texts),
+    }
 
 
-def self_bleu_pairwise(texts: list[str]) -> float:
-    """Mean over all ordered pairs i != j of BLEU(text_i; reference text_j), 0 to 100; lower is more diverse.
+@register_evaluation(
+    "diversity",
+    level="model",
+    higher_is_better={
+        "distinct_*": True,
+        "ead_*": True,
+        "self_bleu_*": False,
+        "cosine_distance*": True,
+        "vendi_score*": True,
+        "compression_ratio*": False,
+        "entropy": None,
+        "length": None,
+    },
+)
+def diversity(
+    subject: Subject,
+    *,
+    source: str = "hh",
+    path: Path | None = None,
+    prompts: PositiveInt = 100,
+    samples: PositiveInt = 5,
+    temperature: NonNegativeFloat = 1.0,
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95,
+    max_new_tokens: PositiveInt = 128,
+    vocabulary: Annotated[int, Field(ge=2)] = VOCABULARY,
+) -> Findings:
+    """Diversity of `samples` answers to each of `prompts` held-out prompts (the protocol of TBPO by default).
 
-    sacrebleu's sentence BLEU: tokenizer 13a, exponential smoothing, effective order. NaN for one text. This
-    is the *pairwise* self-BLEU; the multi-reference one (each text against all others at once) is far higher.
+    Per input: each measure among the samples of a prompt, mean over the prompts where it is defined. Across inputs
+    (`..._across`): the measure over the first sample of every prompt, one number (Kirk et al. 2024).
+
+    Metrics:
+        distinct_1 to 5, in (0, 1]; ead_1 to 5; self_bleu_pairwise, self_bleu_multi: 0 to 100;
+        cosine_distance, vendi_score (effective number of texts): of all-MiniLM-L6-v2 embeddings;
+        compression_ratio: of gzip; all as in `plo.evals.ngrams` and `plo.evals.embeddings`, each also `_across`;
+        entropy: nats a token, predictive, where the subject tells it; length: characters an answer, as most
+        of the above depend on it.
+
+    Args:
+        source: data source of the prompts, and `path` its files: see `plo.evals.prompts.held_out`.
+        vocabulary: V of EAD.
+
+    Raises:
+        EvaluationError: no prompts, or the packages of the embeddings are not installed.
     """
-    scores = [_bleu(a, b) for a, b in permutations(texts, 2)]
-    return float(np.mean(scores)) if scores else float("nan")
+    asked = held_out(subject, source, path, prompts)
+    drawn = subject.sample(
+        asked.prompts, samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
+    )
+    drawn = drawn.assign(prompt_id=np.array(asked.ids)[drawn["prompt_id"]], text=drawn["text"].str.strip())
+    drawn = drawn.reset_index(drop=True).assign(length=drawn["text"].str.len().to_numpy())
+    vectors = embed(drawn["text"].tolist())
 
-
-def repetition(text: str, n: int = 3) -> float:
-    """Share of a text's n-grams that repeat an earlier one: 1 - unique / total; 0 for fewer than n words."""
-    share = distinct([text], n)
-    return 0.0 if np.isnan(share) else 1 - share
-
-
-@register_evaluation("diversity", level="prompt", higher_is_better={"distinct_1": True, "self_bleu_pairwise": False})
-def diversity(samples: pd.DataFrame) -> pd.DataFrame:
-    """`distinct_1` and `self_bleu_pairwise` among the samples of each prompt."""
-    texts = samples.groupby("prompt_id")["text"].agg(list)
-    columns = {"distinct_1": texts.map(distinct), "self_bleu_pairwise": texts.map(self_bleu_pairwise)}
-    return pd.DataFrame(columns)
-
-
-@register_evaluation("repetition", higher_is_better=False)
-def repetition_of_samples(samples: pd.DataFrame) -> pd.DataFrame:
-    """`repetition`: share of repeated 3-grams within each sample."""
-    return samples["text"].map(repetition).to_frame("repetition")
-
-
-def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
-
-
-@cache
-def _scorer() -> BLEU:
-    return BLEU(effective_order=True)
-
-
-def _bleu(hypothesis: str, reference: str) -> float:
-    # Equal texts, empty ones too, are as alike as can be; sacrebleu gives two empty texts 0, so that a policy
-    # that has collapsed to saying nothing would look perfectly diverse.
-    if hypothesis.strip() == reference.strip():
-        return 100.0
-    return _scorer().sentence_score(hypothesis, [reference]).score
+    groups = drawn.groupby("prompt_id", sort=True)
+    items = pd.DataFrame(
+        {prompt: measures(group["text"].tolist(), vectors[group.index], vocabulary) for prompt, group in groups}
+    ).T
+    numbers = [column for column in ("entropy", "length") if column in drawn]
+    items = items.join(groups[numbers].mean().astype(float)).rename_axis("prompt_id")
+    first = groups.head(1)
+    across = measures(first["text"].tolist(), vectors[first.index], vocabulary)
+    metrics = items.mean().to_dict() | {f"{name}_across": value for name, value in across.items()}
+    table = drawn[["prompt_id", "sample", "text", *numbers]]
+    return Findings(metrics, items.reset_index(), asked.notes, {"diversity_samples.json": table})

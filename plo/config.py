@@ -126,7 +126,7 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = Field(64, description="sequences sampled at a time")
     pairs: PositiveInt = Field(200, description="held-out pairs for the preference accuracy")
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
-        ("diversity", "repetition"),
+        ("ngram_diversity", "repetition"),
         description="registered evaluations, with options as {hh: {prompts: 100}}; those of samples run at every point of "
         "eval_at, those of a model once a trained cell; the data source's own gold reward is added",
     )

@@ -1,6 +1,6 @@
 """Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with fingerprints."""
 
-from plo.data.load import PreferenceData, load_data
+from plo.data.load import PreferenceData, load_data, read_rows
 from plo.data.report import DropReport
 from plo.data.rows import DataError, Row
 from plo.data.sources import SOURCES, register_source
@@ -14,6 +14,7 @@ __all__ = [
     "PreferenceData",
     "Row",
     "load_data",
+    "read_rows",
     "register_source",
     "render",
     "tokenize_prompt",

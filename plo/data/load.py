@@ -95,7 +95,7 @@ def load_data(
     if not isinstance(chat, bool):
         raise DataError(f"The option chat is {chat!r}. Give true or false.")
     report = DropReport(f"{source} ({path})" if path is not None else source)
-    rows = _read(source, path, options, report)
+    rows = read_rows(source, path, options, report)
     report.enforce(strict)
     conversational = chat or _one_form(rows)
     check_tokenizer(tokenizer, conversational)
@@ -131,7 +131,12 @@ def load_data(
     return PreferenceData(train, held, report, stats, fingerprints, _sha256(*fingerprints.values()))
 
 
-def _read(source: str, path: Any, options: dict, report: DropReport) -> list[Row]:
+def read_rows(source: str, path: str | Path | None, options: dict[str, Any], report: DropReport) -> list[Row]:
+    """The sound rows of a source, in its order; the others are counted in `report`.
+
+    Raises:
+        DataError: as in `read_source`, or there are no rows.
+    """
     rows = []
     for raw in read_source(source, path, options):
         report.rows += 1

@@ -36,7 +36,7 @@ def test_every_prompt_counts_once():
 
 
 def test_the_whole_suite():
-    names = ["gold_win_rate", "sentiment", "diversity", "repetition"]  # prompt level first: the order is free
+    names = ["gold_win_rate", "sentiment", "ngram_diversity", "repetition"]  # prompt level first: the order is free
     samples = frame([["I love this. It is great.", "I hate this."], ["", "a table"]])
     reference = frame([["I hate this.", "I hate this."], ["", ""]])
     samples.index = [7, 7, 3, 5]  # a frame cut from others may have any index
@@ -52,11 +52,11 @@ def test_the_whole_suite():
 
 
 def test_undefined_for_a_prompt_or_broken_for_a_sample():
-    result = evaluate(frame([["a b", "c d"], ["e"]]), ["diversity"])
+    result = evaluate(frame([["a b", "c d"], ["e"]]), ["ngram_diversity"])
     assert result.prompts["self_bleu_pairwise"].isna().tolist() == [False, True]
     assert not math.isnan(result.metrics["self_bleu_pairwise"])
     assert math.isnan(evaluate(frame([["a"], ["b"]], kl=[1.0, math.nan]), []).metrics["kl"])
-    assert math.isnan(evaluate(frame([["a"], ["b"]]), ["diversity"]).metrics["self_bleu_pairwise"])
+    assert math.isnan(evaluate(frame([["a"], ["b"]]), ["ngram_diversity"]).metrics["self_bleu_pairwise"])
 
 
 def test_what_is_refused(registered):

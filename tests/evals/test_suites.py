@@ -1,11 +1,11 @@
-"""Sentiment and diversity against values worked out by hand."""
+"""Sentiment and the cheap measures of diversity against values worked out by hand."""
 
 import math
 
 import pandas as pd
 import pytest
 
-from plo.evals.diversity import distinct, repetition, self_bleu_pairwise, words
+from plo.evals.ngrams import distinct, repetition, self_bleu_pairwise, words
 from plo.evals.sentiment import compound, gold_win_rate, sentiment, valence_sum
 
 

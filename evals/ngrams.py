@@ -1,0 +1,125 @@
+"""How diverse texts are by their words, how repetitive each is. All depend on length: read it beside them."""
+
+import gzip
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+from sacrebleu.metrics import BLEU
+
+from plo.evals.evaluation import register_evaluation
+
+VOCABULARY = 50_257  # of GPT-2: what Kirk et al. (2024) set V to in their code
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words (a contraction is one) and punctuation marks, each mark a word of its own."""
+    return _WORD.findall(text.lower())
+
+
+def distinct(texts: Sequence[str], n: int = 1) -> float:
+    """Unique / total n-grams over the texts together (Li et al. 2016), in (0, 1]; NaN if there are none.
+
+    Example:
+        >>> distinct(["a b a", "b c"])
+        0.6
+    """
+    unique, total = _counts(texts, n)
+    return unique / total if total else math.nan
+
+
+def expectation_adjusted_distinct(texts: Sequence[str], n: int = 1, vocabulary: int = VOCABULARY) -> float:
+    """EAD_n = N / (V (1 - ((V - 1) / V)^C)) (Liu et al. 2022), for `distinct` freed of length; NaN without n-grams.
+
+    N is the number of unique and C that of all n-grams over the texts together. The denominator is how many unique
+    ones C draws from V equally likely ones would give, so that the value may exceed 1. V is one number for every n,
+    by default the 50,257 of GPT-2's vocabulary as in Kirk et al. (2024), though the n-grams are of words here: only
+    values of one V are to be compared.
+
+    Example:
+        >>> expectation_adjusted_distinct(["a b a"], vocabulary=2)  # 2 / (2 (1 - 1/8))
+        1.1428571428571428
+    """
+    unique, total = _counts(texts, n)
+    return unique / (vocabulary * -math.expm1(total * math.log1p(-1 / vocabulary))) if total else math.nan
+
+
+def self_bleu_pairwise(texts: Sequence[str]) -> float:
+    """Mean over all ordered pairs i != j of BLEU(text_i; reference text_j), 0 to 100; lower is more diverse.
+
+    sacrebleu's sentence BLEU: tokenizer 13a, exponential smoothing, effective order. NaN for one text. This
+    is the *pairwise* self-BLEU; the multi-reference one (each text against all others at once) is far higher.
+    """
+    return _mean([_bleu(a, [b]) for a, b in permutations(texts, 2)])
+
+
+def self_bleu_multi(texts: Sequence[str]) -> float:
+    """Mean over i of BLEU(text_i; references: all other texts at once) (Zhu et al. 2018), 0 to 100; lower is more diverse.
+
+    As `self_bleu_pairwise` in all else. It rises with the number of texts: an n-gram counts that any other text has.
+    """
+    others = [[*texts[:i], *texts[i + 1 :]] for i in range(len(texts))]
+    return _mean([_bleu(text, rest) for text, rest in zip(texts, others, strict=True) if rest])
+
+
+def compression_ratio(texts: Sequence[str]) -> float:
+    """Bytes of the texts, a line each, / bytes after gzip -9 (Shaib et al. 2024); lower is more diverse; NaN if empty.
+
+    It grows with the amount of text, and the 18 bytes that gzip adds bring short texts below 1.
+    """
+    data = "\n".join(texts).encode("utf-8", "surrogatepass")
+    return len(data) / len(gzip.compress(data, 9, mtime=0)) if any(texts) else math.nan
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Share of a text's n-grams that repeat an earlier one: 1 - unique / total; 0 for fewer than n words."""
+    share = distinct([text], n)
+    return 0.0 if np.isnan(share) else 1 - share
+
+
+@register_evaluation(
+    "ngram_diversity", level="prompt", higher_is_better={"distinct_1": True, "self_bleu_pairwise": False}
+)
+def ngram_diversity(samples: pd.DataFrame) -> pd.DataFrame:
+    """`distinct_1` and `self_bleu_pairwise` among the samples of each prompt: cheap, for every evaluation point."""
+    texts = samples.groupby("prompt_id")["text"].agg(list)
+    columns = {"distinct_1": texts.map(distinct), "self_bleu_pairwise": texts.map(self_bleu_pairwise)}
+    return pd.DataFrame(columns)
+
+
+@register_evaluation("repetition", higher_is_better=False)
+def repetition_of_samples(samples: pd.DataFrame) -> pd.DataFrame:
+    """`repetition`: share of repeated 3-grams within each sample."""
+    return samples["text"].map(repetition).to_frame("repetition")
+
+
+def _counts(texts: Sequence[str], n: int) -> tuple[int, int]:
+    """How many unique n-grams and how many in all."""
+    grams = [gram for text in texts for gram in _ngrams(words(text), n)]
+    return len(set(grams)), len(grams)
+
+
+def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _mean(scores: list[float]) -> float:
+    return float(np.mean(scores)) if scores else math.nan
+
+
+@cache
+def _scorer() -> BLEU:
+    return BLEU(effective_order=True)
+
+
+def _bleu(hypothesis: str, references: list[str]) -> float:
+    # Equal texts, empty ones too, are as alike as can be; sacrebleu gives two empty texts 0, so that a policy
+    # that has collapsed to saying nothing would look perfectly diverse.
+    if hypothesis.strip() in (reference.strip() for reference in references):
+        return 100.0
+    return _scorer().sentence_score(hypothesis, references).score

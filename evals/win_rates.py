@@ -1,0 +1,188 @@
+"""Judged win rates on Anthropic HH and TL;DR: against the chosen response and against the reference model."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from plo.evals.evaluation import EvaluationError, register_evaluation
+from plo.evals.judges import Judging
+from plo.evals.prompts import HeldOut, held_out
+from plo.evals.subject import Findings, Subject
+
+Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
+Against = Annotated[tuple[Literal["chosen", "reference"], ...], Field(min_length=1)]
+
+DIRECTIONS = {
+    "win_rate*": True,
+    "preference_accuracy": True,
+    "consistency*": None,  # these tell of the judge
+    "position_bias*": None,
+    "unreadable*": None,
+    "length*": None,
+}
+_CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
+_HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
+
+
+@register_evaluation("hh", level="model", higher_is_better=DIRECTIONS)
+def hh(
+    subject: Subject,
+    judging: Judging,
+    *,
+    prompts: PositiveInt = 200,
+    samples: PositiveInt = 1,
+    temperatures: Temperatures = (1.0,),
+    max_new_tokens: PositiveInt = 256,
+    path: Path | None = None,
+    template: str = "helpful",
+    against: Against = ("chosen", "reference"),
+) -> Findings:
+    """`win_rates` on Anthropic HH: held-out prompts with one human turn; the judge is shown the human's message."""
+    asked = held_out(subject, "hh", path, prompts)
+    settings = {"samples": samples, "max_new_tokens": max_new_tokens}
+    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, **settings)
+
+
+@register_evaluation("tldr", level="model", higher_is_better=DIRECTIONS)
+def tldr(
+    subject: Subject,
+    judging: Judging,
+    *,
+    prompts: PositiveInt = 200,
+    samples: PositiveInt = 1,
+    temperatures: Temperatures = (1.0,),
+    max_new_tokens: PositiveInt = 64,
+    path: Path | None = None,
+    template: str = "summary",
+    against: Against = ("chosen", "reference"),
+) -> Findings:
+    """`win_rates` of summaries on TL;DR: held-out posts; the judge is shown the post without subreddit and cue."""
+    asked = held_out(subject, "tldr", path, prompts)
+    settings = {"samples": samples, "max_new_tokens": max_new_tokens}
+    posts = [post_of(message) for message in asked.messages]
+    return win_rates("tldr", subject, judging, asked, posts, temperatures, against, template, **settings)
+
+
+def post_of(message: str) -> str:
+    """A TL;DR prompt's post, its title first where there is one, without the cue to summarise it."""
+    post = _CUE.sub("", message).strip()
+    if headed := _HEADED.fullmatch(post):
+        return f"{headed['title'].strip()}\n\n{headed['body'].strip()}"
+    return post
+
+
+def win_rates(
+    name: str,
+    subject: Subject,
+    judging: Judging,
+    asked: HeldOut,
+    shown: Sequence[str],
+    temperatures: Sequence[float],
+    against: Sequence[str],
+    template: str,
+    **settings: Any,
+) -> Findings:
+    """The subject's samples against each opponent, asked in both orders; one call of the judge, so of its budget, for all.
+
+    Every metric is a mean over the samples of a prompt, then over the prompts. Questions of which an order could not
+    be read are left out of win rate and consistency; a pair of equal texts is a tie and is not asked. Temperatures
+    after the first have metrics of their own, with the suffix `_t0.7`.
+
+    Metrics, for each opponent:
+        win_rate_<opponent>: of the subject, mean of both orders, each 1 (P(subject better) > 1/2), 1/2 (= 1/2) or 0;
+        consistency_<opponent>: share of the questions on which both orders say the same;
+        position_bias_<opponent>: P(the answer shown first is called better) - 1/2 over readable verdicts;
+        unreadable_<opponent>: share of the questions asked of which an order could not be read;
+        length, length_<opponent>: characters of the subject's and the opponent's texts, outer white space off.
+    Once: preference_accuracy: share of the prompts' rows with a margin above 0, ties half (of the implicit reward).
+
+    Args:
+        name: of the evaluation, and so of the table of verdicts, `<name>_verdicts.json`: a row a pair, in which
+            p_ab and p_ba are P(subject better), shown second and shown first.
+        shown: what the judge is shown as the prompt, one for each of `asked`.
+        against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` likewise drawn.
+        template: the judge's prompt.
+        settings: of sampling: samples, max_new_tokens.
+    """
+    notes, columns, against = list(asked.notes), {}, list(dict.fromkeys(against))
+    if "reference" in against and subject.reference is None:
+        against.remove("reference")
+        notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
+    each = range(settings["samples"])
+    place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
+    pairs = []
+    for temperature in dict.fromkeys(temperatures):
+        drawn = subject.sample(asked.prompts, temperature=temperature, **settings)
+        ours = place.assign(temperature=temperature, sample=drawn["sample"].to_numpy(), text=_texts(drawn))
+        suffix = _suffix(temperature, temperatures)
+        columns[f"length{suffix}"] = ours["text"].str.len().groupby(ours["prompt_id"]).mean()
+        for opponent in against:
+            if opponent == "chosen":
+                theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
+            else:
+                theirs = _texts(subject.reference.sample(asked.prompts, temperature=temperature, **settings))
+            pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
+    if pairs:
+        table = _judged(pd.concat(pairs, ignore_index=True), judging, template)
+        for (opponent, temperature), group in table.groupby(["opponent", "temperature"], sort=False):
+            by_prompt = _numbers(group).groupby(group["prompt_id"]).mean()
+            for number, values in by_prompt.items():
+                columns[f"{number}_{opponent}{_suffix(temperature, temperatures)}"] = values
+        if equal := int(table["equal"].sum()):
+            notes.append(f"{name}: {equal} of {len(table)} pairs are equal texts, counted as ties without asking.")
+        tables = {f"{name}_verdicts.json": table}
+    try:
+        margins = np.asarray(subject.margins(asked.rows), dtype=float)
+        columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
+    except EvaluationError as error:
+        notes.append(f"{name}: no preference_accuracy: {error}")
+    items = pd.DataFrame(columns).rename_axis("prompt_id").sort_index()
+    return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {})
+
+
+def _judged(table: pd.DataFrame, judging: Judging, template: str) -> pd.DataFrame:
+    """With what the judge says of each pair: p_ab, p_ba, win, consistent; equal texts are ties."""
+    table["equal"] = table["text"] == table["opponent_text"]
+    table["length"], table["length_opponent"] = table["text"].str.len(), table["opponent_text"].str.len()
+    questions = table.loc[~table["equal"]].rename(columns={"opponent_text": "a", "text": "b"})
+    verdicts = judging.verdicts(questions[["prompt", "a", "b"]], template)
+    table = table.join(verdicts[["p_ab", "p_ba", "win", "consistent"]])
+    table.loc[table["equal"], "win"] = 0.5
+    return table
+
+
+def _numbers(pairs: pd.DataFrame) -> pd.DataFrame:
+    """One row a pair: the metrics against an opponent; NaN where the pair does not count."""
+    first = np.stack([_won(0.5, pairs["p_ab"]), _won(pairs["p_ba"], 0.5)])  # is what was shown first called better?
+    readable = (~np.isnan(first)).sum(0)
+    return pd.DataFrame(
+        {
+            "win_rate": pairs["win"],
+            "consistency": pairs["consistent"],
+            "position_bias": np.where(readable > 0, np.nansum(first, 0) / np.maximum(readable, 1) - 0.5, np.nan),
+            "unreadable": pairs["win"].isna().where(~pairs["equal"]).astype(float),
+            "length": pairs["length_opponent"],
+        }
+    )
+
+
+def _won(ours: Any, theirs: Any) -> np.ndarray:
+    """1 where ours is above theirs, 1/2 where equal, else 0; NaN stays NaN."""
+    return (1 + np.sign(np.asarray(ours, float) - np.asarray(theirs, float))) / 2
+
+
+def _suffix(temperature: float, temperatures: Sequence[float]) -> str:
+    return "" if temperature == temperatures[0] else f"_t{temperature:g}"
+
+
+def _texts(drawn: pd.DataFrame) -> np.ndarray:
+    return drawn["text"].str.strip().to_numpy()
+
+
+def _chosen(response: Any) -> str:
+    return response.strip() if isinstance(response, str) else "\n\n".join(m["content"] for m in response).strip()
