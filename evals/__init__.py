@@ -10,21 +10,16 @@ from plo.evals.evaluation import (
     on_model,
     register_evaluation,
 )
-from plo.evals.statistics import Difference, Spread, paired_difference, spread
 from plo.evals.subject import Findings, Subject
 
 __all__ = [
     "EVALUATIONS",
-    "Difference",
     "Evaluation",
     "EvaluationError",
     "Findings",
     "OnModel",
-    "Spread",
     "Subject",
     "evaluate",
     "on_model",
-    "paired_difference",
     "register_evaluation",
-    "spread",
 ]

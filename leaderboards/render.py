@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plo.evals.statistics import Difference, Spread
 from plo.leaderboards.metrics import metric
 from plo.leaderboards.table import Leaderboard, Row
+from plo.statistics import Difference, Spread
 
 UNDEFINED = "-"
 
@@ -64,8 +64,7 @@ def to_markdown(board: Leaderboard) -> str:
         others = [row for row in board.rows if row is not base and row.runs]
         parts += [
             f"## Difference to {escape(_short(base, board))}",
-            "Paired by prompt, [95% interval] by bootstrap over prompts (seeds and samples averaged within a "
-            "prompt). It tells what other prompts might show, not what other seeds might: that is the ±.",
+            "Paired by prompt and seed, [95% interval] for new prompts and new seeds (of one seed: new prompts alone).",
             _show(short + gaps, others),
         ]
     parts += _along(board)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from plo.evals.statistics import Difference, Spread, paired_difference, spread
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.metrics import METRICS
+from plo.statistics import Difference, Spread, differences, spread
 from plo.tracking import Cell, Tracker, TrackingError
 
 ALWAYS = ("reference", "sft")
@@ -215,15 +215,27 @@ def _differences(
 ) -> None:
     for metric in metrics:
         theirs = _by_prompt(base, metric, tables)
-        for row in rows:
-            ours = _by_prompt(row, metric, tables)
-            if row is base or theirs is None or ours is None:
+        ours = {row.name: _by_prompt(row, metric, tables) for row in rows if row is not base}
+        if theirs is None:
+            continue
+        comparable = {}
+        for name, table in ours.items():
+            if table is None:
                 continue
-            common = ours.index.intersection(theirs.index)
-            if metric == "reward" and len(common) < max(len(ours), len(theirs)):
-                notes.append(f"{row.name}: only the {len(common)} prompts shared with {base.name} count.")
-            if len(common):
-                row.differences[metric] = paired_difference(ours.loc[common], theirs.loc[common])
+            seeds = [seed for seed in table if seed in theirs]
+            if not seeds or table.index.intersection(theirs.index).empty:
+                notes.append(
+                    f"{name}: no {'prompt' if seeds else 'seed'} in common with {base.name}, so no difference."
+                )
+            else:
+                comparable[name] = table
+        found = differences(comparable, theirs)
+        for row in rows:
+            if row.name in found:
+                row.differences[metric] = found[row.name]
+                if metric == "reward" and found[row.name].dropped:
+                    count = found[row.name].prompts
+                    notes.append(f"{row.name}: only the {count} prompts shared with {base.name} in every seed count.")
 
 
 def _by_prompt(row: Row, metric: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | None:

@@ -77,21 +77,19 @@ def test_rows_are_the_recorded_numbers(board):
     assert board.notes == []
 
 
-def test_the_interval_is_a_prompt_clustered_bootstrap(tracker, board):
-    def by_prompt(level):
-        together = pd.concat([samples(level, seed) for seed in range(3)])
-        return together.groupby("prompt_id")["reward"].mean().to_numpy()
-
-    def independent(d):
-        draws = np.random.default_rng(7).integers(0, PROMPTS, (40_000, PROMPTS))
-        return np.quantile(d[draws].mean(axis=1), [0.025, 0.975])
+def test_differences_are_paired_by_prompt_and_seed(tracker, board):
+    def table(level):
+        frames = {seed: samples(level, seed).groupby("prompt_id")["reward"].mean() for seed in range(3)}
+        return pd.DataFrame(frames).to_numpy()
 
     gap = board.rows[2].differences["reward"]
-    d = by_prompt(0.6) - by_prompt(0.1)
-    assert gap.mean == pytest.approx(d.mean(), abs=1e-12) and gap.prompts == PROMPTS
-    assert [gap.low, gap.high] == pytest.approx(independent(d), abs=0.01)
+    d = table(0.6) - table(0.1)
+    assert gap.mean == pytest.approx(d.mean(), abs=1e-12)
+    assert (gap.prompts, gap.seeds) == (PROMPTS, 3)
+    # the seeds' part alone already asks for more than sd over seeds / sqrt(3) allows at Student's t of many df
+    assert gap.se >= d.mean(0).std(ddof=1) / math.sqrt(3)
     against = read(tracker, "main", baseline="dpo")
-    d = by_prompt(0.3) - by_prompt(0.6)
+    d = table(0.3) - table(0.6)
     assert against.rows[3].differences["reward"].mean == pytest.approx(d.mean(), abs=1e-12)
     assert against.rows[2].differences == {}
 
