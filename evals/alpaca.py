@@ -1,0 +1,186 @@
+"""AlpacaEval on a model: its 805 instructions, answered by the model, judged against a baseline's answers."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
+from plo.evals.evaluation import EvaluationError, register_evaluation
+from plo.evals.judges import Judging
+from plo.evals.subject import Findings, Subject
+
+BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
+ENOUGH = 100  # verdicts that can be read: with fewer, the regression says little more than its 1,610 fixed rows
+DIRECTIONS = {
+    "win_rate": True,
+    "win_rate_se": None,
+    "discrete_win_rate": True,
+    "length_controlled_win_rate": True,
+    "length": None,
+    "unreadable": False,
+    "consistency": None,
+}
+
+
+@register_evaluation("alpaca_eval", level="model", higher_is_better=DIRECTIONS)
+def alpaca_eval(
+    subject: Subject,
+    judging: Judging,
+    *,
+    instructions: Annotated[int, Field(ge=1, le=INSTRUCTIONS)] | None = None,
+    baseline: Path | None = None,
+    data: Path | None = None,
+    official: bool = False,
+    max_new_tokens: Annotated[int, Field(ge=1)] = 2048,
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7,
+) -> Findings:
+    """AlpacaEval's instructions, one answer each, judged against the baseline's answer to the same instruction.
+
+    `win_rate` is the mean of P(the judge prefers the model's answer), as in AlpacaEval 2; `discrete_win_rate` counts a
+    verdict as 1, 1/2 or 0; equal texts are a draw and are not asked. plo's protocol asks in both orders, with the judge
+    prompt "instruction", and takes the mean (two verdicts that contradict each other: a draw). `official` asks once,
+    in the order and with the prompt of `weighted_alpaca_eval_gpt4_turbo`. `length_controlled_win_rate` is the alpaca-eval
+    package's; NaN, with a note, against another baseline, for fewer than 100 verdicts, or where its file cannot be had.
+    Rates are shares of the verdicts that could be read; `unreadable` is the share of the others. `length` is in characters.
+
+    Args:
+        instructions: ask only this many, spread evenly over the 805; None: all.
+        baseline: `model_outputs.json` (or .json.gz) of another baseline, which also brings the instructions.
+        data: folder with the hub's files (`alpaca_eval_gpt4_baseline.json`, `df_gamed.csv`), or laid out as the AlpacaEval
+            repository (`results/gpt4_1106_preview/model_outputs.json`); None: the subject's path for "alpaca_eval", or the hub.
+        official: one order, AlpacaEval's prompt. Only so, asked of gpt-4-1106-preview and in full, is it AlpacaEval 2.
+
+    Raises:
+        EvaluationError: the baseline's answers cannot be had, or the package alpaca-eval is not installed.
+
+    Source: Dubois et al. 2024 (arXiv:2404.04475); https://github.com/tatsu-lab/alpaca_eval.
+    """
+    data = data or subject.paths.get("alpaca_eval")
+    reference = _outputs(baseline or _baseline_file(data))
+    total = len(reference)
+    count = min(instructions or total, total)
+    asked = reference.iloc[np.arange(count) * total // count]
+    messages = [[{"role": "user", "content": text}] for text in asked["instruction"]]
+    sample = subject.sample(messages, temperature=temperature, max_new_tokens=max_new_tokens)
+    rows = pd.DataFrame(
+        {
+            "instruction": asked["instruction"],
+            "output_1": asked["output"],
+            "generator_1": asked["generator"],
+            "dataset": asked["dataset"],
+            "output_2": sample.sort_values("prompt_id")["text"].to_numpy(),
+            "generator_2": subject.name,
+        }
+    )
+    template = official_template() if official else "instruction"
+    judge = judging.judge(template)
+    verdicts = _verdicts(rows, judging, template, official)
+    rows["annotator"], rows["preference"] = judge.name, 1 + verdicts["p"]
+
+    items = pd.DataFrame(
+        {
+            "prompt_id": rows.index,
+            "win_rate": verdicts["p"],
+            "discrete_win_rate": verdicts["win"],
+            "length": rows["output_2"].str.len().astype(float),
+            "base_length": rows["output_1"].str.len().astype(float),
+            "unreadable": verdicts["p"].isna().astype(float),
+            "consistency": verdicts["consistent"],
+        }
+    ).reset_index(drop=True)
+    standard = set(rows["generator_1"]) == {BASELINE} and total == INSTRUCTIONS
+    rates, notes = _rates(rows, data, standard)
+    means = items[["discrete_win_rate", "length", "unreadable", "consistency"]].mean()
+    whole = official and standard and count == INSTRUCTIONS and judge.name == OFFICIAL_JUDGE
+    protocol = "in one order, by AlpacaEval's rule and prompt" if official else "in both orders"
+    label = "AlpacaEval 2" if whole else f"AlpacaEval prompts, judge {judge.name}"
+    against = ", ".join(sorted(set(rows["generator_1"])))
+    head = f"{label}: {count} of {total} instructions against {against}, {protocol}."
+    if known := int(sample["prompt"].isin(set(subject.trained_on)).sum()):
+        notes.append(f"{known} of the instructions were among the model's training prompts.")
+    outputs = rows.rename(columns={"output_2": "output", "generator_2": "generator"})
+    files = {
+        "model_outputs.json": _json(outputs[["dataset", "instruction", "output", "generator"]]),
+        "annotations.json": _json(rows),
+    }
+    return Findings({**rates, **means.to_dict()}, items, (head, *notes), files=files)
+
+
+def _verdicts(rows: pd.DataFrame, judging: Judging, template, official: bool) -> pd.DataFrame:
+    """p = P(the model's answer is better), win and consistent, with the index of `rows`."""
+    drawn = pd.DataFrame({"p": 0.5, "win": 0.5, "consistent": np.nan}, index=rows.index)
+    names = {"instruction": "prompt", "output_1": "a", "output_2": "b"}
+    questions = rows[rows["output_1"] != rows["output_2"]].rename(columns=names)[["prompt", "a", "b"]]
+    if questions.empty:
+        return drawn
+    if not official:
+        found = judging.verdicts(questions, template)
+    else:
+        switched = questions["prompt"].map(official_order)
+        questions[["a", "b"]] = questions[["a", "b"]].where(~switched, questions[["b", "a"]].to_numpy())
+        found = judging.verdicts(questions, template, both=False)
+        for column in ("p", "win"):
+            found[column] = found[column].where(~switched, 1 - found[column])
+    drawn.loc[questions.index] = found[["p", "win", "consistent"]]
+    return drawn
+
+
+def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[str, float], list[str]]:
+    """The package's rates as shares, NaN where they cannot be had, and what is to be said of that."""
+    readable, notes = int(rows["preference"].notna().sum()), []
+    if unread := len(rows) - readable:
+        notes.append(f"{unread} of {len(rows)} verdicts could not be read and are left out of the rates.")
+    found = win_rates(rows, length_controlled=False) if readable else {}
+    reason = ""
+    if not standard:
+        reason = f"it is defined for all {INSTRUCTIONS} instructions against {BASELINE}"
+    elif readable < ENOUGH:
+        reason = f"{readable} verdicts are fewer than the {ENOUGH} that its fit needs"
+    else:
+        try:
+            found = win_rates(rows, files=data)
+        except EvaluationError as error:
+            reason = str(error).rstrip(".")
+    if reason:
+        notes.append(f"No length-controlled win rate: {reason}.")
+    elif set(rows["annotator"]) != {OFFICIAL_JUDGE}:
+        notes.append("The length-controlled win rate takes the difficulty of the instructions from GPT-4's verdicts.")
+    names = {
+        "win_rate": "win_rate",
+        "win_rate_se": "standard_error",
+        "length_controlled_win_rate": "length_controlled_winrate",
+    }
+    return {ours: found.get(theirs, float("nan")) / 100 for ours, theirs in names.items()}, notes
+
+
+def _baseline_file(data: Path | None) -> Path:
+    if data is not None:
+        for name in ("model_outputs.json", "model_outputs.json.gz"):
+            if (path := data / "results" / BASELINE / name).is_file():
+                return path
+    return official_file(data, "alpaca_eval_gpt4_baseline.json")
+
+
+def _outputs(path: Path) -> pd.DataFrame:
+    """A model's outputs in the official format: instruction, output, generator, dataset; the index is the place."""
+    try:
+        text = path.read_bytes()
+        rows = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text)
+        frame = pd.DataFrame.from_records(rows)[["instruction", "output", "generator"]].astype(object)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"The baseline's answers in {path} cannot be read ({type(error).__name__}: {error}). They are a JSON list of "
+            f'{{"instruction": ..., "output": ..., "generator": ...}}, AlpacaEval\'s model_outputs.json.'
+        ) from None
+    frame["dataset"] = [row.get("dataset", "") for row in rows]
+    return frame
+
+
+def _json(rows: pd.DataFrame) -> str:
+    rows = rows.astype(object).where(rows.notna(), None)
+    return json.dumps(rows.to_dict("records"), indent=1)
