@@ -4,15 +4,14 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from plo.data.files import read_path
 from plo.evals.judges.judge import Judge, JudgeError, Question
 from plo.evals.judges.judging import Judging
+from plo.evals.judges.rows import digest
 from plo.evals.judges.template import Template, get_template
 
 RESAMPLES = 2000
@@ -35,15 +34,16 @@ class Figure:
 class Card:
     """What a judge is worth on pairs with gold labels.
 
-    A *verdict* is what the judge says in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2 wherever
-    shares are taken. Every pair has two, one in each order; those that could not be read are left out.
-    Intervals are over pairs, the two orders of a pair taken as one draw: Wilson's for shares with the number of pairs as
-    n (a pair's mean varies at most as a coin does, so they are never too narrow), the percentile bootstrap for the rest.
+    A *verdict* is what the judge says in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
+    wherever shares are taken. Every pair has two, one in each order; those that could not be read are left out.
+    Intervals are over pairs, the two orders of a pair taken as one draw: Wilson's for shares, with the number of pairs
+    as n (a pair's mean varies at most as a coin does, so they err on the wide side), the percentile bootstrap for the
+    rest.
 
     Attributes:
         judge, version, template: which judge (version: a digest), asked with which prompt.
         pairs: how many.
-        accuracy: share of verdicts that name the gold answer: mean over pairs of the mean over the orders that were read.
+        accuracy: share of verdicts that name the gold answer: mean over pairs of the mean over the orders read.
         combined: share of pairs where the mean of p over both orders names the gold answer.
         kappa: Cohen's kappa of verdicts (a, b or tie) with gold, both orders pooled.
         consistency: share of pairs with the same verdict in both orders.
@@ -71,8 +71,7 @@ class Card:
 
     @property
     def informative(self) -> bool:
-        """The interval of the accuracy lies above chance, 1/2. A judge that is reliably wrong is no more use than one that
-        guesses."""
+        """The interval of the accuracy lies above chance, 1/2: a judge that is reliably wrong is no better."""
         return self.accuracy.low > 0.5
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def judge_card(
     Args:
         judge: a `Judging`, or what makes one.
         pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
-        retest: how many pairs to ask again past the cache (the first ones by hash); nothing is asked of recorded verdicts.
+        retest: how many pairs to ask again past the cache (the first ones by hash); of a record nothing is asked.
 
     Raises:
         JudgeError: a column is missing, gold is something else, there are no pairs, or the judge cannot be asked.
@@ -136,37 +135,6 @@ def judge_card(
         unreadable=int(unread[:, :per_pair].sum()),
         unreadable_share=wilson(unread.mean(axis=1)),
     )
-
-
-def read_gold(path: Path | str) -> pd.DataFrame:
-    """Pairs with gold labels from a file or folder (.json, .jsonl, .csv, .parquet): columns prompt, a, b, gold.
-
-    Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or prompt,
-    chosen, rejected. The last are shown in an order that a hash of the texts draws, so that it is always the same.
-
-    Raises:
-        JudgeError: a row has none of these forms. DataError: the file cannot be read.
-    """
-    return pd.DataFrame(
-        [_gold_row(row) for row in read_path(Path(path).expanduser())], columns=["prompt", "a", "b", "gold"]
-    )
-
-
-def _gold_row(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
-    if "output_1" in row and row.get("label") in (1, 2):
-        texts, gold = (row.get("input"), row["output_1"], row.get("output_2")), row["label"] - 1
-    elif "chosen" in row:
-        prompt, chosen, rejected = row.get("prompt"), row["chosen"], row.get("rejected")
-        gold = _hash(f"{prompt}\0{chosen}\0{rejected}") % 2
-        texts = (prompt, rejected, chosen) if gold else (prompt, chosen, rejected)
-    else:
-        texts, gold = (row.get("prompt"), row.get("a"), row.get("b")), row.get("gold")
-    if gold not in (0, 1) or not all(isinstance(text, str) for text in texts):
-        raise JudgeError(
-            f"{row['where']}: no pair with a gold label. A row has the texts prompt, a, b and gold (1: b is better, 0: a), "
-            f"or prompt, chosen, rejected, or is LLMBar's (input, output_1, output_2, label 1 or 2)."
-        )
-    return (*texts, int(gold))
 
 
 def wilson(values: np.ndarray) -> Figure:
@@ -226,7 +194,7 @@ def _retest(
     if not count or judge.recorded:
         return wilson(np.array([]))
     questions = [Question(*row) for row in pairs[["prompt", "a", "b"]].itertuples(index=False)]
-    picked = sorted(range(len(questions)), key=lambda i: _hash(repr(questions[i])))[:count]
+    picked = sorted(range(len(questions)), key=lambda i: digest(repr(questions[i])))[:count]
     again = judging.ask([questions[i] for i in picked], template, fresh=True)
     p = np.array([np.nan if verdict.p is None else verdict.p for verdict in again])
     same = (1 + np.sign(p - 0.5)) / 2 == says[picked]
@@ -237,10 +205,6 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over the orders that were read; NaN where none was."""
     read = ~np.isnan(values)
     return np.where(read, values, 0).sum(1) / np.where(read.any(1), read.sum(1), np.nan)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _plain(value: Any) -> Any:

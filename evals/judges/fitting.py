@@ -21,10 +21,10 @@ def fit(judge: str, texts: Sequence[str], count: Callable[..., int], room: int) 
     while (length := count(*cut)) > room:
         if cap == 0:
             raise JudgeError(
-                f"The judge {judge} has room for {room} and its prompt alone takes {length}: take a judge with a longer "
-                f"context, or a shorter prompt."
+                f"The judge {judge} has room for {room} and its prompt alone takes {length}: take a judge with a "
+                f"longer context, or a shorter prompt."
             )
-        cap = int(cap * max(0.5, 0.95 * room / length)) if room > 0 else 0
+        cap = int(cap * 0.95 * max(room, 0) / length)
         cut = tuple(_shortened(text, cap) for text in texts)
     return cut
 

@@ -43,7 +43,7 @@ class Verdict:
 
 
 class Judge:
-    """Answers questions. A subclass gives `judge`; a plain callable `(prompt, a, b) -> P(b better)` becomes one by `get_judge`.
+    """Answers questions. A subclass gives `judge`; `get_judge` makes one of a callable `(prompt, a, b) -> P(b better)`.
 
     Attributes:
         name: what tables call it: "openai:gpt-4o".
@@ -68,7 +68,7 @@ class Judge:
         raise NotImplementedError
 
     def estimate(self, questions: Sequence[Question]) -> float:
-        """Money that these questions will cost at most, about; 0 for a judge that costs none, NaN where nobody knows."""
+        """Money that these questions will cost at most, about; 0 for a judge that is free, NaN where nobody knows."""
         return 0.0
 
     def __call__(self, prompt: str, a: str, b: str) -> float | None:
@@ -77,7 +77,7 @@ class Judge:
 
 
 def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callable:
-    """Register a kind of judge: a subclass of `Judge`, or a plain function `(prompt, a, b, *, options...) -> P(b better)`.
+    """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
     A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
     ("gpt-4o" of "openai:gpt-4o", "" without one) and `template` the judge's prompt.
@@ -100,7 +100,8 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
         template: the judge's prompt, by name or file; judges that read no prompt ignore it.
 
     Raises:
-        JudgeError: the specification holds more than one name, or an argument that the judge does not take. RegistryError: no such kind. HyperParameterError: no such option.
+        JudgeError: the specification holds more than one name, or an argument that the judge does not take.
+        RegistryError: no such kind. HyperParameterError: no such option.
     """
     if isinstance(spec, Judge):
         return spec

@@ -154,13 +154,17 @@ class Judging:
         money = math.inf if self.money is None else self.money - self.counts.cost
         cost = judge.estimate(missing) if missing else 0.0
         if math.isnan(cost) and self.money is not None:
-            return f"The judge {judge.name} knows no prices, so that a budget in money cannot hold: give them (price_in, price_out), or a budget in calls."
+            return (
+                f"The judge {judge.name} knows no prices, so that a budget in money cannot hold: give them (price_in, "
+                f"price_out), or a budget in calls."
+            )
         if len(missing) <= calls and not cost > money:
             return None
         left = [f"{calls:.0f} calls"] * (self.calls is not None) + [f"{_money(money)}"] * (self.money is not None)
         return (
-            f"The judge {judge.name} would be asked {len(missing)} questions at a cost of {_money(cost)}, and the budget "
-            f"has {' and '.join(left)} left. Nothing was asked: raise the budget, ask fewer prompts, or take a cheaper judge."
+            f"The judge {judge.name} would be asked {len(missing)} questions at a cost of {_money(cost)}, and the "
+            f"budget has {' and '.join(left)} left. Nothing was asked: raise the budget, ask fewer prompts, or take a "
+            f"cheaper judge."
         )
 
     def _ask_all(self, judge: Judge, questions: Sequence[Question], keep: bool) -> dict[Question, Verdict]:

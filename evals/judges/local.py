@@ -34,7 +34,8 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise JudgeError(
-            f"The model of the judge {judge!r} cannot be loaded: {error} Name a folder or a hub model that {kind} reads."
+            f"The model of the judge {judge!r} cannot be loaded: {error} Name a folder or a hub model that {kind} "
+            f"reads."
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.
     return loaded, tokenizer, f"{fingerprint_of(loaded)[:16]} {loaded.dtype}"

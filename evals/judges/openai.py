@@ -40,8 +40,8 @@ class OpenAI(Judge):
         request: further fields of the request; one that is None is left out ({"temperature": None}).
 
     Raises:
-        JudgeError: no model is named, no key, or the package is not installed; when asked: the server refuses the call, or
-            fails more often than `retries`.
+        JudgeError: no model is named, no key, or the package is not installed; when asked: the server refuses the call,
+            or fails more often than `retries`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class OpenAI(Judge):
                 f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name a server of "
                 f"your own, openai:{self.model}@http://HOST:PORT/v1."
             )
-        # The address is given even where it is the default: another one from the environment is not in the judge's name.
+        # The default address is given too: the client would take another from the environment, unknown to our name.
         return openai.OpenAI(api_key=key, base_url=self.base_url or OPENAI, timeout=timeout, max_retries=self.retries)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
@@ -134,14 +134,14 @@ class OpenAI(Judge):
             if error.code in OF_THE_QUESTION:
                 return json.dumps({"choices": [{"message": {"content": str(error)}}]}).encode()
             raise JudgeError(
-                f"The judge {self.name} refuses the question {question.prompt[:60]!r}... ({len(str(messages))} characters): "
-                f"{error}. A server without log-probs takes logprobs=false, a small context longest=CHARACTERS, another "
-                f"set of fields request={{...}}."
+                f"The judge {self.name} refuses the question {question.prompt[:60]!r}... ({len(str(messages))} "
+                f"characters): {error}. A server without log-probs takes logprobs=false, a small context "
+                f"longest=CHARACTERS, another set of fields request={{...}}."
             ) from error
         except openai.OpenAIError as error:
             raise JudgeError(
-                f"The judge {self.name} cannot be asked: {type(error).__name__}: {error}. See to the server, the key and "
-                f"the model's name, and start again: the verdicts had so far are kept."
+                f"The judge {self.name} cannot be asked: {type(error).__name__}: {error}. See to the server, the key "
+                f"and the model's name, and start again: the verdicts had so far are kept."
             ) from error
 
     def _read(self, body: Any) -> Verdict:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plo.data.files import read_path
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
+from plo.evals.judges.rows import read_texts
 from plo.evals.judges.template import Template
 
 
@@ -14,11 +14,13 @@ class Replay(Judge):
     """`replay:<file>`: verdicts as they were recorded. The judge's prompt is not read.
 
     Files (.json, .jsonl, .csv, also .gz): rows with prompt, a, b and p, P(b better) with a shown first, empty where the
-    answer could not be read; or LLMBar's results, rows with input, output_1, output_2 and results[0]["swap = False"] and
-    ["swap = True"], whose `winner` "1" or "2" is output_1 or output_2 in both orders (under swap output_2 was shown first).
+    answer could not be read; or LLMBar's results, rows with input, output_1, output_2 and results[0]["swap = False"]
+    and ["swap = True"], whose `winner` "1" or "2" is output_1 or output_2 in both orders (under swap output_2 was shown
+    first).
 
     Raises:
-        JudgeError: a row has neither form, a question is recorded with two verdicts; when asked: a question is not there.
+        JudgeError: a row has neither form, or a question two verdicts; when asked: a question is not there.
+        DataError: the file cannot be read.
     """
 
     cached = False
@@ -27,12 +29,12 @@ class Replay(Judge):
     def __init__(self, argument: str, template: Template):
         path = Path(argument).expanduser()
         self.name, self.record = f"replay:{argument}", {}
-        for row in read_path(path):
+        for row in read_texts(path):
             for question, p in _recorded(row):
                 if self.record.setdefault(question, p) != p:
                     raise JudgeError(
-                        f"{row['where']}: the question {question.prompt[:60]!r}... is recorded before with another verdict. "
-                        f"Keep one of the two."
+                        f"{row['where']}: the question {question.prompt[:60]!r}... is recorded before with another "
+                        f"verdict. Keep one of the two."
                     )
         self.version = hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -61,6 +63,6 @@ def _recorded(row: Mapping[str, Any]) -> Iterator[tuple[Question, float | None]]
             yield Question(row["prompt"], row["a"], row["b"]), None if p in (None, "") else float(p)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise JudgeError(
-            f"{row['where']}: no recorded verdict ({type(error).__name__}: {error}). A row has prompt, a, b and p, or is one "
-            f"of LLMBar's results (input, output_1, output_2, results)."
+            f"{row['where']}: no recorded verdict ({type(error).__name__}: {error}). A row has prompt, a, b and p, or "
+            f"is one of LLMBar's results (input, output_1, output_2, results)."
         ) from error

@@ -12,9 +12,9 @@ from plo.evals.judges.template import Template, valid
 class Reward(Judge):
     """`reward:<folder or hub name>`: p = sigmoid(r(prompt, b) - r(prompt, a)), the Bradley-Terry model of its training.
 
-    r is the one logit of a sequence-classification model. With a chat template it reads the prompt as the user's message
-    and the answer as the assistant's; without one, prompt and answer as the tokenizer's pair of texts. The judge's
-    prompt is not read. A question longer than the context loses the middle of its longer texts.
+    r is the one logit of a sequence-classification model. With a chat template it reads the prompt as the user's
+    message and the answer as the assistant's; without one, prompt and answer as the tokenizer's pair of texts. The
+    judge's prompt is not read. A question longer than the context loses the middle of its longer texts.
 
     Args:
         dtype: of the computation; None: float32 on a CPU, else that of the weights.

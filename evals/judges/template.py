@@ -24,7 +24,7 @@ class Template:
 
     Attributes:
         labels: what the judge calls the answer shown first and the one shown second.
-        answer: "first_token": the label is all it says; "last_line": it reasons first, the label stands alone on the last line.
+        answer: "first_token": the label is all it says; "last_line": it reasons, and ends with the label on a line.
         messages: (role, text) with the slots {prompt}, {a}, {b}.
         identity: name, version and a digest of the text: part of every verdict's key.
     """
