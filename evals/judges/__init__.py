@@ -1,11 +1,27 @@
-"""Judges of pairs of answers: one protocol, a registry, prompts with versions."""
+"""Judges of pairs of answers: one protocol, a registry, prompts with versions, a cache, and cards of their quality."""
 
+from plo.evals.judges.cache import VerdictCache
+from plo.evals.judges.card import Card, Figure, judge_card
+from plo.evals.judges.gold import register_gold
 from plo.evals.judges.judge import JUDGES, Judge, JudgeError, Question, Verdict, get_judge, register_judge
-from plo.evals.judges.judging import Judging
+from plo.evals.judges.judging import Counts, Judging
+from plo.evals.judges.rows import read_gold
 from plo.evals.judges.template import Template, TemplateError, get_template
+
+for _kind, _class in {
+    "openai": "openai:OpenAI",
+    "hf": "hf:HuggingFace",
+    "reward": "reward:Reward",
+    "gold": "gold:Gold",
+    "replay": "replay:Replay",
+}.items():
+    JUDGES.register(_kind, f"plo.evals.judges.{_class}")
 
 __all__ = [
     "JUDGES",
+    "Card",
+    "Counts",
+    "Figure",
     "Judge",
     "JudgeError",
     "Judging",
@@ -13,7 +29,11 @@ __all__ = [
     "Template",
     "TemplateError",
     "Verdict",
+    "VerdictCache",
     "get_judge",
     "get_template",
+    "judge_card",
+    "read_gold",
+    "register_gold",
     "register_judge",
 ]

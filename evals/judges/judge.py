@@ -43,12 +43,14 @@ class Verdict:
 
 
 class Judge:
-    """Answers questions. A subclass gives `judge`; a plain callable `(prompt, a, b) -> P(b better)` becomes one by `get_judge`.
+    """Answers questions. A subclass gives `judge`; `get_judge` makes one of a callable `(prompt, a, b) -> P(b better)`.
 
     Attributes:
         name: what tables call it: "openai:gpt-4o".
         version: everything its verdicts depend on beside its name and the question (judge prompt, settings, weights).
         pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
+        cached: its verdicts are worth keeping, and depend on nothing but name, version and question.
+        recorded: it reads its verdicts from a record, so that asking it again tells nothing.
         batch: how many questions it wants at a time.
         concurrency: how many such batches may be under way at once.
     """
@@ -56,6 +58,8 @@ class Judge:
     name = "judge"
     version = ""
     pointwise = False
+    cached = True
+    recorded = False
     batch = 1
     concurrency = 1
 
@@ -64,7 +68,7 @@ class Judge:
         raise NotImplementedError
 
     def estimate(self, questions: Sequence[Question]) -> float:
-        """Money that these questions will cost at most, about; 0 for a judge that costs none."""
+        """Money that these questions will cost at most, about; 0 for a judge that is free, NaN where nobody knows."""
         return 0.0
 
     def __call__(self, prompt: str, a: str, b: str) -> float | None:
@@ -73,7 +77,7 @@ class Judge:
 
 
 def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callable:
-    """Register a kind of judge: a subclass of `Judge`, or a plain function `(prompt, a, b, *, options...) -> P(b better)`.
+    """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
     A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
     ("gpt-4o" of "openai:gpt-4o", "" without one) and `template` the judge's prompt.
@@ -89,11 +93,15 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
 def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> Judge:
     """A judge by "kind:argument", {"kind:argument": {option: value}}, a callable, or a judge.
 
+    A callable given as it is may depend on anything, so its verdicts are kept in the cache only where it has an
+    attribute `version`; a registered function's version is the text of its file.
+
     Args:
         template: the judge's prompt, by name or file; judges that read no prompt ignore it.
 
     Raises:
-        JudgeError: the options are no mapping. RegistryError: no such kind. HyperParameterError: no such option.
+        JudgeError: the specification holds more than one name, or an argument that the judge does not take.
+        RegistryError: no such kind. HyperParameterError: no such option.
     """
     if isinstance(spec, Judge):
         return spec
@@ -106,19 +114,25 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
     else:
         options = {}
     if not isinstance(spec, str):
-        return _Function(spec, getattr(spec, "__name__", type(spec).__name__), {})
+        version = getattr(spec, "version", None)
+        judge = _Function(spec, getattr(spec, "__name__", type(spec).__name__), {}, str(version))
+        judge.cached = version is not None
+        return judge
     kind, _, argument = spec.partition(":")
     entry = JUDGES[kind]
     target, params = entry.load(), checked("judge", entry, options or {})
     if isinstance(target, type) and issubclass(target, Judge):
         return target(argument, get_template(template), **params)
-    return _Function(target, full_name(entry, params), params)
+    if argument:
+        raise JudgeError(
+            f"The judge {kind!r} is a function and takes nothing after a colon: write {kind!r}, not {spec!r}."
+        )
+    return _Function(target, full_name(entry, params), params, source_of(target))
 
 
 class _Function(Judge):
-    def __init__(self, function: Callable, name: str, params: dict[str, Any]):
-        self.function, self.name, self.params = function, name, params
-        self.version = source_of(function)
+    def __init__(self, function: Callable, name: str, params: dict[str, Any], version: str):
+        self.function, self.name, self.params, self.version = function, name, params, version
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         answers = [self.function(q.prompt, q.a, q.b, **self.params) for q in questions]

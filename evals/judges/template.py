@@ -24,7 +24,7 @@ class Template:
 
     Attributes:
         labels: what the judge calls the answer shown first and the one shown second.
-        answer: "first_token": the label is all it says; "last_line": it reasons first, the label stands alone on the last line.
+        answer: "first_token": the label is all it says; "last_line": it reasons, and ends with the label on a line.
         messages: (role, text) with the slots {prompt}, {a}, {b}.
         identity: name, version and a digest of the text: part of every verdict's key.
     """
@@ -37,11 +37,35 @@ class Template:
     identity: str
 
     def fill(self, prompt: str, a: str, b: str) -> list[dict[str, str]]:
-        """The messages for one question."""
-        filling = {"prompt": prompt, "a": a, "b": b}
+        """The messages for one question; what is no valid Unicode in the texts (lone surrogates) becomes "?"."""
+        filling = {"prompt": valid(prompt), "a": valid(a), "b": valid(b)}
         return [
             {"role": role, "content": _SLOT.sub(lambda slot: filling[slot[1]], text)} for role, text in self.messages
         ]
+
+    def read(self, answer: str) -> float | None:
+        """P(b better) that an answer in words states: 0 or 1, or None where it states neither.
+
+        The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
+        white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).".
+        """
+        lines = answer.strip().splitlines() if self.answer == "last_line" else [answer.strip()]
+        label = _bare(lines[-1]) if lines else ""
+        return float(self.labels.index(label)) if label in self.labels else None
+
+
+def valid(text: str) -> str:
+    """The text with "?" for every lone surrogate, which can be neither sent nor tokenised."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _bare(line: str) -> str:
+    for _ in range(4):
+        line = line.strip().removesuffix(".")
+        for left, right in (("**", "**"), ("[", "]"), ("(", ")")):
+            if len(line) > len(left + right) and line.startswith(left) and line.endswith(right):
+                line = line[len(left) : -len(right)]
+    return line
 
 
 def get_template(name: str | Path | Template) -> Template:

@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         self.settings = settings
         self.compute_dtype = compute_dtype
         self.loss: Loss | None = None
-        self.fingerprint = self.reference_fingerprint = _fingerprint(model)
+        self.fingerprint = self.reference_fingerprint = fingerprint_of(model)
         self.attention = model.config._attn_implementation  # of padded rows, and in generation
         self.initial: dict[str, Tensor] = {}  # weights as loaded, of full fine-tuning
         self.start = self.initial  # that `reset` goes back to; none: fresh adapters
@@ -467,7 +467,7 @@ def _lora(config: ModelConfig) -> LoraConfig:
     )
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
+def fingerprint_of(model: PreTrainedModel) -> str:
     """sha256 over names, dtypes and bytes of the weights, and what of the config changes a forward pass."""
     digest = hashlib.sha256(type(model).__name__.encode())
     config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}

@@ -1,0 +1,83 @@
+"""Verdicts on disk: one SQLite file that many processes share, so that nothing is paid for twice."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
+from plo.evals.judges.template import valid
+from plo.paths import plo_home
+
+_TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
+    key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL NOT NULL, answer TEXT NOT NULL, cost REAL NOT NULL,
+    time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+) WITHOUT ROWID"""
+
+
+def key_of(judge: Judge, question: Question) -> str:
+    """sha256 over the judge's name and version and the three texts in the order shown."""
+    content = [judge.name, judge.version, question.prompt, question.a, question.b]
+    # surrogatepass: a text cut inside a surrogate pair is no valid Unicode, but it has its own key like any other.
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class VerdictCache:
+    """Verdicts by judge, its version, and the texts in the order shown.
+
+    Processes and threads may share a file: a verdict is on disk when `put` returns. The file must lie on a local disk
+    (SQLite's write-ahead log needs shared memory).
+
+    Args:
+        path: the file; made where it is not there. Without it `verdicts.db` in plo's cache folder.
+
+    Raises:
+        JudgeError: the file cannot be opened, read or written.
+    """
+
+    def __init__(self, path: Path | str | None = None):
+        self.path = Path(path).expanduser() if path else plo_home() / "verdicts.db"
+        self._lock = threading.Lock()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Turning the write-ahead log on does not wait for other processes as everything after it does.
+            with FileLock(f"{self.path}.lock"):
+                self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def get(self, judge: Judge, questions: Iterable[Question]) -> dict[Question, Verdict]:
+        """The verdicts that are there, their cost 0: they were paid for before."""
+        found = {}
+        with self._lock:
+            try:
+                for question in questions:
+                    row = self._db.execute("SELECT p, answer FROM verdicts WHERE key = ?", (key_of(judge, question),))
+                    if (values := row.fetchone()) is not None:
+                        found[question] = Verdict(*values)
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+        return found
+
+    def put(self, judge: Judge, question: Question, verdict: Verdict) -> None:
+        """Keep a verdict; the first one stays where another process was quicker. An unreadable one is not kept."""
+        if verdict.p is None:
+            return
+        row = (key_of(judge, question), judge.name, verdict.p, valid(verdict.answer), verdict.cost)
+        with self._lock:
+            try:
+                self._db.execute("INSERT OR IGNORE INTO verdicts (key, judge, p, answer, cost) VALUES (?,?,?,?,?)", row)
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+
+    def _broken(self, error: sqlite3.Error) -> JudgeError:
+        return JudgeError(
+            f"The file of verdicts {self.path} cannot be used: {error}. Free space on its disk, or name another file; "
+            f"removed, it is made again, and its verdicts must be asked again."
+        )

@@ -1,0 +1,213 @@
+"""A judge's card: how far its verdicts can be trusted, measured on pairs whose better answer is known."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plo.evals.judges.judge import Judge, JudgeError, Question
+from plo.evals.judges.judging import Judging
+from plo.evals.judges.rows import digest
+from plo.evals.judges.template import Template, get_template
+
+RESAMPLES = 2000
+Z = 1.959963984540054  # 97.5% quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and its 95% interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return "-" if math.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a judge is worth on pairs with gold labels.
+
+    A *verdict* is what the judge says in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
+    wherever shares are taken. Every pair has two, one in each order; those that could not be read are left out.
+    Intervals are over pairs, the two orders of a pair taken as one draw: Wilson's for shares, with the number of pairs
+    as n (a pair's mean varies at most as a coin does, so they err on the wide side), the percentile bootstrap for the
+    rest.
+
+    Attributes:
+        judge, version, template: which judge (version: a digest), asked with which prompt.
+        pairs: how many.
+        accuracy: share of verdicts that name the gold answer: mean over pairs of the mean over the orders read.
+        combined: share of pairs where the mean of p over both orders names the gold answer.
+        kappa: Cohen's kappa of verdicts (a, b or tie) with gold, both orders pooled.
+        consistency: share of pairs with the same verdict in both orders.
+        position_bias: share of verdicts for the answer shown first, less 1/2; over pairs read in both orders.
+        length_bias: among pairs of unlike length in characters, the share of verdicts for the longer answer less the
+            share of gold labels for it.
+        retest: share of pairs with the same verdict when asked again, a shown first; NaN where nothing was asked again.
+        unreadable: verdicts that could not be read, of 2 x pairs (of a pointwise judge: pairs).
+        unreadable_share: mean over pairs of the share of its verdicts that could not be read.
+    """
+
+    judge: str
+    version: str
+    template: str
+    pairs: int
+    accuracy: Figure
+    combined: Figure
+    kappa: Figure
+    consistency: Figure
+    position_bias: Figure
+    length_bias: Figure
+    retest: Figure
+    unreadable: int
+    unreadable_share: Figure
+
+    @property
+    def informative(self) -> bool:
+        """The interval of the accuracy lies above chance, 1/2: a judge that is reliably wrong is no better."""
+        return self.accuracy.low > 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it: figures as {value, low, high}, null for NaN."""
+        return {name: _plain(value) for name, value in (*vars(self).items(), ("informative", self.informative))}
+
+    def lines(self) -> list[str]:
+        """The card as text."""
+        figures = {name.replace("_", " "): value for name, value in vars(self).items() if isinstance(value, Figure)}
+        said = "informative" if self.informative else "uninformative judge: its accuracy is not above chance"
+        return [
+            f"judge {self.judge}  prompt {self.template}  {self.pairs} pairs  ({said})",
+            *(f"  {name:<17}{figure}" for name, figure in figures.items()),
+        ]
+
+
+def judge_card(
+    judge: Judging | Judge | str | Mapping[str, Any] | Callable,
+    pairs: pd.DataFrame,
+    template: str | Template = "instruction",
+    *,
+    retest: int = 0,
+) -> Card:
+    """Ask a judge about pairs with gold labels.
+
+    Args:
+        judge: a `Judging`, or what makes one.
+        pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
+        retest: how many pairs to ask again past the cache (the first ones by hash); of a record nothing is asked.
+
+    Raises:
+        JudgeError: a column is missing, gold is something else, there are no pairs, or the judge cannot be asked.
+    """
+    judging = judge if isinstance(judge, Judging) else Judging(judge)
+    if missing := [column for column in ("prompt", "a", "b", "gold") if column not in pairs]:
+        raise JudgeError(f"The pairs lack the columns {', '.join(missing)}: give prompt, a, b and gold.")
+    if pairs.empty or not pairs.gold.isin([0, 1]).all():
+        raise JudgeError("The pairs need at least one row, and gold 1 (b is better) or 0 (a is better) in each.")
+    asked = judging.judge(template)
+    found = judging.verdicts(pairs, template)
+    p, gold = found[["p_ab", "p_ba"]].to_numpy(), pairs.gold.to_numpy(float)
+    says = np.where(np.isnan(p), np.nan, (1 + np.sign(p - 0.5)) / 2)  # (pairs, orders): 1 b, 0 a, 1/2 tie
+    unread = np.isnan(says)
+    per_pair = 1 if asked.pointwise else 2
+    first = (1 - says[:, 0] + says[:, 1]) / 2
+    longer = np.sign(pairs.b.str.len().to_numpy() - pairs.a.str.len().to_numpy())
+    by_length = np.where(longer == 0, np.nan, longer * (_mean(says) - gold))
+    both = (1 + np.sign(p.mean(axis=1) - 0.5)) / 2
+    return Card(
+        judge=asked.name,
+        version=hashlib.sha256(asked.version.encode()).hexdigest()[:12],
+        template=get_template(template).identity,
+        pairs=len(pairs),
+        accuracy=wilson(_mean(1 - np.abs(says - gold[:, None]))),
+        combined=wilson(1 - np.abs(both - gold)),
+        kappa=_kappa(says, gold),
+        consistency=wilson(found.consistent.to_numpy()),
+        position_bias=_bootstrapped(first - 0.5),
+        length_bias=_bootstrapped(by_length),
+        retest=_retest(judging, asked, pairs, template, says[:, 0], retest),
+        unreadable=int(unread[:, :per_pair].sum()),
+        unreadable_share=wilson(unread.mean(axis=1)),
+    )
+
+
+def wilson(values: np.ndarray) -> Figure:
+    """Mean of values in [0, 1], NaN left out, and Wilson's score interval."""
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if not n:
+        return Figure(math.nan, math.nan, math.nan)
+    mean = float(values.mean())
+    centre = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(mean * (1 - mean) / n + Z**2 / (4 * n**2))
+    return Figure(mean, max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+def _bootstrapped(values: np.ndarray) -> Figure:
+    """Mean over pairs, NaN left out, and its percentile bootstrap interval."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Figure(math.nan, math.nan, math.nan)
+    return _figure(float(values.mean()), _weights(len(values)) @ values / len(values))
+
+
+def _kappa(says: np.ndarray, gold: np.ndarray) -> Figure:
+    """(p_observed - p_chance) / (1 - p_chance) from the table of verdicts (a, tie, b) by gold (a, b)."""
+    tables = np.zeros((len(gold), 3, 2))  # one a pair, so that pairs can be drawn again
+    for order in says.T:
+        read = np.flatnonzero(~np.isnan(order))
+        tables[read, (2 * order[read]).astype(int), gold[read].astype(int)] += 1
+    drawn = (_weights(len(gold)) @ tables.reshape(len(gold), 6)).reshape(-1, 3, 2)
+    return _figure(float(_kappa_of(tables.sum(0))), _kappa_of(drawn))
+
+
+def _kappa_of(table: np.ndarray) -> np.ndarray:
+    """(..., 3, 2) -> (...)"""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = table / table.sum(axis=(-2, -1), keepdims=True)
+        observed = share[..., 0, 0] + share[..., 2, 1]
+        verdicts, golds = share.sum(-1), share.sum(-2)
+        chance = verdicts[..., 0] * golds[..., 0] + verdicts[..., 2] * golds[..., 1]
+        return (observed - chance) / (1 - chance)
+
+
+def _weights(n: int) -> np.ndarray:
+    """(resamples, n): how often each pair is drawn. The same for all figures and on every run."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+
+
+def _figure(value: float, resampled: np.ndarray) -> Figure:
+    resampled = resampled[~np.isnan(resampled)]  # a draw of one class alone has no kappa
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (math.nan, math.nan)
+    return Figure(value, float(low), float(high))
+
+
+def _retest(
+    judging: Judging, judge: Judge, pairs: pd.DataFrame, template: str | Template, says: np.ndarray, count: int
+) -> Figure:
+    if not count or judge.recorded:
+        return wilson(np.array([]))
+    questions = [Question(*row) for row in pairs[["prompt", "a", "b"]].itertuples(index=False)]
+    picked = sorted(range(len(questions)), key=lambda i: digest(repr(questions[i])))[:count]
+    again = judging.ask([questions[i] for i in picked], template, fresh=True)
+    p = np.array([np.nan if verdict.p is None else verdict.p for verdict in again])
+    same = (1 + np.sign(p - 0.5)) / 2 == says[picked]
+    return wilson(np.where(np.isnan(p) | np.isnan(says[picked]), np.nan, same))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the orders that were read; NaN where none was."""
+    read = ~np.isnan(values)
+    return np.where(read, values, 0).sum(1) / np.where(read.any(1), read.sum(1), np.nan)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Figure):
+        return {name: _plain(number) for name, number in vars(value).items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

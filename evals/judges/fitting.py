@@ -1,0 +1,36 @@
+"""Questions longer than a model's context: the middle of the longer texts goes, with a mark that says so."""
+
+from collections.abc import Callable, Sequence
+
+from plo.evals.judges.judge import JudgeError
+
+MARK = "\n[... {} characters left out ...]\n"
+
+
+def fit(judge: str, texts: Sequence[str], count: Callable[..., int], room: int) -> tuple[str, ...]:
+    """The texts, the middle of those longer than a common length cut out until `count(*texts) <= room`.
+
+    Args:
+        judge: its name, for messages.
+        count: the length of the whole question with these texts, in the unit of `room`.
+
+    Raises:
+        JudgeError: the judge's prompt alone leaves no room.
+    """
+    cap, cut = max(map(len, texts)), tuple(texts)
+    while (length := count(*cut)) > room:
+        if cap == 0:
+            raise JudgeError(
+                f"The judge {judge} has room for {room} and its prompt alone takes {length}: take a judge with a "
+                f"longer context, or a shorter prompt."
+            )
+        cap = int(cap * 0.95 * max(room, 0) / length)
+        cut = tuple(_shortened(text, cap) for text in texts)
+    return cut
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    head = (longest + 1) // 2
+    return text[:head] + MARK.format(len(text) - longest) + text[len(text) - (longest - head) :]

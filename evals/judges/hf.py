@@ -1,0 +1,56 @@
+"""A language model in process as a judge: which of the two labels does it hold likelier?"""
+
+import math
+from collections.abc import Sequence
+
+from plo.evals.judges.fitting import fit
+from plo.evals.judges.judge import Judge, Question, Verdict
+from plo.evals.judges.local import context_of, last_logits, load
+from plo.evals.judges.template import Template
+
+
+class HuggingFace(Judge):
+    """`hf:<folder, hub name, or "embedded">`: p = P(label b) / (P(label a) + P(label b)).
+
+    P(label) is the product over the label's tokens, as they directly follow the generation prompt: also with a
+    last_line prompt, where the model thus has no room to reason. Without a chat template the messages stand one after
+    the other, an empty line after each. Questions are asked one by one, without padding, so that an answer does not
+    depend on what else is asked. A question longer than the context loses the middle of its longer texts.
+
+    A text may hold the model's own special tokens ("<|im_end|>"), which are read as such.
+
+    Args:
+        dtype: of the computation; None: float32 on a CPU, else that of the weights.
+
+    Raises:
+        JudgeError: the model cannot be loaded, or the prompt alone is longer than its context.
+    """
+
+    def __init__(self, argument: str, template: Template, *, dtype: str | None = None):
+        self.name, self.template = f"hf:{argument}", template
+        self.model, self.tokenizer, identity = load(self.name, "AutoModelForCausalLM", argument, dtype)
+        self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in template.labels]
+        self.room = context_of(self.model, self.tokenizer) - max(map(len, self.labels))
+        self.version = f"{template.identity} {identity}"
+
+    def judge(self, questions: Sequence[Question]) -> list[Verdict]:
+        return [self._ask(question) for question in questions]
+
+    def _ask(self, question: Question) -> Verdict:
+        texts = (question.prompt, question.a, question.b)
+        ids = self.ids(*fit(self.name, texts, lambda *texts: len(self.ids(*texts)), self.room))
+        after = {}  # log-probs by the label's tokens but the last: of one-token labels, one forward pass for both
+        for label in self.labels:
+            start = tuple(label[:-1])
+            if start not in after:
+                after[start] = last_logits(self.model, [*ids, *start], len(label)).log_softmax(-1)
+        a, b = (sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels)
+        return Verdict(1 / (1 + math.exp(min(a - b, 700))))
+
+    def ids(self, prompt: str, a: str, b: str) -> list[int]:
+        """The tokens of a question, the generation prompt at their end."""
+        messages = self.template.fill(prompt, a, b)
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.tokenizer("".join(f"{message['content']}\n\n" for message in messages)).input_ids

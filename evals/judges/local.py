@@ -1,0 +1,58 @@
+"""Models that judges hold in process: loaded once, named by their weights."""
+
+from functools import cache
+from typing import Any
+
+from plo.configured import accepted
+from plo.evals.judges.judge import JudgeError
+
+
+@cache
+def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any, str]:
+    """A model in evaluation mode, its tokenizer, and the digest of its weights and config.
+
+    Args:
+        judge: the judge's name, for messages.
+        kind: the class of transformers that loads it, "AutoModelForCausalLM".
+        model: a folder, a hub name, or "embedded".
+        dtype: "float32", "bfloat16", "float16"; None: float32 on a CPU, else that of the weights.
+
+    Raises:
+        JudgeError: there is no such model.
+    """
+    import torch
+    import transformers
+
+    from plo.backbone.model import fingerprint_of
+    from plo.embedded import embedded_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = embedded_model() if model == "embedded" else model
+    dtype = dtype or ("auto" if device == "cuda" else "float32")
+    try:
+        loaded = getattr(transformers, kind).from_pretrained(place, dtype=dtype).eval().to(device)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise JudgeError(
+            f"The model of the judge {judge!r} cannot be loaded: {error} Name a folder or a hub model that {kind} "
+            f"reads."
+        ) from error
+    # The device is no part: the judge's own spread over devices is that of rounding.
+    return loaded, tokenizer, f"{fingerprint_of(loaded)[:16]} {loaded.dtype}"
+
+
+def context_of(model: Any, tokenizer: Any) -> int:
+    """Tokens that the model takes at most."""
+    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    return min(longest, tokenizer.model_max_length)
+
+
+def last_logits(model: Any, ids: list[int], count: int) -> Any:
+    """(count, V) logits in float32 that follow each of the last `count` tokens."""
+    import torch
+
+    with torch.no_grad():
+        # Logits of every position of a long text times the vocabulary would be gigabytes.
+        few = accepted(model.forward, {"logits_to_keep": count})
+        logits = model(torch.tensor([ids], device=model.device), use_cache=False, **few).logits
+    return logits[0, -count:].float()

@@ -1,0 +1,149 @@
+"""Cards against numbers worked out by hand, in plain Python or by scipy and scikit-learn; recorded verdicts."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from plo.evals.judges import JudgeError, Judging, Question, get_judge, judge_card, read_gold
+
+
+@pytest.mark.parametrize("name", ["Natural", "Adversarial_Manual"])
+def test_gpt4_on_llmbar(shared_data, name):
+    """GPT-4's recorded verdicts, read from its own words: which output, shown first or second, is better."""
+    record = shared_data / "llmbar" / f"{name}__GPT-4__Swap.json"
+    rows = json.loads(record.read_text())
+    right = alike = first = longer = gold_longer = unlike = 0
+    says, golds = [], []
+    for row in rows:
+        letters = []
+        for order in ("swap = False", "swap = True"):
+            words = row["results"][0][order]["completion"][0].rstrip(". ")
+            letters.append("a" if words.rfind("Output (a) is better") > words.rfind("Output (b) is better") else "b")
+        named = [{"a": 1, "b": 2}[letters[0]], {"a": 2, "b": 1}[letters[1]]]  # under swap (a) is output_2
+        right += sum(output == row["label"] for output in named)
+        alike += named[0] == named[1]
+        first += letters.count("a")
+        says, golds = [*says, *named], [*golds, row["label"], row["label"]]
+        if len(row["output_1"]) != len(row["output_2"]):
+            long = 1 if len(row["output_1"]) > len(row["output_2"]) else 2
+            unlike += 1
+            longer += sum(output == long for output in named) / 2
+            gold_longer += row["label"] == long
+    n = len(rows)
+    card = judge_card(f"replay:{record}", read_gold(shared_data / "llmbar" / f"LLMBar_{name}.json"), retest=10)
+    assert card.pairs == n and card.unreadable == 0 and card.informative
+    assert card.accuracy.value == pytest.approx(right / (2 * n))
+    assert card.consistency.value == pytest.approx(alike / n)
+    assert card.position_bias.value == pytest.approx(first / (2 * n) - 0.5)
+    assert card.length_bias.value == pytest.approx((longer - gold_longer) / unlike)
+    metrics = pytest.importorskip("sklearn.metrics")
+    assert card.kappa.value == pytest.approx(metrics.cohen_kappa_score(says, golds))
+    interval = binomtest(alike, n).proportion_ci(method="wilson")
+    assert (card.consistency.low, card.consistency.high) == pytest.approx((interval.low, interval.high))
+    assert card.kappa.low < card.kappa.value < card.kappa.high
+    assert math.isnan(card.retest.value) and card.to_dict()["retest"]["value"] is None
+    assert json.loads(json.dumps(card.to_dict(), allow_nan=False))["informative"] is True
+
+
+PAIRS = pd.DataFrame(
+    [("q1", "x", "yy", 1), ("q2", "x", "yy", 0), ("q3", "xx", "y", 1), ("q4", "x", "y", 0)],
+    columns=["prompt", "a", "b", "gold"],
+)
+# P(second shown better), in the order (a, b) and (b, a)
+SAYS = {"q1": (0.9, 0.2), "q2": (0.8, 0.7), "q3": (0.5, 0.4), "q4": (0.1, None)}
+
+
+def scripted(prompt, a, b):
+    return SAYS[prompt][0 if (a, b) in set(PAIRS[["a", "b"]].itertuples(index=False, name=None)) else 1]
+
+
+def test_a_card_by_hand():
+    told = []
+    card = judge_card(Judging(scripted, tell=told.append), PAIRS, retest=4)
+    # verdicts on b, by order: q1 b b; q2 b a; q3 tie b; q4 a unreadable. Gold: b, a, b, a.
+    assert card.accuracy.value == pytest.approx((1 + 0.5 + 0.75 + 1) / 4)
+    # mean p: q1 .85; q2 (.8 + .3) / 2 = .55, wrong; q3 (.5 + .6) / 2, right; q4 not known
+    assert card.combined.value == pytest.approx(2 / 3)
+    assert card.consistency.value == pytest.approx(1 / 3)
+    # says the first shown: q1 0 1; q2 0 0; q3 tie 1
+    assert card.position_bias.value == pytest.approx((0.5 + 0 + 0.75) / 3 - 0.5)
+    # longer, verdicts and gold: q1 1, 1; q2 .5, 0; q3 .25, 0; q4 alike
+    assert card.length_bias.value == pytest.approx((1 + 0.5 + 0.25) / 3 - 1 / 3)
+    # 7 verdicts: b b | b a | tie b | a with gold b b a a b b a: 5 agree; a 2, b 4, tie 1; gold a 3, b 4
+    chance = (2 * 3 + 4 * 4) / 49
+    assert card.kappa.value == pytest.approx((5 / 7 - chance) / (1 - chance))
+    assert card.unreadable == 1 and card.unreadable_share.value == 1 / 8
+    assert card.retest.value == 1.0
+    assert not card.informative and "uninformative judge" in card.lines()[0]
+    assert any("could not be read" in line for line in told)
+
+
+def test_test_and_retest_past_the_cache():
+    times = {}
+
+    def moody(prompt, a, b):
+        times[prompt, a, b] = times.get((prompt, a, b), 0) + 1
+        return 0.9 if times[prompt, a, b] == 1 or prompt == "q1" else 0.1
+
+    moody.version = "1"
+    assert judge_card(moody, PAIRS, retest=4).retest.value == 1 / 4
+    assert sum(times.values()) == 8 + 4
+    again = Judging(moody)
+    judge_card(again, PAIRS)
+    assert again.counts.cached == 8  # the first verdicts, as they were
+
+
+@pytest.mark.parametrize(("right", "informative"), [(20, False), (28, True), (10, False)])
+def test_informative_is_above_chance(right, informative):
+    # Of 40, 20 right is chance, 28 (.7, Wilson .546-.819) is above it, 10 is a judge that is wrong.
+    pairs = pd.DataFrame({"prompt": [str(i) for i in range(40)], "a": "x", "b": "y", "gold": 1})
+    card = judge_card(lambda prompt, a, b: float((b == "y") == (int(prompt) < right)), pairs)
+    assert card.accuracy.value == right / 40 and card.informative is informative
+
+
+def test_pairs_from_files(tmp_path, shared_data):
+    (tmp_path / "gold.csv").write_text('prompt,a,b,gold\n"2+2?",4.0,4,1\nx,y,NA,0\n')
+    assert read_gold(tmp_path / "gold.csv").values.tolist() == [["2+2?", "4.0", "4", 1], ["x", "y", "NA", 0]]
+    rows = [{"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    frame = read_gold(tmp_path / "pairs.jsonl")
+    assert 15 < frame.gold.sum() < 45  # either order
+    for row, pair in zip(rows, frame.itertuples(), strict=True):
+        assert (pair.b if pair.gold else pair.a) == row["chosen"] and {pair.a, pair.b} == {
+            row["chosen"],
+            row["rejected"],
+        }
+    pd.testing.assert_frame_equal(read_gold(tmp_path / "pairs.jsonl"), frame)
+    llmbar = read_gold(shared_data / "llmbar" / "LLMBar_Natural.json")
+    first = json.loads((shared_data / "llmbar" / "LLMBar_Natural.json").read_text())[0]
+    better = llmbar.b[0] if llmbar.gold[0] else llmbar.a[0]
+    assert len(llmbar) == 100 and better == first[f"output_{first['label']}"]
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "p", "a": "x", "b": "y"}, {"input": "p", "output_1": "x", "label": 1}, {"b": 1}]
+)
+def test_a_row_without_gold_is_named(tmp_path, row):
+    (tmp_path / "gold.jsonl").write_text(json.dumps(row))
+    with pytest.raises(JudgeError, match=r"gold\.jsonl:1: no pair with a gold label"):
+        read_gold(tmp_path / "gold.jsonl")
+
+
+def test_recorded_verdicts(tmp_path):
+    rows = [("p", "x", "y", 0.25), ("p", "y", "x", 0.5), ("p", "x", "z", None)]
+    rows = [dict(zip(("prompt", "a", "b", "p"), row, strict=True)) for row in rows]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    judging = Judging(f"replay:{tmp_path / 'r.jsonl'}")
+    assert judging.verdicts(pd.DataFrame(rows[:1])).iloc[0, :2].tolist() == [0.25, 0.5]
+    assert [v.p for v in judging.ask([Question("p", "x", "z")])] == [None]
+    with pytest.raises(JudgeError, match=r"no verdict on the prompt 'p'.*in this order"):
+        judging.ask([Question("p", "z", "x")])
+    (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, [rows[0], rows[0] | {"p": 0.5}])))
+    with pytest.raises(JudgeError, match=r"twice\.jsonl:2: .*another verdict"):
+        get_judge(f"replay:{tmp_path / 'twice.jsonl'}")
+    (tmp_path / "none.jsonl").write_text('{"prompt": "p"}')
+    with pytest.raises(JudgeError, match=r"none\.jsonl:1: no recorded verdict"):
+        get_judge(f"replay:{tmp_path / 'none.jsonl'}")

@@ -1,0 +1,158 @@
+"""Judges in process: against transformers' own forward pass, and rewards by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+from plo.embedded import embedded_model
+from plo.evals.judges import Judging, Question, get_judge, get_template, register_gold
+from plo.evals.judges.judge import JudgeError
+from plo.registry import RegistryError
+
+QUESTIONS = [
+    Question("What is the capital of France?", "Paris.", "I do not know."),
+    Question("What is the capital of France?", "I do not know.", "Paris."),
+    Question("Say hello.", "Hello!", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    folder = embedded_model()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("template", "questions"), [("instruction", QUESTIONS), ("helpful", QUESTIONS[:1])])
+def test_the_embedded_model_against_its_own_logits(embedded, template, questions):
+    model, tokenizer = embedded
+    for question, verdict in zip(questions, get_judge("hf:embedded", template).judge(questions), strict=True):
+        messages = get_template(template).fill(question.prompt, question.a, question.b)
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            p = model(ids).logits[0, -1].log_softmax(-1).exp()
+        a, b = (p[tokenizer.convert_tokens_to_ids(label)].item() for label in "AB")
+        assert verdict.p == pytest.approx(b / (a + b), abs=1e-5)
+
+
+def test_labels_of_several_tokens(embedded, tmp_path):
+    model, tokenizer = embedded
+    (tmp_path / "long.txt").write_text("version: 1\nlabels: first-answer B\n--- user\n{prompt} {a} {b}")
+    judge = get_judge("hf:embedded", str(tmp_path / "long.txt"))
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "q x y"}], tokenize=False, add_generation_prompt=True
+    )
+    logps = []
+    start = len(tokenizer(text).input_ids)
+    for label in ("first-answer", "B"):
+        ids = torch.tensor([tokenizer(text).input_ids + tokenizer(label).input_ids])
+        with torch.no_grad():
+            each = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        logps.append(each[start - 1 :].sum().item())
+    assert len(tokenizer("first-answer").input_ids) > 1
+    assert judge("q", "x", "y") == pytest.approx(
+        math.exp(logps[1]) / (math.exp(logps[0]) + math.exp(logps[1])), rel=1e-3
+    )
+
+
+def test_the_version_names_weights_and_prompt():
+    one, other = (get_judge("hf:embedded", name) for name in ("instruction", "summary"))
+    assert one.version != other.version and one.model is other.model  # loaded once
+    assert get_template("instruction").identity in one.version
+
+
+@pytest.fixture
+def tiny(tmp_path, embedded):
+    """A random model that takes 512 tokens, with SmolLM2's tokenizer."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config = LlamaConfig(vocab_size=49152, max_position_embeddings=512, initializer_range=0.3, **sizes)
+
+    def save(kind, **changes):
+        kind(LlamaConfig(**{**config.to_dict(), **changes})).save_pretrained(tmp_path / kind.__name__)
+        embedded[1].save_pretrained(tmp_path / kind.__name__)
+        return tmp_path / kind.__name__
+
+    return save
+
+
+@pytest.mark.parametrize("text", ["word " * 20_000, "x" * 100_000, "\ud83d\0" * 50_000, "</answer_A> {b} " * 6000])
+def test_texts_longer_than_the_context(tiny, text):
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
+    sides = get_judge(f"reward:{tiny(LlamaForSequenceClassification, num_labels=1)}")
+    for question in (Question(text, "x", "y"), Question("p", text, "y"), Question(text, text + "1", text)):
+        assert 0 < judge.judge([question])[0].p < 1
+        assert 0 < sides.judge([question])[0].p < 1
+
+
+def test_the_middle_of_a_long_text_goes(tiny, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
+    read = []
+    monkeypatch.setattr(
+        "plo.evals.judges.hf.last_logits", lambda model, ids, n: read.append(ids) or torch.zeros(n, 49152)
+    )
+    judge("a short prompt", "BEGIN " + "word " * 20_000 + "END", "a short answer")
+    text = judge.tokenizer.decode(read[0])
+    assert 450 < len(read[0]) <= 511  # a token is kept for the label
+    assert all(part in text for part in ("a short prompt", "BEGIN", "END", "characters left out", "a short answer"))
+    short = judge.ids("p", "x", "y")
+    judge("p", "x", "y")
+    assert read[1] == short
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_reward_model_against_its_own_scores(tiny, chat):
+    folder = tiny(LlamaForSequenceClassification, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not chat:
+        tokenizer.chat_template = None
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder)
+    model = LlamaForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    scores = []
+    for answer in ("Paris.", "I do not know."):
+        if chat:
+            messages = [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": answer}]
+            ids = tokenizer.apply_chat_template(messages, return_tensors="pt")["input_ids"]
+        else:
+            ids = tokenizer("Capital?", answer, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            scores.append(model(ids).logits.item())
+    judge = get_judge(f"reward:{folder}")
+    difference = scores[1] - scores[0]
+    assert abs(difference) > 1e-3
+    assert judge("Capital?", "Paris.", "I do not know.") == pytest.approx(1 / (1 + math.exp(-difference)), abs=1e-5)
+    frame = pd.DataFrame({"prompt": ["Capital?"], "a": ["Paris."], "b": ["I do not know."]})
+    judging = Judging(judge)
+    assert judging.verdicts(frame).consistent.tolist() == [1.0] and judging.counts.asked == 1
+
+
+def test_models_that_do_not_fit(tiny, tmp_path):
+    with pytest.raises(JudgeError, match="has 2 outputs and a reward model has one"):
+        get_judge(f"reward:{tiny(LlamaForSequenceClassification, num_labels=2)}")
+    with pytest.raises(JudgeError, match="nowhere' cannot be loaded"):
+        get_judge(f"hf:{tmp_path}/nowhere")
+
+
+def test_gold_rewards():
+    # VADER: good 1.9, great 3.1, table nothing
+    sentiment = get_judge("gold:sentiment")
+    assert [sentiment("", *pair) for pair in (("good", "great"), ("great", "good"), ("table", "chair"))] == [1, 0, 0.5]
+
+    @register_gold("short")
+    def short(text):
+        return math.nan if text == "?" else -len(text)
+
+    frame = pd.DataFrame({"prompt": "p", "a": ["xx", "x", "?"], "b": ["y", "z", "y"]})
+    judging = Judging("gold:short")
+    out = judging.verdicts(frame)
+    assert out.win.tolist()[:2] == [1.0, 0.5] and math.isnan(out.win[2])
+    assert judging.counts.unreadable == 1
+    with pytest.raises(RegistryError, match="no gold reward 'length'"):
+        get_judge("gold:length")
