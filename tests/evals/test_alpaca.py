@@ -74,11 +74,11 @@ def test_both_orders_by_hand(baseline):
     assert items.loc[[0, 1, 2], "win_rate"].tolist() == pytest.approx([0.8, 0.5, 0.5])
     assert items.loc[[0, 1, 2], "discrete_win_rate"].tolist() == [1, 0.5, 0.5]
     assert items["unreadable"].tolist() == [0, 0, 0, 1] and math.isnan(items.loc[3, "win_rate"])
-    assert items["length"].tolist() == [9, 9, 6, 9] and items["base_length"].tolist() == [6] * 4
+    assert items["length"].tolist() == [11, 11, 6, 11] and items["base_length"].tolist() == [6] * 4
     metrics = found.metrics
     assert metrics["win_rate"] == pytest.approx(1.8 / 3) and metrics["discrete_win_rate"] == pytest.approx(2 / 3)
     assert metrics["win_rate_se"] == pytest.approx(math.sqrt(0.06 / 2 / 3))  # deviations .2, .1, .1
-    assert (metrics["length"], metrics["unreadable"], metrics["consistency"]) == (8.25, 0.25, 0.5)
+    assert (metrics["length"], metrics["unreadable"], metrics["consistency"]) == (9.75, 0.25, 0.5)
     assert math.isnan(metrics["length_controlled_win_rate"])
     assert found.notes[0] == "AlpacaEval prompts, judge recorded: 4 of 4 instructions against other, in both orders."
     assert found.notes[1].startswith("1 of 4 verdicts could not be read")

@@ -70,7 +70,7 @@ def test_se_is_that_of_a_bootstrap_over_prompts():
     frame, *_ = simulated(3, 150)
     rng, own = np.random.default_rng(0), dict(list(frame.groupby("prompt_id")))
     drawn = []
-    for _ in range(100):
+    for _ in range(60):
         picked = rng.integers(0, 150, 150)
         again = pd.concat([own[p].assign(prompt_id=place) for place, p in enumerate(picked)])
         drawn.append(length_adjusted(again, prompt_sd=1.2)["rate"])
