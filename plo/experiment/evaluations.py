@@ -29,7 +29,8 @@ def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
     """The judge of a configuration, with its budget; None where none is named."""
     if config.judge is None:
         return None
-    return Judging(config.judge)
+    tell = lambda line: console.print(escape(line), highlight=False, soft_wrap=True)  # noqa: E731
+    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=tell)
 
 
 def evaluate_cells(
