@@ -9,7 +9,8 @@ import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.metrics import METRICS
-from plo.statistics import Difference, Spread, differences, spread
+from plo.leaderboards.sections import Section, overall, primary, sections
+from plo.statistics import Difference, Estimate, Ratings, Spread, differences, estimate, spread
 from plo.tracking import Cell, Tracker, TrackingError
 
 ALWAYS = ("reference", "sft")
@@ -26,7 +27,8 @@ class Row:
         runs: {seed: run id} of the finished cells behind every number of the row.
         metrics: at the final evaluation point, mean and sd over the seeds.
         values: {metric: {run id: value}}, what `metrics` is made of.
-        differences: {metric: difference to the baseline's row}, by samples paired by prompt.
+        estimates: {metric: mean and interval} for a new prompt and seed, where values of items were recorded.
+        differences: {metric: difference to the baseline's row}, paired by prompt and seed.
         along: {share of training: {metric: mean over seeds}} for reward and kl.
         samples: (prompt, text) of this row's continuations of the board's two sample prompts.
     """
@@ -37,6 +39,7 @@ class Row:
     runs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Spread] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
     along: dict[float, dict[str, float]] = field(default_factory=dict)
     samples: list[tuple[str, str]] = field(default_factory=list)
@@ -59,6 +62,19 @@ class Leaderboard:
     settings: dict[str, str]
     comparisons: list[str]
     notes: list[str]
+    sections: list[Section] = field(default_factory=list)
+    primary: str | None = None
+    components: pd.Series | None = None
+    ratings: Ratings | None = None
+
+    @property
+    def plain(self) -> list[str]:
+        """The metrics that stand in no evaluation's section."""
+        return [name for name in self.metrics if not any(name in section.metrics for section in self.sections)]
+
+    def hidden(self, name: str) -> bool:
+        """Whether a judge that is no better than chance made this metric."""
+        return any(name in section.metrics and section.hidden(name) for section in self.sections)
 
 
 def read(
@@ -100,23 +116,33 @@ def build(
         )
     settings = comparable(finished)
     recorded = {name for cell in finished for name in cell.metrics}
-    shown = list(metrics or [name for name in METRICS if name in recorded])
+    of_evaluations = {section.evaluation: section for section in sections(finished)}
+    known = {name for section in of_evaluations.values() for name in section.metrics}
+    shown = list(metrics or [name for name in METRICS if name in recorded] + sorted(known))
     if unknown := [name for name in shown if name not in recorded]:
         names = ", ".join(sorted(recorded))
         raise LeaderboardError(f"No run recorded the metric {', '.join(unknown)}. Recorded: {names}.")
     rows, notes = _rows(finished, shown)
     by_run = {cell.run_id: cell for cell in finished}
-    tables = _tables(finished, notes)
+    chosen = [section.only(shown) for section in of_evaluations.values() if known.intersection(shown, section.metrics)]
+    tables = {SAMPLES: _tables(finished, SAMPLES, notes)}
+    tables |= {section.table: _tables(section.cells(finished), section.table, notes) for section in chosen}
+    items = _items(rows, shown, chosen, tables)
 
     base = _baseline(rows, baseline)
+    for row in rows:
+        row.estimates = {name: estimate(of_row[row.name]) for name, of_row in items.items() if row.name in of_row}
     if base is not None:
-        _differences(rows, base, tables, shown, notes)
+        _differences(rows, base, items, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
-    _samples(rows, tables)
+    _samples(rows, tables[SAMPLES])
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    return Leaderboard(rows, shown, base, settings, names, notes)
+    board = Leaderboard(rows, shown, base, settings, names, notes, chosen)
+    board.primary = primary(shown, chosen)
+    board.components, board.ratings = overall(items.get(board.primary, {}), notes)
+    return board
 
 
 def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -200,49 +226,56 @@ def _baseline(rows: list[Row], name: str | None) -> Row | None:
     raise LeaderboardError(f"There is no finished run of the baseline {name!r}. There are: {names}.")
 
 
-def _tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
+def _tables(cells: Sequence[Cell], file: str, notes: list[str]) -> dict[str, pd.DataFrame]:
     tables = {}
     for cell in cells:
         try:
-            tables[cell.run_id] = cell.table(SAMPLES)
+            tables[cell.run_id] = cell.table(file)
         except TrackingError:
-            notes.append(f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences.")
+            notes.append(f"{cell.name} ({cell.run_id}) has no table {file}: no part in differences.")
     return tables
 
 
-def _differences(
-    rows: list[Row], base: Row, tables: dict[str, pd.DataFrame], metrics: list[str], notes: list[str]
-) -> None:
-    for metric in metrics:
-        theirs = _by_prompt(base, metric, tables)
-        ours = {row.name: _by_prompt(row, metric, tables) for row in rows if row is not base}
-        if theirs is None:
+def _items(
+    rows: list[Row], metrics: list[str], chosen: list[Section], tables: dict[str, dict[str, pd.DataFrame]]
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded."""
+    places = {name: (section.table, section.short(name)) for section in chosen for name in section.metrics}
+    items = {}
+    for name in metrics:
+        file, column = places.get(name, (SAMPLES, name))
+        for row in rows:
+            frames = {seed: tables[file][run] for seed, run in row.runs.items() if column in tables[file].get(run, ())}
+            by_prompt = {
+                seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean() for seed, frame in frames.items()
+            }
+            if by_prompt:
+                items.setdefault(name, {})[row.name] = pd.DataFrame(by_prompt)
+    return items
+
+
+def _differences(rows: list[Row], base: Row, items: dict[str, dict[str, pd.DataFrame]], notes: list[str]) -> None:
+    for name, of_row in items.items():
+        if base.name not in of_row:
             continue
-        comparable = {}
-        for name, table in ours.items():
-            if table is None:
+        theirs, comparable = of_row[base.name], {}
+        for row in rows:
+            if row is base or row.name not in of_row:
                 continue
+            table = of_row[row.name]
             seeds = [seed for seed in table if seed in theirs]
             if not seeds or table.index.intersection(theirs.index).empty:
-                notes.append(
-                    f"{name}: no {'prompt' if seeds else 'seed'} in common with {base.name}, so no difference."
-                )
+                lacking = "prompt" if seeds else "seed"
+                notes.append(f"{row.name}, {name}: no {lacking} in common with {base.name}, so no difference.")
             else:
-                comparable[name] = table
+                comparable[row.name] = table
         found = differences(comparable, theirs)
         for row in rows:
-            if row.name in found:
-                row.differences[metric] = found[row.name]
-                if metric == "reward" and found[row.name].dropped:
-                    count = found[row.name].prompts
-                    notes.append(f"{row.name}: only the {count} prompts shared with {base.name} in every seed count.")
-
-
-def _by_prompt(row: Row, metric: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Mean over a prompt's samples, [prompts, seeds]."""
-    frames = {seed: tables[run] for seed, run in row.runs.items() if metric in tables.get(run, ())}
-    columns = {seed: f[metric].astype(float).groupby(f["prompt_id"]).mean() for seed, f in frames.items()}
-    return pd.DataFrame(columns) if columns else None
+            if row.name not in found:
+                continue
+            gap = row.differences[name] = found[row.name]
+            if gap.dropped:
+                notes.append(f"{row.name}, {name}: only the {gap.prompts} prompts shared with {base.name} count.")
 
 
 def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:
