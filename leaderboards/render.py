@@ -45,7 +45,7 @@ def to_markdown(board: Leaderboard) -> str:
         notes = "\n".join(f"- {escape(note, 1000)}" for note in board.notes)
         parts += ["Of these runs it must be said:", notes]
 
-    short = [("variant", lambda row: escape(_short(row, board)))]
+    short = [("variant", lambda row: escape(board.title(row)))]
     text = [_metric_column(n) for n in board.plain if metric(n).table != "reward"]
     if text:
         parts += ["## The policy and its text", _show(short + text, board.rows)]
@@ -56,7 +56,7 @@ def to_markdown(board: Leaderboard) -> str:
             (f"Δ {metric(n).label} [95%]{detectable(board, n)}", lambda row, n=n: _gap(row, n, base)) for n in differing
         ]
         parts += [
-            f"## Difference to {escape(_short(base, board))}",
+            f"## Difference to {escape(board.title(base))}",
             "Paired by prompt and seed, [95% interval] for new prompts and new seeds (of one seed: new prompts alone).",
             _show(short + gaps, (row for row in others if row is not base)),
         ]
@@ -83,7 +83,7 @@ def _along(board: Leaderboard) -> list[str]:
         rewards = [found.get("reward", math.nan) for found in row.along.values()]
         best = max((reward for reward in rewards if not math.isnan(reward)), default=None)
         cells = [_point(row.along.get(point, {}), best) for point in points]
-        body.append([escape(_short(row, board)), *cells])
+        body.append([escape(board.title(row)), *cells])
     titles = ["variant", *(f"{point:.0%}" for point in points)]
     return [
         "## Along training",
@@ -111,7 +111,7 @@ def _samples(board: Leaderboard) -> list[str]:
     rule = "The first sample of two prompts spread evenly over the held-out ones; ⏎ is a line end."
     parts = ["## Samples", rule]
     for place, (prompt, _) in enumerate(rows[0].samples):
-        body = [[escape(_short(row, board)), escape(row.samples[place][1], 240)] for row in rows]
+        body = [[escape(board.title(row)), escape(row.samples[place][1], 240)] for row in rows]
         parts += [f"Prompt: {escape(prompt, 240)}", table(["variant", "continuation"], body)]
     return parts
 
@@ -130,8 +130,3 @@ def _legend(board: Leaderboard) -> list[str]:
 
 def _show(columns: Sequence[tuple[str, Callable[[Row], str]]], rows: Iterable[Row]) -> str:
     return table([title for title, _ in columns], ([show(row) for _, show in columns] for row in rows))
-
-
-def _short(row: Row, board: Leaderboard) -> str:
-    """The variant alone where that is unique, else with its settings."""
-    return row.variant if sum(other.variant == row.variant for other in board.rows) == 1 else row.name

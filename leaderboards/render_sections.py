@@ -79,9 +79,14 @@ def head_to_head(board: Leaderboard) -> list[str]:
     """Ratings of the variants on the primary metric."""
     if board.ratings is None:
         return []
-    found = board.ratings
+    found, titles = board.ratings, {row.name: board.title(row) for row in board.rows}
     body = [
-        [escape(name), f"{row.rating:+.0f}", f"{row['rank']:.0f} [{row.low:.0f}, {row.high:.0f}]", f"{row.wins:.3f}"]
+        [
+            escape(titles[name]),
+            f"{row.rating:+.0f}",
+            f"{row['rank']:.0f} [{row.low:.0f}, {row.high:.0f}]",
+            f"{row.wins:.3f}",
+        ]
         for name, row in found.table.iterrows()
     ]
     cycles = "undefined" if math.isnan(found.cycle_rate) else f"{found.cycle_rate:.1%}"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
+from plo.leaderboards.items import SAMPLES, items, row_differences, tables
 from plo.leaderboards.metrics import METRICS
 from plo.leaderboards.sections import Section, overall, primary, sections
-from plo.statistics import Difference, Estimate, Ratings, Spread, differences, estimate, spread
-from plo.tracking import Cell, Tracker, TrackingError
+from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
+from plo.tracking import Cell, Tracker
 
 ALWAYS = ("reference", "sft")
 IDENTITY = ("lr", "beta", "peft")
-SAMPLES = "samples.json"
 
 
 @dataclass
@@ -66,6 +66,10 @@ class Leaderboard:
     primary: str | None = None
     components: pd.Series | None = None
     ratings: Ratings | None = None
+
+    def title(self, row: Row) -> str:
+        """The variant alone where that is unique, else with its settings."""
+        return row.variant if sum(other.variant == row.variant for other in self.rows) == 1 else row.name
 
     @property
     def plain(self) -> list[str]:
@@ -125,23 +129,23 @@ def build(
     rows, notes = _rows(finished, shown)
     by_run = {cell.run_id: cell for cell in finished}
     chosen = [section.only(shown) for section in of_evaluations.values() if known.intersection(shown, section.metrics)]
-    tables = {SAMPLES: _tables(finished, SAMPLES, notes)}
-    tables |= {section.table: _tables(section.cells(finished), section.table, notes) for section in chosen}
-    items = _items(rows, shown, chosen, tables)
+    recorded_tables = {SAMPLES: tables(finished, SAMPLES, notes)}
+    recorded_tables |= {section.table: tables(section.cells(finished), section.table, notes) for section in chosen}
+    by_item = items(rows, shown, chosen, recorded_tables)
 
     base = _baseline(rows, baseline)
     for row in rows:
-        row.estimates = {name: estimate(of_row[row.name]) for name, of_row in items.items() if row.name in of_row}
+        row.estimates = {name: estimate(of_row[row.name]) for name, of_row in by_item.items() if row.name in of_row}
     if base is not None:
-        _differences(rows, base, items, notes)
+        row_differences(rows, base, by_item, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
-    _samples(rows, tables[SAMPLES])
+    _samples(rows, recorded_tables[SAMPLES])
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
     board = Leaderboard(rows, shown, base, settings, names, notes, chosen)
     board.primary = primary(shown, chosen)
-    board.components, board.ratings = overall(items.get(board.primary, {}), notes)
+    board.components, board.ratings = overall(by_item.get(board.primary, {}), notes)
     return board
 
 
@@ -224,58 +228,6 @@ def _baseline(rows: list[Row], name: str | None) -> Row | None:
         return None  # that the reference was not run is noted already
     names = "; ".join(row.name for row in rows if row.runs)
     raise LeaderboardError(f"There is no finished run of the baseline {name!r}. There are: {names}.")
-
-
-def _tables(cells: Sequence[Cell], file: str, notes: list[str]) -> dict[str, pd.DataFrame]:
-    tables = {}
-    for cell in cells:
-        try:
-            tables[cell.run_id] = cell.table(file)
-        except TrackingError:
-            notes.append(f"{cell.name} ({cell.run_id}) has no table {file}: no part in differences.")
-    return tables
-
-
-def _items(
-    rows: list[Row], metrics: list[str], chosen: list[Section], tables: dict[str, dict[str, pd.DataFrame]]
-) -> dict[str, dict[str, pd.DataFrame]]:
-    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded."""
-    places = {name: (section.table, section.short(name)) for section in chosen for name in section.metrics}
-    items = {}
-    for name in metrics:
-        file, column = places.get(name, (SAMPLES, name))
-        for row in rows:
-            frames = {seed: tables[file][run] for seed, run in row.runs.items() if column in tables[file].get(run, ())}
-            by_prompt = {
-                seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean() for seed, frame in frames.items()
-            }
-            if by_prompt:
-                items.setdefault(name, {})[row.name] = pd.DataFrame(by_prompt)
-    return items
-
-
-def _differences(rows: list[Row], base: Row, items: dict[str, dict[str, pd.DataFrame]], notes: list[str]) -> None:
-    for name, of_row in items.items():
-        if base.name not in of_row:
-            continue
-        theirs, comparable = of_row[base.name], {}
-        for row in rows:
-            if row is base or row.name not in of_row:
-                continue
-            table = of_row[row.name]
-            seeds = [seed for seed in table if seed in theirs]
-            if not seeds or table.index.intersection(theirs.index).empty:
-                lacking = "prompt" if seeds else "seed"
-                notes.append(f"{row.name}, {name}: no {lacking} in common with {base.name}, so no difference.")
-            else:
-                comparable[row.name] = table
-        found = differences(comparable, theirs)
-        for row in rows:
-            if row.name not in found:
-                continue
-            gap = row.differences[name] = found[row.name]
-            if gap.dropped:
-                notes.append(f"{row.name}, {name}: only the {gap.prompts} prompts shared with {base.name} count.")
 
 
 def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:

@@ -141,3 +141,22 @@ def test_a_cell_without_its_table_is_named(tracker):
     assert any("no table duel.json" in note for note in board.notes)
     assert math.isnan(board.rows[-1].metrics["duel.win_rate"].sd) and board.rows[-1].estimates == {}
     assert "| x | 0.500 |" in part(to_markdown(board), "duel")
+
+
+def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
+    parent = tracker.comparison("uneven", "key-uneven", {})
+    for loss, seeds, prompts in (("reference", (0, 1), 60), ("dpo", (1, 2), 50), ("sft", (3,), 60)):
+        for seed in seeds:
+            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
+            cell.table(items(RATE[loss], seed, prompts=prompts), "duel.json")
+            cell.finish({"duel.win_rate_chosen": 0.5})
+    board = read(tracker, "uneven")
+    said = "\n".join(board.notes)
+    assert "dpo: only the 50 prompts that it shares with reference" in said
+    assert "dpo: one seed in common with reference" in said
+    assert "sft: no seed in common with reference, so no difference" in said
+    assert "no variance components and no ratings" in said and board.ratings is None
+    gap = board.rows[2].differences["duel.win_rate_chosen"]
+    ours, theirs = (items(rate, 1, prompts=n)["win_rate_chosen"][:50] for rate, n in ((0.95, 50), (0.3, 60)))
+    assert gap.mean == pytest.approx(ours.mean() - theirs.mean()) and (gap.seeds, gap.dropped) == (1, 10)
