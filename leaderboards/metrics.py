@@ -1,6 +1,9 @@
 """How each metric is shown: label, unit, digits, which way is better, and in which table."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from plo.evals import EVALUATIONS
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,17 @@ def metric(name: str) -> Metric:
     """The metric's presentation; a plain one for a metric of a user's own evaluation."""
     plain = Metric(name, name.replace("_", " "), "as its evaluation defines it", table="text")
     return METRICS.get(name, plain)
+
+
+def of_evaluation(evaluation: str, name: str) -> Metric:
+    """The presentation of an evaluation's metric: its direction is what the evaluation was registered with."""
+    fitting = [
+        entry
+        for entry in EVALUATIONS
+        if evaluation == entry.name or evaluation.startswith((f"{entry.name}(", f"{entry.name}_"))
+    ]
+    registered = max(fitting, key=lambda entry: len(entry.name), default=None)
+    directions = registered.facts["higher_is_better"] if registered else {}
+    found = next((better for pattern, better in directions.items() if fnmatchcase(name, pattern)), None)
+    arrow = {True: "↑", False: "↓", None: ""}[found]
+    return Metric(name, name.replace("_", " "), "as its evaluation defines it", better=arrow, table=evaluation)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
+from plo.leaderboards.items import SAMPLES, items, row_differences, tables
 from plo.leaderboards.metrics import METRICS
-from plo.statistics import Difference, Spread, differences, spread
-from plo.tracking import Cell, Tracker, TrackingError
+from plo.leaderboards.sections import Section, overall, primary, sections
+from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
+from plo.tracking import Cell, Tracker
 
 ALWAYS = ("reference", "sft")
 IDENTITY = ("lr", "beta", "peft")
-SAMPLES = "samples.json"
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Row:
         runs: {seed: run id} of the finished cells behind every number of the row.
         metrics: at the final evaluation point, mean and sd over the seeds.
         values: {metric: {run id: value}}, what `metrics` is made of.
-        differences: {metric: difference to the baseline's row}, by samples paired by prompt.
+        estimates: {metric: mean and interval} for a new prompt and seed, where values of items were recorded.
+        differences: {metric: difference to the baseline's row}, paired by prompt and seed.
         along: {share of training: {metric: mean over seeds}} for reward and kl.
         samples: (prompt, text) of this row's continuations of the board's two sample prompts.
     """
@@ -37,6 +39,7 @@ class Row:
     runs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Spread] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
     along: dict[float, dict[str, float]] = field(default_factory=dict)
     samples: list[tuple[str, str]] = field(default_factory=list)
@@ -59,6 +62,23 @@ class Leaderboard:
     settings: dict[str, str]
     comparisons: list[str]
     notes: list[str]
+    sections: list[Section] = field(default_factory=list)
+    primary: str | None = None
+    components: pd.Series | None = None
+    ratings: Ratings | None = None
+
+    def title(self, row: Row) -> str:
+        """The variant alone where that is unique, else with its settings."""
+        return row.variant if sum(other.variant == row.variant for other in self.rows) == 1 else row.name
+
+    @property
+    def plain(self) -> list[str]:
+        """The metrics that stand in no evaluation's section."""
+        return [name for name in self.metrics if not any(name in section.metrics for section in self.sections)]
+
+    def hidden(self, name: str) -> bool:
+        """Whether a judge that is no better than chance made this metric."""
+        return any(name in section.metrics and section.hidden(name) for section in self.sections)
 
 
 def read(
@@ -100,23 +120,33 @@ def build(
         )
     settings = comparable(finished)
     recorded = {name for cell in finished for name in cell.metrics}
-    shown = list(metrics or [name for name in METRICS if name in recorded])
+    of_evaluations = {section.evaluation: section for section in sections(finished)}
+    known = {name for section in of_evaluations.values() for name in section.metrics}
+    shown = list(metrics or [name for name in METRICS if name in recorded] + sorted(known))
     if unknown := [name for name in shown if name not in recorded]:
         names = ", ".join(sorted(recorded))
         raise LeaderboardError(f"No run recorded the metric {', '.join(unknown)}. Recorded: {names}.")
     rows, notes = _rows(finished, shown)
     by_run = {cell.run_id: cell for cell in finished}
-    tables = _tables(finished, notes)
+    chosen = [section.only(shown) for section in of_evaluations.values() if known.intersection(shown, section.metrics)]
+    recorded_tables = {SAMPLES: tables(finished, SAMPLES, notes)}
+    recorded_tables |= {section.table: tables(section.cells(finished), section.table, notes) for section in chosen}
+    by_item = items(rows, shown, chosen, recorded_tables)
 
     base = _baseline(rows, baseline)
+    for row in rows:
+        row.estimates = {name: estimate(of_row[row.name]) for name, of_row in by_item.items() if row.name in of_row}
     if base is not None:
-        _differences(rows, base, tables, shown, notes)
+        row_differences(rows, base, by_item, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
-    _samples(rows, tables)
+    _samples(rows, recorded_tables[SAMPLES])
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    return Leaderboard(rows, shown, base, settings, names, notes)
+    board = Leaderboard(rows, shown, base, settings, names, notes, chosen)
+    board.primary = primary(shown, chosen)
+    board.components, board.ratings = overall(by_item.get(board.primary, {}), notes)
+    return board
 
 
 def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -198,51 +228,6 @@ def _baseline(rows: list[Row], name: str | None) -> Row | None:
         return None  # that the reference was not run is noted already
     names = "; ".join(row.name for row in rows if row.runs)
     raise LeaderboardError(f"There is no finished run of the baseline {name!r}. There are: {names}.")
-
-
-def _tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
-    tables = {}
-    for cell in cells:
-        try:
-            tables[cell.run_id] = cell.table(SAMPLES)
-        except TrackingError:
-            notes.append(f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences.")
-    return tables
-
-
-def _differences(
-    rows: list[Row], base: Row, tables: dict[str, pd.DataFrame], metrics: list[str], notes: list[str]
-) -> None:
-    for metric in metrics:
-        theirs = _by_prompt(base, metric, tables)
-        ours = {row.name: _by_prompt(row, metric, tables) for row in rows if row is not base}
-        if theirs is None:
-            continue
-        comparable = {}
-        for name, table in ours.items():
-            if table is None:
-                continue
-            seeds = [seed for seed in table if seed in theirs]
-            if not seeds or table.index.intersection(theirs.index).empty:
-                notes.append(
-                    f"{name}: no {'prompt' if seeds else 'seed'} in common with {base.name}, so no difference."
-                )
-            else:
-                comparable[name] = table
-        found = differences(comparable, theirs)
-        for row in rows:
-            if row.name in found:
-                row.differences[metric] = found[row.name]
-                if metric == "reward" and found[row.name].dropped:
-                    count = found[row.name].prompts
-                    notes.append(f"{row.name}: only the {count} prompts shared with {base.name} in every seed count.")
-
-
-def _by_prompt(row: Row, metric: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Mean over a prompt's samples, [prompts, seeds]."""
-    frames = {seed: tables[run] for seed, run in row.runs.items() if metric in tables.get(run, ())}
-    columns = {seed: f[metric].astype(float).groupby(f["prompt_id"]).mean() for seed, f in frames.items()}
-    return pd.DataFrame(columns) if columns else None
 
 
 def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:

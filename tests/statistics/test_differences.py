@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from simulated import wins
 
 from plo.statistics import Estimate, critical, differences, holm, minimal_detectable_difference, p_value, two_way
-
-from simulated import wins
 
 
 def test_holm_by_hand():

@@ -1,0 +1,78 @@
+"""A leaderboard as CSV to compute with, and as JSON that traces every number to its runs."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from plo.leaderboards.table import Leaderboard, Row
+from plo.statistics import Difference
+
+
+def to_csv(board: Leaderboard) -> str:
+    """One line a row: settings, seeds, run ids, each metric's mean, sd, difference and interval, exactly."""
+    lines = []
+    for row in board.rows:
+        line: dict[str, Any] = {"variant": row.variant, "loss": row.loss, **row.settings}
+        line["status"] = row.status
+        line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
+        for name in board.metrics:
+            hidden = board.hidden(name)  # by an uninformative judge: leaderboard.json has them, beside its card
+            found, gap = (None, None) if hidden else (row.metrics.get(name), row.differences.get(name))
+            within = None if hidden else row.estimates.get(name)
+            line |= {name: found and found.mean, f"{name}_sd": found and found.sd}
+            if any(name in other.estimates for other in board.rows):
+                line |= {f"{name}_{end}": within and getattr(within, end) for end in ("low", "high")}
+            if any(name in other.differences for other in board.rows):
+                ends = ("mean", "low", "high", "p", "p_holm", "detectable", "resolved")
+                line |= {f"{name}_difference_{end}": gap and getattr(gap, end) for end in ends}
+        lines.append(line)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_finite(line) for line in lines)  # None is written as nothing
+    return out.getvalue()
+
+
+def to_json(board: Leaderboard) -> str:
+    """Everything, in full precision; each mean with the value of each run behind it, by run id."""
+    rows = [_row_data(row, board) for row in board.rows]
+    data = {
+        "comparisons": board.comparisons, "shared": board.settings, "metrics": board.metrics,
+        "baseline": board.baseline and board.baseline.name, "rows": rows, "notes": board.notes,
+        "evaluations": [asdict(section) for section in board.sections], "primary": board.primary,
+        "variance_components": None if board.components is None else board.components.to_dict(),
+        "head_to_head": board.ratings and {
+            "rows": board.ratings.table.reset_index().to_dict("records"), "cycle_rate": board.ratings.cycle_rate,
+            "prompts": board.ratings.prompts,
+        },
+    }  # fmt: skip
+    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
+    base_runs = list(board.baseline.runs.values()) if board.baseline else []
+
+    def difference(gap: Difference) -> dict[str, Any]:
+        return asdict(gap) | {"resolved": gap.resolved, "runs": list(row.runs.values()), "baseline_runs": base_runs}
+
+    return {
+        "name": row.name, "variant": row.variant, "loss": row.loss, "settings": row.settings,
+        "status": row.status, "runs": row.runs,
+        "metrics": {name: asdict(s) | {"values": row.values[name]} for name, s in row.metrics.items()},
+        "intervals": {name: asdict(found) for name, found in row.estimates.items()},
+        "differences": {name: difference(gap) for name, gap in row.differences.items()},
+        "along": [{"point": point, **found} for point, found in row.along.items()],
+        "samples": [{"prompt": prompt, "text": text} for prompt, text in row.samples],
+    }  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

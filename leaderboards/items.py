@@ -1,0 +1,78 @@
+"""Values of single items, by prompt and seed, as the cells recorded them, and their differences to the baseline's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from plo.leaderboards.sections import Section
+from plo.statistics import differences
+from plo.tracking import Cell, TrackingError
+
+SAMPLES = "samples.json"
+
+
+def tables(cells: Sequence[Cell], file: str, notes: list[str]) -> dict[str, pd.DataFrame]:
+    """{run id: table}; a cell that lacks it is noted."""
+    found = {}
+    for cell in cells:
+        try:
+            found[cell.run_id] = cell.table(file)
+        except TrackingError:
+            notes.append(f"{cell.name} ({cell.run_id}) has no table {file}: no part in differences.")
+    return found
+
+
+def items(
+    rows: Sequence[Any], metrics: list[str], chosen: list[Section], recorded: dict[str, dict[str, pd.DataFrame]]
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded."""
+    places = {name: (section.table, section.short(name)) for section in chosen for name in section.metrics}
+    found = {}
+    for name in metrics:
+        file, column = places.get(name, (SAMPLES, name))
+        for row in rows:
+            frames = {
+                seed: recorded[file][run] for seed, run in row.runs.items() if column in recorded[file].get(run, ())
+            }
+            by_prompt = {
+                seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean() for seed, frame in frames.items()
+            }
+            if by_prompt:
+                found.setdefault(name, {})[row.name] = pd.DataFrame(by_prompt)
+    return found
+
+
+def row_differences(
+    rows: Sequence[Any], base: Any, items: dict[str, dict[str, pd.DataFrame]], notes: list[str]
+) -> None:
+    """Set every row's differences to the baseline's row; notes what could not be compared."""
+    said: dict[str, None] = {}  # once, whatever the number of metrics
+    for name, of_row in items.items():
+        if base.name not in of_row:
+            continue
+        theirs, comparable = of_row[base.name], {}
+        for row in rows:
+            if row is base or row.name not in of_row:
+                continue
+            table = of_row[row.name]
+            seeds = [seed for seed in table if seed in theirs]
+            if not seeds or table.index.intersection(theirs.index).empty:
+                lacking = "prompt" if seeds else "seed"
+                said[f"{row.name}: no {lacking} in common with {base.name}, so no difference."] = None
+            else:
+                comparable[row.name] = table
+        found = differences(comparable, theirs)
+        for row in rows:
+            if row.name not in found:
+                continue
+            gap = row.differences[name] = found[row.name]
+            if gap.dropped:
+                said[
+                    f"{row.name}: only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
+                ] = None
+            if gap.seeds == 1:
+                said[
+                    f"{row.name}: one seed in common with {base.name}, so its difference is for new prompts alone."
+                ] = None
+    notes += said

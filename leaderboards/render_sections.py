@@ -1,0 +1,99 @@
+"""Markdown of what evaluations of level "model" found, of the variance components and of the head to head."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from plo.leaderboards.metrics import metric, of_evaluation
+from plo.leaderboards.sections import Section
+from plo.leaderboards.table import Leaderboard, Row
+from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
+
+UNINFORMATIVE = "uninformative judge"
+Column = tuple[str, Callable[[Row], str]]
+
+
+def detectable(board: Leaderboard, name: str, digits: int | None = None) -> str:
+    """The minimal detectable difference, for the title of a column of differences."""
+    found = next((row.differences[name].detectable for row in board.rows if name in row.differences), math.nan)
+    return f", MDD {number(found, metric(name).digits if digits is None else digits)}"
+
+
+def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    """Each metric's mean and interval and its difference to the baseline; the judge's card and notes above them."""
+    parts = [f"## {escape(one.evaluation)}"]
+    for judge in one.judges:
+        card = judge.get("card") or ["no card: its agreement with gold labels was not measured"]
+        parts.append("\n".join([f"Judge {escape(judge['judge'])}:", "", *(f"- {escape(line, 400)}" for line in card)]))
+    if one.notes:
+        parts.append("\n".join(f"- {escape(note, 1000)}" for note in one.notes))
+    columns = list(short)
+    for name in one.metrics:
+        columns += _columns(one, name, board)
+    seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
+    return [*parts, table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen))]
+
+
+def _columns(one: Section, name: str, board: Leaderboard) -> list[Column]:
+    how = of_evaluation(one.evaluation, one.short(name))
+    title = escape(f"{how.label} {how.better}".strip())
+    if one.hidden(name):
+        return [(title, lambda row: UNINFORMATIVE if name in row.metrics else UNDEFINED)]
+
+    def mean(row: Row) -> str:
+        within = f" {interval(row.estimates[name], how.digits)}" if name in row.estimates else ""
+        return spread(row.metrics.get(name), how.digits) + within
+
+    def gap(row: Row) -> str:
+        return "baseline" if row is board.baseline else difference(row.differences.get(name), how.digits)
+
+    shown: list[Column] = [(f"{title} [95%]", mean)]
+    if any(name in row.differences for row in board.rows):
+        shown.append((f"Δ {escape(how.label)} [95%]{detectable(board, name, how.digits)}", gap))
+    return shown
+
+
+def components(board: Leaderboard) -> list[str]:
+    """Where the variance of the primary metric comes from."""
+    if board.components is None:
+        return []
+    found = board.components.dropna()
+    total = found.sum()
+    body = [
+        [
+            name.replace(" x ", " × "),
+            f"{value:.3g}",
+            f"{math.sqrt(value):.3g}",
+            f"{value / total:.0%}" if total else UNDEFINED,
+        ]
+        for name, value in found.items()
+    ]
+    return [
+        "## Variance components",
+        f"Of {escape(board.primary)}, by analysis of variance over the prompts and seeds that all variants have; a negative "
+        "estimate is shown as 0. The residual holds what one cell of variant, seed and prompt cannot be told apart in.",
+        table(["component", "variance", "sd", "share"], body),
+    ]
+
+
+def head_to_head(board: Leaderboard) -> list[str]:
+    """Ratings of the variants on the primary metric."""
+    if board.ratings is None:
+        return []
+    found, titles = board.ratings, {row.name: board.title(row) for row in board.rows}
+    body = [
+        [
+            escape(titles[name]),
+            f"{row.rating:+.0f}",
+            f"{row['rank']:.0f} [{row.low:.0f}, {row.high:.0f}]",
+            f"{row.wins:.3f}",
+        ]
+        for name, row in found.table.iterrows()
+    ]
+    cycles = "undefined" if math.isnan(found.cycle_rate) else f"{found.cycle_rate:.1%}"
+    return [
+        "## Head to head",
+        f"On every prompt and seed the variant with the higher {escape(board.primary)} wins. Bradley-Terry ratings in Elo points "
+        f"(mean 0), ranks with 95% intervals by bootstrap over {found.prompts} prompts: they tell what other prompts might show, "
+        f"not what other seeds might. Intransitive triples: {cycles}.",
+        table(["variant", "rating", "rank [95%]", "wins"], body),
+    ]

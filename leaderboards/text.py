@@ -1,0 +1,67 @@
+"""Numbers, tables and any text as Markdown that stays where it is put."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from plo.statistics import Difference, Estimate, Spread
+
+UNDEFINED = "-"
+
+
+def table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def setting(value: str | None) -> str:
+    try:
+        return UNDEFINED if value is None else f"{float(value):g}"
+    except ValueError:
+        return escape(value)
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def spread(found: Spread | None, digits: int) -> str:
+    if found is None or math.isnan(found.mean):
+        return UNDEFINED
+    sd = "" if math.isnan(found.sd) else f" ± {found.sd:.{digits}f}"
+    return number(found.mean, digits) + sd
+
+
+def interval(found: Estimate | None, digits: int) -> str:
+    if found is None or math.isnan(found.low):
+        return UNDEFINED
+    return f"[{number(found.low, digits)}, {number(found.high, digits)}]"
+
+
+def difference(found: Difference | None, digits: int) -> str:
+    if found is None or math.isnan(found.mean):
+        return UNDEFINED
+    low, high = (number(value, digits, "+") for value in (found.low, found.high))
+    p = "< 0.001" if found.p_holm < 0.001 else number(found.p_holm, 3)
+    unresolved = "" if found.resolved else ", unresolved"
+    return f"{number(found.mean, digits, '+')} [{low}, {high}], p {p}{unresolved}"
+
+
+_ENTITIES = {character: f"&#{ord(character)};" for character in "&<>|`\\"}
+_ESCAPES = {character: f"\\{character}" for character in "*[]~$#"}
+
+
+def escape(text: str, limit: int = 160) -> str:
+    """Any text as one line of Markdown that stays where it is put: in a table cell, a list item, a heading.
+
+    Shortened to `limit` characters; line ends become ⏎, other control and invisible characters �. What could
+    open a cell, a tag, a code span or an escape becomes a numeric entity, which Markdown never reads as
+    structure; what could emphasise or link is escaped. A "_" within a word does nothing and stays legible.
+    """
+    text = str(text)
+    more = f" … ({len(text) - limit} more characters)" if len(text) > limit else ""
+    text = re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", " ⏎ ", text[:limit]).replace("\t", " ")
+    text = "".join(c if c.isprintable() else "�" for c in text).strip()
+    text = "".join(_ENTITIES.get(c) or _ESCAPES.get(c, c) for c in text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text).replace("://", "&#58;//")
+    return text + more

@@ -1,0 +1,162 @@
+"""Evaluations of level "model" in a leaderboard: their tables, verdicts, judges; variance components and ratings."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from plo.evals import EVALUATIONS, Findings, register_evaluation
+from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
+from plo.statistics import estimate
+from plo.tracking import Tracker
+
+SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
+RATE = {"reference": 0.3, "sft": 0.32, "dpo": 0.95}
+CARD = {"judge": "hf:tiny | v1", "card": ["agreement .81 [.76, .86]", "P(A) .52"], "informative": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    @register_evaluation("duel", level="model", higher_is_better={"win_rate*": True, "refusals": False})
+    def duel(subject):
+        return Findings({}, pd.DataFrame())
+
+    yield
+    EVALUATIONS._entries.pop("duel", None)
+
+
+def items(rate, seed, name="win_rate_chosen", prompts=60):
+    rng = np.random.default_rng([seed, int(100 * rate)])
+    wins = (rng.random(prompts) < rate).astype(float)
+    return pd.DataFrame({"prompt_id": np.arange(prompts), name: wins, "text": "some"})
+
+
+def record(
+    tracker, comparison, judge=None, evaluation="duel", name="win_rate_chosen", notes=("60 prompts were asked.",)
+):
+    parent = tracker.comparison(comparison, f"key-{comparison}", {})
+    for loss, rate in RATE.items():
+        for seed in range(3):
+            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            own |= {f"plo.notes.{evaluation}": json.dumps(notes)} | ({"plo.judge": json.dumps(judge)} if judge else {})
+            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
+            frame = items(rate, seed, name)
+            cell.table(frame, f"{evaluation}.json")
+            cell.table(pd.DataFrame({"prompt_id": [0], "sample": 0, "prompt": "p", "text": "t"}), "samples.json")
+            cell.finish({f"{evaluation}.{name}": frame[name].mean(), f"{evaluation}.refusals": 0.25})
+    return read(tracker, comparison)
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
+    return Tracker(tmp_path_factory.mktemp("store") / "plo.db", "sections")
+
+
+@pytest.fixture(scope="module")
+def board(tracker):
+    return record(tracker, "main", CARD)
+
+
+def part(text, title):
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_a_section_per_evaluation(board):
+    text = part(to_markdown(board), "duel")
+    found = board.rows[2].estimates["duel.win_rate_chosen"]
+    table = pd.DataFrame({str(seed): items(0.95, seed).set_index("prompt_id")["win_rate_chosen"] for seed in range(3)})
+    assert found == estimate(table)
+    assert f"[{found.low:.3f}, {found.high:.3f}]" in text
+    assert "win rate chosen ↑" in text and "refusals ↓" in text
+    assert "60 prompts were asked." in text and "Judge hf:tiny &#124; v1:" in text and "- agreement .81" in text
+    assert text.count("60 prompts were asked.") == 1
+    # the metric stands in its section alone
+    assert "win rate chosen" not in to_markdown(board).split("## duel")[0]
+
+
+def test_differences_read_unresolved_below_the_detectable_one(board):
+    sft, dpo = board.rows[1].differences["duel.win_rate_chosen"], board.rows[2].differences["duel.win_rate_chosen"]
+    assert abs(sft.mean) < sft.detectable and dpo.mean > dpo.detectable and dpo.p_holm < 0.05
+    lines = {line.split(" | ")[0].strip("| "): line for line in part(to_markdown(board), "duel").splitlines()}
+    assert ", unresolved" in lines["sft"] and ", unresolved" not in lines["dpo"]
+    assert "baseline" in lines["reference"] and f"MDD {dpo.detectable:.3f}" in lines["variant"]
+
+
+def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
+    board = record(tracker, "poor", CARD | {"informative": False, "card": None})
+    text = part(to_markdown(board), "duel")
+    lines = [line for line in text.splitlines() if line.startswith("| dpo")]
+    assert lines == ["| dpo | 0.250 ± 0.000 | uninformative judge |"]
+    assert "no card" in text and "MDD" not in text
+    assert board.primary is None and board.ratings is None and "Head to head" not in to_markdown(board)
+    row = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
+    assert row["duel.win_rate_chosen"] == "" and row["duel.refusals"] == "0.25"
+    data = json.loads(to_json(board))
+    assert data["evaluations"][0]["judges"][0]["informative"] is False
+    assert data["rows"][2]["metrics"]["duel.win_rate_chosen"]["mean"] > 0.9
+
+
+def test_components_and_ratings_of_the_primary_metric(board):
+    assert board.primary == "duel.win_rate_chosen"
+    text = to_markdown(board)
+    shares = [line.split(" | ")[-1] for line in part(text, "Variance components").splitlines() if line.startswith("| ")]
+    assert sum(int(share.strip(" |%")) for share in shares[2:]) == pytest.approx(100, abs=3)
+    assert board.components["loss"] > board.components["seed"]
+    rows = [line.split(" | ") for line in part(text, "Head to head").splitlines() if line.startswith("| ")][2:]
+    assert rows[0][0] == "| dpo" and rows[0][2] == "1 [1, 1]"
+    assert {row[0] for row in rows} == {"| dpo", "| sft", "| reference"} and "60 prompts" in text
+    # of each pair and seed, dpo's share of wins with ties as half, by hand
+    wins = [
+        (np.sign(items(0.95, seed)["win_rate_chosen"] - items(RATE[other], seed)["win_rate_chosen"]) + 1).mean() / 2
+        for seed in range(3) for other in ("reference", "sft")
+    ]  # fmt: skip
+    assert board.ratings.table["wins"]["dpo"] == pytest.approx(np.mean(wins))
+    data = json.loads(to_json(board))
+    assert data["head_to_head"]["rows"][0]["contestant"] == "dpo" and data["variance_components"]["residual"] > 0
+    assert data["rows"][2]["differences"]["duel.win_rate_chosen"]["resolved"] is True
+
+
+def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
+    board = record(tracker, "dots", evaluation="duel_temperature_0.7_", name="win_rate")
+    assert [section.evaluation for section in board.sections] == ["duel_temperature_0.7_"]
+    assert "win rate ↑ [95%]" in to_markdown(board)
+    board = record(tracker, "own", evaluation="mine", name="points")
+    assert "| points [95%] | Δ points [95%], MDD" in to_markdown(board)
+    assert board.primary is None
+    one = read(tracker, "own", metrics=["mine.refusals"])
+    assert one.metrics == ["mine.refusals"] and "points" not in to_markdown(one)
+    with pytest.raises(LeaderboardError, match="mine.nope"):
+        read(tracker, "own", metrics=["mine.nope"])
+
+
+def test_a_cell_without_its_table_is_named(tracker):
+    parent = tracker.comparison("bare", "key-bare", {})
+    cell = tracker.start_cell(parent, "x", "x", SHARED | {"plo.variant": "x", "plo.seed": 0})
+    cell.finish({"duel.win_rate": 0.5})
+    board = read(tracker, "bare")
+    assert any("no table duel.json" in note for note in board.notes)
+    assert math.isnan(board.rows[-1].metrics["duel.win_rate"].sd) and board.rows[-1].estimates == {}
+    assert "| x | 0.500 |" in part(to_markdown(board), "duel")
+
+
+def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
+    parent = tracker.comparison("uneven", "key-uneven", {})
+    for loss, seeds, prompts in (("reference", (0, 1), 60), ("dpo", (1, 2), 50), ("sft", (3,), 60)):
+        for seed in seeds:
+            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
+            cell.table(items(RATE[loss], seed, prompts=prompts), "duel.json")
+            cell.finish({"duel.win_rate_chosen": 0.5})
+    board = read(tracker, "uneven")
+    said = "\n".join(board.notes)
+    assert "dpo: only the 50 prompts that it shares with reference" in said
+    assert "dpo: one seed in common with reference" in said
+    assert "sft: no seed in common with reference, so no difference" in said
+    assert "no variance components and no ratings" in said and board.ratings is None
+    gap = board.rows[2].differences["duel.win_rate_chosen"]
+    ours, theirs = (items(rate, 1, prompts=n)["win_rate_chosen"][:50] for rate, n in ((0.95, 50), (0.3, 60)))
+    assert gap.mean == pytest.approx(ours.mean() - theirs.mean()) and (gap.seeds, gap.dropped) == (1, 10)
