@@ -150,7 +150,7 @@ def test_a_limit_is_said_and_pairs_with_the_whole(subject, task):
 
 def test_a_column_is_there_only_for_means(subject, task):
     folder = task("colours", metric_list=[{"metric": "acc"}, {"metric": "mcc"}])
-    said = {"output_type": "loglikelihood", "doc_to_target": "{{choices[answer]}}", "doc_to_choice": None}
+    said = {"output_type": "loglikelihood", "doc_to_target": " {{choices[answer]}}", "doc_to_choice": None}
     task("said", **said, metric_list=[{"metric": "perplexity"}, {"metric": "acc"}])
     found = lm_eval(subject, tasks=("colours", "said"), include_path=folder)
     scores = likelihoods(subject)[np.arange(len(DOCS)), [row["answer"] for row in DOCS]]
