@@ -37,23 +37,25 @@ def points(cells: Sequence[Cell]) -> pd.DataFrame:
     Raises:
         LeaderboardError: no finished cell has both, or cells differ in data, model, evaluation or training settings.
     """
-    finished = [cell for cell in cells if cell.status == "FINISHED"]
-    rows = [row for cell in finished for row in _points_of(cell)]
+    latest: dict[tuple, Cell] = {}
+    for cell in cells:  # oldest first: of a cell recorded again, the later one counts
+        if cell.status != "FINISHED":
+            continue
+        key = cell.tags.get("plo.variant"), cell.params.get("beta"), cell.tags.get("plo.seed")
+        if key in latest and latest[key].params != cell.params:
+            raise LeaderboardError(
+                f"{cell.name} is there twice, trained with other settings ({latest[key].comparison}, {cell.comparison}): "
+                f"choose one comparison with --comparison NAME or --comparison KEY."
+            )
+        latest[key] = cell
+    rows = [row for cell in latest.values() for row in _points_of(cell)]
     if not rows:
         raise LeaderboardError(
             f"None of the {len(cells)} cells is finished and has both `reward` and `kl`: a frontier needs a task with a gold "
             f"reward (data.source=sentiment, or an evaluation of samples that returns `reward`)."
         )
-    comparable(finished)
-    frame = pd.DataFrame(rows)
-    again = frame.duplicated([*POINT, "seed"], keep=False)
-    if again.any():
-        first = frame[again].iloc[0]
-        raise LeaderboardError(
-            f"{first.variant}, seed {first.seed}, is there several times, trained with other settings: choose one comparison "
-            f"with --comparison NAME or --comparison KEY."
-        )
-    return frame
+    comparable(list(latest.values()))
+    return pd.DataFrame(rows)
 
 
 def frontier(cells: Sequence[Cell]) -> pd.DataFrame:

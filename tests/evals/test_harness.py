@@ -91,11 +91,11 @@ def _swift_and_clean(tmp_path, monkeypatch):
 
 
 @torch.no_grad()
-def likelihoods(subject, rows=DOCS):
+def likelihoods(subject, asked="{}"):
     """[document, choice] log pi(choice | question), one sequence at a time."""
-    found = np.zeros((len(rows), len(COLOURS)))
-    for i, row in enumerate(rows):
-        prompt = subject.tokenizer(row["question"])["input_ids"]
+    found = np.zeros((len(DOCS), len(COLOURS)))
+    for i, row in enumerate(DOCS):
+        prompt = subject.tokenizer(asked.format(row["question"]))["input_ids"]
         for j, colour in enumerate(COLOURS):
             answer = subject.tokenizer(colour)["input_ids"]
             logps = subject.model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
@@ -137,6 +137,15 @@ def test_adapters_are_on(subject, task):
     with adapted.disable_adapter():
         again = lm_eval(subject, tasks=("colours",), include_path=folder)
     pd.testing.assert_frame_equal(again.items, before.items)
+
+
+def test_a_chat_template_is_applied(subject, task):
+    subject.tokenizer.chat_template = "{% for m in messages %}yes {{ m['content'] }} is {% endfor %}"
+    found = lm_eval(subject, tasks=("colours",), include_path=task("colours"), chat=True)
+    ours, plain = likelihoods(subject, "yes {} is").argmax(1), likelihoods(subject).argmax(1)
+    assert ours.tolist() != plain.tolist()
+    assert found.items["colours.acc"].tolist() == [c == row["answer"] for c, row in zip(ours, DOCS, strict=True)]
+    assert "chat template applied" in found.notes[0]
 
 
 def test_a_limit_is_said_and_pairs_with_the_whole(subject, task):
@@ -273,15 +282,17 @@ def test_gsm8k_asks_as_the_built_in_task_does(shared_data, task):
     data = task("rows", rows).parent / "rows" / "rows.jsonl"
     (data.parents[1] / "tasks" / "rows.yaml").unlink()
     files = {"data_files": {"train": str(data), "test": str(data)}}
+    short = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0, "max_gen_toks": 64}
     folder = task.group(
-        "gsm8k", include=str(built_in), dataset_path="json", dataset_name=None, dataset_kwargs=files, num_fewshot=0
-    )
-    found = lm_eval(Given(model, tokenizer), tasks=("gsm8k",), include_path=folder, limit=4)
+        "gsm8k", include=str(built_in), dataset_path="json", dataset_name=None, dataset_kwargs=files, num_fewshot=0,
+        generation_kwargs=short,
+    )  # fmt: skip
+    found = lm_eval(Given(model, tokenizer), tasks=("gsm8k",), include_path=folder, limit=3)
 
     expected = {"strict-match": [], "flexible-extract": []}
-    for row in rows[:4]:
+    for row in rows[:3]:
         prompt = tokenizer(f"Question: {row['question']}\nAnswer:", return_tensors="pt")
-        out = model.generate(**prompt, max_new_tokens=256, do_sample=False)
+        out = model.generate(**prompt, max_new_tokens=64, do_sample=False)
         text = tokenizer.decode(out[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).split("Question:")[0]
         gold = row["answer"].split("#### ")[1].replace(",", "")
         strict = re.findall(r"#### (\-?[0-9.,]+)", text)

@@ -133,9 +133,14 @@ def test_the_picture(frame, tmp_path):
         assert f"<!-- {label} -->" in text, label
 
 
+def test_of_a_cell_recorded_again_the_later_one_counts(cells, frame):
+    worse = replace(cells[1], given={"kl": {60: 9.0}, "reward": {60: 0.0}})
+    pd.testing.assert_frame_equal(frontier([worse, *cells]), frame)
+
+
 def test_what_cannot_be_drawn_is_said(cells):
-    again = record("again", {("dpo", "0.1", 0): [(1.0, 0.2), (2.0, 0.3)]})[1:]
-    with pytest.raises(LeaderboardError, match=r"dpo, seed 0, is there several times.*--comparison"):
+    again = [replace(cell, comparison="again", params=cell.params | {"lr": "2"}) for cell in cells]
+    with pytest.raises(LeaderboardError, match=r"seed 0 is there twice.*main, again.*--comparison"):
         frontier([*cells, *again])
     elsewhere = record("elsewhere", {("ipo", "0.1", 0): [(1.0, 0.2), (2.0, 0.3)]}, **{"plo.data": "another"})
     with pytest.raises(LeaderboardError, match="differ in their data"):
