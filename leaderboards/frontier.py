@@ -1,0 +1,193 @@
+"""Reward against KL (Gao et al. 2023, https://arxiv.org/abs/2210.10760), over beta and over checkpoints, from recorded runs.
+
+A loss that reaches more reward may only have gone further from the reference. What compares losses is the reward that
+each reaches within the same KL.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from plo.leaderboards.checks import LeaderboardError, comparable
+from plo.leaderboards.render import UNDEFINED, escape
+from plo.leaderboards.table import SAMPLES
+from plo.tracking import Cell, TrackingError
+
+POINT = ["loss", "variant", "beta", "share"]
+
+
+def points(cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row an evaluation point of each finished cell that recorded `reward` and `kl`.
+
+    | column             | meaning                                                                                |
+    |--------------------|----------------------------------------------------------------------------------------|
+    | loss               | the variant without its beta: what a frontier is drawn for                             |
+    | variant, beta, seed| as recorded; beta NaN where the loss has none                                          |
+    | share              | of training, in (0, 1]; 0 for the reference                                            |
+    | kl, kl_se          | nats: sequence KL(pi || ref), and its standard error, prompts as clusters              |
+    | reward             | mean gold reward                                                                       |
+    | reward_se          | its standard error, prompts as clusters; of the last point only: samples of earlier    |
+    |                    | ones are not recorded; else NaN                                                        |
+    | prompts            | behind reward_se; 0 where that is NaN                                                  |
+
+    Raises:
+        LeaderboardError: no finished cell has both, or cells differ in data, model, evaluation or training settings.
+    """
+    latest: dict[tuple, Cell] = {}
+    for cell in cells:  # oldest first: of a cell recorded again, the later one counts
+        if cell.status != "FINISHED":
+            continue
+        key = cell.tags.get("plo.variant"), cell.params.get("beta"), cell.tags.get("plo.seed")
+        if key in latest and latest[key].params != cell.params:
+            raise LeaderboardError(
+                f"{cell.name} is there twice, trained with other settings ({latest[key].comparison}, {cell.comparison}): "
+                f"choose one comparison with --comparison NAME or --comparison KEY."
+            )
+        latest[key] = cell
+    rows = [row for cell in latest.values() for row in _points_of(cell)]
+    if not rows:
+        raise LeaderboardError(
+            f"None of the {len(cells)} cells is finished and has both `reward` and `kl`: a frontier needs a task with a gold "
+            f"reward (data.source=sentiment, or an evaluation of samples that returns `reward`)."
+        )
+    comparable(list(latest.values()))
+    return pd.DataFrame(rows)
+
+
+def frontier(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Seed means of `points`, a row a variant and share of training, and which of them are on their loss's frontier.
+
+    `on_frontier`: no other point of the same loss has reward >= and KL <= this one's, one of them strictly.
+    `seeds`: their number; `kl_sd`, `reward_sd`: over seeds (NaN for one). `kl_se`: the seeds' mean, an upper bound for the
+    mean's, since seeds share their prompts. `reward_low`, `reward_high`: 95% t interval over prompts, the standard error
+    bounded alike; NaN where it is not known. Neither speaks of other seeds: that is the sd.
+
+    Raises:
+        LeaderboardError: as `points`.
+    """
+    by_point = points(cells).groupby(POINT, dropna=False, sort=False)
+    frame = by_point.agg(
+        seeds=("seed", "size"), kl=("kl", "mean"), kl_sd=("kl", "std"), kl_se=("kl_se", _mean), reward=("reward", "mean"),
+        reward_sd=("reward", "std"), reward_se=("reward_se", _mean), prompts=("prompts", "min"),
+    ).reset_index()  # fmt: skip
+    margin = frame.pop("reward_se") * stats.t.ppf(0.975, frame.pop("prompts") - 1)
+    frame["reward_low"], frame["reward_high"] = frame["reward"] - margin, frame["reward"] + margin
+    frame["on_frontier"] = [_undominated(row, frame[frame["loss"] == row.loss]) for row in frame.itertuples()]
+    return frame.sort_values(["loss", "beta", "variant", "share"], ignore_index=True)
+
+
+def reached(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frontiers' points; the reference, one point at KL 0, has no frontier."""
+    return frame[frame["on_frontier"] & (frame["share"] > 0)]
+
+
+def at_matched_kl(frame: pd.DataFrame, budgets: Iterable[float]) -> pd.DataFrame:
+    """Reward on each loss's frontier at these KLs in nats, [losses, budgets]; NaN outside the KLs that its frontier spans.
+
+    Linear in KL between neighbouring points of the frontier. That much can be had: answering each prompt with either policy,
+    by a coin, has the mean of their rewards, and at most the mean of their KLs, KL being convex.
+
+    Args:
+        frame: of `frontier`.
+    """
+    budgets = [float(budget) for budget in budgets]
+    rows = {}
+    for loss, own in reached(frame).groupby("loss", sort=True):
+        own = own.sort_values("kl")
+        rows[loss] = np.interp(budgets, own["kl"], own["reward"], left=math.nan, right=math.nan)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=budgets).rename_axis("loss")
+
+
+def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> str:
+    """Every point, and below them the reward at matched KL.
+
+    Args:
+        frame: of `frontier`.
+        budgets: KLs in nats; None: the quartiles of the KLs on all frontiers.
+    """
+    if budgets is None:
+        budgets = reached(frame)["kl"].quantile([0.25, 0.5, 0.75])
+    lines = [
+        [
+            escape(row.variant), f"{row.share:.0%}", str(row.seeds), _plus_minus(row.kl, row.kl_sd),
+            _plus_minus(row.reward, row.reward_sd), _interval(row), "yes" if row.on_frontier else "",
+        ]
+        for row in frame.itertuples()
+    ]  # fmt: skip
+    matched = at_matched_kl(frame, budgets)
+    titles = ["variant", "trained", "seeds", "KL (nats)", "reward", "[95%]", "on its loss's frontier"]
+    parts = [
+        "# Reward against KL",
+        "Mean ± sd over seeds; [95%] over prompts, known of the last point. On the frontier: no other point of the loss has at "
+        "least this reward within this KL. Points were picked on these very prompts, so a frontier flatters.",
+        _table(titles, lines),
+        "## Reward at matched KL",
+        f"Linear between neighbours on each loss's frontier; `{UNDEFINED}`: a KL that the loss's frontier does not span.",
+        _table(
+            ["loss", *(f"{budget:.3g} nats" for budget in matched.columns)],
+            [[escape(loss), *(_number(reward) for reward in rewards)] for loss, *rewards in matched.itertuples()],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _points_of(cell: Cell) -> list[dict[str, object]]:
+    reward, kl, kl_se = (cell.history(name) for name in ("reward", "kl", "kl_se"))
+    variant, last = cell.tags.get("plo.variant", cell.name), max(reward, default=0)
+    try:
+        beta = float(cell.params.get("beta", "nan"))
+    except ValueError:  # "-": it has none
+        beta = math.nan
+    own = {"loss": _without_beta(variant), "variant": variant, "beta": beta, "seed": cell.tags.get("plo.seed", "-")}
+    found = []
+    for step in reward.keys() & kl.keys():
+        se, prompts = _reward_se(cell) if step == last else (math.nan, 0)
+        measured = {"kl": kl[step], "kl_se": kl_se.get(step, math.nan), "reward": reward[step]}
+        share = round(step / max(1, last), 3)
+        found.append({**own, "share": share, **measured, "reward_se": se, "prompts": prompts})
+    return sorted(found, key=lambda row: row["share"])
+
+
+def _reward_se(cell: Cell) -> tuple[float, int]:
+    """sd of the prompts' mean rewards / sqrt(prompts), as `kl_se` is made; and the number of prompts."""
+    try:
+        samples = cell.table(SAMPLES)
+    except TrackingError:
+        return math.nan, 0
+    by_prompt = samples["reward"].astype(float).groupby(samples["prompt_id"]).mean()
+    return float(by_prompt.std() / math.sqrt(len(by_prompt))), len(by_prompt)
+
+
+def _without_beta(variant: str) -> str:
+    """ "dpo(beta=0.3)" as "dpo", "bpo(beta=1, generator=sba)" as "bpo(generator=sba)"; sums of losses alike."""
+    bare = re.sub(r"\bbeta=[^,()]+(, )?", "", variant)
+    return bare.replace(", )", ")").replace("()", "")
+
+
+def _mean(values: pd.Series) -> float:
+    return values.mean(skipna=False)
+
+
+def _undominated(row, others: pd.DataFrame) -> bool:
+    as_good = (others["reward"] >= row.reward) & (others["kl"] <= row.kl)
+    return not (as_good & ((others["reward"] > row.reward) | (others["kl"] < row.kl))).any()
+
+
+def _number(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
+
+
+def _plus_minus(mean: float, sd: float) -> str:
+    return _number(mean) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+
+
+def _interval(row) -> str:
+    return UNDEFINED if math.isnan(row.reward_low) else f"[{row.reward_low:.3f}, {row.reward_high:.3f}]"
+
+
+def _table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *body])
