@@ -1,6 +1,6 @@
 """Evaluations of sampled continuations: one file a suite. Importing this registers the built-in ones."""
 
-from plo.evals import alpaca, diversity, sentiment, win_rates  # noqa: F401  (registers them)
+from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
 from plo.evals.evaluation import (
     EVALUATIONS,
     Evaluation,

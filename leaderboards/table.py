@@ -129,7 +129,8 @@ def build(
     rows, notes = _rows(finished, shown)
     by_run = {cell.run_id: cell for cell in finished}
     chosen = [section.only(shown) for section in of_evaluations.values() if known.intersection(shown, section.metrics)]
-    recorded_tables = {SAMPLES: tables(finished, SAMPLES, notes)}
+    sampled = [cell for cell in finished if any("." not in name for name in cell.metrics)]  # not by `plo eval` alone
+    recorded_tables = {SAMPLES: tables(sampled, SAMPLES, notes)}
     recorded_tables |= {section.table: tables(section.cells(finished), section.table, notes) for section in chosen}
     by_item = items(rows, shown, chosen, recorded_tables)
 
@@ -165,7 +166,8 @@ def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], lis
         for name in metrics:
             if name in cell.metrics:
                 row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
-    for name in ALWAYS:
+    trained = any(cell.tags.get("plo.model") != "any" for cell in cells)  # `plo eval` of any models has no such rows
+    for name in ALWAYS if trained else ():
         if not any(name in (row.variant, row.loss) for row in rows.values()):
             rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
             notes.append(f"{name} was not run: its row is empty.")

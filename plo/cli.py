@@ -1,4 +1,4 @@
-"""The command line: `plo losses`, `generators`, `scorers`, `scores`, `docs`, `verify`, `compare`, `leaderboard`."""
+"""The command line: lists of what is registered, `verify`, `compare`, `eval`, `judge-check`, `leaderboard`, ..."""
 
 import inspect
 import json
@@ -289,6 +289,67 @@ def evaluate(
         raise typer.Exit(1)
 
 
+@app.command("judge-check")
+def judge_check(
+    judge: Annotated[str, typer.Argument(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Pairs with gold labels: LLMBar's JSON, or JSON lines or CSV with prompt, a, b, gold (1: b is better) or prompt, "
+            "chosen, rejected. Of replay:FILE without it: the file's own."
+        ),
+    ] = None,
+    template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
+    limit: Annotated[int | None, typer.Option(help="Pairs at most, the first ones.")] = None,
+    retest: Annotated[int, typer.Option(help="How many pairs are asked again.")] = 0,
+    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+):
+    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals."""
+    from plo.config import ConfigError, EvaluationConfig
+
+    with _friendly():
+        if pairs is None and not judge.startswith("replay:"):
+            raise ConfigError(
+                f"plo judge-check {judge} PAIRS: give a file of pairs with gold labels, such as LLMBar's JSON."
+            )
+        _load(plugin)
+        _quiet()
+        from plo.experiment.evaluations import check_judge
+
+        file = pairs or Path(judge.removeprefix("replay:"))
+        config = EvaluationConfig(judge_calls=judge_calls, judge_money=judge_money)
+        card = check_judge(judge, file, template, config, limit, retest, Console(stderr=as_json))
+    if as_json:
+        print(json.dumps(card.to_dict(), indent=2))
+    else:
+        console.print("\n".join(card.lines()), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluations(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
+    """List every registered evaluation: of samples at every point of training, or of a model (`plo eval`), with its options."""
+    from plo.evals import EVALUATIONS
+
+    _load(plugin)
+    rows = [
+        {"name": e.name, "level": e.facts["level"], "defaults": _defaults(e), "origin": e.origin} for e in EVALUATIONS
+    ]
+    _show(rows, as_json, "evaluation")
+
+
+@app.command()
+def judges(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
+    """List every kind of judge with its options."""
+    from plo.evals.judges import JUDGES
+
+    _load(plugin)
+    rows = [{"name": e.name, "defaults": _defaults(e), "origin": e.origin} for e in JUDGES]
+    _show(rows, as_json, "judge")
+
+
 @app.command()
 def leaderboard(
     comparison: Annotated[
@@ -306,10 +367,28 @@ def leaderboard(
     from plo.tracking import Tracker
 
     with _friendly():
-        board = read(Tracker(store, create=False), comparison, baseline, metric or None)
+        tracker = Tracker(store, create=False)
+        board, cells = read(tracker, comparison, baseline, metric or None), tracker.cells(comparison)
         write(board, out)
+        drawn = _frontier(cells, out)
     print(to_markdown(board))
-    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False, soft_wrap=True)
+    also = " Reward against KL: frontier.md and .png." if drawn else ""
+    console.print(f"Written to {out}/leaderboard.md, .csv and .json.{also}", highlight=False, soft_wrap=True)
+
+
+def _frontier(cells, out: Path) -> bool:
+    """Write reward against KL, where a gold reward was recorded."""
+    from plo.leaderboards import frontier
+
+    scored = [cell for cell in cells if cell.status == "FINISHED" and {"reward", "kl"} <= cell.metrics.keys()]
+    if not scored:
+        return False
+    from plo.leaderboards.frontier_plot import plot
+
+    frame = frontier.frontier(scored)
+    (out / "frontier.md").write_text(frontier.to_markdown(frame), encoding="utf-8")
+    plot(frame, out / "frontier.png")
+    return True
 
 
 def _split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:

@@ -51,6 +51,7 @@ class Judging:
 
     Attributes:
         counts: what was asked, found, unreadable and spent.
+        templates: prompts that it was asked with; emptied before each evaluation.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Judging:
     ):
         self.spec, self.calls, self.money = spec, calls, money
         self.counts = Counts()
+        self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
         self._judges: dict[str, Judge] = {}
         self._lock = threading.Lock()
@@ -75,6 +77,7 @@ class Judging:
 
     def judge(self, template: str | Template = "instruction") -> Judge:
         """The judge with this prompt."""
+        self.templates.add(template)
         if template not in self._judges:
             self._judges[template] = get_judge(self.spec, template)
         return self._judges[template]

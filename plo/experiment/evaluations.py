@@ -15,10 +15,11 @@ from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment, ModelConfig
 from plo.environment import environment
 from plo.evals import EvaluationError, Findings, OnModel, Subject
-from plo.evals.judges import Judging
+from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, Policy, Server
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
+from plo.paths import plo_home
 from plo.registry import source_of
 from plo.tracking import Cell, CellRun, Comparison, Tracker, TrackingError
 
@@ -229,6 +230,8 @@ def _start(tracker: Tracker, parent: str, key: str, name: str, evaluation: OnMod
 
 def _evaluate(evaluation: OnModel, subject: Subject, judging: Judging | None, backbone: Backbone | None) -> Findings:
     packed = backbone.packed if backbone is not None else False
+    if judging is not None:
+        judging.templates.clear()
     try:
         return evaluation(subject, judging) if evaluation.judged else evaluation(subject)
     finally:
@@ -246,8 +249,35 @@ def record(run: CellRun, evaluation: OnModel, found: Findings, judging: Judging 
         run.text(text, file)
     run.tag(f"plo.notes.{name}", json.dumps(found.notes))
     if evaluation.judged and judging is not None:
-        run.tag("plo.judge", json.dumps({"judge": str(judging.spec), "card": None, "informative": None}))
+        run.tag("plo.judge", json.dumps(stored_card(judging)))
     run.finish({f"{name}.{metric}": value for metric, value in found.metrics.items()})
+
+
+def check_judge(
+    spec: str, pairs: Path, template: str, config: EvaluationConfig, limit: int | None, retest: int, console: Console
+) -> Card:
+    """The judge's card on pairs with gold labels; kept, so that later evaluations by that judge show it."""
+    judging = judging_of(config.model_copy(update={"judge": spec}), console)
+    card = judge_card(judging, read_gold(pairs)[:limit], template, retest=retest)
+    file = _card_file(judging, template)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({"card": card.lines(), "informative": card.informative}))
+    partial.replace(file)
+    return card
+
+
+def stored_card(judging: Judging) -> dict[str, Any]:
+    """The judge with the card of a prompt that it was asked with; the uninformative one, if there is such."""
+    files = [_card_file(judging, template) for template in judging.templates]
+    cards = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    cards.sort(key=lambda card: card["informative"])
+    return {"judge": str(judging.spec), **(cards[0] if cards else {"card": None, "informative": None})}
+
+
+def _card_file(judging: Judging, template: str) -> Path:
+    judge = judging.judge(template)
+    return plo_home() / "cards" / f"{sha256([judge.name, judge.version])[:32]}.json"
 
 
 def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
