@@ -48,7 +48,7 @@ def record(comparison, runs, **tags):
         own = {"plo.loss": variant.split("(")[0], "plo.variant": variant, "plo.seed": str(seed)} | SHARED | tags
         params = {} if beta is None else {"beta": beta, "lr": "1"}
         name = f"{variant} seed {seed}"
-        return Recorded("run", name, comparison, f"key-{comparison}", "FINISHED", own, params, {}, None, given)
+        return Recorded("run", name, comparison, f"key-{comparison}", "FINISHED", own, params, {}, None, given=given)
 
     cells = [cell("reference", 0, None, {"reward": {0: 0.05}, "kl": {0: 0.0}, "kl_se": {0: 0.0}})]
     for (variant, beta, seed), found in runs.items():
