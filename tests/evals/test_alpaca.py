@@ -69,7 +69,7 @@ def test_both_orders_by_hand(baseline):
         return {"task 0": 0.9 if ours_second else 0.3, "task 1": 0.2, "task 3": 0.5 if ours_second else None}[prompt]
 
     found, asked = run(lambda i: "base 2" if i == "task 2" else f"mine {i}", judge, baseline=baseline)
-    assert len(asked.asked) == 6
+    assert len(asked.asked) == 6 + 3  # the answer that cannot be read is asked for three times more
     items = found.items.set_index("prompt_id")
     assert items.loc[[0, 1, 2], "win_rate"].tolist() == pytest.approx([0.8, 0.5, 0.5])
     assert items.loc[[0, 1, 2], "discrete_win_rate"].tolist() == [1, 0.5, 0.5]

@@ -98,7 +98,7 @@ def test_the_policy_that_is_evaluated_is_the_trained_one(tiny):
 
 
 def test_a_failing_evaluation_leaves_the_cell_and_the_others(tiny, length):
-    @register_evaluation("broken", level="model", replace=True)
+    @register_evaluation("broken", level="model")
     def broken(subject):
         raise RuntimeError("no power")
 
