@@ -67,7 +67,7 @@ def row_differences(
             if row.name not in found:
                 continue
             gap = row.differences[name] = found[row.name]
-            if gap.dropped:
+            if gap.dropped and gap.prompts:
                 said[
                     f"{row.name}: only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
                 ] = None

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
+from plo.evals import EVALUATIONS
 from plo.leaderboards.metrics import metric, of_evaluation
-from plo.leaderboards.sections import Section
+from plo.leaderboards.sections import JUDGED, Section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
 
@@ -19,21 +21,27 @@ def detectable(board: Leaderboard, name: str, digits: int | None = None) -> str:
 
 
 def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    """Each metric's mean and interval and its difference to the baseline; the judge's card and notes above them."""
+    """The judge's card and notes; a table of the metrics of which one direction is better, with differences to the
+    baseline; and one of what stands beside them (lengths and the like)."""
     parts = [f"## {escape(one.evaluation)}"]
     for judge in one.judges:
         card = judge.get("card") or ["no card: its agreement with gold labels was not measured"]
         parts.append("\n".join([f"Judge {escape(judge['judge'])}:", "", *(f"- {escape(line, 400)}" for line in card)]))
     if one.notes:
         parts.append("\n".join(f"- {escape(note, 1000)}" for note in one.notes))
-    columns = list(short)
-    for name in one.metrics:
-        columns += _columns(one, name, board)
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
-    return [*parts, table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen))]
+    known = one.evaluation in EVALUATIONS  # else nobody knows which way is better, and all are compared
+    better = [n for n in one.metrics if not known or of_evaluation(one.evaluation, one.short(n)).better]
+    better.sort(key=lambda name: not fnmatchcase(one.short(name), JUDGED))  # verdicts first
+    beside = [name for name in one.metrics if name not in better]
+    for names in (better, beside):
+        columns = [*short, *(column for name in names for column in _columns(one, name, board, names is better))]
+        if names:
+            parts.append(table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen)))
+    return parts
 
 
-def _columns(one: Section, name: str, board: Leaderboard) -> list[Column]:
+def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> list[Column]:
     how = of_evaluation(one.evaluation, one.short(name))
     title = escape(f"{how.label} {how.better}".strip())
     if one.hidden(name):
@@ -41,13 +49,14 @@ def _columns(one: Section, name: str, board: Leaderboard) -> list[Column]:
 
     def mean(row: Row) -> str:
         within = f" {interval(row.estimates[name], how.digits)}" if name in row.estimates else ""
-        return spread(row.metrics.get(name), how.digits) + within
+        shown = spread(row.metrics.get(name), how.digits)
+        return shown if shown == UNDEFINED else shown + within
 
     def gap(row: Row) -> str:
         return "baseline" if row is board.baseline else difference(row.differences.get(name), how.digits)
 
     shown: list[Column] = [(f"{title} [95%]", mean)]
-    if any(name in row.differences for row in board.rows):
+    if differences and any(name in row.differences for row in board.rows):
         shown.append((f"Δ {escape(how.label)} [95%]{detectable(board, name, how.digits)}", gap))
     return shown
 

@@ -90,7 +90,7 @@ def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
     board = record(tracker, "poor", CARD | {"informative": False, "card": None})
     text = part(to_markdown(board), "duel")
     lines = [line for line in text.splitlines() if line.startswith("| dpo")]
-    assert lines == ["| dpo | 0.250 ± 0.000 | uninformative judge |"]
+    assert lines == ["| dpo | uninformative judge | 0.250 ± 0.000 |"]
     assert "no card" in text and "MDD" not in text
     assert board.primary is None and board.ratings is None and "Head to head" not in to_markdown(board)
     row = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
