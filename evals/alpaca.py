@@ -108,7 +108,8 @@ def alpaca_eval(
         "model_outputs.json": _json(outputs[["dataset", "instruction", "output", "generator"]]),
         "annotations.json": _json(rows),
     }
-    return Findings({**rates, **means.to_dict()}, items, (head, *notes), files=files)
+    lengths = {"win_rate": ("length", "base_length")}
+    return Findings({**rates, **means.to_dict()}, items, (head, *notes), files=files, lengths=lengths)
 
 
 def _verdicts(rows: pd.DataFrame, judging: Judging, template, official: bool) -> pd.DataFrame:

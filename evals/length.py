@@ -16,7 +16,29 @@ WEAK_SD = 10.0  # of w and phi: only so that a model which wins everywhere keeps
 PROMPT_SDS = (0.1, 5.0)  # where the prompts' sd is sought, in logits
 
 
-def length_adjusted(frame: pd.DataFrame, *, slope_sd: float = SLOPE_SD, prompt_sd: float | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class LengthAdjusted:
+    """What `length_adjusted` found.
+
+    Attributes:
+        rates: a row a model (index `model`, sorted): rate and raw, shares in [0, 1]; slope phi + d_m, logits; se of the rate,
+            from the infinitesimal jackknife over prompts (what a bootstrap of whole prompts tends to), both sds held fixed
+            (with two models or 100 prompts it is somewhat short).
+        items: [prompts, models] pseudo-values of that jackknife: rate_m + n (the prompt's influence on it, centred). Their
+            mean is the rate and their standard error is `se`, so that whatever is made of values of single prompts
+            (intervals, paired differences) can be made of an adjusted rate too. They are not confined to [0, 1].
+        prompt_sd, slope_sd: the ones used, logits.
+    """
+
+    rates: pd.DataFrame
+    items: pd.DataFrame
+    prompt_sd: float
+    slope_sd: float
+
+
+def length_adjusted(
+    frame: pd.DataFrame, *, slope_sd: float = SLOPE_SD, prompt_sd: float | None = None
+) -> LengthAdjusted:
     """The win rate each model would have, were its answers as long as the opponent's.
 
         logit P(model m wins on prompt i) = w_m + g_i + (phi + d_m) tanh((length_mi - base_length_mi) / sd_m)
@@ -38,11 +60,6 @@ def length_adjusted(frame: pd.DataFrame, *, slope_sd: float = SLOPE_SD, prompt_s
         slope_sd: of d_m, in logits.
         prompt_sd: of g_i, in logits; None: by the data.
 
-    Returns:
-        A row a model (index `model`, sorted): rate and raw, shares in [0, 1]; slope phi + d_m, logits; se of the
-        rate, from the infinitesimal jackknife over prompts (what a bootstrap of whole prompts tends to), `prompt_sd` and
-        `slope_sd` held fixed (with two models or 100 prompts it is somewhat short). `attrs["prompt_sd"]` is the one used.
-
     Raises:
         EvaluationError: a column or every verdict is missing, a win lies outside [0, 1], or a length is not finite.
 
@@ -55,18 +72,23 @@ def length_adjusted(frame: pd.DataFrame, *, slope_sd: float = SLOPE_SD, prompt_s
         search = minimize_scalar(lambda log: -_Fit(data, np.exp(log), slope_sd).evidence, bounds=(low, high))
         prompt_sd = float(np.exp(search.x))
     fit = _Fit(data, prompt_sd, slope_sd)
-    rates = expit(fit.w[:, None] + fit.g)
-    columns = {"rate": rates.mean(1), "raw": frame.groupby("model")["win"].mean(), "slope": fit.slopes, "se": fit.se()}
-    table = pd.DataFrame(columns, index=pd.Index(data.names, name="model"))
-    table.attrs["prompt_sd"] = prompt_sd
-    return table
+    rates, influence = expit(fit.w[:, None] + fit.g).mean(1), fit.influence()
+    n = influence.shape[1]
+    items = rates[:, None] + n * (influence - influence.mean(1, keepdims=True))
+    se = items.std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(rates), np.nan)
+    columns = {"rate": rates, "raw": frame.groupby("model")["win"].mean(), "slope": fit.slopes, "se": se}
+    models = pd.Index(data.names, name="model")
+    items = pd.DataFrame(items.T, pd.Index(data.asked, name="prompt_id"), models)
+    return LengthAdjusted(pd.DataFrame(columns, models), items, prompt_sd, slope_sd)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """y, x (rows,); `design` (rows, 2 models + 1): columns of w, phi, d; `prompts` (rows, prompts): which prompt."""
+    """y, x (rows,); `design` (rows, 2 models + 1): columns of w, phi, d; `prompts` (rows, prompts): which prompt;
+    `names` of the models, `asked`: ids of the prompts."""
 
     names: list
+    asked: list
     y: np.ndarray
     design: sparse.csr_array
     prompts: sparse.csr_array
@@ -74,7 +96,7 @@ class _Data:
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "_Data":
         model, names = pd.factorize(frame["model"], sort=True)
-        prompt, _ = pd.factorize(frame["prompt_id"], sort=True)
+        prompt, asked = pd.factorize(frame["prompt_id"], sort=True)
         difference = (frame["length"] - frame["base_length"]).to_numpy(float)
         sd = pd.Series(difference).groupby(model).std().fillna(0).to_numpy()[model]
         with np.errstate(divide="ignore", invalid="ignore"):  # a constant difference is 0 or at the scale's end, +-1
@@ -82,7 +104,7 @@ class _Data:
         rows, models = np.arange(len(x)), np.eye(len(names))[model]
         design = sparse.csr_array(np.column_stack([models, x, models * x[:, None]]))
         prompts = sparse.csr_array((np.ones(len(x)), (rows, prompt)))
-        return cls(list(names), frame["win"].to_numpy(float), design, prompts)
+        return cls(list(names), list(asked), frame["win"].to_numpy(float), design, prompts)
 
 
 class _Fit:
@@ -129,16 +151,15 @@ class _Fit:
         own = (weighted.T @ self.data.design).toarray() + np.diag(self.weights)
         self.schur = own - (self.cross / self.diagonal) @ self.cross.T
 
-    def se(self) -> np.ndarray:
-        """(models,): sqrt(n / (n - 1) sum_i (d rate_m / d weight of prompt i)^2) over n prompts; NaN for one prompt."""
+    def influence(self) -> np.ndarray:
+        """(models, prompts): d rate_m / d weight of prompt i, all weights 1."""
         rates, n = expit(self.w[:, None] + self.g), len(self.g)
         scores = ((self.data.design * self.residual[:, None]).T @ self.data.prompts).toarray()
         moves = -np.linalg.solve(self.schur, scores)  # of theta, for a prompt's weight
         slope = rates * (1 - rates) / n
         through = -(slope / self.diagonal) @ self.cross.T  # a prompt's effect gives way when theta moves
         through[:, : len(self.w)] += np.diag(slope.sum(1))
-        influence = (rates - rates.mean(1, keepdims=True)) / n + through @ moves
-        return np.sqrt((influence**2).sum(1) * n / (n - 1)) if n > 1 else np.full(len(self.w), np.nan)
+        return (rates - rates.mean(1, keepdims=True)) / n + through @ moves
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:

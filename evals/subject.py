@@ -56,10 +56,11 @@ class Subject(Protocol):
         """
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
-        """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights.
+        """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights;
+        NaN for a row that cannot be tokenised within the model's length.
 
         Raises:
-            EvaluationError: there is no model, or no reference of the same tokens.
+            EvaluationError: there is no model, no reference of the same tokens, or no row that fits.
         """
 
 
@@ -74,6 +75,8 @@ class Findings:
         notes: what must be said beside the numbers, a sentence each.
         tables: further tables to record, by file name.
         files: further texts to record, by file name (an official format).
+        lengths: for a win rate among the metrics, the columns of `items` with the length of the subject's text and of
+            the opponent's: the leaderboard shows the length-adjusted rate beside it, fitted to all cells at once.
     """
 
     metrics: dict[str, float]
@@ -81,3 +84,4 @@ class Findings:
     notes: tuple[str, ...] = ()
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    lengths: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -109,7 +109,7 @@ def win_rates(
         template: the judge's prompt.
         settings: of sampling: samples, max_new_tokens.
     """
-    notes, columns, against = list(asked.notes), {}, list(dict.fromkeys(against))
+    notes, columns, lengths, against = list(asked.notes), {}, {}, list(dict.fromkeys(against))
     if "reference" in against and subject.reference is None:
         against.remove("reference")
         notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
@@ -131,18 +131,22 @@ def win_rates(
         table = _judged(pd.concat(pairs, ignore_index=True), judging, template)
         for (opponent, temperature), group in table.groupby(["opponent", "temperature"], sort=False):
             by_prompt = _numbers(group).groupby(group["prompt_id"]).mean()
+            suffix = _suffix(temperature, temperatures)
             for number, values in by_prompt.items():
-                columns[f"{number}_{opponent}{_suffix(temperature, temperatures)}"] = values
+                columns[f"{number}_{opponent}{suffix}"] = values
+            lengths[f"win_rate_{opponent}{suffix}"] = (f"length{suffix}", f"length_{opponent}{suffix}")
         if equal := int(table["equal"].sum()):
             notes.append(f"{name}: {equal} of {len(table)} pairs are equal texts, counted as ties without asking.")
         tables = {f"{name}_verdicts.json": table}
     try:
         margins = np.asarray(subject.margins(asked.rows), dtype=float)
         columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
+        if too_long := int(np.isnan(margins).sum()):
+            notes.append(f"{name}: {too_long} rows are too long for the model and left out of preference_accuracy.")
     except EvaluationError as error:
         notes.append(f"{name}: no preference_accuracy: {error}")
     items = pd.DataFrame(columns).rename_axis("prompt_id").sort_index()
-    return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {})
+    return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {}, lengths=lengths)
 
 
 def _judged(table: pd.DataFrame, judging: Judging, template: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from plo.evals.length import LengthAdjusted
 from plo.leaderboards.sections import Section
 from plo.statistics import differences
 from plo.tracking import Cell, TrackingError
@@ -24,20 +25,32 @@ def tables(cells: Sequence[Cell], file: str, notes: list[str]) -> dict[str, pd.D
 
 
 def items(
-    rows: Sequence[Any], metrics: list[str], chosen: list[Section], recorded: dict[str, dict[str, pd.DataFrame]]
+    rows: Sequence[Any],
+    metrics: list[str],
+    chosen: list[Section],
+    recorded: dict[str, dict[str, pd.DataFrame]],
+    adjusted: dict[str, LengthAdjusted],
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded."""
+    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded.
+
+    Of an adjusted rate they are its pseudo-values.
+    """
     places = {name: (section.table, section.short(name)) for section in chosen for name in section.metrics}
     found = {}
     for name in metrics:
         file, column = places.get(name, (SAMPLES, name))
         for row in rows:
-            frames = {
-                seed: recorded[file][run] for seed, run in row.runs.items() if column in recorded[file].get(run, ())
-            }
-            by_prompt = {
-                seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean() for seed, frame in frames.items()
-            }
+            if name in adjusted:
+                values = adjusted[name].items
+                by_prompt = {seed: values[run] for seed, run in row.runs.items() if run in values}
+            else:
+                frames = {
+                    seed: recorded[file][run] for seed, run in row.runs.items() if column in recorded[file].get(run, ())
+                }
+                by_prompt = {
+                    seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean()
+                    for seed, frame in frames.items()
+                }
             if by_prompt:
                 found.setdefault(name, {})[row.name] = pd.DataFrame(by_prompt)
     return found

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from plo.evals import EVALUATIONS
+from plo.leaderboards.sections import ADJUSTED
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def of_evaluation(evaluation: str, name: str) -> Metric:
     ]
     registered = max(fitting, key=lambda entry: len(entry.name), default=None)
     directions = registered.facts["higher_is_better"] if registered else {}
-    found = next((better for pattern, better in directions.items() if fnmatchcase(name, pattern)), None)
+    raw = name.removeprefix(ADJUSTED)  # an adjusted rate is read as the raw one is
+    found = next((better for pattern, better in directions.items() if fnmatchcase(raw, pattern)), None)
     arrow = {True: "↑", False: "↓", None: ""}[found]
-    return Metric(name, name.replace("_", " "), "as its evaluation defines it", better=arrow, table=evaluation)
+    label = name.replace("length_adjusted", "length-adjusted").replace("_", " ")
+    return Metric(name, label, "as its evaluation defines it", better=arrow, table=evaluation)

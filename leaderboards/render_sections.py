@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 
 from plo.evals import EVALUATIONS
 from plo.leaderboards.metrics import metric, of_evaluation
-from plo.leaderboards.sections import JUDGED, Section
+from plo.leaderboards.sections import Section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
 
@@ -32,7 +31,7 @@ def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Seq
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
     known = one.evaluation in EVALUATIONS  # else nobody knows which way is better, and all are compared
     better = [n for n in one.metrics if not known or of_evaluation(one.evaluation, one.short(n)).better]
-    better.sort(key=lambda name: not fnmatchcase(one.short(name), JUDGED))  # verdicts first
+    better.sort(key=lambda name: not one.judged(name))  # verdicts first
     beside = [name for name in one.metrics if name not in better]
     for names in (better, beside):
         columns = [*short, *(column for name in names for column in _columns(one, name, board, names is better))]

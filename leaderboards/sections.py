@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,8 +11,8 @@ import pandas as pd
 from plo.statistics import Ratings, head_to_head, ratings, variance_components
 from plo.tracking import Cell
 
-NOTES = "plo.notes."
-JUDGED = "win_rate*"
+NOTES, LENGTHS = "plo.notes.", "plo.lengths."
+JUDGED, ADJUSTED = "win_rate*", "length_adjusted_"
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Section:
         metrics: full names, `<evaluation>.<metric>`.
         notes: what it said beside its numbers.
         judges: {"judge": name, "card": lines or None, "informative": bool or None} of each that gave its verdicts.
+        lengths: for a win rate, the columns of the table with the length of the subject's text and of the opponent's.
     """
 
     evaluation: str
     metrics: tuple[str, ...]
     notes: tuple[str, ...]
     judges: tuple[dict[str, Any], ...]
+    lengths: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def table(self) -> str:
@@ -39,6 +41,10 @@ class Section:
         """The metric's name without the evaluation's."""
         return name.removeprefix(f"{self.evaluation}.")
 
+    def asked(self, names: Collection[str]) -> bool:
+        """Whether one of these is its metric, or may be made of its metrics."""
+        return any(name.startswith(f"{self.evaluation}.") for name in names)
+
     def only(self, names: Collection[str]) -> "Section":
         """With these of its metrics."""
         return replace(self, metrics=tuple(name for name in names if name in self.metrics))
@@ -47,10 +53,13 @@ class Section:
         """Those that recorded one of its metrics."""
         return [cell for cell in cells if any(name in cell.metrics for name in self.metrics)]
 
+    def judged(self, name: str) -> bool:
+        """Whether the metric is a judge's verdicts, or what was made of them."""
+        return fnmatchcase(self.short(name).removeprefix(ADJUSTED), JUDGED)
+
     def hidden(self, name: str) -> bool:
         """Whether the metric is a verdict of a judge whose agreement with gold labels includes chance."""
-        uninformative = any(judge.get("informative") is False for judge in self.judges)
-        return uninformative and fnmatchcase(self.short(name), JUDGED)
+        return self.judged(name) and any(judge.get("informative") is False for judge in self.judges)
 
 
 def sections(cells: Sequence[Cell]) -> list[Section]:
@@ -68,9 +77,13 @@ def sections(cells: Sequence[Cell]) -> list[Section]:
         section = Section(evaluation, tuple(sorted(names)), (), ())
         own = section.cells(cells)
         notes = [note for cell in own for note in json.loads(cell.tags.get(NOTES + evaluation, "[]"))]
-        judged = any(fnmatchcase(section.short(name), JUDGED) for name in names)
+        judged = any(map(section.judged, names))
         judges = {cell.tags["plo.judge"]: None for cell in own if judged and "plo.judge" in cell.tags}
-        made.append(replace(section, notes=tuple(dict.fromkeys(notes)), judges=tuple(map(json.loads, judges))))
+        lengths = {
+            k: tuple(v) for cell in own for k, v in json.loads(cell.tags.get(LENGTHS + evaluation, "{}")).items()
+        }
+        said = {"notes": tuple(dict.fromkeys(notes)), "judges": tuple(map(json.loads, judges))}
+        made.append(replace(section, **said, lengths=lengths))
     return made
 
 

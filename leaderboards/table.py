@@ -2,11 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from plo.evals.length import LengthAdjusted
+from plo.leaderboards.adjusted import adjust
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.items import SAMPLES, items, row_differences, tables
 from plo.leaderboards.metrics import METRICS
@@ -118,21 +120,25 @@ def build(
         raise LeaderboardError(
             f"None of the {len(cells)} cells is finished: run `plo compare` to its end first.{failed}"
         )
-    settings = comparable(finished)
-    recorded = {name for cell in finished for name in cell.metrics}
-    of_evaluations = {section.evaluation: section for section in sections(finished)}
-    known = {name for section in of_evaluations.values() for name in section.metrics}
-    shown = list(metrics or [name for name in METRICS if name in recorded] + sorted(known))
-    if unknown := [name for name in shown if name not in recorded]:
-        names = ", ".join(sorted(recorded))
-        raise LeaderboardError(f"No run recorded the metric {', '.join(unknown)}. Recorded: {names}.")
-    rows, notes = _rows(finished, shown)
-    by_run = {cell.run_id: cell for cell in finished}
-    chosen = [section.only(shown) for section in of_evaluations.values() if known.intersection(shown, section.metrics)]
+    settings, notes = comparable(finished), []
     sampled = [cell for cell in finished if any("." not in name for name in cell.metrics)]  # not by `plo eval` alone
-    recorded_tables = {SAMPLES: tables(sampled, SAMPLES, notes)}
-    recorded_tables |= {section.table: tables(section.cells(finished), section.table, notes) for section in chosen}
-    by_item = items(rows, shown, chosen, recorded_tables)
+    asked = [section for section in sections(finished) if metrics is None or section.asked(metrics)]
+    recorded = {SAMPLES: tables(sampled, SAMPLES, notes)}
+    recorded |= {section.table: tables(section.cells(finished), section.table, notes) for section in asked}
+    asked, adjusted = adjust(asked, recorded)
+    finished = [replace(cell, metrics=cell.metrics | _rates(cell, adjusted)) for cell in finished]
+
+    known = {name for cell in finished for name in cell.metrics}
+    shown = list(metrics or [n for n in METRICS if n in known] + [n for section in asked for n in section.metrics])
+    if unknown := [name for name in shown if name not in known]:
+        raise LeaderboardError(
+            f"No run recorded the metric {', '.join(unknown)}. Recorded: {', '.join(sorted(known))}."
+        )
+    rows, said = _rows(finished, shown)
+    notes[:0] = said
+    by_run = {cell.run_id: cell for cell in finished}
+    chosen = [one for section in asked if (one := section.only(shown)).metrics]
+    by_item = items(rows, shown, chosen, recorded, adjusted)
 
     base = _baseline(rows, baseline)
     for row in rows:
@@ -141,13 +147,18 @@ def build(
         row_differences(rows, base, by_item, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
-    _samples(rows, recorded_tables[SAMPLES])
+    _samples(rows, recorded[SAMPLES])
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
     board = Leaderboard(rows, shown, base, settings, names, notes, chosen)
     board.primary = primary(shown, chosen)
     board.components, board.ratings = overall(by_item.get(board.primary, {}), notes)
     return board
+
+
+def _rates(cell: Cell, adjusted: Mapping[str, LengthAdjusted]) -> dict[str, float]:
+    found = {name: fit.rates["rate"] for name, fit in adjusted.items()}
+    return {name: float(rates[cell.run_id]) for name, rates in found.items() if cell.run_id in rates}
 
 
 def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:

@@ -30,6 +30,7 @@ import pandas as pd
 from filelock import FileLock
 
 STORE = "plo.db"
+BESIDE = ("plo.notes.", "plo.lengths.", "plo.judge")  # tags of an evaluation's run that its cell shows as its own
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 
 
@@ -422,7 +423,7 @@ class Comparison:
         metrics, tags, tables = dict(run.data.metrics), dict(run.data.tags), {}
         for found in evaluations:
             metrics |= found.data.metrics
-            tags |= {name: v for name, v in found.data.tags.items() if name.startswith(("plo.notes.", "plo.judge"))}
+            tags |= {name: v for name, v in found.data.tags.items() if name.startswith(BESIDE)}
             tables |= dict.fromkeys(
                 (file.path for file in self._tracker._client.list_artifacts(found.info.run_id)), found.info.run_id
             )

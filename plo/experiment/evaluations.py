@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment, ModelConfig
 from plo.environment import environment
-from plo.evals import EvaluationError, Findings, OnModel, Subject
+from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, Policy, Server
@@ -50,25 +51,9 @@ def evaluate_cells(
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
     for cell in cells:
-        subject = None
+        subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
         for evaluation in bench.on_model:
-            digest = settings_digest(evaluation, judging)
-            run = _start(tracker, parent, cell.key, cell.name, evaluation, digest)
-            if run is None:
-                continue
-            try:
-                subject = subject or _policy(bench, cell)
-                found = _evaluate(evaluation, subject, judging, bench.backbone)
-                record(run, evaluation, found, judging)
-            except Exception as error:
-                run.fail(error)
-                failed[f"{evaluation.name} of {cell.name}"] = f"{type(error).__name__}: {error}"
-                console.print(f"[red]failed[/red] {escape(evaluation.name)} of {escape(cell.name)}: {escape(str(error))}", highlight=False, soft_wrap=True)  # fmt: skip
-            except BaseException as error:
-                run.fail(error)
-                raise
-            else:
-                _tell(console, evaluation, cell.name, found)
+            _once(evaluation, subject, judging, tracker, parent, (cell.key, cell.name), failed, console)
     return failed
 
 
@@ -101,8 +86,7 @@ def evaluate_anything(
     """Evaluate a local folder, a hub model, a file of outputs or a server; recorded as cells of the comparison `name`."""
     _, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
     judging, failed = judging_of(config, console), {}
-    digests = {evaluation.entry.name: settings_digest(evaluation, judging) for evaluation in evaluations}
-    comparable = sha256(digests)
+    comparable = sha256({evaluation.entry.name: settings_digest(evaluation, judging) for evaluation in evaluations})
     key = sha256([name, comparable])
     for seed in seeds:
         subject = load_subject(what, seed, config)
@@ -117,22 +101,9 @@ def evaluate_anything(
         if cell_key not in tracker.finished(parent):
             tracker.start_cell(parent, cell_key, label, tags).finish()
         for evaluation in evaluations:
-            run = _start(tracker, parent, cell_key, label, evaluation, digests[evaluation.entry.name])
-            if run is None:
+            of = cell_key, label
+            if not _once(evaluation, lambda: subject, judging, tracker, parent, of, failed, console):  # noqa: B023  (called at once)
                 console.print(f"{evaluation.name} of {label} is recorded already.", highlight=False)
-                continue
-            try:
-                found = _evaluate(evaluation, subject, judging, getattr(subject, "backbone", None))
-                record(run, evaluation, found, judging)
-            except Exception as error:
-                run.fail(error)
-                failed[f"{evaluation.name} of {label}"] = f"{type(error).__name__}: {error}"
-                console.print(f"[red]failed[/red] {escape(evaluation.name)}: {escape(str(error))}", highlight=False, soft_wrap=True)  # fmt: skip
-            except BaseException as error:
-                run.fail(error)
-                raise
-            else:
-                _tell(console, evaluation, label, found)
         tracker.end_comparison(parent, ok=not failed)
     return failed
 
@@ -222,14 +193,44 @@ def settings_digest(evaluation: OnModel, judging: Judging | None) -> str:
     )
 
 
-def _start(tracker: Tracker, parent: str, key: str, name: str, evaluation: OnModel, digest: str) -> CellRun | None:
+def _once(
+    evaluation: OnModel,
+    subject: Callable[[], Any],
+    judging: Judging | None,
+    tracker: Tracker,
+    parent: str,
+    of: tuple[str, str],
+    failed: dict[str, str],
+    console: Console,
+) -> bool:
+    """Evaluate and record beside the cell `of` (its key and name), or note in `failed` why not; False if it was recorded."""
+    key, name = of
+    digest = settings_digest(evaluation, judging)
     tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": digest, **environment()}
     params = {option: str(value) for option, value in evaluation.options.items()}
-    return tracker.start_evaluation(parent, sha256([key, digest]), f"{evaluation.entry.name} of {name}", tags, params)
+    title = f"{evaluation.entry.name} of {name}"
+    run = tracker.start_evaluation(parent, sha256([key, digest]), title, tags, params)
+    if run is None:
+        return False
+    try:
+        found = _evaluate(evaluation, subject(), judging)
+        record(run, evaluation, found, judging)
+    except Exception as error:
+        run.fail(error)
+        failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
+        line = f"[red]failed[/red] {escape(evaluation.name)} of {escape(name)}: {escape(str(error))}"
+        console.print(line, highlight=False, soft_wrap=True)
+    except BaseException as error:
+        run.fail(error)
+        raise
+    else:
+        _tell(console, evaluation, name, found)
+    return True
 
 
-def _evaluate(evaluation: OnModel, subject: Subject, judging: Judging | None, backbone: Backbone | None) -> Findings:
-    packed = backbone.packed if backbone is not None else False
+def _evaluate(evaluation: OnModel, subject: Any, judging: Judging | None) -> Findings:
+    backbone: Backbone | None = getattr(subject, "backbone", None)
+    packed = backbone is not None and backbone.packed
     if judging is not None:
         judging.templates.clear()
     try:
@@ -240,7 +241,7 @@ def _evaluate(evaluation: OnModel, subject: Subject, judging: Judging | None, ba
 
 
 def record(run: CellRun, evaluation: OnModel, found: Findings, judging: Judging | None) -> None:
-    """Metrics as `<evaluation>.<metric>`, items as `<evaluation>.json`, notes, the judge, further tables and files."""
+    """Metrics as `<evaluation>.<metric>`, items as `<evaluation>.json`, notes, where lengths stand, the judge, further tables and files."""
     name = evaluation.entry.name
     run.table(found.items, f"{name}.json")
     for table, frame in found.tables.items():
@@ -248,6 +249,7 @@ def record(run: CellRun, evaluation: OnModel, found: Findings, judging: Judging 
     for file, text in found.files.items():
         run.text(text, file)
     run.tag(f"plo.notes.{name}", json.dumps(found.notes))
+    run.tag(f"plo.lengths.{name}", json.dumps(found.lengths))
     if evaluation.judged and judging is not None:
         run.tag("plo.judge", json.dumps(stored_card(judging)))
     run.finish({f"{name}.{metric}": value for metric, value in found.metrics.items()})

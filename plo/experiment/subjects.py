@@ -88,11 +88,14 @@ class Policy:
             raise EvaluationError(f"{self.name} has no reference to take a log-ratio to.")
         rows = [to_chat(row) if self.chat and not row.conversational else row for row in rows]
         pairs = [pair for _, pair, _ in tokenize_rows(rows, self.tokenizer, self.backbone.longest, "keep_start")]
-        if bad := [pair for pair in pairs if isinstance(pair, str)]:
-            raise EvaluationError(f"{len(bad)} of the {len(rows)} rows cannot be scored, the first because: {bad[0]}.")
+        fitting = [place for place, pair in enumerate(pairs) if not isinstance(pair, str)]
+        if not fitting:
+            raise EvaluationError(f"none of the {len(rows)} rows can be scored, the first because: {pairs[0]}.")
+        scored, margins = [pairs[place] for place in fitting], np.full(len(rows), np.nan)
         store = ReferenceStore(plo_home() / "reference", 0)
         with self._as():
-            return np.array(log_ratio_margins(self.backbone, pairs, store.get(self.backbone, pairs)))
+            margins[fitting] = log_ratio_margins(self.backbone, scored, store.get(self.backbone, scored))
+        return margins
 
     def _as(self) -> AbstractContextManager[None]:
         return self.backbone.reference() if self.as_reference else nullcontext()

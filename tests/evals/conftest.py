@@ -1,14 +1,34 @@
-"""A file of verdicts of its own for every test; `stub` importable, whatever folder pytest starts in."""
+"""A file of verdicts of its own for every test; `stub` and `chat_server` importable, whatever folder pytest starts in."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from chat_server import Server
+
+
+@pytest.fixture
+def serve():
+    """Start a server; it stops with the test."""
+    servers = []
+
+    def start(says, **arguments):
+        servers.append(Server(says, **arguments))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
 
 @pytest.fixture(autouse=True)
-def no_verdicts_of_earlier_runs(tmp_path, monkeypatch):
-    """Else a second run of the tests would find the first one's verdicts, and ask nothing."""
+def _own_home(tmp_path, monkeypatch):
+    """Verdicts of a test are gone after it, else a second run would ask nothing; no key of the user's is sent anywhere."""
     monkeypatch.setattr("plo.evals.judges.cache.plo_home", lambda: tmp_path / "plo_home")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -41,29 +41,29 @@ def test_it_is_the_maximum_of_the_equation():
         return -np.sum(y * np.log(p) + (1 - y) * np.log(1 - p)) + priors / 2
 
     w, g, phi, d = np.split(minimize(objective, np.zeros(19), options={"gtol": 1e-7}).x, [3, 15, 16])
-    table = length_adjusted(frame, prompt_sd=0.8, slope_sd=0.5)
+    table = length_adjusted(frame, prompt_sd=0.8, slope_sd=0.5).rates
     assert table["rate"].tolist() == pytest.approx(expit(w[:, None] + g).mean(1), abs=1e-5)
     assert table["slope"].tolist() == pytest.approx(phi + d, abs=1e-4)
     assert table["raw"].tolist() == pytest.approx(frame.groupby("model")["win"].mean().tolist())
 
 
 def test_it_recovers_what_was_simulated():
-    runs = [
-        (length_adjusted(frame), truth, slopes) for frame, truth, slopes in (simulated(8, 400, s) for s in range(20))
-    ]
+    fits = [(length_adjusted(frame), *true) for frame, *true in (simulated(8, 400, s) for s in range(20))]
+    runs = [(fit.rates, truth, slopes) for fit, truth, slopes in fits]
     off = np.array([table["rate"] - truth for table, truth, _ in runs])
     assert np.abs(off.mean(0)).max() < 0.015  # 3 standard errors of 20 runs
     assert np.mean([np.abs(table["raw"] - truth).mean() for table, truth, _ in runs]) > 0.1  # what there was to adjust
     covered = np.abs(off) < 1.96 * np.array([table["se"] for table, *_ in runs])
     assert 0.9 < covered.mean() < 0.99
     assert np.mean([np.abs(table["slope"] - slopes).mean() for table, _, slopes in runs]) < 0.2  # their own sd
-    assert np.mean([table.attrs["prompt_sd"] for table, *_ in runs]) == pytest.approx(1.2, abs=0.1)
+    assert np.mean([fit.prompt_sd for fit, *_ in fits]) == pytest.approx(1.2, abs=0.1)
 
 
 def test_the_order_of_the_rows_is_of_no_account():
     frame, *_ = simulated(3, 50)
-    shuffled = length_adjusted(frame.sample(frac=1, random_state=1))
-    pd.testing.assert_frame_equal(shuffled, length_adjusted(frame), rtol=1e-6)
+    shuffled, found = length_adjusted(frame.sample(frac=1, random_state=1)), length_adjusted(frame)
+    pd.testing.assert_frame_equal(shuffled.rates, found.rates, rtol=1e-6)
+    pd.testing.assert_frame_equal(shuffled.items, found.items, rtol=1e-5)
 
 
 def test_se_is_that_of_a_bootstrap_over_prompts():
@@ -73,26 +73,31 @@ def test_se_is_that_of_a_bootstrap_over_prompts():
     for _ in range(60):
         picked = rng.integers(0, 150, 150)
         again = pd.concat([own[p].assign(prompt_id=place) for place, p in enumerate(picked)])
-        drawn.append(length_adjusted(again, prompt_sd=1.2)["rate"])
-    assert (pd.DataFrame(drawn).std() / length_adjusted(frame, prompt_sd=1.2)["se"]).tolist() == pytest.approx(
-        [1, 1, 1], abs=0.25
-    )
+        drawn.append(length_adjusted(again, prompt_sd=1.2).rates["rate"])
+    found = length_adjusted(frame, prompt_sd=1.2)
+    assert (pd.DataFrame(drawn).std() / found.rates["se"]).tolist() == pytest.approx([1, 1, 1], abs=0.25)
+    # and the pseudo-values carry both to whatever reads values of single prompts, differences included
+    assert found.items.shape == (150, 3)
+    assert found.items.mean().tolist() == pytest.approx(found.rates["rate"].tolist())
+    assert found.items.sem().tolist() == pytest.approx(found.rates["se"].tolist())
+    apart = (found.items[0] - found.items[2]).sem()
+    assert (pd.DataFrame(drawn)[0] - pd.DataFrame(drawn)[2]).std() / apart == pytest.approx(1, abs=0.25)
 
 
 def test_where_lengths_are_equal_nothing_is_adjusted():
     frame = pd.DataFrame({"model": "m", "prompt_id": range(40), "win": [1.0] * 10 + [0.0] * 30, "length": 5})
-    table = length_adjusted(frame.assign(base_length=5))
+    table = length_adjusted(frame.assign(base_length=5)).rates
     assert table.loc["m", "rate"] == pytest.approx(0.25, abs=2e-3)
     assert table.loc["m", "se"] == pytest.approx(np.sqrt(0.25 * 0.75 / 39), rel=0.02)
-    constant = length_adjusted(frame.assign(base_length=2))  # always three longer: no slope of its own
+    constant = length_adjusted(frame.assign(base_length=2)).rates  # always three longer: no slope of its own
     assert np.isfinite(constant.loc["m", ["rate", "slope", "se"]].astype(float)).all()
 
 
 def test_unreadable_verdicts_are_left_out_and_a_sweep_stays_finite():
     frame, *_ = simulated(3, 60)
     holes = pd.concat([frame, frame.head(7).assign(prompt_id=900, win=np.nan)])
-    pd.testing.assert_frame_equal(length_adjusted(holes), length_adjusted(frame))
-    won = length_adjusted(frame.assign(win=frame["win"].where(frame["model"] != 1, 1.0)))
+    pd.testing.assert_frame_equal(length_adjusted(holes).rates, length_adjusted(frame).rates)
+    won = length_adjusted(frame.assign(win=frame["win"].where(frame["model"] != 1, 1.0))).rates
     assert 0.95 < won.loc[1, "rate"] < 1 and np.isfinite(won).all(axis=None)
 
 
@@ -125,5 +130,5 @@ def test_distance_to_the_official_rates(shared_data):
         assert len(table) == 31
         return (100 * table["rate"] - published).abs().mean()
 
-    assert distance(length_adjusted(frame)) < 1.2
-    assert distance(pd.concat(length_adjusted(own, prompt_sd=0.1) for _, own in frame.groupby("model"))) > 5
+    assert distance(length_adjusted(frame).rates) < 1.2
+    assert distance(pd.concat(length_adjusted(own, prompt_sd=0.1).rates for _, own in frame.groupby("model"))) > 5

@@ -27,9 +27,11 @@ def length():
         texts = subject.sample(ASKED, max_new_tokens=6, temperature=temperature)["text"]
         other = subject.reference.sample(ASKED, max_new_tokens=6)["text"] if subject.reference else texts
         items = pd.DataFrame({"prompt_id": [0, 1], "characters": texts.str.len(), "reference": other.str.len()})
-        return Findings(
-            items[["characters", "reference"]].mean().to_dict(), items, ("a note",), files={"x.txt": "\n".join(texts)}
+        metrics, lengths = (
+            items[["characters", "reference"]].mean().to_dict(),
+            {"characters": ("characters", "reference")},
         )
+        return Findings(metrics, items, ("a note",), files={"x.txt": "\n".join(texts)}, lengths=lengths)
 
     yield ran
     EVALUATIONS._entries.pop("length")
@@ -51,6 +53,7 @@ def test_a_comparison_evaluates_every_cell_once_beside_its_own_metrics(tiny, len
     assert dpo.metrics["length.characters"] == items["characters"].mean() and "repetition" in dpo.metrics
     assert dpo.metrics["length.reference"] == reference.metrics["length.characters"]
     assert json.loads(dpo.tags["plo.notes.length"]) == ["a note"]
+    assert json.loads(dpo.tags["plo.lengths.length"]) == {"characters": ["characters", "reference"]}
     assert len(dpo.table("samples.json")) == 3  # the cell's own table is still its own
     compare(experiment(tiny, "repetition", "length"))
     assert len(length) == 3

@@ -160,3 +160,51 @@ def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
     gap = board.rows[2].differences["duel.win_rate_chosen"]
     ours, theirs = (items(rate, 1, prompts=n)["win_rate_chosen"][:50] for rate, n in ((0.95, 50), (0.3, 60)))
     assert gap.mean == pytest.approx(ours.mean() - theirs.mean()) and (gap.seeds, gap.dropped) == (1, 10)
+
+
+def test_length_adjusted_rates_of_all_cells_at_once(tracker):
+    """Two variants as good as each other, of which one wins by writing more: side by side, raw and adjusted."""
+    rng, prompts = np.random.default_rng(0), 400
+    effect, base = rng.normal(0, 0.5, prompts), rng.integers(500, 1500, prompts)
+    parent = tracker.comparison("long", "key-long", {})
+    wins = {}
+    for loss, longer in (("reference", 0), ("dpo", 600), ("ipo", -600)):
+        for seed in range(4):
+            gap = rng.normal(longer, 500, prompts)
+            chance = 1 / (1 + np.exp(-(effect + 1.5 * np.tanh(gap / gap.std(ddof=1)))))
+            wins[loss, seed] = (rng.random(prompts) < chance).astype(float)
+            columns = {"win_rate_chosen": wins[loss, seed], "length": base + gap, "length_chosen": base}
+            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            own |= {"plo.lengths.duel": json.dumps({"win_rate_chosen": ["length", "length_chosen"]})}
+            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
+            cell.table(pd.DataFrame({"prompt_id": range(prompts), **columns}), "duel.json")
+            cell.finish({"duel.win_rate_chosen": wins[loss, seed].mean()})
+    board = read(tracker, "long")
+    raw, adjusted = "duel.win_rate_chosen", "duel.length_adjusted_win_rate_chosen"
+    assert board.metrics == [raw, adjusted] and board.primary == raw
+    truth = (1 / (1 + np.exp(-effect))).mean()
+    rows = {row.variant: row for row in board.rows}
+    for loss, away in (("reference", 0), ("dpo", 0.15), ("ipo", -0.15)):
+        row = rows[loss]
+        assert row.metrics[raw].mean == pytest.approx(np.mean([wins[loss, seed].mean() for seed in range(4)]))
+        assert row.metrics[raw].mean - truth == pytest.approx(away, abs=0.08)
+        assert row.metrics[adjusted].mean == pytest.approx(truth, abs=0.05)
+        found = row.estimates[adjusted]
+        assert found.mean == pytest.approx(row.metrics[adjusted].mean) and found.low < truth < found.high
+        assert (found.prompts, found.seeds) == (prompts, 4)
+    gaps = [rows[loss].differences for loss in ("dpo", "ipo")]
+    assert all(gap[raw].resolved and not gap[adjusted].resolved for gap in gaps)
+    text = part(to_markdown(board), "duel")
+    assert "| length-adjusted win rate chosen ↑ [95%] | Δ length-adjusted win rate chosen [95%], MDD" in text
+    assert "one fit over 12 cells" in text
+    assert read(tracker, "long", metrics=[adjusted]).metrics == [adjusted]
+
+
+def test_one_cell_alone_is_not_adjusted(tracker):
+    parent = tracker.comparison("alone", "key-alone", {})
+    own = SHARED | {"plo.loss": "x", "plo.variant": "x", "plo.seed": 0}
+    own |= {"plo.lengths.duel": json.dumps({"win_rate": ["length", "base_length"]})}
+    cell = tracker.start_cell(parent, "x", "x", own)
+    cell.table(pd.DataFrame({"prompt_id": range(9), "win_rate": [0, 1, 1] * 3, "length": range(9), "base_length": 4}), "duel.json")  # fmt: skip
+    cell.finish({"duel.win_rate": 2 / 3})
+    assert read(tracker, "alone").metrics == ["duel.win_rate"]
