@@ -6,7 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from plo.cli import _scalar, _sort_settings, _with_hyper_parameters, app
+from plo.cli import app
+from plo.cli.settings import _scalar, sort_settings, with_hyper_parameters
 from plo.config import ConfigError, load_experiment
 
 runner = CliRunner()
@@ -140,19 +141,19 @@ def test_values_on_the_command_line(text, value):
 
 
 def test_settings_go_where_they_belong():
-    known, hyper = _sort_settings({"lr": 1, "train.batch_size": 2, "data": "hh", "beta": 0.2, "dpo.beta": 0.3})
+    known, hyper = sort_settings({"lr": 1, "train.batch_size": 2, "data": "hh", "beta": 0.2, "dpo.beta": 0.3})
     assert known == {"train.lr": 1, "train.batch_size": 2, "data": "hh"}
     assert hyper == {"beta": 0.2, "dpo.beta": 0.3}
 
 
 def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
     experiment = load_experiment(None, {"losses": ["dpo", "sft", {"bpo": {"lam": 0.5}}]})
-    losses = _with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
+    losses = with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
     assert losses == ({"name": "dpo", "beta": 0.3}, "sft", {"name": "bpo", "lam": 0.5, "beta": 0.2})
-    losses = _with_hyper_parameters(load_experiment(None, {"losses": ["sigmoid"]}), {"sigmoid.beta": 0.3}).losses
+    losses = with_hyper_parameters(load_experiment(None, {"losses": ["sigmoid"]}), {"sigmoid.beta": 0.3}).losses
     assert losses == ({"name": "dpo", "beta": 0.3},)
     with pytest.raises(ConfigError, match=r"gamma=1: neither a setting .* dpo: beta, label_smoothing"):
-        _with_hyper_parameters(experiment, {"gamma": 1})
+        with_hyper_parameters(experiment, {"gamma": 1})
 
 
 @pytest.mark.parametrize(
