@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from plo.cli import app
+from plo.cli.lists import _show
 from plo.cli.settings import _scalar, sort_settings, with_hyper_parameters
 from plo.config import ConfigError, load_experiment
 
@@ -87,6 +89,16 @@ def test_lists_for_people():
     assert "tis_dpo" in recipes and "tis_dpo" not in losses and "simpo" in losses
     result = runner.invoke(app, ["scorers"])
     assert result.exit_code == 0 and "tis_rank" in result.output
+
+
+@pytest.mark.parametrize("width", [50, 80, 160])
+def test_a_name_or_default_may_fold_but_is_never_cut(width, monkeypatch, capsys):
+    monkeypatch.setattr("plo.cli.lists.console", Console(width=width))
+    row = {"name": "q" * 45, "level": "model", "defaults": {"x": "7" * 90, "y": "[zz]"}, "origin": "file.py:1"}
+    _show([{**row, "name": "short", "defaults": {}}, row], False, "evaluation")
+    shown = capsys.readouterr().out
+    assert (shown.count("q"), shown.count("7")) == (45, 90) and "y=[zz]" in shown
+    assert max(map(len, shown.splitlines())) <= width
 
 
 @pytest.fixture

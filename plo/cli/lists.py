@@ -5,9 +5,13 @@ import json
 import os
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from plo.cli.shared import Json, Plugins, console, load_plugins
+
+WIDEST = 32  # characters of a name or a default on one line: both, and what stands beside them, fit in 80
 
 
 def losses(plugin: Plugins = [], as_json: Json = False):  # noqa: B006  (typer reads the default, nobody changes it)
@@ -124,16 +128,24 @@ def _show(rows: list[dict[str, Any]], as_json: bool, what: str) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, default=str))
         return
+    shown = [_cells(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(what, no_wrap=True)
-    for key in [key for key in rows[0] if key not in ("name", "aliases")]:
-        table.add_column(key, overflow="fold", no_wrap=key == "defaults")
-    for row in rows:
-        cells = {**row, "defaults": "\n".join(f"{k}={v}" for k, v in row["defaults"].items())}
-        cells["name"] = "\n= ".join([row["name"], *cells.pop("aliases", [])])
-        for key in ("needs", "trains", "reads"):
-            if key in cells:
-                cells[key] = "\n".join(row[key]) or "-"
-        cells["origin"] = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
-        table.add_row(*(str(value) for value in cells.values()))
+    for key in shown[0]:
+        heading = what if key == "name" else key
+        # In a narrow window the other columns fold first; what does not fit even then folds too, and is never cut.
+        widest = max(cell_len(line) for cells in shown for line in [heading, *cells[key].split("\n")])
+        width = min(widest, WIDEST) if key in ("name", "defaults") else None
+        table.add_column(heading, width=width, overflow="fold")
+    for cells in shown:
+        table.add_row(*map(Text, cells.values()))
     console.print(table)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """What the table shows of a row: {column: text}, an item a line."""
+    name = "\n= ".join([row["name"], *row.get("aliases", [])])
+    defaults = "\n".join(f"{key}={value}" for key, value in row["defaults"].items())
+    origin = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
+    lists = {key: "\n".join(row[key]) or "-" for key in ("needs", "trains", "reads") if key in row}
+    cells = {**row, **lists, "name": name, "defaults": defaults, "origin": origin}
+    return {key: str(value) for key, value in cells.items() if key != "aliases"}
