@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
-from plo.cli import _scalar, _sort_settings, _with_hyper_parameters, app
+from plo.cli import app
+from plo.cli.lists import _show
+from plo.cli.settings import _scalar, sort_settings, with_hyper_parameters
 from plo.config import ConfigError, load_experiment
 
 runner = CliRunner()
@@ -88,6 +91,16 @@ def test_lists_for_people():
     assert result.exit_code == 0 and "tis_rank" in result.output
 
 
+@pytest.mark.parametrize("width", [50, 80, 160])
+def test_a_name_or_default_may_fold_but_is_never_cut(width, monkeypatch, capsys):
+    monkeypatch.setattr("plo.cli.lists.console", Console(width=width))
+    row = {"name": "q" * 45, "level": "model", "defaults": {"x": "7" * 90, "y": "[zz]"}, "origin": "file.py:1"}
+    _show([{**row, "name": "short", "defaults": {}}, row], False, "evaluation")
+    shown = capsys.readouterr().out
+    assert (shown.count("q"), shown.count("7")) == (45, 90) and "y=[zz]" in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
 @pytest.fixture
 def scores_of(monkeypatch):
     """The engine's part: it is asked for pairs, and here gives one made by hand, each token's weight its number."""
@@ -140,19 +153,19 @@ def test_values_on_the_command_line(text, value):
 
 
 def test_settings_go_where_they_belong():
-    known, hyper = _sort_settings({"lr": 1, "train.batch_size": 2, "data": "hh", "beta": 0.2, "dpo.beta": 0.3})
+    known, hyper = sort_settings({"lr": 1, "train.batch_size": 2, "data": "hh", "beta": 0.2, "dpo.beta": 0.3})
     assert known == {"train.lr": 1, "train.batch_size": 2, "data": "hh"}
     assert hyper == {"beta": 0.2, "dpo.beta": 0.3}
 
 
 def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
     experiment = load_experiment(None, {"losses": ["dpo", "sft", {"bpo": {"lam": 0.5}}]})
-    losses = _with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
+    losses = with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
     assert losses == ({"name": "dpo", "beta": 0.3}, "sft", {"name": "bpo", "lam": 0.5, "beta": 0.2})
-    losses = _with_hyper_parameters(load_experiment(None, {"losses": ["sigmoid"]}), {"sigmoid.beta": 0.3}).losses
+    losses = with_hyper_parameters(load_experiment(None, {"losses": ["sigmoid"]}), {"sigmoid.beta": 0.3}).losses
     assert losses == ({"name": "dpo", "beta": 0.3},)
     with pytest.raises(ConfigError, match=r"gamma=1: neither a setting .* dpo: beta, label_smoothing"):
-        _with_hyper_parameters(experiment, {"gamma": 1})
+        with_hyper_parameters(experiment, {"gamma": 1})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from plo.cli import _sort_settings, _split, app
+from plo.cli import app
+from plo.cli.settings import sort_settings, split
 from plo.docstring import cell, markdown, read_docstring
 from plo.losses import LOSSES, get_loss, register_loss, register_recipe
 from plo.pages import COMMAND, MARK, MEASURED, pages, write
@@ -101,11 +102,11 @@ def test_every_command_can_be_run(line):
     values = parser.make_context(command, arguments).params  # raises for an option that there is not
     if command == "compare":
         assert [get_loss(spec) for spec in values["loss"]]
-        path, settings = _split(values["arguments"])
-        assert path is None and _sort_settings(settings)[1] == {}
+        path, settings = split(values["arguments"])
+        assert path is None and sort_settings(settings)[1] == {}
     elif command == "scores":
-        path, settings = _split(values["arguments"])
-        known, own = _sort_settings(settings)
+        path, settings = split(values["arguments"])
+        known, own = sort_settings(settings)
         assert (path, known) == (None, {}) and get_scorer(values["scorer"], **own)
     else:
         assert command == "verify" and (values["generator"] or get_loss(values["loss"]))

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from plo.environment import environment
-from plo.tracking import Tracker, TrackingError, _make_sqlite_store, store_uri
+from plo.tracking import Tracker, TrackingError, store_uri
+from plo.tracking.store import _make_sqlite_store
 
 FORK = multiprocessing.get_context("fork")  # the children need not import MLflow again
 

@@ -1,0 +1,110 @@
+"""Evaluating what is trained, and judging the judge: `eval`, `judge-check`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from plo.cli.settings import split
+from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
+
+
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A comparison's name or a cell's run id; 'embedded', a folder (model or adapter) or a hub name; a file of "
+            "outputs; server:MODEL@URL.",
+        ),
+    ],
+    options: Annotated[
+        list[str],
+        typer.Argument(metavar="[EVALUATION.OPTION=VALUE]...", help="hh.prompts=100, alpaca_eval.data=FOLDER, ..."),
+    ] = [],  # noqa: B006
+    suite: Annotated[str, typer.Option(help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.")] = "",
+    judge: Annotated[
+        str | None, typer.Option(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")
+    ] = None,
+    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="What it is compared with, where it is no trained cell: named as WHAT is.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Comparison under which what is no trained cell is recorded.")] = "eval",
+    seed: Annotated[list[int], typer.Option(help="Of the sampling, where it is no trained cell; repeatable.")] = [],  # noqa: B006
+    batch_size: Annotated[int, typer.Option(help="Sequences sampled at a time.")] = 64,
+    plugin: Plugins = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+):
+    """Evaluate trained cells, any model, or a file of outputs; recorded, and what is recorded already is not run again."""
+    from plo.config import ConfigError, EvaluationConfig
+
+    path, settings = split(options)
+    with friendly():
+        names = [part.strip() for part in suite.split(",") if part.strip()]
+        if path is not None or not names:
+            raise ConfigError(f"{path or 'no --suite'}: write plo eval {what} --suite hh,tldr [hh.prompts=100 ...].")
+        chosen: dict[str, dict[str, Any]] = {part: {} for part in names}
+        for key, value in settings.items():
+            part, _, option = key.partition(".")
+            if part not in chosen or not option:
+                raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
+            chosen[part][option] = value
+        changes = {"suite": tuple({part: given} for part, given in chosen.items()), "batch_size": batch_size}
+        changes |= {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+        load_plugins(plugin)
+        quiet()
+        from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
+        from plo.tracking import Tracker
+
+        if recorded := find(what, store):
+            tracker, comparison, only = recorded
+            failed = evaluate_recorded(comparison, only, changes, tracker, console)
+        else:
+            config = EvaluationConfig(**changes)
+            failed = evaluate_anything(what, against, name, config, seed or [0], Tracker(store), console)
+    if failed:
+        console.print(
+            f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(1)
+
+
+def judge_check(
+    judge: Annotated[str, typer.Argument(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Pairs with gold labels: LLMBar's JSON, or JSON lines or CSV with prompt, a, b, gold (1: b is better) or prompt, "
+            "chosen, rejected. Of replay:FILE without it: the file's own."
+        ),
+    ] = None,
+    template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
+    limit: Annotated[int | None, typer.Option(help="Pairs at most, the first ones.")] = None,
+    retest: Annotated[int, typer.Option(help="How many pairs are asked again.")] = 0,
+    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+):
+    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals."""
+    from plo.config import ConfigError, EvaluationConfig
+
+    with friendly():
+        if pairs is None and not judge.startswith("replay:"):
+            raise ConfigError(
+                f"plo judge-check {judge} PAIRS: give a file of pairs with gold labels, such as LLMBar's JSON."
+            )
+        load_plugins(plugin)
+        quiet()
+        from plo.experiment.evaluations import check_judge
+
+        file = pairs or Path(judge.removeprefix("replay:"))
+        config = EvaluationConfig(judge_calls=judge_calls, judge_money=judge_money)
+        card = check_judge(judge, file, template, config, limit, retest, Console(stderr=as_json))
+    if as_json:
+        print(json.dumps(card.to_dict(), indent=2))
+    else:
+        console.print("\n".join(card.lines()), highlight=False, markup=False, soft_wrap=True)

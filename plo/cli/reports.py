@@ -1,0 +1,57 @@
+"""What is written for readers: `docs`, the pages of the methods, and `leaderboard`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plo.cli.shared import console, friendly
+
+
+def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/methods")):
+    """Write a page for each built-in loss, recipe and token scorer, from their docstrings and what is registered."""
+    with friendly():
+        from plo.pages import write
+
+        written = write(out)
+    console.print(f"{len(written)} pages written to {out}.", highlight=False, soft_wrap=True)
+
+
+def leaderboard(
+    comparison: Annotated[
+        str | None, typer.Argument(help="Name of a comparison, or the beginning of its key; without it: all.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Variant that the others are compared with; without it: the reference.")
+    ] = None,
+    metric: Annotated[list[str], typer.Option(help="A column; repeatable; without it: all that were recorded.")] = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md, .csv and .json.")] = Path("leaderboard"),
+):
+    """Print the leaderboard of recorded runs, and write it as Markdown, CSV and JSON."""
+    from plo.leaderboards import read, to_markdown, write
+    from plo.tracking import Tracker
+
+    with friendly():
+        tracker = Tracker(store, create=False)
+        board, cells = read(tracker, comparison, baseline, metric or None), tracker.cells(comparison)
+        write(board, out)
+        drawn = _frontier(cells, out)
+    print(to_markdown(board))
+    also = " Reward against KL: frontier.md and .png." if drawn else ""
+    console.print(f"Written to {out}/leaderboard.md, .csv and .json.{also}", highlight=False, soft_wrap=True)
+
+
+def _frontier(cells, out: Path) -> bool:
+    """Write reward against KL, where a gold reward was recorded."""
+    from plo.leaderboards import frontier
+
+    scored = [cell for cell in cells if cell.status == "FINISHED" and {"reward", "kl"} <= cell.metrics.keys()]
+    if not scored:
+        return False
+    from plo.leaderboards.frontier_plot import plot
+
+    frame = frontier.frontier(scored)
+    (out / "frontier.md").write_text(frontier.to_markdown(frame), encoding="utf-8")
+    plot(frame, out / "frontier.png")
+    return True

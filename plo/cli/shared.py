@@ -1,0 +1,48 @@
+"""What the commands share: the console, two options, plugins, silence, and how errors are told."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
+Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
+
+
+def load_plugins(plugins) -> None:
+    """Run the files that register losses and the like."""
+    from plo.registry import load_plugin
+
+    with friendly():
+        for plugin in plugins:
+            load_plugin(plugin)
+
+
+def quiet() -> None:
+    """transformers and MLflow tell at length what nobody asked; plo's own lines say what matters."""
+    import logging
+    import warnings
+
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class friendly:
+    """Errors that plo words itself are shown as they are, without a traceback; exit code 2."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, ValueError | RuntimeError | LookupError) and type(error).__module__.startswith("plo."):
+            name = typer.style(f"{type(error).__name__}: ", fg="red")
+            typer.echo(f"{name}{error}", err=True)  # in one piece: several processes may say it at once
+            raise typer.Exit(2) from None
+        return False

@@ -1,0 +1,14 @@
+"""All that speaks to MLflow: recording a comparison and its cells, and reading them back.
+
+A **comparison** is a parent run, a **cell** (one loss, one seed) a child of it, and so is a **stage**: what had to be trained
+or computed before cells could run, recorded once a store. All tags are flat and begin
+with `plo.`. A cell that did not end with status FINISHED does not count: what a killed process left behind is
+superseded by the next attempt.
+"""
+
+from plo.tracking.reading import Cell, Comparison
+from plo.tracking.recording import CellRun, Unrecorded
+from plo.tracking.store import TrackingError, store_uri
+from plo.tracking.tracker import Tracker
+
+__all__ = ["Cell", "CellRun", "Comparison", "Tracker", "TrackingError", "Unrecorded", "store_uri"]

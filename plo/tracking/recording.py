@@ -1,0 +1,83 @@
+"""A run being recorded: a cell's, a stage's, an evaluation's; or none, where nothing is recorded."""
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from plo.tracking.store import Store, allowed_name, import_mlflow
+
+
+class CellRun:
+    """An attempt at a cell, being recorded. Made by `Tracker.start_cell`; `run_id` is MLflow's."""
+
+    def __init__(self, tracker: Store, run_id: str):
+        self.run_id = run_id
+        self._tracker, self._client = tracker, tracker._client
+        self._step = self._time = 0
+        self._tables: list[dict[str, str]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers at a training step, at once (5 ms on SQLite). NaN and infinities are kept."""
+        # Of two values at one step MLflow calls the later the latest, and at the same millisecond the larger.
+        self._time = max(int(time.time() * 1000), self._time + 1)
+        self._step = max(self._step, step)
+        make = import_mlflow().entities.Metric
+        rows = [make(allowed_name(name), float(value), self._time, step) for name, value in metrics.items()]
+        for start in range(0, len(rows), 1000):
+            self._client.log_batch(self.run_id, metrics=rows[start : start + 1000])
+
+    def table(self, frame: pd.DataFrame, name: str) -> None:
+        """Record a frame as a JSON table that MLflow's page shows; floats exact, NaN and infinities null."""
+        data = [[_plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+        text = json.dumps({"columns": list(frame.columns), "data": data}, allow_nan=False)
+        self._client.log_text(self.run_id, text, name)
+        self._tables.append({"path": name, "type": "table"})
+        self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps(self._tables))
+
+    def text(self, content: str, name: str) -> None:
+        """Record a text as a file."""
+        self._client.log_text(self.run_id, content, name)
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a flat tag."""
+        self._client.set_tag(self.run_id, name, value)
+
+    def artifact(self, path: str | Path) -> None:
+        """Record a copy of a file, or of a folder with all that is in it."""
+        log = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
+        log(self.run_id, str(path))
+
+    def data_input(self, source: str, digest: str, context: str = "training") -> None:
+        """See `Tracker.data_input`."""
+        self._tracker.data_input(self.run_id, source, digest, context)
+
+    def finish(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Record the final numbers (at the last step logged) and close the run: now the cell counts."""
+        if metrics:
+            self.log(metrics, self._step)
+        self._client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, error: BaseException) -> None:
+        """Close the run as FAILED (KILLED if the user interrupted it), the traceback in error.txt."""
+        self._client.set_tag(self.run_id, "plo.error", f"{type(error).__name__}: {error}"[:500])
+        self._client.log_text(self.run_id, "".join(traceback.format_exception(error)), "error.txt")
+        self._client.set_terminated(self.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+
+class Unrecorded:
+    """Stands for a `Tracker` or a `CellRun` in a process that records nothing: takes every call, gives back None."""
+
+    def __getattr__(self, name: str):
+        return lambda *arguments, **keywords: None
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: NumPy scalars unwrapped, NaN and infinities as null."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -1,0 +1,148 @@
+"""Where a process records what it runs, and where it finds what was recorded."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from plo.tracking.reading import Cell, Comparison
+from plo.tracking.recording import CellRun
+from plo.tracking.store import Store, TrackingError
+
+
+class Tracker(Store):
+    """Comparisons, cells, stages and evaluations in an MLflow experiment; its arguments and errors are those of `Store`."""
+
+    # --- recording ---
+
+    def comparison(
+        self,
+        name: str,
+        key: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        cells: Mapping[str, str] | None = None,
+    ) -> str:
+        """The run id of the comparison `key` (a digest of all that defines it): found again, or made.
+
+        Args:
+            config: nested; recorded as the artifact config.json and as flat parameters "data.name".
+            cells: what is planned, {cell key: name}, so that a table can tell what is missing. Added to what
+                was planned before: a comparison may grow by losses and seeds.
+        """
+        with self._lock:
+            found = self._search(f"tags.`plo.kind` = 'comparison' and tags.`plo.key` = '{key}'")
+            if found:
+                run_id = found[0].info.run_id
+            else:
+                own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
+                run_id = self._create_run(name, own | dict(tags or {}))
+            # Written again each time: the last process may have been killed between making the run and this.
+            self._client.log_dict(run_id, json.loads(json.dumps(config, default=str)), "config.json")
+            if cells is not None:
+                self._client.log_dict(run_id, self._planned(run_id) | dict(cells), "cells.json")
+            self._log_params(run_id, config)
+            self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def finished(self, parent_id: str) -> dict[str, str]:
+        """{cell key: run id} of the comparison's finished cells."""
+        return {
+            run.data.tags["plo.cell"]: run.info.run_id
+            for run in reversed(self._children(parent_id))
+            if run.info.status == "FINISHED"
+        }
+
+    def start_cell(
+        self,
+        parent_id: str,
+        cell_key: str,
+        name: str,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> CellRun:
+        """Start an attempt at a cell.
+
+        Earlier attempts that did not finish get the tag plo.superseded, and those that still say RUNNING
+        (their process was killed) the status KILLED. So one process at a time may run a cell.
+        """
+        return self._start("cell", self._children(parent_id), parent_id, cell_key, name, tags, params)
+
+    def start_stage(
+        self,
+        parent_id: str,
+        key: str,
+        name: str,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> CellRun | None:
+        """Start recording a stage; None if any comparison of the store has it finished. Else as `start_cell`."""
+        known = self._search(f"tags.`plo.kind` = 'stage' and tags.`plo.cell` = '{key}'")
+        if any(run.info.status == "FINISHED" for run in known):
+            return None
+        return self._start("stage", known, parent_id, key, name, tags, params)
+
+    def start_evaluation(
+        self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
+    ) -> CellRun | None:
+        """Start recording what an evaluation of level "model" finds of a cell; None if the comparison has it finished.
+
+        Args:
+            tags: `plo.of`: the cell's key; `plo.evaluation`: the evaluation's name; `plo.settings`: a digest of its settings.
+        """
+        known = self._children(parent_id, "evaluation")
+        if any(run.data.tags["plo.cell"] == key and run.info.status == "FINISHED" for run in known):
+            return None
+        return self._start("evaluation", known, parent_id, key, name, tags, params)
+
+    def _start(self, kind: str, known: list, parent_id: str, key: str, name: str, tags, params) -> CellRun:
+        with self._lock:
+            for run in known:
+                if run.data.tags.get("plo.cell") == key and run.info.status != "FINISHED":
+                    self._client.set_tag(run.info.run_id, "plo.superseded", "true")
+                    if run.info.status in ("RUNNING", "SCHEDULED"):
+                        self._client.set_terminated(run.info.run_id, "KILLED")
+            own = {"plo.kind": kind, "plo.cell": key, "mlflow.parentRunId": parent_id}
+            run_id = self._create_run(name, own | dict(tags or {}))
+        self._log_params(run_id, params or {})
+        return CellRun(self, run_id)
+
+    def end_comparison(self, parent_id: str, ok: bool) -> None:
+        """Close the comparison: FINISHED, or FAILED where a cell failed or is missing."""
+        self._client.set_terminated(parent_id, "FINISHED" if ok else "FAILED")
+
+    # --- reading ---
+
+    def comparisons(self, select: str | None = None) -> list[Comparison]:
+        """The comparisons, oldest first; with `select`, those of that name, or whose key begins with it.
+
+        Raises:
+            TrackingError: `select` fits none; the message lists those there are.
+        """
+        found = []
+        for run in reversed(self._search("tags.`plo.kind` = 'comparison'")):
+            tags = run.data.tags
+            own = (run.info.run_id, tags["plo.comparison"], tags["plo.key"], run.info.status)
+            found.append(Comparison(*own, tags, self))
+        chosen = [c for c in found if select is None or c.name == select or c.key.startswith(select)]
+        if select is not None and not chosen:
+            known = ", ".join(f"{c.name} ({c.key[:12]})" for c in found) or "none"
+            raise TrackingError(f"No comparison in {self.uri} has name or key {select!r}. Known: {known}.")
+        return chosen
+
+    def cells(self, select: str | None = None) -> list[Cell]:
+        """The cells of the selected comparisons: of each, the finished attempt, or else the last one."""
+        return [cell for comparison in self.comparisons(select) for cell in comparison.cells()]
+
+    def stages(self, parent_id: str | None = None) -> list[dict[str, Any]]:
+        """The stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...)."""
+        of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and " if parent_id else ""
+        return [
+            {
+                "run_id": run.info.run_id,
+                "name": run.info.run_name,
+                "key": run.data.tags["plo.cell"],
+                "status": run.info.status,
+                "metrics": run.data.metrics,
+            }
+            for run in reversed(self._search(f"{of_parent}tags.`plo.kind` = 'stage'"))
+        ]
