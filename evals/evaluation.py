@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from plo.configured import checked, full_name
+from plo.configured import changed, checked, full_name
 from plo.evals.judges import Judging
 from plo.evals.subject import Findings, Subject
 from plo.registry import Entry, Registry
@@ -61,7 +61,9 @@ def register_evaluation(
         level: "sample": returns a frame with the samples' own index; "prompt": a frame indexed by prompt_id.
             Prompt-level evaluations run after all sample-level ones and see the columns that those added.
             "model": is given a `plo.evals.subject.Subject` instead, asks it for text of its own prompts, and returns
-            `Findings`; with an argument `judging` it is given the run's judge. Its keyword-only arguments are its options.
+            `Findings`; with an argument `judging` it is given the run's judge. Its keyword-only arguments are its options;
+            one that compares with the subject's reference has an option `against`, one with prompts of its own for the judge
+            an option `template`.
         higher_is_better: by metric (a column of the returned frame each); None where neither direction is
             better. One value alone: the evaluation returns one metric, called `name`. At level "model" a name may
             be a pattern ("win_rate*").
@@ -98,6 +100,16 @@ class OnModel:
     def judged(self) -> bool:
         """Whether it asks a judge."""
         return "judging" in inspect.signature(self.entry.load()).parameters
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares with the subject's reference: it has an option `against`."""
+        return "against" in self.options
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return changed(self.entry, self.options)
 
     def __call__(self, subject: Subject, judging: Judging | None = None) -> Findings:
         """Run it.

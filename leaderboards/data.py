@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from plo.leaderboards.sections import Section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.statistics import Difference
 
@@ -42,7 +43,7 @@ def to_json(board: Leaderboard) -> str:
     data = {
         "comparisons": board.comparisons, "shared": board.settings, "metrics": board.metrics,
         "baseline": board.baseline and board.baseline.name, "rows": rows, "notes": board.notes,
-        "evaluations": [asdict(section) for section in board.sections], "primary": board.primary,
+        "evaluations": [_section_data(section) for section in board.sections], "primary": board.primary,
         "variance_components": None if board.components is None else board.components.to_dict(),
         "head_to_head": board.ratings and {
             "rows": board.ratings.table.reset_index().to_dict("records"), "cycle_rate": board.ratings.cycle_rate,
@@ -50,6 +51,13 @@ def to_json(board: Leaderboard) -> str:
         },
     }  # fmt: skip
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _section_data(section: Section) -> dict[str, Any]:
+    return {
+        "evaluation": section.evaluation, "title": section.title, "settings": section.settings, "params": section.params,
+        "metrics": section.metrics, "notes": section.notes, "judges": section.judges,
+    }  # fmt: skip
 
 
 def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:

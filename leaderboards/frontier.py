@@ -13,8 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from plo.leaderboards.checks import LeaderboardError, comparable
+from plo.leaderboards.items import SAMPLES
 from plo.leaderboards.render import UNDEFINED, escape
-from plo.leaderboards.table import SAMPLES
 from plo.tracking import Cell, TrackingError
 
 POINT = ["loss", "variant", "beta", "share"]

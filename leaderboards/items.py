@@ -1,11 +1,10 @@
 """Values of single items, by prompt and seed, as the cells recorded them, and their differences to the baseline's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from plo.evals.length import LengthAdjusted
 from plo.leaderboards.sections import Section
 from plo.statistics import differences
 from plo.tracking import Cell, TrackingError
@@ -13,46 +12,34 @@ from plo.tracking import Cell, TrackingError
 SAMPLES = "samples.json"
 
 
-def tables(cells: Sequence[Cell], file: str, notes: list[str]) -> dict[str, pd.DataFrame]:
-    """{run id: table}; a cell that lacks it is noted."""
+def tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
+    """{run id: its samples}; a cell that lacks them is noted."""
     found = {}
     for cell in cells:
         try:
-            found[cell.run_id] = cell.table(file)
+            found[cell.run_id] = cell.table(SAMPLES)
         except TrackingError:
-            notes.append(f"{cell.name} ({cell.run_id}) has no table {file}: no part in differences.")
+            notes.append(f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences.")
     return found
 
 
 def items(
-    rows: Sequence[Any],
-    metrics: list[str],
-    chosen: list[Section],
-    recorded: dict[str, dict[str, pd.DataFrame]],
-    adjusted: dict[str, LengthAdjusted],
+    rows: Sequence[Any], metrics: list[str], samples: Mapping[str, pd.DataFrame], sections: Sequence[Section]
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded.
-
-    Of an adjusted rate they are its pseudo-values.
-    """
-    places = {name: (section.table, section.short(name)) for section in chosen for name in section.metrics}
+    """{metric: {row: [prompts, seeds]}}, mean over a prompt's samples, of the metrics whose items were recorded."""
+    of_sections = {name: by_run for section in sections for name, by_run in section.items.items()}
     found = {}
     for name in metrics:
-        file, column = places.get(name, (SAMPLES, name))
+        if name not in of_sections:
+            of_sections[name] = {
+                run: frame[name].astype(float).groupby(frame["prompt_id"]).mean()
+                for run, frame in samples.items()
+                if name in frame
+            }
+        by_run = of_sections[name]
         for row in rows:
-            if name in adjusted:
-                values = adjusted[name].items
-                by_prompt = {seed: values[run] for seed, run in row.runs.items() if run in values}
-            else:
-                frames = {
-                    seed: recorded[file][run] for seed, run in row.runs.items() if column in recorded[file].get(run, ())
-                }
-                by_prompt = {
-                    seed: frame[column].astype(float).groupby(frame["prompt_id"]).mean()
-                    for seed, frame in frames.items()
-                }
-            if by_prompt:
-                found.setdefault(name, {})[row.name] = pd.DataFrame(by_prompt)
+            if by_seed := {seed: by_run[run] for seed, run in row.runs.items() if run in by_run}:
+                found.setdefault(name, {})[row.name] = pd.DataFrame(by_seed)
     return found
 
 

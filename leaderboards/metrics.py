@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from plo.evals import EVALUATIONS
-from plo.leaderboards.sections import ADJUSTED
+
+ADJUSTED = "length_adjusted_"  # begins the name of a win rate as if the texts were as long as the opponent's
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,7 @@ def metric(name: str) -> Metric:
 
 def of_evaluation(evaluation: str, name: str) -> Metric:
     """The presentation of an evaluation's metric: its direction is what the evaluation was registered with."""
-    fitting = [
-        entry
-        for entry in EVALUATIONS
-        if evaluation == entry.name or evaluation.startswith((f"{entry.name}(", f"{entry.name}_"))
-    ]
-    registered = max(fitting, key=lambda entry: len(entry.name), default=None)
-    directions = registered.facts["higher_is_better"] if registered else {}
+    directions = EVALUATIONS[evaluation].facts["higher_is_better"] if evaluation in EVALUATIONS else {}
     raw = name.removeprefix(ADJUSTED)  # an adjusted rate is read as the raw one is
     found = next((better for pattern, better in directions.items() if fnmatchcase(raw, pattern)), None)
     arrow = {True: "↑", False: "↓", None: ""}[found]

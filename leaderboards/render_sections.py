@@ -1,7 +1,7 @@
 """Markdown of what evaluations of level "model" found, of the variance components and of the head to head."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from plo.evals import EVALUATIONS
 from plo.leaderboards.metrics import metric, of_evaluation
@@ -22,10 +22,11 @@ def detectable(board: Leaderboard, name: str, digits: int | None = None) -> str:
 def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     """The judge's card and notes; a table of the metrics of which one direction is better, with differences to the
     baseline; and one of what stands beside them (lengths and the like)."""
-    parts = [f"## {escape(one.evaluation)}"]
+    parts = [f"## {escape(one.title)}"]
     for judge in one.judges:
-        card = judge.get("card") or ["no card: its agreement with gold labels was not measured"]
-        parts.append("\n".join([f"Judge {escape(judge['judge'])}:", "", *(f"- {escape(line, 400)}" for line in card)]))
+        title = f"Judge {escape(judge['judge'])}" + (f", prompt {escape(judge['prompt'])}:" if judge["prompt"] else ":")
+        card = judge.get("card") or [_no_card(judge)]
+        parts.append("\n".join([title, "", *(f"- {escape(line, 400)}" for line in card)]))
     if one.notes:
         parts.append("\n".join(f"- {escape(note, 1000)}" for note in one.notes))
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
@@ -38,6 +39,13 @@ def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Seq
         if names:
             parts.append(table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen)))
     return parts
+
+
+def _no_card(judge: Mapping[str, str]) -> str:
+    if judge["judge"].startswith("gold:"):
+        return "a reward of the text, known exactly: what it says of other qualities is not known"
+    prompt = f" --template {judge['prompt']}" if judge["prompt"] else ""
+    return f"no card: measure its agreement with gold labels by plo judge-check {judge['judge']} PAIRS{prompt}"
 
 
 def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> list[Column]:

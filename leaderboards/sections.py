@@ -1,98 +1,152 @@
-"""What evaluations of level "model" recorded in the cells, and the statistics of a table's primary metric."""
+"""What evaluations of level "model" found of the cells: a section of the leaderboard for each evaluation and settings."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
 
-from plo.statistics import Ratings, head_to_head, ratings, variance_components
-from plo.tracking import Cell
+from plo.evals.length import length_adjusted
+from plo.leaderboards.metrics import ADJUSTED, of_evaluation
+from plo.tracking import Cell, Finding
 
-NOTES, LENGTHS = "plo.notes.", "plo.lengths."
-JUDGED, ADJUSTED = "win_rate*", "length_adjusted_"
+JUDGED = "*win_rate*"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Section:
-    """An evaluation of level "model".
+    """An evaluation of level "model" with the settings that its numbers share: code, options, judge, opponent.
 
     Attributes:
-        metrics: full names, `<evaluation>.<metric>`.
+        title: the evaluation's name, with what tells it from the table's other sections of that evaluation. It begins
+            every metric's full name, `<title>.<metric>`.
+        params: options that differ from their defaults, judge, against.
         notes: what it said beside its numbers.
-        judges: {"judge": name, "card": lines or None, "informative": bool or None} of each that gave its verdicts.
-        lengths: for a win rate, the columns of the table with the length of the subject's text and of the opponent's.
+        judges: {"judge", "version", "prompt"} of each that gave its verdicts, and where one was measured "card" (lines)
+            and "informative".
+        values: {metric's full name: {run id of a cell: value}}.
+        items: {metric's full name: {run id of a cell: its values by prompt}}, of those whose items were recorded.
     """
 
     evaluation: str
-    metrics: tuple[str, ...]
-    notes: tuple[str, ...]
-    judges: tuple[dict[str, Any], ...]
-    lengths: dict[str, tuple[str, str]] = field(default_factory=dict)
+    title: str
+    settings: str
+    params: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    judges: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    items: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
 
     @property
-    def table(self) -> str:
-        """Where the values of its items were recorded."""
-        return f"{self.evaluation}.json"
+    def metrics(self) -> list[str]:
+        return list(self.values)
 
     def short(self, name: str) -> str:
-        """The metric's name without the evaluation's."""
-        return name.removeprefix(f"{self.evaluation}.")
-
-    def asked(self, names: Collection[str]) -> bool:
-        """Whether one of these is its metric, or may be made of its metrics."""
-        return any(name.startswith(f"{self.evaluation}.") for name in names)
-
-    def only(self, names: Collection[str]) -> "Section":
-        """With these of its metrics."""
-        return replace(self, metrics=tuple(name for name in names if name in self.metrics))
-
-    def cells(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those that recorded one of its metrics."""
-        return [cell for cell in cells if any(name in cell.metrics for name in self.metrics)]
+        """The metric's name without the title."""
+        return name.removeprefix(f"{self.title}.")
 
     def judged(self, name: str) -> bool:
         """Whether the metric is a judge's verdicts, or what was made of them."""
-        return fnmatchcase(self.short(name).removeprefix(ADJUSTED), JUDGED)
+        return bool(self.judges) and fnmatchcase(self.short(name), JUDGED)
 
     def hidden(self, name: str) -> bool:
         """Whether the metric is a verdict of a judge whose agreement with gold labels includes chance."""
         return self.judged(name) and any(judge.get("informative") is False for judge in self.judges)
 
+    def keep(self, names: Collection[str]) -> None:
+        """Only these of its metrics."""
+        self.values = {name: self.values[name] for name in names if name in self.values}
 
-def sections(cells: Sequence[Cell]) -> list[Section]:
-    """One for every evaluation that recorded metrics `<evaluation>.<metric>`, in order of name."""
-    found: dict[str, dict[str, None]] = {}
+
+def sections(
+    cells: Sequence[Cell], checks: Sequence[Mapping[str, Any]], wanted: Collection[str] | None = None
+) -> list[Section]:
+    """One for every evaluation and settings that a cell was evaluated with, in order of name.
+
+    Args:
+        checks: cards of judges, oldest first (`Tracker.judge_checks`). Of several cards of a judge that on most pairs counts.
+        wanted: names of metrics; sections that have none of them are not read. None: all.
+    """
+    groups: dict[tuple[str, str], dict[str, Finding]] = {}
     for cell in cells:
-        known = _evaluations(cell)
-        for name in cell.metrics:
-            fitting = [evaluation for evaluation in known if name.startswith(f"{evaluation}.")]
-            if "." in name:
-                evaluation = max(fitting, key=len, default=name.partition(".")[0])
-                found.setdefault(evaluation, {})[name] = None
+        for finding in cell.findings:
+            groups.setdefault((finding.evaluation, finding.settings), {})[cell.run_id] = finding
     made = []
-    for evaluation, names in sorted(found.items()):
-        section = Section(evaluation, tuple(sorted(names)), (), ())
-        own = section.cells(cells)
-        notes = [note for cell in own for note in json.loads(cell.tags.get(NOTES + evaluation, "[]"))]
-        judged = any(map(section.judged, names))
-        judges = {cell.tags["plo.judge"]: None for cell in own if judged and "plo.judge" in cell.tags}
-        lengths = {
-            k: tuple(v) for cell in own for k, v in json.loads(cell.tags.get(LENGTHS + evaluation, "{}")).items()
-        }
-        said = {"notes": tuple(dict.fromkeys(notes)), "judges": tuple(map(json.loads, judges))}
-        made.append(replace(section, **said, lengths=lengths))
+    for (evaluation, settings), found in sorted(groups.items()):
+        title = _title(evaluation, settings, groups)
+        if wanted is None or any(name.startswith(f"{title}.") for name in wanted):
+            made.append(_section(Section(evaluation, title, settings, _params(found)), found, checks))
     return made
 
 
-def _evaluations(cell: Cell) -> set[str]:
-    """Names of evaluations that the cell's tables and notes give: a name with options may itself hold a dot."""
-    tables = {
-        table["path"].removesuffix(".json") for table in json.loads(cell.tags.get("mlflow.loggedArtifacts", "[]"))
-    }
-    return tables | {tag.removeprefix(NOTES) for tag in cell.tags if tag.startswith(NOTES)}
+def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> Section:
+    tables, lengths, notes, judges = {}, {}, {}, {}
+    for run, finding in found.items():
+        tables[run], about = finding.items, finding.about
+        notes |= dict.fromkeys(about["notes"])
+        judges |= {json.dumps(judge): judge for judge in about["judges"]}
+        lengths |= about["lengths"]
+        by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
+        for metric, value in sorted(finding.metrics.items()):
+            name = f"{section.title}.{metric}"
+            section.values.setdefault(name, {})[run] = value
+            if metric in by_prompt:
+                section.items.setdefault(name, {})[run] = by_prompt[metric].astype(float)
+    section.notes = list(notes)
+    section.judges = [judge | _card(judge, checks) for judge in judges.values()]
+    for metric, (own, opponent) in lengths.items():
+        _adjust(section, metric, tables, {metric: "win", own: "length", opponent: "base_length"})
+    return section
+
+
+def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> None:
+    """Put the length-adjusted rate beside a win rate: one fit over all cells, so made here.
+
+    A model in it is a cell, one variant and seed. A single cell is left alone: its slope would be told from nothing but
+    its own verdicts.
+    """
+    frames = [
+        table[["prompt_id", *columns]].rename(columns=columns).astype({"win": float}).assign(model=run)
+        for run, table in tables.items()
+        if {"prompt_id", *columns} <= set(table)
+    ]
+    frame = pd.concat(frames).dropna() if frames else pd.DataFrame({"model": []})
+    if frame["model"].nunique() < 2:
+        return
+    fit, name = length_adjusted(frame), f"{section.title}.{ADJUSTED}{metric}"
+    raw = list(section.values)
+    section.values[name] = fit.rates["rate"].to_dict()
+    section.items[name] = {run: fit.items[run] for run in fit.items}
+    place = raw.index(f"{section.title}.{metric}") + 1
+    section.keep([*raw[:place], name, *raw[place:]])
+    section.notes.append(
+        f"{ADJUSTED}{metric}: one fit over {len(fit.rates)} cells, sd of prompts {fit.prompt_sd:.2f} (by the data) and of cells' "
+        f"length slopes {fit.slope_sd:g} (chosen), in logits. It is not AlpacaEval's length-controlled rate, and cells that "
+        f"are added move it."
+    )
+
+
+def _params(found: Mapping[str, Finding]) -> dict[str, str]:
+    return next(iter(found.values())).params
+
+
+def _title(evaluation: str, settings: str, groups: Mapping[tuple[str, str], Mapping[str, Finding]]) -> str:
+    """The evaluation's name, and in brackets what tells these settings from the others that it ran with."""
+    others = {other: _params(found) for (name, other), found in groups.items() if name == evaluation}
+    own = others.pop(settings)
+    telling = {key for other in others.values() for key in own.keys() | other.keys() if own.get(key) != other.get(key)}
+    shown = [f"{key}={own.get(key, 'default')}" for key in sorted(telling)]
+    if any(own == other for other in others.values()):  # other code, or another content of the same file
+        shown.append(f"settings {settings[:8]}")
+    return f"{evaluation} [{', '.join(shown)}]" if shown else evaluation
+
+
+def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    same = [check for check in checks if (check["judge"], check["version"]) == (judge["judge"], judge["version"])]
+    best = max(reversed(same), key=lambda check: check["pairs"], default=None)
+    return {"card": best["card"], "informative": best["informative"]} if best else {}
 
 
 def primary(metrics: Sequence[str], found: Sequence[Section]) -> str | None:
@@ -101,32 +155,7 @@ def primary(metrics: Sequence[str], found: Sequence[Section]) -> str | None:
         return "reward"
     rates = (
         name for section in found for name in section.metrics
-        if fnmatchcase(section.short(name), JUDGED) and not section.hidden(name)
+        if section.short(name).startswith("win_rate") and not section.hidden(name)
+        and of_evaluation(section.evaluation, section.short(name)).better
     )  # fmt: skip
     return next(rates, None)
-
-
-def overall(tables: dict[str, pd.DataFrame], notes: list[str]) -> tuple[pd.Series | None, Ratings | None]:
-    """Variance components and ratings of the primary metric, {row: [prompts, seeds]}, over the seeds that all rows have.
-
-    None of both with fewer than two rows, or no prompt or seed that all have: then a note says so.
-    """
-    if len(tables) < 2:
-        return None, None
-    frames = list(tables.values())
-    seeds = [seed for seed in frames[0] if all(seed in frame for frame in frames)]
-    prompts = [prompt for prompt in frames[0].index if all(prompt in frame.index for frame in frames)]
-    games = head_to_head(
-        pd.DataFrame({name: table.loc[prompts, seed] for name, table in tables.items()}) for seed in seeds
-    )
-    long = pd.concat(
-        [table.loc[prompts, [seed]].set_axis(["value"], axis=1).assign(loss=name, seed=seed).rename_axis("prompt").reset_index()
-         for name, table in tables.items() for seed in seeds] or [pd.DataFrame({"value": []})]
-    )  # fmt: skip
-    complete = (
-        long.dropna().groupby("prompt").size() == len(tables) * len(seeds) if len(long) else pd.Series(dtype=bool)
-    )
-    if not complete.any():
-        notes.append("No prompt and seed is common to all variants: no variance components and no ratings.")
-        return None, None
-    return variance_components(long), ratings(games)

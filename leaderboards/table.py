@@ -4,19 +4,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
-from plo.evals.length import LengthAdjusted
-from plo.leaderboards.adjusted import adjust
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
-from plo.leaderboards.items import SAMPLES, items, row_differences, tables
+from plo.leaderboards.items import items, row_differences, tables
 from plo.leaderboards.metrics import METRICS
-from plo.leaderboards.sections import Section, overall, primary, sections
+from plo.leaderboards.overall import by_judge, overall
+from plo.leaderboards.sections import Section, primary, sections
 from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
 from plo.tracking import Cell, Tracker
 
 ALWAYS = ("reference", "sft")
+ANY = "any"  # the tag plo.model of models that `plo eval` was given: nothing was sampled along their training
 IDENTITY = ("lr", "beta", "peft")
 
 
@@ -93,7 +94,7 @@ def read(
     chosen = tracker.comparisons(comparison)
     cells = [cell for one in chosen for cell in one.cells()]
     missing = [f"{name} ({one.name})" for one in chosen for name in one.missing()]
-    board = build(cells, baseline, metrics, missing)
+    board = build(cells, baseline, metrics, missing, tracker.judge_checks())
     board.notes += made_first(cells, tracker.stages())
     return board
 
@@ -103,6 +104,7 @@ def build(
     baseline: str | None = None,
     metrics: Sequence[str] | None = None,
     missing: Iterable[str] = (),
+    checks: Sequence[Mapping[str, Any]] = (),
 ) -> Leaderboard:
     """Build the leaderboard of these cells.
 
@@ -110,6 +112,7 @@ def build(
         baseline: variant (or loss with one variant) that differences are taken to; default "reference".
         metrics: which to show, in this order; default: all that were recorded.
         missing: names of planned cells that were never started, to be named under the table.
+        checks: cards of judges, shown beside their verdicts.
 
     Raises:
         LeaderboardError: nothing is finished, the cells do not compare, or the baseline is not there.
@@ -121,24 +124,23 @@ def build(
             f"None of the {len(cells)} cells is finished: run `plo compare` to its end first.{failed}"
         )
     settings, notes = comparable(finished), []
-    sampled = [cell for cell in finished if any("." not in name for name in cell.metrics)]  # not by `plo eval` alone
-    asked = [section for section in sections(finished) if metrics is None or section.asked(metrics)]
-    recorded = {SAMPLES: tables(sampled, SAMPLES, notes)}
-    recorded |= {section.table: tables(section.cells(finished), section.table, notes) for section in asked}
-    asked, adjusted = adjust(asked, recorded)
-    finished = [replace(cell, metrics=cell.metrics | _rates(cell, adjusted)) for cell in finished]
-
+    found = sections(finished, checks, metrics)
+    finished = [replace(cell, metrics=cell.metrics | _found(cell, found)) for cell in finished]
     known = {name for cell in finished for name in cell.metrics}
-    shown = list(metrics or [n for n in METRICS if n in known] + [n for section in asked for n in section.metrics])
+    shown = list(metrics or [n for n in METRICS if n in known] + [n for section in found for n in section.metrics])
     if unknown := [name for name in shown if name not in known]:
         raise LeaderboardError(
             f"No run recorded the metric {', '.join(unknown)}. Recorded: {', '.join(sorted(known))}."
         )
+    for section in found:
+        section.keep(shown)
+    found = [section for section in found if section.metrics]
     rows, said = _rows(finished, shown)
-    notes[:0] = said
     by_run = {cell.run_id: cell for cell in finished}
-    chosen = [one for section in asked if (one := section.only(shown)).metrics]
-    by_item = items(rows, shown, chosen, recorded, adjusted)
+    sampled = [cell for cell in finished if cell.tags.get("plo.model") != ANY]
+    samples = tables(sampled, notes)
+    by_item = items(rows, shown, samples, found)
+    notes[:0] = said
 
     base = _baseline(rows, baseline)
     for row in rows:
@@ -147,18 +149,20 @@ def build(
         row_differences(rows, base, by_item, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
-    _samples(rows, recorded[SAMPLES])
+    _samples(rows, samples)
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    board = Leaderboard(rows, shown, base, settings, names, notes, chosen)
-    board.primary = primary(shown, chosen)
-    board.components, board.ratings = overall(by_item.get(board.primary, {}), notes)
+    board = Leaderboard(rows, shown, base, settings, names, notes, found)
+    board.primary = primary(shown, found)
+    judged = by_judge(board.primary, found, by_item)
+    board.components, board.ratings = overall(by_item.get(board.primary, {}), judged, notes)
     return board
 
 
-def _rates(cell: Cell, adjusted: Mapping[str, LengthAdjusted]) -> dict[str, float]:
-    found = {name: fit.rates["rate"] for name, fit in adjusted.items()}
-    return {name: float(rates[cell.run_id]) for name, rates in found.items() if cell.run_id in rates}
+def _found(cell: Cell, found: Sequence[Section]) -> dict[str, float]:
+    """What evaluations of its model found, by full names."""
+    values = {name: by_run for section in found for name, by_run in section.values.items()}
+    return {name: by_run[cell.run_id] for name, by_run in values.items() if cell.run_id in by_run}
 
 
 def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -177,7 +181,7 @@ def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], lis
         for name in metrics:
             if name in cell.metrics:
                 row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
-    trained = any(cell.tags.get("plo.model") != "any" for cell in cells)  # `plo eval` of any models has no such rows
+    trained = any(cell.tags.get("plo.model") != ANY for cell in cells)  # `plo eval` of any models has no such rows
     for name in ALWAYS if trained else ():
         if not any(name in (row.variant, row.loss) for row in rows.values()):
             rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))

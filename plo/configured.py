@@ -79,9 +79,14 @@ def checked(kind: str, entry: Entry, params: Mapping[str, Any]) -> dict[str, Any
 
 def full_name(entry: Entry, params: Mapping[str, Any]) -> str:
     """The registered name, and in brackets the hyper-parameters that differ from their defaults."""
+    given = [f"{key}={shown(value)}" for key, value in changed(entry, params).items()]
+    return f"{entry.name}({', '.join(given)})" if given else entry.name
+
+
+def changed(entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters that differ from their defaults."""
     defaults = {key: p.default for key, p in hyper_parameters(entry.load()).items()}
-    changed = [f"{key}={shown(value)}" for key, value in params.items() if value != defaults[key]]
-    return f"{entry.name}({', '.join(changed)})" if changed else entry.name
+    return {key: value for key, value in params.items() if value != defaults[key]}
 
 
 def shown(value: Any) -> str:

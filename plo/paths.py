@@ -1,5 +1,6 @@
-"""Where plo keeps what it can make again: models, statistics, artifacts."""
+"""Where plo keeps what it can make again (models, statistics, artifacts), and what tells a file from another."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,3 +10,14 @@ def plo_home() -> Path:
     home = Path(os.environ.get("PLO_HOME") or "~/.cache/plo").expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of a file's content; of a folder: of its files' names and contents, wherever it lies."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {content_digest(file)}\n".encode())
+    return digest.hexdigest()

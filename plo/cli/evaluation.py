@@ -27,14 +27,14 @@ def evaluate(
     judge: Annotated[
         str | None, typer.Option(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")
     ] = None,
-    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
     judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
     against: Annotated[
         str | None, typer.Option(help="What it is compared with, where it is no trained cell: named as WHAT is.")
     ] = None,
     name: Annotated[str, typer.Option(help="Comparison under which what is no trained cell is recorded.")] = "eval",
     seed: Annotated[list[int], typer.Option(help="Of the sampling, where it is no trained cell; repeatable.")] = [],  # noqa: B006
-    batch_size: Annotated[int, typer.Option(help="Sequences sampled at a time.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences sampled at a time.")] = None,
     plugin: Plugins = [],  # noqa: B006
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
 ):
@@ -52,8 +52,9 @@ def evaluate(
             if part not in chosen or not option:
                 raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
             chosen[part][option] = value
-        changes = {"suite": tuple({part: given} for part, given in chosen.items()), "batch_size": batch_size}
-        changes |= {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+        changes = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money, "batch_size": batch_size}
+        changes = {setting: value for setting, value in changes.items() if value is not None}
+        changes["suite"] = tuple({part: given} for part, given in chosen.items())
         load_plugins(plugin)
         quiet()
         from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
@@ -84,9 +85,10 @@ def judge_check(
     template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
     limit: Annotated[int | None, typer.Option(help="Pairs at most, the first ones.")] = None,
     retest: Annotated[int, typer.Option(help="How many pairs are asked again.")] = 0,
-    judge_calls: Annotated[int | None, typer.Option(help="The judge is asked so often at most.")] = None,
+    judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
     judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
     plugin: Plugins = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI, in which the card is recorded.")] = None,
     as_json: Json = False,
 ):
     """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals."""
@@ -100,10 +102,11 @@ def judge_check(
         load_plugins(plugin)
         quiet()
         from plo.experiment.evaluations import check_judge
+        from plo.tracking import Tracker
 
         file = pairs or Path(judge.removeprefix("replay:"))
-        config = EvaluationConfig(judge_calls=judge_calls, judge_money=judge_money)
-        card = check_judge(judge, file, template, config, limit, retest, Console(stderr=as_json))
+        config = EvaluationConfig(judge=judge, judge_calls=judge_calls, judge_money=judge_money)
+        card = check_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:

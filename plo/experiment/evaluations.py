@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, Policy, Server
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
-from plo.paths import plo_home
-from plo.registry import source_of
+from plo.paths import content_digest
+from plo.registry import load_plugin, source_of
 from plo.tracking import Cell, CellRun, Comparison, Tracker, TrackingError
 
+ANY = "any"  # stands for the model, in the tags of comparisons of models that plo did not train
 LONGEST = 2048  # tokens, of a model that no experiment says more of
 
 
@@ -50,20 +52,32 @@ def evaluate_cells(
         console.print(f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
+    settings = [Settings.of(evaluation, judging) for evaluation in bench.on_model]
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
-        for evaluation in bench.on_model:
-            _once(evaluation, subject, judging, tracker, parent, (cell.key, cell.name), failed, console)
+        for one in settings:
+            _once(one, subject, tracker, parent, (cell.key, cell.name), failed, console)
     return failed
 
 
 def evaluate_recorded(
     comparison: Comparison, only: str | None, changes: Mapping[str, Any], tracker: Tracker, console: Console
 ) -> dict[str, str]:
-    """Evaluate the finished cells of a recorded comparison (`only`: the one of this run id) without training anything."""
+    """Evaluate the finished cells of a recorded comparison (`only`: the one of this run id) without training anything.
+
+    Args:
+        changes: to the evaluation settings that the comparison was run with.
+    """
+    if comparison.tags.get("plo.model") == ANY:
+        raise ConfigError(
+            f"{comparison.name} holds models that plo did not train: name the model itself, plo eval MODEL --name {comparison.name}."
+        )
     recorded = comparison.config()
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
-    bench = workbench(Experiment.model_validate(recorded), console)
+    experiment = Experiment.model_validate(recorded)
+    for plugin in experiment.plugins:
+        load_plugin(plugin)
+    bench = workbench(experiment, console)
     if bench.model_identity != comparison.tags.get("plo.model"):
         raise ConfigError(
             f"The comparison {comparison.name} was run with other weights, dtype or device than "
@@ -84,27 +98,29 @@ def evaluate_anything(
     console: Console,
 ) -> dict[str, str]:
     """Evaluate a local folder, a hub model, a file of outputs or a server; recorded as cells of the comparison `name`."""
-    _, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
+    of_samples, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
+    if of_samples:
+        raise ConfigError(
+            f'{", ".join(of_samples)} reads samples drawn along training: plo eval runs evaluations of level "model" (plo evaluations).'
+        )
+    if against and not any(evaluation.compares for evaluation in evaluations):
+        raise ConfigError(
+            f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
+        )
     judging, failed = judging_of(config, console), {}
-    comparable = sha256({evaluation.entry.name: settings_digest(evaluation, judging) for evaluation in evaluations})
-    key = sha256([name, comparable])
+    parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
     for seed in seeds:
         subject = load_subject(what, seed, config)
         subject.reference = load_subject(against, seed, config) if against else None
-        cell_key = sha256([subject.name, subject.identity, seed, against])
-        label = f"{subject.name} seed {seed}"
-        parent = tracker.comparison(
-            name, key, {"evaluation": config.model_dump(mode="json")}, environment(), {cell_key: label}
-        )
-        tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.data": comparable}
-        tags |= {"plo.model": "any", "plo.evaluation": comparable, **environment()}
-        if cell_key not in tracker.finished(parent):
-            tracker.start_cell(parent, cell_key, label, tags).finish()
+        key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
+        tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
+        if key not in tracker.finished(parent):
+            tracker.start_cell(parent, key, label, tags | environment()).finish()
         for evaluation in evaluations:
-            of = cell_key, label
-            if not _once(evaluation, lambda: subject, judging, tracker, parent, of, failed, console):  # noqa: B023  (called at once)
-                console.print(f"{evaluation.name} of {label} is recorded already.", highlight=False)
-        tracker.end_comparison(parent, ok=not failed)
+            one = Settings.of(evaluation, judging, subject.reference)
+            if not _once(one, lambda: subject, tracker, parent, (key, label), failed, console):  # noqa: B023  (called at once)
+                console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
+    tracker.end_comparison(parent, ok=not failed)
     return failed
 
 
@@ -155,7 +171,10 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
     if not is_reference:
         folder = Path(cell.tags.get("plo.folder", ""))
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-            raise EvaluationError(f"The trained policy of {cell.name} is not in {folder} any more: train it again.")
+            raise EvaluationError(
+                f"The trained policy of {cell.name} is not in {folder} any more: bring the folder back, or train it anew "
+                f"under another name (plo compare ... name=NAME; of this comparison it is finished)."
+            )
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])
     common = {
@@ -185,18 +204,46 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_digest(evaluation: OnModel, judging: Judging | None) -> str:
-    """Of what two results of an evaluation must share to be compared: its code, options and judge."""
-    judge = str(judging.spec) if judging is not None and evaluation.judged else None
-    return sha256(
-        [evaluation.entry.name, source_of(evaluation.entry.load()), str(sorted(evaluation.options.items())), judge]
-    )
+@dataclass(frozen=True)
+class Settings:
+    """An evaluation with all that two of its findings must share to be compared.
+
+    Attributes:
+        digest: of the evaluation's code, its options with the content of the files they name, the judge with its version (of
+            weights and prompt), and the model compared with.
+        params: what of that is shown: options that differ from their defaults, judge, against.
+    """
+
+    evaluation: OnModel
+    judging: Judging | None
+    digest: str
+    params: dict[str, str]
+
+    @classmethod
+    def of(cls, evaluation: OnModel, judging: Judging | None, against: Any = None) -> "Settings":
+        """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated."""
+        judging = judging if evaluation.judged else None
+        params = {option: str(value) for option, value in evaluation.changed.items()}
+        parts = [evaluation.entry.name, source_of(evaluation.entry.load())]
+        parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
+        if judging is not None:
+            judge = judging.judge(evaluation.options.get("template", "instruction"))
+            parts, params = [*parts, judge.name, judge.version], params | {"judge": judging.name}
+        if against is not None and evaluation.compares:
+            parts, params = [*parts, against.identity], params | {"against": against.name}
+        return cls(evaluation, judging, sha256(parts), params)
+
+
+def _content(option: Any) -> str:
+    """An option's value; of a file or a folder its content, wherever it lies."""
+    if isinstance(option, Path) and option.expanduser().exists():
+        return content_digest(option.expanduser())
+    return str(option)
 
 
 def _once(
-    evaluation: OnModel,
+    settings: Settings,
     subject: Callable[[], Any],
-    judging: Judging | None,
     tracker: Tracker,
     parent: str,
     of: tuple[str, str],
@@ -204,17 +251,15 @@ def _once(
     console: Console,
 ) -> bool:
     """Evaluate and record beside the cell `of` (its key and name), or note in `failed` why not; False if it was recorded."""
-    key, name = of
-    digest = settings_digest(evaluation, judging)
-    tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": digest, **environment()}
-    params = {option: str(value) for option, value in evaluation.options.items()}
+    (key, name), evaluation = of, settings.evaluation
+    tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": settings.digest, **environment()}
     title = f"{evaluation.entry.name} of {name}"
-    run = tracker.start_evaluation(parent, sha256([key, digest]), title, tags, params)
+    run = tracker.start_evaluation(parent, sha256([key, settings.digest]), title, tags, settings.params)
     if run is None:
         return False
     try:
-        found = _evaluate(evaluation, subject(), judging)
-        record(run, evaluation, found, judging)
+        found = _evaluate(settings, subject())
+        _record(run, settings, found)
     except Exception as error:
         run.fail(error)
         failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
@@ -228,58 +273,49 @@ def _once(
     return True
 
 
-def _evaluate(evaluation: OnModel, subject: Any, judging: Judging | None) -> Findings:
+def _evaluate(settings: Settings, subject: Any) -> Findings:
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
-    if judging is not None:
-        judging.templates.clear()
+    if settings.judging is not None:
+        settings.judging.templates.clear()
     try:
-        return evaluation(subject, judging) if evaluation.judged else evaluation(subject)
+        return settings.evaluation(subject, settings.judging)
     finally:
         if backbone is not None:
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
 
 
-def record(run: CellRun, evaluation: OnModel, found: Findings, judging: Judging | None) -> None:
-    """Metrics as `<evaluation>.<metric>`, items as `<evaluation>.json`, notes, where lengths stand, the judge, further tables and files."""
-    name = evaluation.entry.name
-    run.table(found.items, f"{name}.json")
+def _record(run: CellRun, settings: Settings, found: Findings) -> None:
     for table, frame in found.tables.items():
         run.table(frame, table)
     for file, text in found.files.items():
         run.text(text, file)
-    run.tag(f"plo.notes.{name}", json.dumps(found.notes))
-    run.tag(f"plo.lengths.{name}", json.dumps(found.lengths))
-    if evaluation.judged and judging is not None:
-        run.tag("plo.judge", json.dumps(stored_card(judging)))
-    run.finish({f"{name}.{metric}": value for metric, value in found.metrics.items()})
+    about: dict[str, Any] = {"notes": found.notes, "lengths": found.lengths, "judges": []}
+    if (judging := settings.judging) is not None:
+        asked = (judging.judge(template) for template in judging.templates)
+        about["judges"] = [
+            {"judge": judge.name, "version": judge.version, "prompt": getattr(judge.template, "name", None)}
+            for judge in asked
+        ]
+    run.finding(settings.evaluation.entry.name, found.metrics, found.items, about)
 
 
 def check_judge(
-    spec: str, pairs: Path, template: str, config: EvaluationConfig, limit: int | None, retest: int, console: Console
+    config: EvaluationConfig,
+    pairs: Path,
+    template: str,
+    limit: int | None,
+    retest: int,
+    tracker: Tracker,
+    console: Console,
 ) -> Card:
-    """The judge's card on pairs with gold labels; kept, so that later evaluations by that judge show it."""
-    judging = judging_of(config.model_copy(update={"judge": spec}), console)
+    """The card of the configuration's judge on pairs with gold labels, recorded so that tables show it beside its verdicts."""
+    judging = judging_of(config, console)
     card = judge_card(judging, read_gold(pairs)[:limit], template, retest=retest)
-    file = _card_file(judging, template)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"card": card.lines(), "informative": card.informative}))
-    partial.replace(file)
-    return card
-
-
-def stored_card(judging: Judging) -> dict[str, Any]:
-    """The judge with the card of a prompt that it was asked with; the uninformative one, if there is such."""
-    files = [_card_file(judging, template) for template in judging.templates]
-    cards = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    cards.sort(key=lambda card: card["informative"])
-    return {"judge": str(judging.spec), **(cards[0] if cards else {"card": None, "informative": None})}
-
-
-def _card_file(judging: Judging, template: str) -> Path:
     judge = judging.judge(template)
-    return plo_home() / "cards" / f"{sha256([judge.name, judge.version])[:32]}.json"
+    shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
+    tracker.judge_check(judge.name, judge.version, shown)
+    return card
 
 
 def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:

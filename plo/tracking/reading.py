@@ -1,7 +1,7 @@
 """What was recorded, read back: comparisons, and their cells with what evaluations found of them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -31,57 +31,75 @@ class Comparison:
         return self._tracker._read(self.run_id, "config.json")
 
     def cells(self) -> list["Cell"]:
-        """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found.
-
-        Of an evaluation that ran with several settings (another judge, say) the latest count, for all cells alike.
-        """
+        """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found."""
         best = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
             key = run.data.tags["plo.cell"]
             if key not in best or run.info.status == "FINISHED" or best[key].info.status != "FINISHED":
                 best[key] = run
-        found = self._evaluations()
-        return [self._cell(run, found.get(key, [])) for key, run in best.items()]
+        found = self._findings()
+        return [self._cell(run, tuple(found.get(key, {}).values())) for key, run in best.items()]
 
-    def _evaluations(self) -> dict[str, list[Any]]:
-        """{cell key: finished runs of evaluations of it}, one each evaluation."""
-        runs = [r for r in self._tracker._children(self.run_id, "evaluation") if r.info.status == "FINISHED"]
-        latest: dict[str, str] = {}
-        for run in runs:  # newest first
-            latest.setdefault(run.data.tags["plo.evaluation"], run.data.tags["plo.settings"])
-        found: dict[str, dict[str, Any]] = {}
-        for run in runs:
-            name = run.data.tags["plo.evaluation"]
-            if run.data.tags["plo.settings"] == latest[name]:
-                found.setdefault(run.data.tags["plo.of"], {}).setdefault(name, run)
-        return {key: list(by_name.values()) for key, by_name in found.items()}
+    def _findings(self) -> dict[str, dict[tuple[str, str], "Finding"]]:
+        """{cell key: {(evaluation, settings): the last finished run of it}}, newest first."""
+        found: dict[str, dict[tuple[str, str], Finding]] = {}
+        for run in self._tracker._children(self.run_id, "evaluation"):
+            if run.info.status == "FINISHED":
+                tags, prefix = run.data.tags, f"{run.data.tags['plo.evaluation']}."
+                metrics = {name.removeprefix(prefix): _unclipped(v) for name, v in run.data.metrics.items()}
+                own = (run.info.run_id, tags["plo.evaluation"], tags["plo.settings"], run.data.params, metrics)
+                found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))
+        return found
 
     def missing(self) -> list[str]:
         """Names of the planned cells that were never started."""
         started = {cell.key for cell in self.cells()}
         return [name for key, name in self.planned().items() if key not in started]
 
-    def _cell(self, run: Any, evaluations: list[Any]) -> "Cell":
-        metrics, tags, tables = dict(run.data.metrics), dict(run.data.tags), {}
-        for found in evaluations:
-            metrics |= found.data.metrics
-            tags |= {
-                name: v
-                for name, v in found.data.tags.items()
-                if name.startswith(("plo.notes.", "plo.lengths.", "plo.judge"))
-            }
-            tables |= dict.fromkeys(
-                (file.path for file in self._tracker._client.list_artifacts(found.info.run_id)), found.info.run_id
-            )
-        metrics = {name: _unclipped(value) for name, value in metrics.items()}
-        info = run.info
-        own = (info.run_id, info.run_name, self.name, self.key, info.status)
-        return Cell(*own, tags, run.data.params, metrics, self._tracker, tables)
+    def _cell(self, run: Any, findings: tuple["Finding", ...]) -> "Cell":
+        metrics = {name: _unclipped(value) for name, value in run.data.metrics.items()}
+        own = (run.info.run_id, run.info.run_name, self.name, self.key, run.info.status)
+        return Cell(*own, dict(run.data.tags), run.data.params, metrics, self._tracker, findings)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an evaluation of level "model" found of a cell; recorded by `CellRun.finding`.
+
+    Attributes:
+        settings: a digest of all that two findings of an evaluation must share to be compared: its code, options, judge.
+        params: its options that differ from their defaults, "judge" and "against" where it has them.
+        metrics: by the names that the evaluation gave.
+    """
+
+    run_id: str
+    evaluation: str
+    settings: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    _tracker: Store
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """One row an item, with `prompt_id`."""
+        return self._tracker.table(self.run_id, f"{self.evaluation}.json")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """notes; lengths: see `plo.evals.Findings`; judges: {name: version} of those asked, by prompt."""
+        return self._tracker._read(self.run_id, "about.json")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A further table."""
+        return self._tracker.table(self.run_id, name)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A recorded cell: `metrics` are the latest values, `status` is FINISHED for one that counts."""
+    """A recorded cell: `metrics` are the latest values, `status` is FINISHED for one that counts.
+
+    `findings` are those of evaluations of its model, newest first, one for each evaluation and settings.
+    """
 
     run_id: str
     name: str
@@ -92,7 +110,7 @@ class Cell:
     params: dict[str, str]
     metrics: dict[str, float]
     _tracker: Store
-    _tables: dict[str, str] = field(default_factory=dict)  # {name: run that recorded it}, of its evaluations
+    findings: tuple[Finding, ...] = ()
 
     @property
     def key(self) -> str:
@@ -100,7 +118,7 @@ class Cell:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table recorded by `CellRun.table`; see `Tracker.table`."""
-        return self._tracker.table(self._tables.get(name, self.run_id), name)
+        return self._tracker.table(self.run_id, name)
 
     def history(self, metric: str) -> dict[int, float]:
         """{step: value} of a metric along training, in order of steps."""

@@ -44,6 +44,14 @@ class CellRun:
         """Record a text as a file."""
         self._client.log_text(self.run_id, content, name)
 
+    def finding(
+        self, evaluation: str, metrics: Mapping[str, float], items: pd.DataFrame, about: Mapping[str, Any]
+    ) -> None:
+        """Record what an evaluation found, all that `Finding` reads back, and close the run."""
+        self.table(items, f"{evaluation}.json")
+        self._client.log_text(self.run_id, json.dumps(about), "about.json")
+        self.finish({f"{evaluation}.{name}": value for name, value in metrics.items()})
+
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""
         self._client.set_tag(self.run_id, name, value)

@@ -110,7 +110,23 @@ class Tracker(Store):
         """Close the comparison: FINISHED, or FAILED where a cell failed or is missing."""
         self._client.set_terminated(parent_id, "FINISHED" if ok else "FAILED")
 
+    def judge_check(self, judge: str, version: str, card: Mapping[str, Any]) -> None:
+        """Record the card of a judge, of this version (weights, prompt, ...), so that tables show it beside its verdicts."""
+        tags = {"plo.kind": "judge", "plo.judge": judge, "plo.judge_version": version}
+        run_id = self._create_run(f"check of {judge}", tags)
+        self._client.log_dict(run_id, dict(card), "card.json")
+        self._client.set_terminated(run_id, "FINISHED")
+
     # --- reading ---
+
+    def judge_checks(self) -> list[dict[str, Any]]:
+        """The cards of judges, oldest first, each with its `judge` and `version`."""
+        return [
+            {"judge": run.data.tags["plo.judge"], "version": run.data.tags["plo.judge_version"]}
+            | self._read(run.info.run_id, "card.json")
+            for run in reversed(self._search("tags.`plo.kind` = 'judge'"))
+            if run.info.status == "FINISHED"
+        ]
 
     def comparisons(self, select: str | None = None) -> list[Comparison]:
         """The comparisons, oldest first; with `select`, those of that name, or whose key begins with it.

@@ -22,7 +22,7 @@ def length():
     ran = []
 
     @register_evaluation("length", level="model", higher_is_better={"characters": None, "reference": None})
-    def length(subject, *, temperature: float = 1.0):
+    def length(subject, *, temperature: float = 1.0, against: str = "reference"):
         ran.append(subject.name)
         texts = subject.sample(ASKED, max_new_tokens=6, temperature=temperature)["text"]
         other = subject.reference.sample(ASKED, max_new_tokens=6)["text"] if subject.reference else texts
@@ -41,6 +41,11 @@ def experiment(tiny, *suite):
     return tiny(evaluation={"prompts": 3, "samples": 1, "max_new_tokens": 4, "suite": list(suite)})
 
 
+def finding(name):
+    """The last one of the cell's."""
+    return cells()[name].findings[0]
+
+
 def cells():
     return {cell.name: cell for cell in Tracker(create=False).cells()}
 
@@ -48,13 +53,12 @@ def cells():
 def test_a_comparison_evaluates_every_cell_once_beside_its_own_metrics(tiny, length):
     assert not compare(experiment(tiny, "repetition", "length")).failed
     assert length == ["reference", "sft", "dpo"]
-    dpo, reference = cells()["dpo seed 0"], cells()["reference seed 0"]
-    items = dpo.table("length.json")
-    assert dpo.metrics["length.characters"] == items["characters"].mean() and "repetition" in dpo.metrics
-    assert dpo.metrics["length.reference"] == reference.metrics["length.characters"]
-    assert json.loads(dpo.tags["plo.notes.length"]) == ["a note"]
-    assert json.loads(dpo.tags["plo.lengths.length"]) == {"characters": ["characters", "reference"]}
-    assert len(dpo.table("samples.json")) == 3  # the cell's own table is still its own
+    found = finding("dpo seed 0")
+    assert found.metrics["characters"] == found.items["characters"].mean()
+    assert found.metrics["reference"] == finding("reference seed 0").metrics["characters"]
+    lengths = {"characters": ["characters", "reference"]}
+    assert found.about == {"notes": ["a note"], "lengths": lengths, "judges": []} and found.params == {}
+    assert "repetition" in cells()["dpo seed 0"].metrics
     compare(experiment(tiny, "repetition", "length"))
     assert len(length) == 3
 
@@ -63,13 +67,14 @@ def test_an_evaluation_added_later_trains_nothing_and_reads_the_trained_policy(t
     import plo.experiment.matrix as matrix
 
     compare(experiment(tiny, "repetition", "length"))
-    first = cells()["dpo seed 0"].table("length.json")
+    first = finding("dpo seed 0")
     compare(experiment(tiny, "repetition"))
     monkeypatch.setattr(matrix, "run_cell", lambda *a: pytest.fail("trained again"))
     compare(experiment(tiny, "repetition", {"length": {"temperature": 0.0}}))
     assert len(length) == 6
-    greedy = cells()["dpo seed 0"].table("length.json")  # the latest settings count
-    assert not greedy.equals(first)
+    greedy = finding("dpo seed 0")
+    assert not greedy.items.equals(first.items) and greedy.params == {"temperature": "0.0"}
+    assert [one.run_id for one in cells()["dpo seed 0"].findings] == [greedy.run_id, first.run_id]  # both are kept
     tracker, comparison, only = find("tiny", None)
     assert not evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker, _quiet())
     assert len(length) == 6  # recorded already
@@ -87,8 +92,7 @@ def test_the_policy_that_is_evaluated_is_the_trained_one(tiny):
     compare(tiny(**{"train.lr": 0.05}, evaluation={"prompts": 2, "suite": [{"length": {"temperature": 0}}]}))
     tracker = Tracker(create=False)
     cell = cells()["dpo seed 0"]
-    run = cell._tables["length.json"]
-    said = Path(tracker._client.download_artifacts(run, "x.txt")).read_text()
+    said = Path(tracker._client.download_artifacts(cell.findings[0].run_id, "x.txt")).read_text()
     model = AutoModelForCausalLM.from_pretrained("tiny").float()
     tokenizer = AutoTokenizer.from_pretrained("tiny")
     model = PeftModel.from_pretrained(model, cell.tags["plo.folder"]).eval()
@@ -121,12 +125,12 @@ def test_what_was_drawn_before_a_crash_is_not_drawn_again(tiny, monkeypatch):
     calls = []
     inner = Backbone.generate
     monkeypatch.setattr(Backbone, "generate", lambda self, *a, **k: calls.append(1) or inner(self, *a, **k))
-    before = cells()["dpo seed 0"].table("length.json")
+    before = finding("dpo seed 0").items
     tracker, comparison, _ = find("tiny", None)
     for run in tracker._children(comparison.run_id, "evaluation"):
         tracker._client.delete_run(run.info.run_id)  # as if killed before recording
     evaluate_recorded(comparison, None, {"suite": ("length",)}, tracker, _quiet())
-    assert not calls and cells()["dpo seed 0"].table("length.json").equals(before)
+    assert not calls and finding("dpo seed 0").items.equals(before)
 
 
 def test_any_model_against_another_and_an_outputs_file(tiny, tmp_path, length):
@@ -137,15 +141,43 @@ def test_any_model_against_another_and_an_outputs_file(tiny, tmp_path, length):
     rows = [{"instruction": prompt, "output": "abc", "generator": "canned"} for prompt in ASKED]
     (tmp_path / "said.json").write_text(json.dumps(rows))
     assert not evaluate_anything("said.json", "tiny", "mine", config, [0], tracker, _quiet())
-    found = cells()
-    assert found["canned seed 0"].metrics["length.characters"] == 3
-    assert (
-        found["canned seed 0"].metrics["length.reference"]
-        == next(c for n, c in found.items() if "tiny" in n).metrics["length.characters"]
-    )
-    assert len({cell.comparison_key for cell in found.values()}) == 1 and len(found) == 3
+    canned, model = finding("canned seed 0"), next(name for name in cells() if "tiny" in name)
+    assert canned.metrics == {"characters": 3, "reference": finding(model).metrics["characters"]}
+    assert canned.params == {"against": "tiny"}
+    assert len({cell.comparison_key for cell in cells().values()}) == 1 and len(cells()) == 3
     evaluate_anything("said.json", "tiny", "mine", config, [0], tracker, _quiet())
     assert len(length) == 3
+
+
+def test_what_a_finding_depends_on(tiny, tmp_path):
+    """Judge, opponent and the content of a file that an option names: another one is another settings; a time-out is not."""
+
+    @register_evaluation("read", level="model")
+    def read(subject, judging, *, path: Path, against: str = "reference"):
+        return Findings({"size": float(path.stat().st_size)}, pd.DataFrame({"prompt_id": [0]}))
+
+    tiny()
+    (tmp_path / "said.json").write_text(json.dumps([{"instruction": "a", "output": "b", "generator": "canned"}]))
+    (tmp_path / "other.json").write_text(json.dumps([{"instruction": "a", "output": "c", "generator": "other"}]))
+    tracker, file = Tracker(), tmp_path / "file"
+
+    def run(judge="gold:sentiment", against=None):
+        config = EvaluationConfig(suite=({"read": {"path": str(file)}},), judge=judge)
+        assert not evaluate_anything("said.json", against, "mine", config, [0], tracker, _quiet())
+        return [(one.params.get("judge"), one.params.get("against")) for one in cells()["canned seed 0"].findings]
+
+    try:
+        file.write_text("one")
+        assert run() == [("gold:sentiment", None)]
+        assert len(run()) == 1
+        file.write_text("three")
+        assert len(run()) == 2
+        assert len(run(judge={"openai:m@http://localhost:1/v1": {"timeout": 5}})) == 3
+        assert len(run(judge={"openai:m@http://localhost:1/v1": {"timeout": 6}})) == 3
+        assert len(run(judge={"openai:m@http://localhost:1/v1": {"longest": 6}})) == 4
+        assert run(against="other.json")[0] == ("gold:sentiment", "other")
+    finally:
+        EVALUATIONS._entries.pop("read")
 
 
 def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
@@ -153,6 +185,12 @@ def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
         compare(tiny(evaluation={"suite": ["hh"]}))
     with pytest.raises(ConfigError, match="stands there twice"):
         compare(tiny(evaluation={"suite": ["length", {"length": {}}]}))
+    config, console = EvaluationConfig(suite=("repetition",)), _quiet()
+    with pytest.raises(ConfigError, match="repetition reads samples drawn along training"):
+        evaluate_anything("tiny", None, "mine", config, [0], Tracker(), console)
+    config = EvaluationConfig(suite=("diversity",))
+    with pytest.raises(ConfigError, match="none of diversity compares with another model"):
+        evaluate_anything("tiny", "tiny", "mine", config, [0], Tracker(), console)
     (tmp_path / "bad.json").write_text('[{"question": "a"}]')
     with pytest.raises(EvaluationError, match="columns question, and wants 'instruction'"):
         Outputs(tmp_path / "bad.json")

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
 RATE = {"reference": 0.3, "sft": 0.32, "dpo": 0.95}
-CARD = {"judge": "hf:tiny | v1", "card": ["agreement .81 [.76, .86]", "P(A) .52"], "informative": True}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,30 +33,46 @@ def items(rate, seed, name="win_rate_chosen", prompts=60):
     return pd.DataFrame({"prompt_id": np.arange(prompts), name: wins, "text": "some"})
 
 
+JUDGE = {"judge": "hf:tiny | v1", "version": "weights 1", "prompt": "helpful"}
+CARD = {"card": ["agreement .81 [.76, .86]", "P(A) .52"], "informative": True, "pairs": 100}
+
+
+def evaluated(tracker, parent, loss, seed, frame, metrics, evaluation="duel", settings="s1", params=None, **about):
+    """Record a cell and what an evaluation found of it."""
+    key, own = f"{loss}/{seed}", SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+    if key not in tracker.finished(parent):
+        cell = tracker.start_cell(parent, key, f"{loss}, seed {seed}", own)
+        cell.table(pd.DataFrame({"prompt_id": [0], "sample": 0, "prompt": "p", "text": "t"}), "samples.json")
+        cell.finish()
+    tags = {"plo.of": key, "plo.evaluation": evaluation, "plo.settings": settings}
+    run = tracker.start_evaluation(parent, f"{key} {evaluation} {settings}", "x", tags, params)
+    run.finding(evaluation, metrics, frame, {"notes": [], "lengths": {}, "judges": [JUDGE]} | about)
+
+
 def record(
-    tracker, comparison, judge=None, evaluation="duel", name="win_rate_chosen", notes=("60 prompts were asked.",)
+    tracker, comparison, evaluation="duel", name="win_rate_chosen", notes=("60 prompts were asked.",), **settings
 ):
     parent = tracker.comparison(comparison, f"key-{comparison}", {})
     for loss, rate in RATE.items():
         for seed in range(3):
-            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
-            own |= {f"plo.notes.{evaluation}": json.dumps(notes)} | ({"plo.judge": json.dumps(judge)} if judge else {})
-            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
             frame = items(rate, seed, name)
-            cell.table(frame, f"{evaluation}.json")
-            cell.table(pd.DataFrame({"prompt_id": [0], "sample": 0, "prompt": "p", "text": "t"}), "samples.json")
-            cell.finish({f"{evaluation}.{name}": frame[name].mean(), f"{evaluation}.refusals": 0.25})
+            metrics = {name: frame[name].mean(), "refusals": 0.25}
+            evaluated(tracker, parent, loss, seed, frame, metrics, evaluation, notes=notes, **settings)
     return read(tracker, comparison)
 
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory):
-    return Tracker(tmp_path_factory.mktemp("store") / "plo.db", "sections")
+    tracker = Tracker(tmp_path_factory.mktemp("store") / "plo.db", "sections")
+    tracker.judge_check(JUDGE["judge"], "weights 0", CARD | {"informative": False})  # another judge's
+    tracker.judge_check(JUDGE["judge"], JUDGE["version"], CARD)
+    tracker.judge_check(JUDGE["judge"], JUDGE["version"], CARD | {"card": ["tiny"], "informative": False, "pairs": 2})
+    return tracker
 
 
 @pytest.fixture(scope="module")
 def board(tracker):
-    return record(tracker, "main", CARD)
+    return record(tracker, "main")
 
 
 def part(text, title):
@@ -72,7 +86,11 @@ def test_a_section_per_evaluation(board):
     assert found == estimate(table)
     assert f"[{found.low:.3f}, {found.high:.3f}]" in text
     assert "win rate chosen ↑" in text and "refusals ↓" in text
-    assert "60 prompts were asked." in text and "Judge hf:tiny &#124; v1:" in text and "- agreement .81" in text
+    assert (
+        "60 prompts were asked." in text
+        and "Judge hf:tiny &#124; v1, prompt helpful:" in text
+        and "- agreement .81" in text
+    )
     assert text.count("60 prompts were asked.") == 1
     # the metric stands in its section alone
     assert "win rate chosen" not in to_markdown(board).split("## duel")[0]
@@ -87,17 +105,77 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
-    board = record(tracker, "poor", CARD | {"informative": False, "card": None})
+    poor = {"judge": "hf:poor", "version": "1", "prompt": None}
+    parent = tracker.comparison("poor", "key-poor", {})
+    for loss in RATE:
+        rates = {"win_rate_chosen": 0.9, "discrete_win_rate": 0.8, "refusals": 0.25}
+        evaluated(tracker, parent, loss, 0, items(0.9, 0), rates, judges=[poor])
+    assert "0.900" in to_markdown(read(tracker, "poor"))  # it has no card yet, and the table says how to get one
+    assert "no card: measure its agreement with gold labels by plo judge-check hf:poor PAIRS" in to_markdown(
+        read(tracker, "poor")
+    )
+    tracker.judge_check("hf:poor", "1", CARD | {"informative": False})
+    board = read(tracker, "poor")
     text = part(to_markdown(board), "duel")
     lines = [line for line in text.splitlines() if line.startswith("| dpo")]
-    assert lines == ["| dpo | uninformative judge | 0.250 ± 0.000 |"]
-    assert "no card" in text and "MDD" not in text
+    assert lines == ["| dpo | uninformative judge | 0.250 |", "| dpo | uninformative judge |"]
+    assert "MDD" not in text
     assert board.primary is None and board.ratings is None and "Head to head" not in to_markdown(board)
     row = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
-    assert row["duel.win_rate_chosen"] == "" and row["duel.refusals"] == "0.25"
+    assert row["duel.win_rate_chosen"] == row["duel.discrete_win_rate"] == "" and row["duel.refusals"] == "0.25"
     data = json.loads(to_json(board))
     assert data["evaluations"][0]["judges"][0]["informative"] is False
-    assert data["rows"][2]["metrics"]["duel.win_rate_chosen"]["mean"] > 0.9
+    assert data["rows"][2]["metrics"]["duel.win_rate_chosen"]["mean"] == 0.9
+
+
+def test_two_judges_stand_in_two_sections_each_with_its_card(tracker):
+    """One judge's verdicts are neither mixed with the other's nor put under its card, whichever cells it was asked of."""
+    parent = tracker.comparison("judges", "key-judges", {})
+    other = {"judge": "hf:other", "version": "1", "prompt": "helpful"}
+    tracker.judge_check("hf:other", "1", CARD | {"card": ["chance"], "informative": False})
+    for loss, rate in RATE.items():
+        for seed in range(2):
+            frame = items(rate, seed)
+            evaluated(tracker, parent, loss, seed, frame, {"win_rate_chosen": rate}, params={"judge": "hf:tiny"})
+    evaluated(
+        tracker, parent, "dpo", 0, items(0.2, 0), {"win_rate_chosen": 0.2}, settings="s2", params={"judge": "hf:other"},
+        judges=[other],
+    )  # fmt: skip
+    board = read(tracker, "judges")
+    text = to_markdown(board)
+    first, second = part(text, "duel \\[judge=hf:other\\]"), part(text, "duel \\[judge=hf:tiny\\]")
+    assert "chance" in first and "uninformative judge" in first and "agreement" not in first
+    assert "agreement .81" in second and "0.950" in second and "chance" not in second
+    assert "| sft |" in second and "| sft |" not in first
+    rows = {row.variant: row for row in board.rows}
+    assert rows["dpo"].metrics["duel [judge=hf:tiny].win_rate_chosen"].n == 2
+    assert rows["dpo"].differences.keys() == {"duel [judge=hf:tiny].win_rate_chosen"}
+    assert board.primary == "duel [judge=hf:tiny].win_rate_chosen"
+
+
+def test_the_same_settings_but_for_code_are_told_apart(tracker):
+    parent = tracker.comparison("code", "key-code", {})
+    for settings, rate in (("aaaaaaaabb", 0.3), ("ccccccccdd", 0.6)):
+        evaluated(tracker, parent, "dpo", 0, items(rate, 0), {"win_rate_chosen": rate}, settings=settings)
+    titles = [section.title for section in read(tracker, "code").sections]
+    assert titles == ["duel [settings aaaaaaaa]", "duel [settings cccccccc]"]
+
+
+def test_the_component_of_the_judge(tracker):
+    """Two judges who differ by .4 on everything: their variance is .4^2 / 2, and nothing else's."""
+    parent = tracker.comparison("component", "key-component", {})
+    for judge, shift in (("a", 0.0), ("b", 0.4)):
+        for loss in RATE:
+            for seed in range(2):
+                frame = pd.DataFrame({"prompt_id": range(4), "win_rate": 0.3 + shift})
+                evaluated(
+                    tracker, parent, loss, seed, frame, {"win_rate": 0.3 + shift}, settings=judge, params={"judge": judge},
+                    judges=[{"judge": judge, "version": "1", "prompt": None}],
+                )  # fmt: skip
+    board = read(tracker, "component")
+    assert board.components["judge"] == pytest.approx(0.08)
+    assert board.components.drop("judge").abs().max() < 1e-12
+    assert "| judge | 0.08 |" in part(to_markdown(board), "Variance components")
 
 
 def test_components_and_ratings_of_the_primary_metric(board):
@@ -121,36 +199,20 @@ def test_components_and_ratings_of_the_primary_metric(board):
 
 
 def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
-    board = record(tracker, "dots", evaluation="duel_temperature_0.7_", name="win_rate")
-    assert [section.evaluation for section in board.sections] == ["duel_temperature_0.7_"]
-    assert "win rate ↑ [95%]" in to_markdown(board)
-    board = record(tracker, "own", evaluation="mine", name="points")
+    board = record(tracker, "dots", evaluation="duel.v0.7", name="points")
+    assert [section.title for section in board.sections] == ["duel.v0.7"] and board.primary is None
     assert "| points [95%] | Δ points [95%], MDD" in to_markdown(board)
-    assert board.primary is None
-    one = read(tracker, "own", metrics=["mine.refusals"])
-    assert one.metrics == ["mine.refusals"] and "points" not in to_markdown(one)
-    with pytest.raises(LeaderboardError, match="mine.nope"):
-        read(tracker, "own", metrics=["mine.nope"])
-
-
-def test_a_cell_without_its_table_is_named(tracker):
-    parent = tracker.comparison("bare", "key-bare", {})
-    cell = tracker.start_cell(parent, "x", "x", SHARED | {"plo.variant": "x", "plo.seed": 0})
-    cell.finish({"duel.win_rate": 0.5})
-    board = read(tracker, "bare")
-    assert any("no table duel.json" in note for note in board.notes)
-    assert math.isnan(board.rows[-1].metrics["duel.win_rate"].sd) and board.rows[-1].estimates == {}
-    assert "| x | 0.500 |" in part(to_markdown(board), "duel")
+    one = read(tracker, "dots", metrics=["duel.v0.7.refusals"])
+    assert one.metrics == ["duel.v0.7.refusals"] and "points" not in to_markdown(one)
+    with pytest.raises(LeaderboardError, match="duel.v0.7.nope"):
+        read(tracker, "dots", metrics=["duel.v0.7.nope"])
 
 
 def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
     parent = tracker.comparison("uneven", "key-uneven", {})
     for loss, seeds, prompts in (("reference", (0, 1), 60), ("dpo", (1, 2), 50), ("sft", (3,), 60)):
         for seed in seeds:
-            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
-            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
-            cell.table(items(RATE[loss], seed, prompts=prompts), "duel.json")
-            cell.finish({"duel.win_rate_chosen": 0.5})
+            evaluated(tracker, parent, loss, seed, items(RATE[loss], seed, prompts=prompts), {"win_rate_chosen": 0.5})
     board = read(tracker, "uneven")
     said = "\n".join(board.notes)
     assert "dpo: only the 50 prompts that it shares with reference" in said
@@ -174,11 +236,10 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
             chance = 1 / (1 + np.exp(-(effect + 1.5 * np.tanh(gap / gap.std(ddof=1)))))
             wins[loss, seed] = (rng.random(prompts) < chance).astype(float)
             columns = {"win_rate_chosen": wins[loss, seed], "length": base + gap, "length_chosen": base}
-            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
-            own |= {"plo.lengths.duel": json.dumps({"win_rate_chosen": ["length", "length_chosen"]})}
-            cell = tracker.start_cell(parent, f"{loss}/{seed}", f"{loss}, seed {seed}", own)
-            cell.table(pd.DataFrame({"prompt_id": range(prompts), **columns}), "duel.json")
-            cell.finish({"duel.win_rate_chosen": wins[loss, seed].mean()})
+            frame = pd.DataFrame({"prompt_id": range(prompts), **columns})
+            lengths = {"win_rate_chosen": ["length", "length_chosen"]}
+            rate = {"win_rate_chosen": wins[loss, seed].mean()}
+            evaluated(tracker, parent, loss, seed, frame, rate, lengths=lengths)
     board = read(tracker, "long")
     raw, adjusted = "duel.win_rate_chosen", "duel.length_adjusted_win_rate_chosen"
     assert board.metrics == [raw, adjusted] and board.primary == raw
@@ -202,9 +263,7 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
 
 def test_one_cell_alone_is_not_adjusted(tracker):
     parent = tracker.comparison("alone", "key-alone", {})
-    own = SHARED | {"plo.loss": "x", "plo.variant": "x", "plo.seed": 0}
-    own |= {"plo.lengths.duel": json.dumps({"win_rate": ["length", "base_length"]})}
-    cell = tracker.start_cell(parent, "x", "x", own)
-    cell.table(pd.DataFrame({"prompt_id": range(9), "win_rate": [0, 1, 1] * 3, "length": range(9), "base_length": 4}), "duel.json")  # fmt: skip
-    cell.finish({"duel.win_rate": 2 / 3})
+    frame = pd.DataFrame({"prompt_id": range(9), "win_rate": [0, 1, 1] * 3, "length": range(9), "base_length": 4})
+    lengths = {"win_rate": ["length", "base_length"]}
+    evaluated(tracker, parent, "x", 0, frame, {"win_rate": 2 / 3}, lengths=lengths)
     assert read(tracker, "alone").metrics == ["duel.win_rate"]
