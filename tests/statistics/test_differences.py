@@ -143,4 +143,4 @@ def test_what_the_readme_says_of_the_minimal_detectable_difference(variants, see
     found = power(variants, seeds, prompts, 2000, [1.0, 1.5, 2.0])
     assert 0.77 <= found[1.0][0] <= 0.83
     assert 0.50 <= found[1.0][1] <= 0.64
-    assert 0.86 <= found[1.5][1] and 0.97 <= found[2.0][1]
+    assert found[1.5][1] >= 0.86 and found[2.0][1] >= 0.97
