@@ -29,7 +29,7 @@ def variance_components(frame: pd.DataFrame, value: str = "value") -> pd.Series:
 
     Returns:
         By component ("loss x prompt"), squared units of the metric. A negative estimate is shown as 0; NaN: one level of
-        a factor, or one observation a combination, tells nothing of it (its variance is in the residual).
+        a factor, or one observation a combination, tells nothing of it (its variance is in text, else in the residual).
 
     Raises:
         ValueError: no prompt is there for every combination of the others.
