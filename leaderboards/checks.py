@@ -32,7 +32,7 @@ def comparable(cells: Sequence[Cell]) -> dict[str, str]:
                 lines.append(f"  {what} {value[:16]}: {where}")
             raise LeaderboardError(
                 f"These runs differ in their {what}, so their numbers do not compare:\n" + "\n".join(lines) +
-                "\nChoose one comparison with --comparison NAME or --comparison KEY."
+                "\nChoose one comparison by its name or the beginning of its key, as in: plo leaderboard NAME"
             )  # fmt: skip
         shared[what] = next(iter(groups))
     return shared

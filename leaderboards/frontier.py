@@ -12,21 +12,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from plo.leaderboards.checks import LeaderboardError, comparable
+from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.items import SAMPLES
-from plo.leaderboards.render import UNDEFINED, escape
+from plo.leaderboards.table import Leaderboard, Row
+from plo.leaderboards.text import UNDEFINED, escape
 from plo.tracking import Cell, TrackingError
 
 POINT = ["loss", "variant", "beta", "share"]
 
 
-def points(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row an evaluation point of each finished cell that recorded `reward` and `kl`.
+def points(board: Leaderboard) -> pd.DataFrame:
+    """A row an evaluation point of each run of the leaderboard that recorded `reward` and `kl`.
 
     | column             | meaning                                                                                |
     |--------------------|----------------------------------------------------------------------------------------|
-    | loss               | the variant without its beta: what a frontier is drawn for                             |
-    | variant, beta, seed| as recorded; beta NaN where the loss has none                                          |
+    | loss               | the variant without its beta, with the other settings that its rows differ in          |
+    |                    | ("dpo [lr=0.001]"): what a frontier is drawn for                                       |
+    | variant, beta, seed| as in the leaderboard; beta NaN where the loss has none                                |
     | share              | of training, in (0, 1]; 0 for the reference                                            |
     | kl, kl_se          | nats: sequence KL(pi || ref), and its standard error, prompts as clusters              |
     | reward             | mean gold reward                                                                       |
@@ -35,30 +37,24 @@ def points(cells: Sequence[Cell]) -> pd.DataFrame:
     | prompts            | behind reward_se; 0 where that is NaN                                                  |
 
     Raises:
-        LeaderboardError: no finished cell has both, or cells differ in data, model, evaluation or training settings.
+        LeaderboardError: no run of the board has both.
     """
-    latest: dict[tuple, Cell] = {}
-    for cell in cells:  # oldest first: of a cell recorded again, the later one counts
-        if cell.status != "FINISHED":
-            continue
-        key = cell.tags.get("plo.variant"), cell.params.get("beta"), cell.tags.get("plo.seed")
-        if key in latest and latest[key].params != cell.params:
-            raise LeaderboardError(
-                f"{cell.name} is there twice, trained with other settings ({latest[key].comparison}, {cell.comparison}): "
-                f"choose one comparison with --comparison NAME or --comparison KEY."
-            )
-        latest[key] = cell
-    rows = [row for cell in latest.values() for row in _points_of(cell)]
+    by_run, said = {cell.run_id: cell for cell in board.cells}, _told_apart(board.rows)
+    rows = [
+        {"loss": _without_beta(row.variant) + more, "variant": row.variant + more, "beta": _beta(row), "seed": seed, **point}
+        for row, more in zip(board.rows, said, strict=True)
+        for seed, run in row.runs.items()
+        for point in _points_of(by_run[run])
+    ]  # fmt: skip
     if not rows:
         raise LeaderboardError(
-            f"None of the {len(cells)} cells is finished and has both `reward` and `kl`: a frontier needs a task with a gold "
+            f"None of the {len(board.cells)} cells is finished and has both `reward` and `kl`: a frontier needs a task with a gold "
             f"reward (data.source=sentiment, or an evaluation of samples that returns `reward`)."
         )
-    comparable(list(latest.values()))
     return pd.DataFrame(rows)
 
 
-def frontier(cells: Sequence[Cell]) -> pd.DataFrame:
+def frontier(board: Leaderboard) -> pd.DataFrame:
     """Seed means of `points`, a row a variant and share of training, and which of them are on their loss's frontier.
 
     `on_frontier`: no other point of the same loss has reward >= and KL <= this one's, one of them strictly.
@@ -69,7 +65,7 @@ def frontier(cells: Sequence[Cell]) -> pd.DataFrame:
     Raises:
         LeaderboardError: as `points`.
     """
-    by_point = points(cells).groupby(POINT, dropna=False, sort=False)
+    by_point = points(board).groupby(POINT, dropna=False, sort=False)
     frame = by_point.agg(
         seeds=("seed", "size"), kl=("kl", "mean"), kl_sd=("kl", "std"), kl_se=("kl_se", _mean), reward=("reward", "mean"),
         reward_sd=("reward", "std"), reward_se=("reward_se", _mean), prompts=("prompts", "min"),
@@ -137,19 +133,34 @@ def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> 
 
 def _points_of(cell: Cell) -> list[dict[str, object]]:
     reward, kl, kl_se = (cell.history(name) for name in ("reward", "kl", "kl_se"))
-    variant, last = cell.tags.get("plo.variant", cell.name), max(reward, default=0)
-    try:
-        beta = float(cell.params.get("beta", "nan"))
-    except ValueError:  # "-": it has none
-        beta = math.nan
-    own = {"loss": _without_beta(variant), "variant": variant, "beta": beta, "seed": cell.tags.get("plo.seed", "-")}
-    found = []
-    for step in reward.keys() & kl.keys():
+    last, found = max(reward, default=0), []
+    for step in sorted(reward.keys() & kl.keys()):
         se, prompts = _reward_se(cell) if step == last else (math.nan, 0)
         measured = {"kl": kl[step], "kl_se": kl_se.get(step, math.nan), "reward": reward[step]}
-        share = round(step / max(1, last), 3)
-        found.append({**own, "share": share, **measured, "reward_se": se, "prompts": prompts})
-    return sorted(found, key=lambda row: row["share"])
+        found.append({"share": round(step / max(1, last), 3), **measured, "reward_se": se, "prompts": prompts})
+    return found
+
+
+def _told_apart(rows: Sequence[Row]) -> list[str]:
+    """For each row, the settings but beta in which those of its loss differ: " [lr=0.001]"; "" where there are none."""
+    of_loss: dict[str, dict[str, set]] = {}
+    for row in rows:
+        seen = of_loss.setdefault(_without_beta(row.variant), {})
+        for key, value in row.settings.items():
+            seen.setdefault(key, set()).add(value)
+    said = []
+    for row in rows:
+        seen = of_loss[_without_beta(row.variant)]
+        own = [f"{key}={value}" for key, value in row.settings.items() if key != "beta" and len(seen[key]) > 1]
+        said.append(f" [{', '.join(own)}]" if own else "")
+    return said
+
+
+def _beta(row: Row) -> float:
+    try:
+        return float(row.settings.get("beta") or "nan")
+    except ValueError:  # a word
+        return math.nan
 
 
 def _reward_se(cell: Cell) -> tuple[float, int]:

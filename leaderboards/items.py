@@ -44,9 +44,17 @@ def items(
 
 
 def row_differences(
-    rows: Sequence[Any], base: Any, items: dict[str, dict[str, pd.DataFrame]], notes: list[str]
+    rows: Sequence[Any],
+    base: Any,
+    items: Mapping[str, Mapping[str, pd.DataFrame]],
+    bounds: Mapping[str, tuple[float, float]],
+    notes: list[str],
 ) -> None:
-    """Set every row's differences to the baseline's row; notes what could not be compared."""
+    """Set every row's differences to the baseline's row; notes what could not be compared.
+
+    Args:
+        bounds: the least and the greatest value of each metric.
+    """
     said: dict[str, None] = {}  # once, whatever the number of metrics
     for name, of_row in items.items():
         if base.name not in of_row:
@@ -62,7 +70,7 @@ def row_differences(
                 said[f"{row.name}: no {lacking} in common with {base.name}, so no difference."] = None
             else:
                 comparable[row.name] = table
-        found = differences(comparable, theirs)
+        found = differences(comparable, theirs, bounds=bounds[name])
         for row in rows:
             if row.name not in found:
                 continue

@@ -1,6 +1,7 @@
 """How each metric is shown: label, unit, digits, which way is better, and in which table."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from plo.evals import EVALUATIONS
@@ -10,7 +11,7 @@ ADJUSTED = "length_adjusted_"  # begins the name of a win rate as if the texts w
 
 @dataclass(frozen=True)
 class Metric:
-    """`better` is "↑", "↓" or "" (neither direction is better by itself)."""
+    """`better` is "↑", "↓" or "" (neither direction is better by itself); `bounds`: the least and the greatest it can be."""
 
     name: str
     label: str
@@ -18,8 +19,25 @@ class Metric:
     digits: int = 3
     better: str = ""
     table: str = "reward"
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
+def _bounds(name: str) -> tuple[float, float]:
+    """Of a share 0 and 1; of the reward, VADER's compound score, -1 and 1."""
+    if any(fnmatchcase(name, rate) for rate in _RATES):
+        return 0.0, 1.0
+    return (-1.0, 1.0) if name == "reward" else (-math.inf, math.inf)
+
+
+_RATES = (
+    "*win_rate",
+    "*win_rate_[!s]*",
+    "preference_accuracy",
+    "consistency*",
+    "unreadable*",
+    "repetition",
+    "finished",
+)
 _ALL = [
     Metric("reward", "reward", "VADER compound score of the continuation, -1 to 1; it saturates", 3, "↑"),
     Metric("gold_win_rate", "win rate", "share of sample pairs in which the reference scores less", 3, "↑"),
@@ -35,7 +53,7 @@ _ALL = [
     Metric("self_bleu_pairwise", "self-BLEU", "mean pairwise BLEU in a prompt, 0-100", 1, "↓", "text"),
     Metric("finished", "finished", "share of samples that ended with EOS", 3, "", "text"),
 ]
-METRICS = {metric.name: metric for metric in _ALL}
+METRICS = {metric.name: replace(metric, bounds=_bounds(metric.name)) for metric in _ALL}
 
 
 def metric(name: str) -> Metric:
@@ -51,4 +69,4 @@ def of_evaluation(evaluation: str, name: str) -> Metric:
     found = next((better for pattern, better in directions.items() if fnmatchcase(raw, pattern)), None)
     arrow = {True: "↑", False: "↓", None: ""}[found]
     label = name.replace("length_adjusted", "length-adjusted").replace("_", " ")
-    return Metric(name, label, "as its evaluation defines it", better=arrow, table=evaluation)
+    return Metric(name, label, "as its evaluation defines it", better=arrow, table=evaluation, bounds=_bounds(name))

@@ -122,8 +122,10 @@ def _legend(board: Leaderboard) -> list[str]:
     tests = (
         "- Δ: difference to the baseline, paired by prompt and seed; its interval is for a new prompt and a new seed, of one "
         "seed for a new prompt alone. p: two-sided, Holm-adjusted over the variants of its column. MDD: minimal detectable "
-        "difference, the true one that this design finds with 80% power (α .05, two-sided). Unresolved: smaller than that, "
-        "or p at least .05."
+        "difference, the true one that this design finds (p < .05 after Holm's correction at its strictest) with 80% power; "
+        "itself an estimate. Unresolved: Δ smaller than that, or p at least .05; so a true difference as large as the MDD "
+        "reads resolved about half the time, one twice as large nearly always. `[-, -]`: one prompt, or no two values that "
+        "differ: undefined."
     )
     return [*lines, arrows, tests, f"- `{UNDEFINED}`: undefined or not recorded. One seed has no ±."]
 

@@ -83,10 +83,13 @@ def components(board: Leaderboard) -> list[str]:
         ]
         for name, value in found.items()
     ]
+    rest = "The residual holds what one cell of variant, seed and prompt cannot be told apart in."
+    if "judge" in found:
+        rest = "Text is what all judges share about one text; the residual is what they disagree in."
     return [
         "## Variance components",
         f"Of {escape(board.primary)}, by analysis of variance over the prompts and seeds that all variants have; a negative "
-        "estimate is shown as 0. The residual holds what one cell of variant, seed and prompt cannot be told apart in.",
+        f"estimate is shown as 0. {rest}",
         table(["component", "variance", "sd", "share"], body),
     ]
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.items import items, row_differences, tables
-from plo.leaderboards.metrics import METRICS
+from plo.leaderboards.metrics import METRICS, metric, of_evaluation
 from plo.leaderboards.overall import by_judge, overall
 from plo.leaderboards.sections import Section, primary, sections
 from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
@@ -65,6 +65,7 @@ class Leaderboard:
     settings: dict[str, str]
     comparisons: list[str]
     notes: list[str]
+    cells: list[Cell]
     sections: list[Section] = field(default_factory=list)
     primary: str | None = None
     components: pd.Series | None = None
@@ -92,8 +93,9 @@ def read(
 ) -> Leaderboard:
     """The leaderboard of a store: of all its comparisons, or of those with this name or key."""
     chosen = tracker.comparisons(comparison)
-    cells = [cell for one in chosen for cell in one.cells()]
-    missing = [f"{name} ({one.name})" for one in chosen for name in one.missing()]
+    by_comparison = [(one, one.cells()) for one in chosen]
+    cells = [cell for _, own in by_comparison for cell in own]
+    missing = [f"{name} ({one.name})" for one, own in by_comparison for name in one.missing(own)]
     board = build(cells, baseline, metrics, missing, tracker.judge_checks())
     board.notes += made_first(cells, tracker.stages())
     return board
@@ -124,6 +126,7 @@ def build(
             f"None of the {len(cells)} cells is finished: run `plo compare` to its end first.{failed}"
         )
     settings, notes = comparable(finished), []
+    sampled = [cell for cell in finished if cell.metrics]  # others were evaluated only, by `plo eval`
     found = sections(finished, checks, metrics)
     finished = [replace(cell, metrics=cell.metrics | _found(cell, found)) for cell in finished]
     known = {name for cell in finished for name in cell.metrics}
@@ -137,22 +140,23 @@ def build(
     found = [section for section in found if section.metrics]
     rows, said = _rows(finished, shown)
     by_run = {cell.run_id: cell for cell in finished}
-    sampled = [cell for cell in finished if cell.tags.get("plo.model") != ANY]
     samples = tables(sampled, notes)
     by_item = items(rows, shown, samples, found)
     notes[:0] = said
 
     base = _baseline(rows, baseline)
+    bounds = {name: metric(name).bounds for name in shown}
+    bounds |= {n: of_evaluation(one.evaluation, one.short(n)).bounds for one in found for n in one.metrics}
     for row in rows:
-        row.estimates = {name: estimate(of_row[row.name]) for name, of_row in by_item.items() if row.name in of_row}
+        row.estimates = {n: estimate(t[row.name], bounds=bounds[n]) for n, t in by_item.items() if row.name in t}
     if base is not None:
-        row_differences(rows, base, by_item, notes)
+        row_differences(rows, base, by_item, bounds, notes)
     for row in rows:
         row.along = _along([by_run[run] for run in row.runs.values()])
     _samples(rows, samples)
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    board = Leaderboard(rows, shown, base, settings, names, notes, found)
+    board = Leaderboard(rows, shown, base, settings, names, notes, finished, found)
     board.primary = primary(shown, found)
     judged = by_judge(board.primary, found, by_item)
     board.components, board.ratings = overall(by_item.get(board.primary, {}), judged, notes)
@@ -251,10 +255,10 @@ def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:
     """Means over the seeds at each evaluation point, as a share of training: the last point is its end."""
     points: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        for metric in ("reward", "kl"):
-            history = cell.history(metric)
+        for name in ("reward", "kl"):
+            history = cell.history(name)
             for step, value in history.items():
-                points[round(step / max(1, *history), 3)][metric].append(value)
+                points[round(step / max(1, *history), 3)][name].append(value)
     return {point: {m: spread(v).mean for m, v in found.items()} for point, found in sorted(points.items())}
 
 

@@ -33,7 +33,7 @@ def spread(found: Spread | None, digits: int) -> str:
 
 
 def interval(found: Estimate | None, digits: int) -> str:
-    if found is None or math.isnan(found.low):
+    if found is None:
         return UNDEFINED
     return f"[{number(found.low, digits)}, {number(found.high, digits)}]"
 

@@ -47,7 +47,7 @@ def test_four_processes_on_a_fresh_store(tmp_path):
     cells = comparison.cells()
     assert sorted(cell.metrics["reward"] for cell in cells) == [100.0, 101.0, 102.0, 103.0]
     assert all(len(cell.history("reward")) == 20 for cell in cells)
-    assert comparison.missing() == []
+    assert comparison.missing(comparison.cells()) == []
 
 
 def open_store(path):
@@ -80,7 +80,7 @@ def test_a_comparison_is_found_again_by_its_key(tracker):
     assert first == again != other
     (comparison,) = tracker.comparisons("key-1")
     assert comparison.config() == config and comparison.status == "RUNNING"
-    assert comparison.missing() == ["dpo, seed 0", "dpo, seed 1"]
+    assert comparison.missing(comparison.cells()) == ["dpo, seed 0", "dpo, seed 1"]
     assert {c.key for c in tracker.comparisons("demo")} == {"key-1", "key-2"}
     run = tracker._client.get_run(first)
     assert run.data.params["data.name"] == "sentiment"

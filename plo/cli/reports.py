@@ -33,25 +33,26 @@ def leaderboard(
     from plo.tracking import Tracker
 
     with friendly():
-        tracker = Tracker(store, create=False)
-        board, cells = read(tracker, comparison, baseline, metric or None), tracker.cells(comparison)
+        board = read(Tracker(store, create=False), comparison, baseline, metric or None)
         write(board, out)
-        drawn = _frontier(cells, out)
     print(to_markdown(board))
-    also = " Reward against KL: frontier.md and .png." if drawn else ""
-    console.print(f"Written to {out}/leaderboard.md, .csv and .json.{also}", highlight=False, soft_wrap=True)
+    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False, soft_wrap=True)
+    if said := _frontier(board, out):
+        console.print(f"Reward against KL: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _frontier(cells, out: Path) -> bool:
-    """Write reward against KL, where a gold reward was recorded."""
+def _frontier(board, out: Path) -> str:
+    """Write reward against KL, where a gold reward was recorded; what to say of it."""
     from plo.leaderboards import frontier
-
-    scored = [cell for cell in cells if cell.status == "FINISHED" and {"reward", "kl"} <= cell.metrics.keys()]
-    if not scored:
-        return False
+    from plo.leaderboards.checks import LeaderboardError
     from plo.leaderboards.frontier_plot import plot
 
-    frame = frontier.frontier(scored)
-    (out / "frontier.md").write_text(frontier.to_markdown(frame), encoding="utf-8")
-    plot(frame, out / "frontier.png")
-    return True
+    if not any({"reward", "kl"} <= cell.metrics.keys() for cell in board.cells):
+        return ""
+    try:
+        frame = frontier.frontier(board)
+        (out / "frontier.md").write_text(frontier.to_markdown(frame), encoding="utf-8")
+        plot(frame, out / "frontier.png")
+    except LeaderboardError as error:  # the table stands without it
+        return f"not drawn. {error}"
+    return "frontier.md and .png."

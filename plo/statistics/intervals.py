@@ -23,9 +23,10 @@ class Estimate:
     """A mean over prompts and seeds, in the units of the metric.
 
     Attributes:
-        se: its standard error.
+        se: its standard error; NaN, and so are share, low, high and p, of one prompt and where no two values differ.
         share: of its variance, the part that is estimated from the seeds, and so from few.
-        low, high: the interval; for a new seed and a new prompt, or, of one seed, for a new prompt alone.
+        low, high: the interval; for a new seed and a new prompt, or, of one seed, for a new prompt alone. Cut to the
+            metric's bounds where those were given.
         p: two-sided, of the hypothesis that the mean is 0.
         prompts, seeds: what it was computed from.
         dropped: prompts left out because a seed lacks them.
@@ -69,7 +70,8 @@ def two_way(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values: [..., prompts, seeds], no cell missing.
 
     Returns:
-        mean, standard error and share, each [...]; of one prompt the last two are NaN.
+        mean, standard error and share, each [...]. Of one prompt, and where all values are equal, the last two are NaN:
+        20 wins of 20 do not tell how far the rate of wins may lie from 1.
 
     Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4, for the mean squares.
     """
@@ -77,17 +79,19 @@ def two_way(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean = values.mean((-2, -1))
     if prompts < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    constant = np.ptp(values, (-2, -1)) <= 1e-12 * np.abs(values).max((-2, -1))  # but for rounding
     ms_p = seeds * values.mean(-1).var(-1, ddof=1)
     if seeds == 1:
-        return mean, np.sqrt(ms_p / prompts), np.zeros_like(mean)
+        return mean, np.where(constant, np.nan, np.sqrt(ms_p / prompts)), np.where(constant, np.nan, 0.0)
     ms_s = prompts * values.mean(-2).var(-1, ddof=1)
     rest = values.var((-2, -1)) * prompts * seeds - (prompts - 1) * ms_p - (seeds - 1) * ms_s
     ms_ps = np.maximum(rest, 0) / ((prompts - 1) * (seeds - 1))
     variance = ms_s + np.maximum(ms_p - ms_ps, 0)
     nothing = variance <= 1e-12 * (ms_p + ms_ps)
     variance = np.where(nothing, np.maximum(ms_p, ms_ps), variance)
-    share = np.where(nothing, 0, ms_s) / np.where(variance > 0, variance, 1)
-    return mean, np.sqrt(variance / (prompts * seeds)), share
+    share = np.where(nothing, 0, ms_s) / np.where(constant, 1, variance)
+    se = np.sqrt(variance / (prompts * seeds))
+    return mean, np.where(constant, np.nan, se), np.where(constant, np.nan, share)
 
 
 def critical(alpha: float | np.ndarray, share: float | np.ndarray, prompts: int, seeds: int) -> np.ndarray:
@@ -116,12 +120,15 @@ def p_value(ratio: float | np.ndarray, share: float | np.ndarray, prompts: int, 
     return np.where(np.isnan(ratio), np.nan, 10**high)
 
 
-def estimate(table: pd.Series | pd.DataFrame, *, level: float = 0.95) -> Estimate:
+def estimate(
+    table: pd.Series | pd.DataFrame, *, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """Mean and interval of a table of one value a prompt and seed; see `two_way` and `critical`.
 
     Args:
         table: indexed by prompt_id, one column a seed (a Series: one seed). An index that repeats a prompt (one row a
             sample) is averaged by prompt first. A prompt without a finite value in every seed is dropped and counted.
+        bounds: the least and the greatest value that the mean can have, (0, 1) of a rate: the interval is cut to them.
     """
     table = _by_prompt(table)
     complete = table[np.isfinite(table).all(axis=1)]
@@ -130,9 +137,9 @@ def estimate(table: pd.Series | pd.DataFrame, *, level: float = 0.95) -> Estimat
         return Estimate(*[math.nan] * 6, prompts, seeds, dropped)
     mean, se, share = map(float, two_way(complete.to_numpy()))
     half = se * float(critical(1 - level, share, prompts, seeds))
-    ratio = mean / se if se else (math.inf if mean else 0.0)  # se 0: nothing varies
-    p = float(p_value(ratio, share, prompts, seeds))
-    return Estimate(mean, se, share, mean - half, mean + half, p, prompts, seeds, dropped)
+    low, high = map(float, np.clip([mean - half, mean + half], *bounds))
+    p = float(p_value(mean / se, share, prompts, seeds))
+    return Estimate(mean, se, share, low, high, p, prompts, seeds, dropped)
 
 
 def paired(a: pd.Series | pd.DataFrame, b: pd.Series | pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What was recorded, read back: comparisons, and their cells with what evaluations found of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,9 @@ class Comparison:
                 found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))
         return found
 
-    def missing(self) -> list[str]:
-        """Names of the planned cells that were never started."""
-        started = {cell.key for cell in self.cells()}
+    def missing(self, cells: Sequence["Cell"]) -> list[str]:
+        """Names of the planned cells that are not among these, so were never started."""
+        started = {cell.key for cell in cells}
         return [name for key, name in self.planned().items() if key not in started]
 
     def _cell(self, run: Any, findings: tuple["Finding", ...]) -> "Cell":

@@ -10,6 +10,7 @@ import pytest
 from plo.leaderboards import LeaderboardError
 from plo.leaderboards.frontier import at_matched_kl, frontier, points, to_markdown
 from plo.leaderboards.frontier_plot import plot
+from plo.leaderboards.table import build
 from plo.tracking import Cell, TrackingError
 
 SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
@@ -48,7 +49,18 @@ def record(comparison, runs, **tags):
         own = {"plo.loss": variant.split("(")[0], "plo.variant": variant, "plo.seed": str(seed)} | SHARED | tags
         params = {} if beta is None else {"beta": beta, "lr": "1"}
         name = f"{variant} seed {seed}"
-        return Recorded("run", name, comparison, f"key-{comparison}", "FINISHED", own, params, {}, None, given=given)
+        return Recorded(
+            f"{name} {comparison} {beta}",
+            name,
+            comparison,
+            f"key-{comparison}",
+            "FINISHED",
+            own,
+            params,
+            {},
+            None,
+            given=given,
+        )
 
     cells = [cell("reference", 0, None, {"reward": {0: 0.05}, "kl": {0: 0.0}, "kl_se": {0: 0.0}})]
     for (variant, beta, seed), found in runs.items():
@@ -67,7 +79,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def frame(cells):
-    return frontier(cells)
+    return frontier(build(cells))
 
 
 def of(frame, **wanted):
@@ -77,7 +89,7 @@ def of(frame, **wanted):
 
 
 def test_points_are_what_was_recorded(cells):
-    found = points(cells)
+    found = points(build(cells))
     assert len(found) == 2 * len(RUNS) + 1
     for (variant, beta, seed), recorded in RUNS.items():
         own = of(found, variant=variant, seed=str(seed))
@@ -134,18 +146,28 @@ def test_the_picture(frame, tmp_path):
 
 
 def test_of_a_cell_recorded_again_the_later_one_counts(cells, frame):
-    worse = replace(cells[1], given={"kl": {60: 9.0}, "reward": {60: 0.0}})
-    pd.testing.assert_frame_equal(frontier([worse, *cells]), frame)
+    worse = replace(cells[1], run_id="earlier", given={"kl": {60: 9.0}, "reward": {60: 0.0}})
+    pd.testing.assert_frame_equal(frontier(build([worse, *cells])), frame)
+
+
+def test_other_settings_have_frontiers_of_their_own(cells):
+    """dpo, at two betas and two learning rates, as two comparisons recorded it: two frontiers over beta, not one nor four."""
+    again = [
+        replace(cell, run_id=f"again {cell.run_id}", comparison="again", params=cell.params | {"lr": "2"})
+        for cell in cells
+        if cell.name.startswith("dpo")
+    ]
+    both = [*cells, *again]
+    found = frontier(build(both))
+    assert {"dpo [lr=1]", "dpo [lr=2]", "sft"} <= set(found["loss"]) and "dpo" not in set(found["loss"])
+    for lr in ("1", "2"):
+        own = of(found, loss=f"dpo [lr={lr}]")
+        assert set(own["variant"]) == {f"dpo [lr={lr}]", f"dpo(beta=0.3) [lr={lr}]"}
+        assert set(own["seeds"]) == {2} and own["on_frontier"].sum() == 2
+    assert "| dpo(beta=0.3) \\[lr=2\\] | 50% |" in to_markdown(found)
 
 
 def test_what_cannot_be_drawn_is_said(cells):
-    again = [replace(cell, comparison="again", params=cell.params | {"lr": "2"}) for cell in cells]
-    with pytest.raises(LeaderboardError, match=r"seed 0 is there twice.*main, again.*--comparison"):
-        frontier([*cells, *again])
-    elsewhere = record("elsewhere", {("ipo", "0.1", 0): [(1.0, 0.2), (2.0, 0.3)]}, **{"plo.data": "another"})
-    with pytest.raises(LeaderboardError, match="differ in their data"):
-        frontier([*cells, *elsewhere])
-    with pytest.raises(LeaderboardError, match="None of the 1 cells.*gold reward"):
-        frontier([replace(cells[1], given={"kl": {60: 1.0}})])
-    with pytest.raises(LeaderboardError, match="None of the 1 cells"):
-        frontier([replace(cells[1], status="FAILED")])
+    for one in (replace(cells[1], given={"kl": {60: 1.0}}), replace(cells[1], given={"reward": {60: 1.0}})):
+        with pytest.raises(LeaderboardError, match="None of the 1 cells.*gold reward"):
+            frontier(build([one]))

@@ -106,7 +106,7 @@ def test_it_refuses_to_mix(tracker, board):
         name = f"other-{tag}"
         comparison(tracker, name, losses=("dpo",), seeds=(0,), **{tag: "another"})
         cells = tracker.cells("main") + tracker.cells(name)
-        said = f"differ in their {what}(.|\n)*{name}(.|\n)*--comparison"
+        said = f"differ in their {what}(.|\n)*{name}(.|\n)*plo leaderboard NAME"
         with pytest.raises(LeaderboardError, match=said):
             build(cells)
     with pytest.raises(LeaderboardError, match="main \\(key-main\\): reference, seed 0"):

@@ -16,13 +16,11 @@ def frame(y, factors=("loss", "seed", "prompt")):
     return pd.DataFrame(dict(zip(factors, index, strict=True)) | {"value": y.ravel()})
 
 
-def simulated(rng, L=12, S=10, P=60, J=None):
+def simulated(rng, L=12, S=10, P=60):
     draw = rng.normal
     y = SD["loss"] * draw(size=(L, 1, 1)) + SD["seed"] * draw(size=(1, S, 1)) + SD["prompt"] * draw(size=(1, 1, P))
     y = y + SD["loss x prompt"] * draw(size=(L, 1, P)) + SD["loss x seed"] * draw(size=(L, S, 1))
-    if J:
-        y = y[..., None] + 0.7 * draw(size=(1, 1, 1, J))
-    return y + SD["residual"] * draw(size=(L, S, P, J) if J else (L, S, P))
+    return y + SD["residual"] * draw(size=(L, S, P))
 
 
 def test_known_components_are_found():
@@ -33,12 +31,36 @@ def test_known_components_are_found():
         assert found[name].mean() == pytest.approx(sd**2, abs=4 * error), name
 
 
-def test_known_components_with_judges():
-    rng, names = np.random.default_rng(1), ("loss", "seed", "prompt", "judge")
-    found = pd.DataFrame([variance_components(frame(simulated(rng, 6, 5, 20, 6), names)) for _ in range(60)])
-    for name, sd in (SD | {"judge": 0.7}).items():
-        error = found[name].std() / math.sqrt(60)
+def judged(rng, y, judges, judge_sd, noise_sd):
+    """The same texts, worth y, seen by all judges: [loss, seed, prompt, judge]."""
+    return y[..., None] + judge_sd * rng.normal(size=judges) + noise_sd * rng.normal(size=(*y.shape, judges))
+
+
+@pytest.mark.parametrize(("judges", "noise_sd"), [(2, 0.3), (6, 1.2)])
+def test_known_components_of_the_same_texts_by_several_judges(judges, noise_sd):
+    rng, rounds = np.random.default_rng(judges), 100
+    draws = (judged(rng, simulated(rng, 6, 5, 20), judges, 0.7, noise_sd) for _ in range(rounds))
+    found = pd.DataFrame([variance_components(frame(y, ("loss", "seed", "prompt", "judge"))) for y in draws])
+    for name, sd in (SD | {"text": SD["residual"], "judge": 0.7, "residual": noise_sd}).items():
+        error = found[name].std() / math.sqrt(rounds)
         assert found[name].mean() == pytest.approx(sd**2, abs=4 * error), name
+
+
+def test_judges_by_hand():
+    # two judges apart by 2 on all of 4 texts, and by +1, -1, -1, +1 beyond that: judges' means 1, -1
+    rest = np.array([0.5, -0.5, -0.5, 0.5]).reshape(2, 1, 2)
+    y = np.stack([1 + rest, -1 - rest], -1)
+    found = variance_components(frame(y, ("loss", "seed", "prompt", "judge")))
+    assert found["residual"] == pytest.approx(8 * 0.25 / 3)  # 8 squares of .5 over (4 - 1) (2 - 1)
+    assert found["judge"] == pytest.approx(2 - 8 * 0.25 / 3 / 4)  # variance of 1 and -1, less the residual's part
+    assert found[["loss", "prompt", "text"]].tolist() == [0, 0, 0]  # judges' means are all 0
+
+
+def test_one_judge_tells_nothing_of_judges():
+    y = np.random.default_rng(0).normal(size=(3, 2, 20))
+    alone = variance_components(frame(y[..., None], ("loss", "seed", "prompt", "judge")))
+    assert np.isnan(alone[["judge", "text"]]).all()
+    assert alone.drop(["judge", "text"]).to_dict() == pytest.approx(variance_components(frame(y)).to_dict())
 
 
 def test_two_losses_two_seeds_two_prompts_by_hand():

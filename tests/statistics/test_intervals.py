@@ -75,14 +75,28 @@ def test_samples_are_averaged_by_prompt_and_incomplete_prompts_dropped():
     assert math.isnan(estimate(pd.Series([math.nan])).mean)
 
 
-def test_nothing_varies():
-    same = estimate(pd.DataFrame(np.full((5, 3), 0.5)))
-    assert (same.mean, same.low, same.high, same.se) == (0.5, 0.5, 0.5, 0.0)
-    assert same.p < 1e-11
-    assert estimate(pd.DataFrame(np.zeros((5, 3)))).p == 1.0
-    # prompts and seeds agree exactly in their means, cells do not: not certain
-    odd = estimate(pd.DataFrame([[0.0, 1.0], [1.0, 0.0]]))
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_nothing_varies_nothing_is_known(value, seeds):
+    """20 wins of 20 in every seed: the mean is 1, and how far the truth may lie below it these data cannot tell."""
+    same = estimate(pd.DataFrame(np.full((20, seeds), value)))
+    assert same.mean == pytest.approx(value) and (same.prompts, same.seeds) == (20, seeds)
+    assert all(math.isnan(part) for part in (same.se, same.share, same.low, same.high, same.p))
+
+
+def test_prompts_and_seeds_that_agree_in_their_means_alone():
+    odd = estimate(pd.DataFrame([[0.0, 1.0], [1.0, 0.0]]))  # cells do not agree: not certain
     assert odd.se == pytest.approx(0.5)  # MS_ps = 1, over 4 cells
+
+
+def test_an_interval_is_cut_to_the_metrics_bounds():
+    wins = pd.DataFrame(np.ones((20, 3)))
+    wins.iloc[0, 0] = 0.0
+    free, cut = estimate(wins), estimate(wins, bounds=(0.0, 1.0))
+    assert free.high > 1 and cut.high == 1.0
+    assert (cut.mean, cut.se, cut.low, cut.p) == (free.mean, free.se, free.low, free.p)
+    losses = estimate(1 - wins, bounds=(0.0, 1.0))
+    assert losses.low == 0.0 and losses.high == pytest.approx(1 - cut.low)
 
 
 def test_pairs_share_seeds_and_prompts():
