@@ -124,7 +124,7 @@ class OpenAI(Judge):
             reply = create(model=self.model, messages=self._messages(question), extra_body=self.fields)
         except openai.APIStatusError as error:
             if _of_the_question(error):
-                return Verdict(None, str(error), refused=True)
+                return Verdict(None, error.response.text, refused=True)
             if _for_now(error):
                 raise TransientError(self._unasked(error), _wait(error.response.headers)) from error
             raise JudgeError(self._unasked(error)) from error
@@ -148,15 +148,18 @@ class OpenAI(Judge):
         return 0.0 if math.isnan(most) else most
 
     def _unasked(self, error: Exception) -> str:
+        status, said = getattr(error, "status_code", None), str(error)
+        if status is not None:  # the client's own words leave out what is not in OpenAI's form
+            said = f"HTTP {status}: {error.response.text[:500]}"
         remedy = "See to the server, the key and the model's name"
-        if getattr(error, "status_code", None) in (400, 422):
+        if status in (400, 422):
             remedy = (
                 f"A server without log-probs takes {self.name}(logprobs=false), a small context "
                 f"{self.name}(longest=CHARACTERS), one that wants or refuses a field {self.name}(request={{'FIELD': "
                 f"VALUE}}), None to leave it out"
             )
         return (
-            f"The judge {self.name} cannot be asked: {type(error).__name__}: {error} {remedy}, and start again: the "
+            f"The judge {self.name} cannot be asked: {type(error).__name__}: {said}\n{remedy}, and start again: the "
             f"verdicts had so far are kept."
         )
 
@@ -185,7 +188,7 @@ def _of_the_question(error: Any) -> bool:
     """Whether the server refuses this question, and may take others."""
     if error.status_code == 413 or OF_THE_QUESTION & {str(error.code), str(error.type)}:
         return True
-    return error.status_code in (400, 422) and bool(TOO_LONG.search(str(error)))
+    return error.status_code in (400, 422) and bool(TOO_LONG.search(error.response.text))
 
 
 def _for_now(error: Any) -> bool:

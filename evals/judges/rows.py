@@ -61,18 +61,19 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
 
 
 def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
-    if "chosen" in row:
-        return _preference(row, report)
     if "output_1" in row:
         texts = (row.get("input"), row["output_1"], row.get("output_2"))
         gold = {"1": 0, "2": 1}.get(str(row.get("label")))
+    elif "chosen" in row:
+        return _preference(row, report)
     else:
         texts = (row.get("prompt"), row.get("a"), row.get("b"))
         gold = {"0": 0, "1": 1}.get(str(row.get("gold")).removesuffix(".0"))
     if gold is None or not all(isinstance(text, str) for text in texts):
         raise JudgeError(
             f"{row['where']}: no pair with a gold label. A row has the texts prompt, a, b and gold (1: b is better, "
-            f"0: a), or prompt, chosen, rejected, or is LLMBar's (input, output_1, output_2, label 1 or 2)."
+            f"0: a), or prompt, chosen, rejected (texts or messages; without prompt whole dialogues), or is LLMBar's "
+            f"(input, output_1, output_2, label 1 or 2)."
         )
     return (*texts, gold)
 
