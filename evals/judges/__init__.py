@@ -1,10 +1,20 @@
 """Judges of pairs of answers: one protocol, a registry, prompts with versions, a cache, and cards of their quality."""
 
 from plo.evals.judges.cache import VerdictCache
+from plo.evals.judges.calls import Counts
 from plo.evals.judges.card import Card, Figure, judge_card
 from plo.evals.judges.gold import register_gold
-from plo.evals.judges.judge import JUDGES, Judge, JudgeError, Question, Verdict, get_judge, register_judge
-from plo.evals.judges.judging import Counts, Judging
+from plo.evals.judges.judge import (
+    JUDGES,
+    Judge,
+    JudgeError,
+    Question,
+    TransientError,
+    Verdict,
+    get_judge,
+    register_judge,
+)
+from plo.evals.judges.judging import Judging
 from plo.evals.judges.rows import read_gold
 from plo.evals.judges.template import Template, TemplateError, get_template
 
@@ -28,6 +38,7 @@ __all__ = [
     "Question",
     "Template",
     "TemplateError",
+    "TransientError",
     "Verdict",
     "VerdictCache",
     "get_judge",

@@ -13,10 +13,22 @@ from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.template import valid
 from plo.paths import plo_home
 
+# p is NULL after `tries` answers that could not be read.
 _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
-    key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL NOT NULL, answer TEXT NOT NULL, cost REAL NOT NULL,
+    key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL, answer TEXT NOT NULL, tries INTEGER NOT NULL,
     time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
 ) WITHOUT ROWID"""
+# Files of the first form had p NOT NULL and a column `cost` in the place of `tries`.
+_FROM_FIRST_FORM = (
+    "BEGIN IMMEDIATE",
+    "ALTER TABLE verdicts RENAME TO first_form",
+    _TABLE,
+    "INSERT INTO verdicts SELECT key, judge, p, answer, 1, time FROM first_form",
+    "DROP TABLE first_form",
+    "COMMIT",
+)
+_PUT = """INSERT INTO verdicts (key, judge, p, answer, tries) VALUES (?, ?, ?, ?, 1)
+    ON CONFLICT (key) DO UPDATE SET p = excluded.p, answer = excluded.answer, tries = tries + 1 WHERE p IS NULL"""
 
 
 def key_of(judge: Judge, question: Question) -> str:
@@ -49,30 +61,36 @@ class VerdictCache:
                 self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(_TABLE)
+                if "cost" in {column[1] for column in self._db.execute("PRAGMA table_info(verdicts)")}:
+                    for statement in _FROM_FIRST_FORM:
+                        self._db.execute(statement)
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
-    def get(self, judge: Judge, questions: Iterable[Question]) -> dict[Question, Verdict]:
-        """The verdicts that are there, their cost 0: they were paid for before."""
+    def get(self, judge: Judge, questions: Iterable[Question]) -> dict[Question, tuple[Verdict, int]]:
+        """The verdicts that are there, each with the number of answers had, which is more than 1 only where some could
+        not be read. Their cost is 0: they were paid for before.
+        """
         found = {}
         with self._lock:
             try:
                 for question in questions:
-                    row = self._db.execute("SELECT p, answer FROM verdicts WHERE key = ?", (key_of(judge, question),))
-                    if (values := row.fetchone()) is not None:
-                        found[question] = Verdict(*values)
+                    key = (key_of(judge, question),)
+                    row = self._db.execute("SELECT p, answer, tries FROM verdicts WHERE key = ?", key).fetchone()
+                    if row is not None:
+                        found[question] = Verdict(*row[:2]), row[2]
             except sqlite3.Error as error:
                 raise self._broken(error) from error
         return found
 
     def put(self, judge: Judge, question: Question, verdict: Verdict) -> None:
-        """Keep a verdict; the first one stays where another process was quicker. An unreadable one is not kept."""
-        if verdict.p is None:
-            return
-        row = (key_of(judge, question), judge.name, verdict.p, valid(verdict.answer), verdict.cost)
+        """Keep a verdict; the first one stays where another process was quicker. Unreadable ones are counted until one
+        can be read.
+        """
+        row = (key_of(judge, question), judge.name, verdict.p, valid(verdict.answer))
         with self._lock:
             try:
-                self._db.execute("INSERT OR IGNORE INTO verdicts (key, judge, p, answer, cost) VALUES (?,?,?,?,?)", row)
+                self._db.execute(_PUT, row)
             except sqlite3.Error as error:
                 raise self._broken(error) from error
 

@@ -43,6 +43,7 @@ class Card:
     Attributes:
         judge, version, template: which judge (version: a digest), asked with which prompt.
         pairs: how many.
+        source: where the pairs are from, a file's name; "" where that is not known.
         accuracy: share of verdicts that name the gold answer: mean over pairs of the mean over the orders read.
         combined: share of pairs where the mean of p over both orders names the gold answer.
         kappa: Cohen's kappa of verdicts (a, b or tie) with gold, both orders pooled.
@@ -59,6 +60,7 @@ class Card:
     version: str
     template: str
     pairs: int
+    source: str
     accuracy: Figure
     combined: Figure
     kappa: Figure
@@ -83,7 +85,8 @@ class Card:
         figures = {name.replace("_", " "): value for name, value in vars(self).items() if isinstance(value, Figure)}
         said = "informative" if self.informative else "uninformative judge: its accuracy is not above chance"
         return [
-            f"judge {self.judge}  prompt {self.template}  {self.pairs} pairs  ({said})",
+            f"measured on {self.pairs} pairs of {self.source or 'an unnamed table'}",
+            f"judge {self.judge}  prompt {self.template}  ({said})",
             *(f"  {name:<17}{figure}" for name, figure in figures.items()),
         ]
 
@@ -94,6 +97,7 @@ def judge_card(
     template: str | Template = "instruction",
     *,
     retest: int = 0,
+    source: str = "",
 ) -> Card:
     """Ask a judge about pairs with gold labels.
 
@@ -101,6 +105,7 @@ def judge_card(
         judge: a `Judging`, or what makes one.
         pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
         retest: how many pairs to ask again past the cache (the first ones by hash); of a record nothing is asked.
+        source: where the pairs are from, for the card.
 
     Raises:
         JudgeError: a column is missing, gold is something else, there are no pairs, or the judge cannot be asked.
@@ -125,6 +130,7 @@ def judge_card(
         version=hashlib.sha256(asked.version.encode()).hexdigest()[:12],
         template=get_template(template).identity,
         pairs=len(pairs),
+        source=source,
         accuracy=wilson(_mean(1 - np.abs(says - gold[:, None]))),
         combined=wilson(1 - np.abs(both - gold)),
         kappa=_kappa(says, gold),

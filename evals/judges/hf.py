@@ -26,6 +26,8 @@ class HuggingFace(Judge):
         JudgeError: the model cannot be loaded, or the prompt alone is longer than its context.
     """
 
+    light = False
+
     def __init__(self, argument: str, template: Template, *, dtype: str | None = None):
         self.name, self.template = f"hf:{argument}", template
         self.model, self.tokenizer, identity = load(self.name, "AutoModelForCausalLM", argument, dtype)

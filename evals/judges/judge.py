@@ -4,15 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import checked, full_name
+from plo.configured import HyperParameterError, checked, full_name, read_call
 from plo.evals.judges.template import Template, get_template
-from plo.registry import Registry, source_of
+from plo.registry import Entry, Registry, source_of
 
 JUDGES = Registry("judge", group="plo.judges")
 
 
 class JudgeError(ValueError):
     """A judge that cannot be had or asked. The message names it, the place and the remedy."""
+
+
+class TransientError(JudgeError):
+    """A call that failed and may succeed when it is made again: a rate limit, a time-out, a garbled reply.
+
+    Args:
+        wait: seconds that the server asks to wait; None: it does not say.
+        cost: money that the failed call may have cost.
+    """
+
+    def __init__(self, message: str, wait: float | None = None, cost: float = 0.0):
+        super().__init__(message)
+        self.wait, self.cost = wait, cost
 
 
 @dataclass(frozen=True)
@@ -35,11 +48,14 @@ class Verdict:
         p: P(b is better), in [0, 1]; None where the answer could not be read.
         answer: what the judge said, where it said something.
         cost: money spent on it, in the currency of the judge's prices.
+        refused: the judge does not take this question (too long, filtered); `answer` is its reason. It is not asked
+            again in this run, and asked anew in the next.
     """
 
     p: float | None
     answer: str = ""
     cost: float = 0.0
+    refused: bool = False
 
 
 class Judge:
@@ -51,8 +67,9 @@ class Judge:
         pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
         cached: its verdicts are worth keeping, and depend on nothing but name, version and question.
         recorded: it reads its verdicts from a record, so that asking it again tells nothing.
-        batch: how many questions it wants at a time.
-        concurrency: how many such batches may be under way at once.
+        light: to make one loads nothing and calls nobody.
+        concurrency: how many questions may be under way at once.
+        retries: how often `Judging` makes a call again that failed with `TransientError`.
     """
 
     name = "judge"
@@ -60,11 +77,12 @@ class Judge:
     pointwise = False
     cached = True
     recorded = False
-    batch = 1
+    light = True
     concurrency = 1
+    retries = 0
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
-        """A verdict for each question, in the order of the questions."""
+        """A verdict for each question, in the order of the questions; one call each, not made again where it fails."""
         raise NotImplementedError
 
     def estimate(self, questions: Sequence[Question]) -> float:
@@ -90,8 +108,53 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
     return JUDGES.register(name, replace=replace, **facts)
 
 
+def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`"openai:gpt-4o(price_in=2.5)"` or `{"openai:gpt-4o": {"price_in": 2.5}}` as ("openai:gpt-4o", {"price_in": 2.5}).
+
+    The name in a mapping is taken as it is, so that one which ends in brackets ("hf:my model (2)") can be given there.
+
+    Raises:
+        JudgeError: it is neither.
+    """
+    if isinstance(spec, Mapping):
+        (name, options), *more = spec.items() or [(None, None)]
+        if more or not isinstance(name, str) or not isinstance(options or {}, Mapping):
+            raise JudgeError(
+                f"The judge {dict(spec)!r} is not one name with its options: write {{name: {{option: value}}}}."
+            )
+        return name, dict(options or {})
+    name = spec.strip()
+    if not name.endswith(")"):
+        return name, {}
+    for start in (i for i, letter in enumerate(name) if letter == "("):
+        try:
+            return name[:start].rstrip(), read_call(f"judge{name[start:]}")[1]
+        except HyperParameterError:  # brackets of a folder's name
+            continue
+    raise JudgeError(
+        f"The options of the judge {spec!r} cannot be read: write KIND:NAME(option=value, ...), texts and names of "
+        f"fields in quotes. A name that itself ends in brackets is given as {{name: {{option: value}}}}."
+    )
+
+
+def name_of(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+    """What a specification calls its judge, without options."""
+    if isinstance(spec, str | Mapping):
+        return read_spec(spec)[0]
+    return spec.name if isinstance(spec, Judge) else getattr(spec, "__name__", type(spec).__name__)
+
+
+def check_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:
+    """Raise what `get_judge` would, as far as that shows without loading a model or calling anybody."""
+    if isinstance(spec, str | Mapping):
+        entry, _, _ = _registered(spec)
+        if not getattr(entry.load(), "light", True):
+            return
+    get_judge(spec, template)
+
+
 def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> Judge:
-    """A judge by "kind:argument", {"kind:argument": {option: value}}, a callable, or a judge.
+    """A judge by "kind:argument(option=value)", {"kind:argument": {option: value}}, a callable, or a judge.
 
     A callable given as it is may depend on anything, so its verdicts are kept in the cache only where it has an
     attribute `version`; a registered function's version is the text of its file.
@@ -100,34 +163,40 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
         template: the judge's prompt, by name or file; judges that read no prompt ignore it.
 
     Raises:
-        JudgeError: the specification holds more than one name, or an argument that the judge does not take.
+        JudgeError: the specification cannot be read, or has an argument that the judge does not take.
         RegistryError: no such kind. HyperParameterError: no such option.
+
+    Example:
+        >>> get_judge("openai:gpt-4o@http://localhost:8000/v1(timeout=9, request={'seed': 1})").name
+        'openai:gpt-4o@http://localhost:8000/v1'
     """
     if isinstance(spec, Judge):
         return spec
-    if isinstance(spec, Mapping):
-        if len(spec) != 1:
-            raise JudgeError(
-                f"The judge {dict(spec)!r} is not one name with its options: write {{name: {{option: value}}}}."
-            )
-        ((spec, options),) = spec.items()
-    else:
-        options = {}
-    if not isinstance(spec, str):
+    if not isinstance(spec, str | Mapping):
+        if not callable(spec):
+            raise JudgeError(f"Cannot make a judge of {spec!r}: give a name, a mapping or a function (prompt, a, b).")
         version = getattr(spec, "version", None)
-        judge = _Function(spec, getattr(spec, "__name__", type(spec).__name__), {}, str(version))
+        judge = _Function(spec, name_of(spec), {}, str(version))
         judge.cached = version is not None
         return judge
-    kind, _, argument = spec.partition(":")
-    entry = JUDGES[kind]
-    target, params = entry.load(), checked("judge", entry, options or {})
+    entry, argument, params = _registered(spec)
+    target = entry.load()
     if isinstance(target, type) and issubclass(target, Judge):
         return target(argument, get_template(template), **params)
     if argument:
         raise JudgeError(
-            f"The judge {kind!r} is a function and takes nothing after a colon: write {kind!r}, not {spec!r}."
+            f"The judge {entry.name!r} is a function and takes nothing after a colon: write {entry.name!r}, not "
+            f"{spec!r}."
         )
     return _Function(target, full_name(entry, params), params, source_of(target))
+
+
+def _registered(spec: str | Mapping[str, Any]) -> tuple[Entry, str, dict[str, Any]]:
+    """The kind of judge, what stands after the colon, and all its options."""
+    name, options = read_spec(spec)
+    kind, _, argument = name.partition(":")
+    entry = JUDGES[kind]
+    return entry, argument, checked("judge", entry, options)
 
 
 class _Function(Judge):

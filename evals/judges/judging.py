@@ -1,10 +1,9 @@
 """Asking a judge: both orders, each question once, from the cache where it is known, within a budget."""
 
-import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,12 @@ import numpy as np
 import pandas as pd
 
 from plo.evals.judges.cache import VerdictCache
-from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, get_judge
+from plo.evals.judges.calls import Calls, money_text
+from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_judge, get_judge, name_of
 from plo.evals.judges.template import Template
 
 AGAIN = 3  # how often an unreadable answer is asked for again
-
-
-@dataclass
-class Counts:
-    """What a `Judging` did so far.
-
-    Attributes:
-        asked: calls of the judge, one a question and order, those asked again included.
-        cached: answers that were in the cache.
-        unreadable: questions whose answer could not be read however often asked.
-        cost: money spent, in the currency of the judge's prices.
-    """
-
-    asked: int = 0
-    cached: int = 0
-    unreadable: int = 0
-    cost: float = 0.0
+EVERY = 30.0  # seconds between two lines of progress
 
 
 class Judging:
@@ -45,9 +29,9 @@ class Judging:
     Args:
         spec: see `get_judge`.
         cache: the file of verdicts; without it `verdicts.db` in plo's cache folder.
-        calls: budget: calls of the judge in this object's life; None: any number.
+        calls: budget: calls of the judge in this object's life, failed ones included; None: any number.
         money: budget in the currency of the judge's prices, likewise.
-        tell: is given a line of text before the first call (how many, what they cost) and at every tenth of them.
+        tell: is given a line of text before the first call (how many, what they cost) and every half a minute.
 
     Attributes:
         counts: what was asked, found, unreadable and spent.
@@ -63,12 +47,25 @@ class Judging:
         money: float | None = None,
         tell: Callable[[str], None] | None = None,
     ):
-        self.spec, self.calls, self.money = spec, calls, money
-        self.counts = Counts()
+        self.spec, self._calls = spec, Calls(calls, money)
+        self.counts = self._calls.counts
         self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
         self._judges: dict[str, Judge] = {}
-        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The judge's name, without its options."""
+        return name_of(self.spec)
+
+    def check(self) -> None:
+        """Raise at once, without loading a model or calling anybody, what is wrong with the specification.
+
+        Raises:
+            JudgeError, RegistryError, HyperParameterError: as `get_judge`, but for what only the model itself tells.
+            DataError: a record that cannot be read.
+        """
+        check_judge(self.spec)
 
     @cached_property
     def cache(self) -> VerdictCache:
@@ -102,7 +99,8 @@ class Judging:
             consistent: both orders say the same, 1 or 0; NaN where one could not be read or only one was asked.
 
         Raises:
-            JudgeError: the estimate exceeds the budget (before any call), or the judge cannot be asked.
+            JudgeError: the estimate exceeds the budget (before any call); failed calls used the budget up, or the judge
+                cannot be asked (what was had is kept).
         """
         once = self.judge(template).pointwise or not both
         asked = [Question(*map(str, row)) for row in questions[["prompt", "a", "b"]].itertuples(index=False)]
@@ -120,7 +118,8 @@ class Judging:
     ) -> list[Verdict]:
         """A verdict for each question in the one order given, in the order of the questions.
 
-        An unreadable answer is asked for again up to three times, as far as the budget goes, then stays p = None.
+        An unreadable answer is asked for again up to three times, those of earlier runs counted, as far as the budget
+        goes; then it stays p = None.
 
         Args:
             fresh: ask anew, and leave the cache as it is (for test and retest).
@@ -130,79 +129,57 @@ class Judging:
         """
         judge, distinct = self.judge(template), list(dict.fromkeys(questions))
         known = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
-        keep = judge.cached and not fresh
+        keep, tries = judge.cached and not fresh, dict.fromkeys(distinct, 0)
         if keep:
-            found = self.cache.get(judge, (q for q in distinct if q not in known))
-            self.counts.cached += len(found)
-            known |= found
+            for q, (verdict, had) in self.cache.get(judge, (q for q in distinct if q not in known)).items():
+                tries[q] = had
+                if verdict.p is not None or had > AGAIN:
+                    known[q] = verdict
+                    self.counts.cached += 1
         missing = [q for q in distinct if q not in known]
-        if fault := self._over_budget(judge, missing):
+        if fault := self._calls.over_budget(judge, missing):
             raise JudgeError(fault)
         if missing:
-            money = _money(judge.estimate(missing))
-            self._tell(f"{judge.name}: {len(missing)} of {len(distinct)} questions to ask, cost {money}")
-        for _ in range(1 + AGAIN):
+            money = judge.estimate(missing)
+            cost = f", cost {money_text(money)}" if money != 0 else ""
+            self._tell(f"{judge.name}: {len(missing)} of {len(distinct)} questions to ask{cost}")
+        while missing:
             known |= self._ask_all(judge, missing, keep)
-            missing = [q for q in missing if known[q].p is None]
-            if not missing or self._over_budget(judge, missing):
+            for q in missing:
+                tries[q] += 1
+            missing = [q for q in missing if known[q].p is None and not known[q].refused and tries[q] <= AGAIN]
+            if self._calls.over_budget(judge, missing):
                 break
-        if missing:
-            self.counts.unreadable += len(missing)
-            self._tell(f"{judge.name}: {len(missing)} answers could not be read")
+        if unread := [known[q] for q in distinct if known[q].p is None]:
+            self.counts.unreadable += len(unread)
+            said = f"{len(unread)} of {len(distinct)} answers could not be read, the first: {unread[0].answer[:300]!r}"
+            self._tell(f"{judge.name}: {said}")
         return [known[q] for q in questions]
 
-    def _over_budget(self, judge: Judge, missing: Sequence[Question]) -> str | None:
-        """Why these questions must not be asked, if they must not."""
-        calls = math.inf if self.calls is None else self.calls - self.counts.asked
-        money = math.inf if self.money is None else self.money - self.counts.cost
-        cost = judge.estimate(missing) if missing else 0.0
-        if math.isnan(cost) and self.money is not None:
-            return (
-                f"The judge {judge.name} knows no prices, so that a budget in money cannot hold: give them (price_in, "
-                f"price_out), or a budget in calls."
-            )
-        if len(missing) <= calls and not cost > money:
-            return None
-        left = [f"{calls:.0f} calls"] * (self.calls is not None) + [f"{_money(money)}"] * (self.money is not None)
-        return (
-            f"The judge {judge.name} would be asked {len(missing)} questions at a cost of {_money(cost)}, and the "
-            f"budget has {' and '.join(left)} left. Nothing was asked: raise the budget, ask fewer prompts, or take a "
-            f"cheaper judge."
-        )
-
     def _ask_all(self, judge: Judge, questions: Sequence[Question], keep: bool) -> dict[Question, Verdict]:
-        batches = [questions[i : i + judge.batch] for i in range(0, len(questions), judge.batch)]
         answers: dict[Question, Verdict] = {}
+        stop = threading.Event()
         pool = ThreadPoolExecutor(judge.concurrency, thread_name_prefix="judge")
+        told = time.monotonic()
         try:
-            futures = [pool.submit(self._ask_batch, judge, batch, keep) for batch in batches]
-            for done, future in enumerate(as_completed(futures), 1):
-                answers |= future.result()
-                if done * 10 // len(futures) > (done - 1) * 10 // len(futures):
-                    self._tell(f"{judge.name}: {len(answers)}/{len(questions)}, spent {_money(self.counts.cost)}")
+            futures = {pool.submit(self._ask, judge, question, keep, stop): question for question in questions}
+            for future in as_completed(futures):
+                answers[futures[future]] = future.result()
+                if time.monotonic() - told >= EVERY:
+                    told = time.monotonic()
+                    spent = f", spent {money_text(self.counts.cost)}" if self.counts.cost else ""
+                    self._tell(f"{judge.name}: {len(answers)}/{len(questions)}{spent}")
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)  # after a fault: what is under way is paid for, so it is waited for
         return answers
 
-    def _ask_batch(self, judge: Judge, batch: Sequence[Question], keep: bool) -> dict[Question, Verdict]:
-        verdicts = judge.judge(batch)
-        if len(verdicts) != len(batch) or not all(v.p is None or 0 <= v.p <= 1 for v in verdicts):
-            raise JudgeError(
-                f"The judge {judge.name} answered {len(batch)} questions with {[v.p for v in verdicts][:5]}...: "
-                f"it must give one probability in [0, 1], or None, for each."
-            )
-        for question, verdict in zip(batch, verdicts, strict=True):
-            if keep:
-                self.cache.put(judge, question, verdict)
-        with self._lock:
-            self.counts.asked += len(batch)
-            self.counts.cost += sum(verdict.cost for verdict in verdicts)
-        return dict(zip(batch, verdicts, strict=True))
+    def _ask(self, judge: Judge, question: Question, keep: bool, stop: threading.Event) -> Verdict:
+        verdict = self._calls.ask(judge, question, stop)
+        if keep and not verdict.refused:
+            self.cache.put(judge, question, verdict)
+        return verdict
 
 
 def _numbers(verdicts: Iterable[Verdict]) -> np.ndarray:
     return np.array([np.nan if v.p is None else v.p for v in verdicts], dtype=float)
-
-
-def _money(amount: float) -> str:
-    return "unknown" if math.isnan(amount) else f"{amount:.4g}"

@@ -1,20 +1,23 @@
 """Judges behind any server that speaks OpenAI's chat protocol: OpenAI, vLLM, llama.cpp, `transformers serve`."""
 
+import email.utils
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plo.evals.judges.fitting import fit
-from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
+from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
 
 OPENAI = "https://api.openai.com/v1"
-# Errors that are about this one question: it counts as unreadable, and the others are asked.
-OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded"}
+# Errors that are about this one question, by code or type, or by what the many servers say of a text that is too long.
+OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error"}
+TOO_LONG = re.compile(r"context[ _](length|size|window)|too long|maximum\b.*\btokens", re.IGNORECASE | re.DOTALL)
+LONGEST_WAIT = 600.0  # seconds, whatever the server asks for
 
 
 class OpenAI(Judge):
@@ -24,8 +27,9 @@ class OpenAI(Judge):
     are the same label but for white space added up; where the server gives no log-probs, or neither label is among
     them, the text is read. With a last_line prompt the text is read.
 
-    Rate limits, server errors, time-outs and lost connections are asked again by OpenAI's client with growing waits;
-    answers that are no chat completion (malformed JSON, no choices) by this class.
+    A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
+    lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, after
+    which `Judging` calls again.
 
     Args:
         argument: the model, and after "@" the server's address, which ends in /v1 on most.
@@ -36,12 +40,12 @@ class OpenAI(Judge):
         concurrency: calls under way at once.
         timeout: seconds.
         retries: times that a failed call is made again.
-        longest: characters of a question; texts lose their middle to fit. None: the server takes them whole.
+        longest: characters of a question; texts lose their middle to fit. None: they are sent whole.
         request: further fields of the request; one that is None is left out ({"temperature": None}).
 
     Raises:
-        JudgeError: no model is named, no key, or the package is not installed; when asked: the server refuses the call,
-            or fails more often than `retries`.
+        JudgeError: no model is named, no key, or the package is not installed; when asked: the server refuses the call.
+            TransientError: the call failed for now.
     """
 
     def __init__(
@@ -63,7 +67,8 @@ class OpenAI(Judge):
         self.name, self.template, self.concurrency, self.retries = f"openai:{argument}", template, concurrency, retries
         if not self.model or "@http" in self.model:
             raise JudgeError(
-                f"The judge {self.name!r} names no model: write openai:MODEL or openai:MODEL@http://HOST:PORT/v1."
+                f"The judge {self.name!r} names no model: write openai:MODEL or openai:MODEL@http://HOST:PORT/v1, options "
+                f"after it in brackets."
             )
         first = template.answer == "first_token"
         fields = {"temperature": 0, "max_tokens": max_tokens or (1 if first else 512)}
@@ -90,7 +95,7 @@ class OpenAI(Judge):
                 f"your own, openai:{self.model}@http://HOST:PORT/v1."
             )
         # The default address is given too: the client would take another from the environment, unknown to our name.
-        return openai.OpenAI(api_key=key, base_url=self.base_url or OPENAI, timeout=timeout, max_retries=self.retries)
+        return openai.OpenAI(api_key=key, base_url=self.base_url or OPENAI, timeout=timeout, max_retries=0)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         return [self._ask(question) for question in questions]
@@ -111,38 +116,52 @@ class OpenAI(Judge):
         return sum(len(message["content"]) for message in self.template.fill(*texts))
 
     def _ask(self, question: Question) -> Verdict:
-        messages = self._messages(question)
-        for attempt in range(self.retries + 1):
-            body = self._post(messages, question)
-            try:
-                return self._read(json.loads(body))
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError):  # no chat completion
-                time.sleep(min(0.1 * 2**attempt, 8))
-        raise JudgeError(
-            f"The judge {self.name} answered {self.retries + 1} times with no chat completion, last {body[:200]!r}. "
-            f"See that its address is that of an OpenAI-compatible server (most end in /v1)."
-        )
-
-    def _post(self, messages: list[dict[str, str]], question: Question) -> bytes:
         import openai
 
         create = self.client.chat.completions.with_raw_response.create  # raw: a body that is no JSON is ours to see to
         try:
             # extra_body lets fields through that the client's signature lacks.
-            return create(model=self.model, messages=messages, extra_body=self.fields).content
-        except openai.BadRequestError as error:
-            if error.code in OF_THE_QUESTION:
-                return json.dumps({"choices": [{"message": {"content": str(error)}}]}).encode()
-            raise JudgeError(
-                f"The judge {self.name} refuses the question {question.prompt[:60]!r}... ({len(str(messages))} "
-                f"characters): {error}. A server without log-probs takes logprobs=false, a small context "
-                f"longest=CHARACTERS, another set of fields request={{...}}."
-            ) from error
+            reply = create(model=self.model, messages=self._messages(question), extra_body=self.fields)
+        except openai.APIStatusError as error:
+            if _of_the_question(error):
+                return Verdict(None, error.response.text, refused=True)
+            if _for_now(error):
+                raise TransientError(self._unasked(error), _wait(error.response.headers)) from error
+            raise JudgeError(self._unasked(error)) from error
+        except openai.APIConnectionError as error:  # a time-out too, and what timed out may have been answered
+            raise TransientError(self._unasked(error), cost=self._most(question)) from error
         except openai.OpenAIError as error:
-            raise JudgeError(
-                f"The judge {self.name} cannot be asked: {type(error).__name__}: {error}. See to the server, the key "
-                f"and the model's name, and start again: the verdicts had so far are kept."
+            raise JudgeError(self._unasked(error)) from error
+        try:
+            return self._read(json.loads(reply.content))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise TransientError(
+                f"The judge {self.name} answered with no chat completion, {reply.content[:200]!r}. See that its address "
+                f"is that of an OpenAI-compatible server (most end in /v1).",
+                _wait(reply.headers),
+                self._most(question),
             ) from error
+
+    def _most(self, question: Question) -> float:
+        """What a call costs whose answer does not say."""
+        most = self.estimate([question])
+        return 0.0 if math.isnan(most) else most
+
+    def _unasked(self, error: Exception) -> str:
+        status, said = getattr(error, "status_code", None), str(error)
+        if status is not None:  # the client's own words leave out what is not in OpenAI's form
+            said = f"HTTP {status}: {error.response.text[:500]}"
+        remedy = "See to the server, the key and the model's name"
+        if status in (400, 422):
+            remedy = (
+                f"A server without log-probs takes {self.name}(logprobs=false), a small context "
+                f"{self.name}(longest=CHARACTERS), one that wants or refuses a field {self.name}(request={{'FIELD': "
+                f"VALUE}}), None to leave it out"
+            )
+        return (
+            f"The judge {self.name} cannot be asked: {type(error).__name__}: {said}\n{remedy}, and start again: the "
+            f"verdicts had so far are kept."
+        )
 
     def _read(self, body: Any) -> Verdict:
         choice = body["choices"][0]
@@ -150,13 +169,43 @@ class OpenAI(Judge):
         usage = body.get("usage") or {}
         tokens = [usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0]
         cost = tokens[0] * self.price_in + tokens[1] * self.price_out
-        p = None
-        if self.template.answer == "first_token" and (logprobs := (choice.get("logprobs") or {}).get("content")):
-            p = self._from_logprobs(logprobs[0]["top_logprobs"])
+        p = self._from_logprobs(choice) if self.template.answer == "first_token" else None
         return Verdict(self.template.read(answer) if p is None else p, answer, 0.0 if math.isnan(cost) else cost)
 
-    def _from_logprobs(self, top: list[dict[str, Any]]) -> float | None:
-        a, b = (
-            sum(math.exp(t["logprob"]) for t in top if t["token"].strip() == label) for label in self.template.labels
-        )
+    def _from_logprobs(self, choice: dict[str, Any]) -> float | None:
+        """P(label b) over both labels, or None where they are not there, or not in OpenAI's form."""
+        try:
+            likely = [
+                (t["token"].strip(), math.exp(t["logprob"])) for t in choice["logprobs"]["content"][0]["top_logprobs"]
+            ]
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError):
+            return None
+        a, b = (sum(p for token, p in likely if token == label) for label in self.template.labels)
         return b / (a + b) if a + b > 0 else None
+
+
+def _of_the_question(error: Any) -> bool:
+    """Whether the server refuses this question, and may take others."""
+    if error.status_code == 413 or OF_THE_QUESTION & {str(error.code), str(error.type)}:
+        return True
+    return error.status_code in (400, 422) and bool(TOO_LONG.search(error.response.text))
+
+
+def _for_now(error: Any) -> bool:
+    """Whether the call may succeed later: what the server says, else by the status."""
+    says = {"true": True, "false": False}.get(error.response.headers.get("x-should-retry"))
+    return error.status_code in (408, 409, 429) or error.status_code >= 500 if says is None else says
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait: retry-after-ms, or retry-after in seconds or as a date."""
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            wait = float(milliseconds) / 1000
+        elif (after := headers.get("retry-after", "")).strip().replace(".", "", 1).isdigit():
+            wait = float(after)
+        else:
+            wait = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return None
+    return min(max(wait, 0.0), LONGEST_WAIT)

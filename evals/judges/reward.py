@@ -24,6 +24,7 @@ class Reward(Judge):
     """
 
     pointwise = True
+    light = False
 
     def __init__(self, argument: str, template: Template, *, dtype: str | None = None):
         self.name = f"reward:{argument}"

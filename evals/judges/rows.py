@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from plo.data import DropReport
 from plo.data.files import read_path
+from plo.data.rows import BadRow, Message, check, to_chat, to_row
+from plo.data.sources import read_source
 from plo.evals.judges.judge import JudgeError
 
 
@@ -30,39 +33,74 @@ def read_texts(path: Path) -> Iterator[dict[str, Any]]:
             yield {**text, "where": row["where"]}
 
 
-def read_gold(path: Path | str) -> pd.DataFrame:
-    """Pairs with gold labels from a file (.json, .jsonl, .csv, also .gz): columns prompt, a, b, gold.
+def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFrame:
+    """Pairs with gold labels from a file (.json, .jsonl, .csv, .parquet; .gz): columns prompt, a, b, gold.
 
-    Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or prompt,
-    chosen, rejected. The last are shown in an order that a hash of the texts draws, so that it is always the same.
+    Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or are
+    preferences as plo trains on: prompt, chosen, rejected as texts or lists of messages, without prompt as whole
+    conversations, HH's dialogues, TL;DR's comparisons. These are shown in an order that a hash of the texts draws, so
+    that it is always the same. A conversation of several turns is shown with its speakers.
+
+    Args:
+        report: is filled with the preferences left out: those without a response, with the same on both sides, with two
+            prompts, or without valid Unicode.
 
     Raises:
-        JudgeError: a row has none of these forms. DataError: the file cannot be read.
+        JudgeError: a row has none of these forms.
+        DataError: the file cannot be read, a row's form is broken, or more than 5% of the rows are left out.
     """
-    return pd.DataFrame(
-        [_gold_row(row) for row in read_texts(Path(path).expanduser())],
-        columns=["prompt", "a", "b", "gold"],
-        dtype=object,  # pandas' own text type refuses lone surrogates
-    ).astype({"gold": int})
+    path, report = Path(path).expanduser(), DropReport(str(path)) if report is None else report
+    rows = list(read_texts(path))
+    if "candidate_0" in rows[0] or (isinstance(rows[0].get("chosen"), str) and "prompt" not in rows[0]):
+        rows = list(read_source("tldr" if "candidate_0" in rows[0] else "hh", path, {}))
+    report.rows += len(rows)
+    pairs = [pair for row in rows if (pair := _gold_row(row, report))]
+    report.enforce()
+    # dtype: pandas' own text type refuses lone surrogates
+    return pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
 
 
-def _gold_row(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
     if "output_1" in row:
         texts = (row.get("input"), row["output_1"], row.get("output_2"))
         gold = {"1": 0, "2": 1}.get(str(row.get("label")))
     elif "chosen" in row:
-        prompt, chosen, rejected = row.get("prompt"), row["chosen"], row.get("rejected")
-        gold = digest(f"{prompt}\0{chosen}\0{rejected}") % 2
-        texts = (prompt, rejected, chosen) if gold else (prompt, chosen, rejected)
+        return _preference(row, report)
     else:
         texts = (row.get("prompt"), row.get("a"), row.get("b"))
         gold = {"0": 0, "1": 1}.get(str(row.get("gold")).removesuffix(".0"))
     if gold is None or not all(isinstance(text, str) for text in texts):
         raise JudgeError(
             f"{row['where']}: no pair with a gold label. A row has the texts prompt, a, b and gold (1: b is better, "
-            f"0: a), or prompt, chosen, rejected, or is LLMBar's (input, output_1, output_2, label 1 or 2)."
+            f"0: a), or prompt, chosen, rejected (texts or messages; without prompt whole dialogues), or is LLMBar's "
+            f"(input, output_1, output_2, label 1 or 2)."
         )
     return (*texts, gold)
+
+
+def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
+    """None where the row is bad, which the report is told."""
+    try:
+        row = to_row(raw)
+        if reason := check(row):
+            raise BadRow(reason)
+    except BadRow as error:
+        report.add(error.reason, raw["where"], f"{str(raw['chosen'])[:60]!r} | {str(raw.get('rejected'))[:60]!r}")
+        return None
+    if row.conversational or row.prompt.startswith("\n\nHuman:"):
+        row = to_chat(row)
+    prompt, chosen, rejected = (_shown(text) for text in (row.prompt, row.chosen, row.rejected))
+    gold = digest(f"{prompt}\0{chosen}\0{rejected}") % 2
+    return (prompt, rejected, chosen, 1) if gold else (prompt, chosen, rejected, 0)
+
+
+def _shown(text: str | list[Message]) -> str:
+    """As the judge reads it: of one message the text, of several each under its speaker."""
+    if isinstance(text, str):
+        return text
+    if len(text) == 1:
+        return text[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in text)
 
 
 def digest(text: str) -> int:

@@ -11,7 +11,8 @@ FAILURES = ("429", "500", "timeout", "garbage", "html", "empty choices", "hung u
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with `says(body)`: a text, or a text and {token: log-prob}. `asked`: the bodies of all requests.
+    """Answers with `says(body)`: a text, a text and {token: log-prob}, or (status, body, headers) as they are. `asked`:
+    the bodies of all requests.
 
     A share `failing` of the requests fails, in each of the ways `failures` in turn; "timeout" answers `stall` seconds late.
     """
@@ -57,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "timeout":
             time.sleep(self.server.stall)
         said = self.server.says(body)
+        if isinstance(said, tuple) and isinstance(said[0], int):
+            status, reply, headers = said
+            return self._send(json.dumps(reply).encode(), status, headers=headers)
         text, top = said if isinstance(said, tuple) else (said, None)
         choice = {"index": 0, "message": {"role": "assistant", "content": text}}
         if top:
@@ -67,10 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.answered += 1
 
-    def _send(self, content, status=200, kind="application/json"):
+    def _send(self, content, status=200, kind="application/json", headers=(("retry-after-ms", "10"),)):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("retry-after-ms", "10")
+        for header in headers:
+            self.send_header(*header)
         self.end_headers()
         self.wfile.write(content)

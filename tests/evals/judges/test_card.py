@@ -1,5 +1,6 @@
 """Cards against numbers worked out by hand, in plain Python or by scipy and scikit-learn; recorded verdicts."""
 
+import gzip
 import json
 import math
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from plo.data import DataError, DropReport
 from plo.evals.judges import JudgeError, Judging, Question, get_judge, judge_card, read_gold
 
 
@@ -62,7 +64,7 @@ def scripted(prompt, a, b):
 
 def test_a_card_by_hand():
     told = []
-    card = judge_card(Judging(scripted, tell=told.append), PAIRS, retest=4)
+    card = judge_card(Judging(scripted, tell=told.append), PAIRS, retest=4, source="four.jsonl")
     # verdicts on b, by order: q1 b b; q2 b a; q3 tie b; q4 a unreadable. Gold: b, a, b, a.
     assert card.accuracy.value == pytest.approx((1 + 0.5 + 0.75 + 1) / 4)
     # mean p: q1 .85; q2 (.8 + .3) / 2 = .55, wrong; q3 (.5 + .6) / 2, right; q4 not known
@@ -77,7 +79,8 @@ def test_a_card_by_hand():
     assert card.kappa.value == pytest.approx((5 / 7 - chance) / (1 - chance))
     assert card.unreadable == 1 and card.unreadable_share.value == 1 / 8
     assert card.retest.value == 1.0
-    assert not card.informative and "uninformative judge" in card.lines()[0]
+    assert not card.informative and "uninformative judge" in card.lines()[1]
+    assert card.lines()[0] == "measured on 4 pairs of four.jsonl" and card.to_dict()["source"] == "four.jsonl"
     assert any("could not be read" in line for line in told)
 
 
@@ -121,6 +124,57 @@ def test_pairs_from_files(tmp_path, shared_data):
     first = json.loads((shared_data / "llmbar" / "LLMBar_Natural.json").read_text())[0]
     better = llmbar.b[0] if llmbar.gold[0] else llmbar.a[0]
     assert len(llmbar) == 100 and better == first[f"output_{first['label']}"]
+
+
+USER, SAID = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}
+GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, "hi"),
+        ({"prompt": [USER], "chosen": "good", "rejected": "bad"}, "hi"),
+        ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, "hi"),
+        (
+            {"chosen": [USER, SAID, USER, GOOD], "rejected": [USER, SAID, USER, BAD]},
+            "User: hi\n\nAssistant: Hello.\n\nUser: hi",
+        ),
+        (
+            {"chosen": "\n\nHuman: hi\n\nAssistant: good", "rejected": "\n\nHuman: hi\n\nAssistant: bad"},
+            "hi",
+        ),
+        ({"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " good", "rejected": " bad"}, "hi"),
+        ({"input_text": "hi", "candidate_0": "bad", "candidate_1": "good", "choice": 1}, "hi"),
+    ],
+)
+def test_conversations_and_the_data_sets_own_forms(tmp_path, row, prompt):
+    with gzip.open(tmp_path / "pairs.jsonl.gz", "wt") as file:
+        file.write(json.dumps(row))
+    (pair,) = read_gold(tmp_path / "pairs.jsonl.gz").itertuples()
+    assert pair.prompt == prompt and (pair.a, pair.b)[pair.gold] == "good" and {pair.a, pair.b} == {"good", "bad"}
+
+
+def test_a_card_on_hh(shared_data):
+    path, report = shared_data / "hh" / "harmless-base_test.jsonl.gz", DropReport()
+    pairs = read_gold(path, report)
+    assert report.rows == 2312 and len(pairs) == 2312 - report.total
+    assert report.counts["prompts differ between the sides"] == 5  # 2,307 pairs share their prompt
+    with gzip.open(path) as file:
+        chosen = {json.loads(line)["chosen"].rpartition("\n\nAssistant:")[2].strip() for line in file}
+    assert all((pair.a, pair.b)[pair.gold] in chosen for pair in pairs.itertuples())
+    right = dict(zip(pairs[["prompt", "a", "b"]].itertuples(index=False, name=None), pairs.gold, strict=True))
+    card = judge_card(
+        lambda prompt, a, b: float(right.get((prompt, a, b), 1 - right.get((prompt, b, a), 0))), pairs[:200]
+    )
+    assert card.accuracy.value == 1.0 and card.pairs == 200
+
+
+def test_more_than_one_bad_preference_in_twenty_is_an_error(tmp_path):
+    rows = [{"prompt": "p", "chosen": "same", "rejected": "same"}, {"prompt": "p", "chosen": "x", "rejected": "y"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"identical responses[\s\S]*pairs\.jsonl:1"):
+        read_gold(tmp_path / "pairs.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,29 @@
 
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
 import pytest
 
-from plo.evals.judges import Judge, JudgeError, Judging, Question, Verdict, VerdictCache, register_judge
+from plo.configured import HyperParameterError
+from plo.evals.judges import (
+    Judge,
+    JudgeError,
+    Judging,
+    Question,
+    TransientError,
+    Verdict,
+    VerdictCache,
+    get_judge,
+    register_judge,
+)
+from plo.evals.judges.cache import key_of
+from plo.evals.judges.judge import read_spec
 
 
 class Scripted(Judge):
@@ -97,8 +112,92 @@ def test_unreadable_answers_are_asked_again_and_counted():
         Question("q", "y", "third"): 1,
     }
     assert judging.counts.unreadable == 1 and judging.counts.asked == 9
-    Judging(judge).ask([Question("q", "never", "y")])
-    assert tries[Question("q", "never", "y")] == 8  # not kept as a verdict
+    again = Judging(judge)
+    assert again.ask([Question("q", "never", "y")])[0].p is None
+    assert tries[Question("q", "never", "y")] == 4  # its tries are used up, in earlier runs too
+    assert again.counts.unreadable == 1 and again.counts.cached == 1 and again.counts.asked == 0
+    again.ask([Question("q", "never", "y")], fresh=True)
+    assert tries[Question("q", "never", "y")] == 8
+
+
+def test_the_tries_left_are_made_in_the_next_run():
+    answers = iter([None, None, None, 0.9])
+    judge = Scripted(lambda q: next(answers))
+    question = Question("q", "x", "y")
+    assert Judging(judge, calls=2).ask([question])[0].p is None and len(judge.asked) == 2
+    assert Judging(judge).ask([question])[0].p == 0.9 and len(judge.asked) == 4
+    assert Judging(judge).ask([question])[0].p == 0.9 and len(judge.asked) == 4  # kept as any other
+
+
+def test_a_refused_question_is_asked_once_a_run():
+    judge, told = Scripted(lambda q: 0.9), []
+    judge.judge = lambda questions: judge.asked.extend(questions) or [Verdict(None, "too long", refused=True)]
+    for run in (1, 2):
+        judging = Judging(judge, tell=told.append)
+        assert judging.ask([Question("q", "x", "y")])[0].p is None
+        assert judging.counts.unreadable == 1 and len(judge.asked) == run
+        assert told[-1] == "scripted: 1 of 1 answers could not be read, the first: 'too long'"
+
+
+def test_files_of_the_first_form_are_still_read(tmp_path):
+    path, judge, known = tmp_path / "v.db", Scripted(lambda q: None), Question("q", "x", "y")
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE TABLE verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL NOT NULL, answer TEXT NOT NULL, "
+            "cost REAL NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID"
+        )
+        row = (key_of(judge, known), "scripted", 0.75, "B", 0.1)
+        db.execute("INSERT INTO verdicts (key, judge, p, answer, cost) VALUES (?,?,?,?,?)", row)
+    db.close()
+    for _ in range(2):
+        answers = Judging(judge, cache=path).ask([known, Question("q", "x", "z")])
+        assert [(v.p, v.answer) for v in answers] == [(0.75, "B"), (None, "")]
+    assert judge.asked == [Question("q", "x", "z")] * 4
+
+
+class Flaky(Scripted):
+    """Fails so many times a question, then answers."""
+
+    def __init__(self, failures, **attributes):
+        super().__init__(lambda q: 0.9, **attributes)
+        self.failures = failures
+
+    def judge(self, questions):
+        self.asked += questions
+        if self.asked.count(questions[0]) <= self.failures:
+            raise TransientError("later.", wait=0.0, cost=0.125)
+        return [Verdict(0.9, cost=0.25)]
+
+
+def test_every_call_counts():
+    judging = Judging(Flaky(2, retries=2))
+    assert judging.ask([Question("q", "x", "y"), Question("q", "x", "z")]) == [Verdict(0.9, cost=0.25)] * 2
+    assert judging.counts.asked == 6 and judging.counts.cost == 2 * (2 * 0.125 + 0.25)
+    with pytest.raises(JudgeError, match=r"later\. It was called 2 times"):
+        Judging(Flaky(2, retries=1)).ask([Question("q", "u", "v")])
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize(
+    # Of calls 2, 3 and 2 make a verdict: the eighth call would be the second of the third question's three. A question
+    # costs 2 x .125 + .25 = .5, and a call may cost .5: it is refused where less than that is left.
+    ("budget", "calls", "message"),
+    [({"calls": 7}, 7, r"7 calls at a cost"), ({"money": 1.5}, None, r"\d calls at a cost")],
+)
+def test_a_budget_that_failures_use_up(budget, calls, message, concurrency):
+    questions = [Question("q", "x", str(i)) for i in range(3)]
+    judge = Flaky(2, retries=8, concurrency=concurrency)
+    judging = Judging(judge, **budget)
+    with pytest.raises(JudgeError, match=rf"budget of the judge scripted is spent before all was asked: {message}"):
+        judging.ask(questions)
+    sent = len(judge.asked)
+    assert judging.counts.asked == sent and (calls is None or sent == calls)
+    assert judging.counts.cost <= budget.get("money", math.inf)
+    rest = Judging(judge)
+    rest.ask(questions)
+    assert rest.counts.cached == sum(judge.asked[:sent].count(q) == 3 for q in questions)  # what was had is kept
+    if concurrency == 1:
+        assert rest.counts.cached == 2
 
 
 def test_budget_is_refused_before_any_call():
@@ -111,9 +210,11 @@ def test_budget_is_refused_before_any_call():
     assert not judge.asked
     judging = Judging(judge, calls=12, money=5.0, tell=told.append)
     judging.verdicts(rows)
-    assert told[0] == "scripted: 10 of 10 questions to ask, cost 5" and told[-1].startswith("scripted: 10/10")
+    assert told[0] == "scripted: 10 of 10 questions to ask, cost 5" and len(told) == 1
     judging.verdicts(rows)  # all known: costs nothing
-    with pytest.raises(JudgeError, match=r"4 questions at a cost of 2, .*2 calls and 2.5 left"):  # over its life
+    with pytest.raises(
+        JudgeError, match=r"4 questions.* cost of 2, .*2 calls and 2.5 left. None of them"
+    ):  # over its life
         judging.verdicts(frame(("q", "x", "z1"), ("q", "x", "z2")))
     assert len(judge.asked) == 10
 
@@ -161,17 +262,98 @@ def test_functions():
         Judging("longer:than").judge()
 
 
-def test_batches_and_concurrency():
-    sizes = []
+def test_concurrency():
+    barrier = threading.Barrier(3, timeout=10)  # breaks where fewer than three are under way at once
 
-    class Batched(Scripted):
-        def judge(self, questions):
-            sizes.append(len(questions))
-            return super().judge(questions)
+    def says(q):
+        barrier.wait()
+        return 0.1 * int(q.b)
 
-    judging = Judging(Batched(lambda q: 0.1 * int(q.b), batch=4, concurrency=3))
-    answers = judging.ask([Question("q", "x", str(i)) for i in range(10)])
-    assert [v.p for v in answers] == [0.1 * i for i in range(10)] and sorted(sizes) == [2, 4, 4]
+    answers = Judging(Scripted(says, concurrency=3)).ask([Question("q", "x", str(i)) for i in range(9)])
+    assert [v.p for v in answers] == [0.1 * i for i in range(9)]
+
+
+def test_progress(monkeypatch):
+    monkeypatch.setattr("plo.evals.judges.judging.EVERY", 0.0)
+    questions, told = [Question("q", "x", str(i)) for i in range(2)], []
+    Judging(Scripted(lambda q: 0.9), tell=told.append).ask(questions)
+    assert told[0] == "scripted: 2 of 2 questions to ask, cost 1" and told[1].startswith("scripted: 1/2, spent 0.")
+    assert told[2:] == ["scripted: 2/2, spent 0.5"]
+    told.clear()
+    Judging(lambda prompt, a, b: 0.9, tell=told.append).ask(questions)
+    assert told == ["<lambda>: 2 of 2 questions to ask", "<lambda>: 1/2", "<lambda>: 2/2"]
+
+
+def test_options_in_the_text():
+    @register_judge("longer")
+    def longer(prompt, a, b, *, margin: int = 0, note: str = ""):
+        return float(len(b) > len(a) + margin)
+
+    for spec in ("longer(margin=3)", {"longer": {"margin": 3}}, " longer (margin = 3) "):
+        judge = get_judge(spec)
+        assert judge("p", "x", "yyy") == 0.0 and judge("p", "x", "yyyyy") == 1.0 and judge.name == "longer(margin=3)"
+        assert Judging(spec).name == "longer"
+    assert get_judge("longer(note='a (b=1)')").params["note"] == "a (b=1)"
+    with pytest.raises(HyperParameterError, match="no hyper-parameter 'size'"):
+        get_judge("longer(size=3)")
+    with pytest.raises(JudgeError, match=r"'longer\(3\)' cannot be read: write KIND:NAME\(option=value"):
+        get_judge("longer(3)")
+    with pytest.raises(JudgeError, match="Cannot make a judge of 3"):
+        get_judge(3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "options"),
+    [
+        ("openai:m@http://h:1/v1", "openai:m@http://h:1/v1", {}),
+        ("openai:m@http://h:1/v1(price_in=2.5, logprobs=False)", "openai:m@http://h:1/v1", {"price_in": 2.5, "logprobs": False}),
+        ("openai:m(request={'stop': ['(', ')'], 'n': None})", "openai:m", {"request": {"stop": ["(", ")"], "n": None}}),
+        ("hf:my model (2)/final(dtype=bfloat16)", "hf:my model (2)/final", {"dtype": "bfloat16"}),
+        ({"hf:my model (2)": None}, "hf:my model (2)", {}),
+        ({"openai:m": {"price_in": 1}}, "openai:m", {"price_in": 1}),
+    ],
+)  # fmt: skip
+def test_what_a_specification_says(spec, name, options):
+    assert read_spec(spec) == (name, options) and Judging(spec).name == name
+
+
+def test_names_of_what_is_no_text():
+    def longer(prompt, a, b):
+        return 0.5
+
+    assert Judging(longer).name == "longer" and Judging(Scripted(longer)).name == "scripted"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("opnai:gpt-4o", "no judge 'opnai'.*'openai'"),
+        ("openai:gpt-4o(price=2)", "no hyper-parameter 'price'"),
+        ("openai:gpt-4o(price_in=cheap)", "price_in='cheap'"),
+        ("openai:gpt-4o", "OPENAI_API_KEY"),
+        ("gold:joy", "no gold reward 'joy'"),
+        ("replay:nowhere.json", "nothing at nowhere.json"),
+        ("hf:nowhere(dtyp=float32)", "no hyper-parameter 'dtyp'"),
+        ("reward:nowhere(dtype=7)", "dtype=7"),
+        ({"gold:sentiment": {}, "hf:embedded": {}}, "not one name"),
+    ],
+)
+def test_check_tells_before_anything_is_loaded(spec, message):
+    with pytest.raises(ValueError, match=message):
+        Judging(spec).check()
+
+
+def test_check_loads_no_model_and_calls_nobody(serve):
+    server = serve(lambda body: "A")
+    for spec in ("hf:nowhere", "reward:nowhere(dtype=float32)", f"openai:m@{server.url}", "gold:sentiment"):
+        Judging(spec).check()
+    assert not server.asked
+
+
+def test_check_wants_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(JudgeError, match=r"pip install 'plo\[evals\]'"):
+        Judging("openai:m@http://127.0.0.1:1/v1").check()
 
 
 def test_a_broken_file_is_named(tmp_path):

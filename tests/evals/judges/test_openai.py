@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from plo.evals.judges import JudgeError, Judging, Question, get_judge
+from plo.evals.judges import JudgeError, Judging, Question, TransientError, get_judge
 
 LN = math.log
 
@@ -30,6 +30,95 @@ def test_one_label_among_the_log_probs_and_none(serve):
     assert ask(serve(lambda body: ("B", {"B": -0.1, "C": -3.0}))).p == 1.0
     assert ask(serve(lambda body: ("A", {"C": -0.1}))).p == 0.0  # from the text
     assert ask(serve(lambda body: ("C", {"C": -0.1}))).p is None
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        None,
+        {"content": None},
+        {"content": []},
+        {"content": [{"token": "B", "logprob": -0.1}]},
+        {"content": [{"token": "B", "logprob": -0.1, "top_logprobs": None}]},
+        {"content": [{"token": "B", "logprob": -0.1, "top_logprobs": [{"token": "B", "logprob": None}]}]},
+        {"tokens": ["B"], "token_logprobs": [-0.1]},
+    ],
+)
+def test_without_log_probs_the_text_is_read(serve, logprobs):
+    server = serve(lambda body: (200, {"choices": [{"message": {"content": "B"}, "logprobs": logprobs}]}, ()))
+    assert ask(server).p == 1.0 and len(server.asked) == 1
+
+
+TOO_LONG = "This model's maximum context length is 2048 tokens. However, you requested 9000 tokens."
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"object": "error", "message": TOO_LONG, "type": "BadRequestError", "code": 400}),  # vLLM
+        (400, {"error": {"message": TOO_LONG, "type": "BadRequestError", "param": None, "code": 400}}),
+        (400, {"error": {"message": "no", "type": "invalid_request_error", "code": "context_length_exceeded"}}),
+        (400, {"error": {"code": 400, "message": "the request is large", "type": "exceed_context_size_error"}}),
+        (400, {"error": {"message": "filtered", "code": "content_filter"}}),
+        (422, {"error": "Input validation error: the input is too long", "error_type": "validation"}),
+        (413, {"detail": "Payload"}),
+    ],
+)
+def test_a_question_that_the_server_refuses(serve, status, body):
+    says = lambda sent: (status, body, ()) if "LONG" in str(sent["messages"]) else "B"  # noqa: E731
+    server, told = serve(says), []
+    judging = Judging(f"openai:m@{server.url}", tell=told.append)
+    long, short = Question("p", "LONG", "y"), Question("p", "x", "y")
+    assert [v.p for v in judging.ask([long, short])] == [None, 1.0] and len(server.asked) == 2
+    assert judging.counts.unreadable == 1 and "1 of 2 answers could not be read" in told[-1]
+    server.says = lambda sent: "A"
+    assert [v.p for v in Judging(f"openai:m@{server.url}").ask([long, short])] == [0.0, 1.0]  # not kept as a verdict
+    assert len(server.asked) == 3
+
+
+def test_other_refusals_end_it(serve):
+    body = {"error": {"message": "logprobs is not supported", "type": "BadRequestError", "code": 400}}
+    server = serve(lambda sent: (400, body, ()))
+    with pytest.raises(
+        JudgeError, match=r"(?s)logprobs is not supported.*/v1\(logprobs=false\).*/v1\(longest=.*request="
+    ):
+        Judging(f"openai:m@{server.url}").ask([Question("p", "x", "y")])
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ([], None),
+        ([("retry-after-ms", "250")], 0.25),
+        ([("retry-after", "7")], 7.0),
+        ([("retry-after", "1.5")], 1.5),
+        ([("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")], 0.0),  # is over
+        ([("retry-after", "86400")], 600.0),
+        ([("retry-after", "soon")], None),
+    ],
+)
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_what_may_succeed_later(serve, status, headers, wait):
+    server = serve(lambda body: (status, {"error": {"message": "later"}}, headers))
+    with pytest.raises(TransientError, match="cannot be asked: .*later") as caught:
+        ask(server)
+    assert caught.value.wait == wait and len(server.asked) == 1
+
+
+def test_the_server_says_whether_to_retry(serve):
+    with pytest.raises(JudgeError) as caught:
+        ask(serve(lambda body: (429, {"error": {"code": "insufficient_quota"}}, [("x-should-retry", "false")])))
+    assert not isinstance(caught.value, TransientError)
+
+
+@pytest.mark.parametrize(("failure", "paid"), [("garbage", True), ("500", False), ("hung up", True)])
+def test_failed_requests_count(serve, failure, paid):
+    server = serve(lambda body: "A", failing=1.0, failures=[failure])
+    judging = Judging(f"openai:m@{server.url}(price_in=2, price_out=8, retries=20)", calls=2)
+    with pytest.raises(JudgeError, match="2 calls at a cost of"):
+        judging.ask([Question("p", "x", "y")])
+    assert len(server.asked) == judging.counts.asked == 2 and (judging.counts.cost > 0) == paid
 
 
 @pytest.mark.parametrize(
@@ -89,12 +178,15 @@ def test_failures_change_nothing(serve):
 
 @pytest.mark.parametrize(
     ("failure", "message"),
-    [("garbage", "3 times with no chat completion.*end in /v1"), ("500", "cannot be asked: InternalServerError")],
+    [
+        ("garbage", r"no chat completion.*end in /v1.*3 times"),
+        ("500", r"(?s)cannot be asked: InternalServerError.*3 times"),
+    ],
 )
 def test_a_server_that_always_fails(serve, failure, message):
     server = serve(lambda body: "A", failing=1.0, failures=[failure])
     with pytest.raises(JudgeError, match=message):
-        ask(server, retries=2)
+        Judging(f"openai:m@{server.url}(retries=2)").ask([Question("p", "x", "y")])
     assert len(server.asked) == 3
 
 
@@ -113,7 +205,7 @@ def test_a_key_and_the_default_address(monkeypatch):
     judge = get_judge("openai:gpt-4o")
     assert judge.client.api_key == "k" and str(judge.client.base_url) == "https://api.openai.com/v1/"
     assert math.isnan(judge.estimate([Question("p", "a", "b")]))
-    with pytest.raises(JudgeError, match="price_in"):
+    with pytest.raises(JudgeError, match=r"openai:gpt-4o\(price_in=\.\.\., price_out="):
         Judging("openai:gpt-4o", money=1.0).ask([Question("p", "a", "b")])
 
 
