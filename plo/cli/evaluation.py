@@ -25,7 +25,8 @@ def evaluate(
     ] = [],  # noqa: B006
     suite: Annotated[str, typer.Option(help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.")] = "",
     judge: Annotated[
-        str | None, typer.Option(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")
+        str | None,
+        typer.Option(help="openai:MODEL[@URL][(price_in=..., ...)], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."),
     ] = None,
     judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
     judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
@@ -78,8 +79,8 @@ def judge_check(
     pairs: Annotated[
         Path | None,
         typer.Argument(
-            help="Pairs with gold labels: LLMBar's JSON, or JSON lines or CSV with prompt, a, b, gold (1: b is better) or prompt, "
-            "chosen, rejected. Of replay:FILE without it: the file's own."
+            help="Pairs with gold labels: LLMBar's JSON, or JSON lines or CSV with prompt, a, b, gold (1: b is better) or any "
+            "preferences that plo trains on (HH, TL;DR, messages). Of replay:FILE without it: the file's own."
         ),
     ] = None,
     template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
@@ -101,10 +102,11 @@ def judge_check(
             )
         load_plugins(plugin)
         quiet()
+        from plo.evals.judges.judge import read_spec
         from plo.experiment.evaluations import check_judge
         from plo.tracking import Tracker
 
-        file = pairs or Path(judge.removeprefix("replay:"))
+        file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
         config = EvaluationConfig(judge=judge, judge_calls=judge_calls, judge_money=judge_money)
         card = check_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
     if as_json:

@@ -15,6 +15,7 @@ from plo.backbone import distributed
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment, ModelConfig
+from plo.data import DropReport
 from plo.environment import environment
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
@@ -310,8 +311,10 @@ def check_judge(
     console: Console,
 ) -> Card:
     """The card of the configuration's judge on pairs with gold labels, recorded so that tables show it beside its verdicts."""
-    judging = judging_of(config, console)
-    card = judge_card(judging, read_gold(pairs)[:limit], template, retest=retest)
+    judging, report = judging_of(config, console), DropReport(str(pairs))
+    card = judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
+    if report.total:
+        console.print(report)
     judge = judging.judge(template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
     tracker.judge_check(judge.name, judge.version, shown)

@@ -14,6 +14,7 @@ from plo.backbone.reference import ReferenceStore
 from plo.config import ConfigError, Experiment
 from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, OnModel, on_model
+from plo.evals.judges import Judging
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages, sha256
 from plo.paths import plo_home
@@ -103,7 +104,8 @@ def _other(experiment: Experiment, stages: Stages) -> Backbone:
 def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]]:
     """The configured evaluations of samples, with the gold reward of a data source that has one, and those of a model.
 
-    An unknown name, or an option that is not there, is an error now, not after the first cell's training.
+    An unknown name, an option that is not there or a judge that cannot be had is an error now, not after the first
+    cell's training.
     """
     source, config = experiment.data.source, experiment.evaluation
     gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
@@ -117,6 +119,8 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]
             of_samples.append(name)
     if config.judge is None and (lacking := [e.name for e in models if e.judged]):
         raise ConfigError(f"evaluation.judge: {', '.join(lacking)} asks a judge: name one, such as hf:embedded.")
+    if config.judge is not None:
+        Judging(config.judge).check()
     return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 

@@ -63,8 +63,15 @@ def test_killed_it_asks_for_what_is_missing_and_failures_change_nothing(embedded
     def start(server, home):
         url, data = server.url, shared_data / "alpaca_eval"
         command = [sys.executable, "-m", "plo", "eval", f"server:embedded@{url}", f"alpaca_eval.data={data}"]
-        command += [f"alpaca_eval.instructions={INSTRUCTIONS}", "alpaca_eval.max_new_tokens=32", "judge.timeout=10"]
-        command += ["--suite", "alpaca_eval", "--judge", f"openai:embedded@{url}", "--store", f"{tmp_path / home}.db"]
+        command += [f"alpaca_eval.instructions={INSTRUCTIONS}", "alpaca_eval.max_new_tokens=32"]
+        command += [
+            "--suite",
+            "alpaca_eval",
+            "--judge",
+            f"openai:embedded@{url}(timeout=10)",
+            "--store",
+            f"{tmp_path / home}.db",
+        ]
         return subprocess.Popen(command, env=os.environ | {"PLO_HOME": str(tmp_path / home)})
 
     def kill(process, server, answered):
@@ -85,8 +92,6 @@ def test_killed_it_asks_for_what_is_missing_and_failures_change_nothing(embedded
 
     assert start(failing, "two").wait() == 0
     assert len(failing.failed) > 0.25 * len(failing.asked) and len(failing.asked) > len(distinct)
-    one, two = (Tracker(tmp_path / f"{home}.db", create=False).cells()[0] for home in ("one", "two"))
-    assert one.table("alpaca_eval.json").equals(two.table("alpaca_eval.json"))
-    rates = {name: value for name, value in one.metrics.items() if name.startswith("alpaca_eval.")}
-    assert rates == {name: two.metrics[name] for name in rates} and rates["alpaca_eval.unreadable"] == 0
-    assert 0 < rates["alpaca_eval.win_rate"] < 1
+    one, two = (Tracker(tmp_path / f"{home}.db", create=False).cells()[0].findings[0] for home in ("one", "two"))
+    assert one.items.equals(two.items) and len(one.items) == INSTRUCTIONS
+    assert one.metrics == two.metrics and one.metrics["unreadable"] == 0 and 0 < one.metrics["win_rate"] < 1
