@@ -54,7 +54,8 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=sorted).encode()).hexdigest()
+    plain = json.dumps(content, sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set) else str(x))
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def context_of(model: Any, tokenizer: Any) -> int:
