@@ -48,7 +48,7 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
 def tokenizer_identity(tokenizer: Any) -> str:
     """sha256 of what decides which ids a text or a conversation becomes: vocabulary, rules, special tokens, chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend else sorted(tokenizer.get_vocab().items())
+    rules = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return _digest([type(tokenizer).__name__, rules, special, tokenizer.model_max_length, tokenizer.chat_template])
 

@@ -138,7 +138,7 @@ def _put_on(backbone: Backbone, folder: Path) -> None:
         result = set_peft_model_state_dict(policy, load_peft_weights(str(folder), device="cpu"))
     except (OSError, ValueError, RuntimeError) as error:
         raise EvaluationError(
-            f"The adapter {folder} does not fit its base {backbone.settings.name!r}: {error}. Give the base that it was "
+            f"The adapter {folder} does not fit its base {backbone.settings.name!r}: {' '.join(str(error).split())[:300]}. Give the base that it was "
             f"trained on (base_model_name_or_path in its adapter_config.json), or merge it into that and give the result."
         ) from error
     lacking = [name for name in result.missing_keys if ".default" in name]
