@@ -17,6 +17,7 @@ class Subject(Protocol):
     Attributes:
         name: what tables call it.
         seed: of its training and sampling; fixes the sampling noise.
+        fixed: its texts are given (a file of outputs): settings of sampling change nothing.
         reference: what it was trained from, or what the user compares it with; None if there is nothing.
         chat: prompts go through its chat template: give it messages, or rows turned with `plo.data.rows.to_chat`.
         trained_on: rendered prompts of its training pairs, so that none is asked again; empty if not known.
@@ -25,6 +26,7 @@ class Subject(Protocol):
 
     name: str
     seed: int
+    fixed: bool
     reference: "Subject | None"
     chat: bool
     trained_on: Collection[str]

@@ -108,11 +108,20 @@ def win_rates(
         against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` likewise drawn.
         template: the judge's prompt.
         settings: of sampling: samples, max_new_tokens.
+
+    Raises:
+        EvaluationError: several temperatures of a file of outputs.
     """
     notes, columns, lengths, against = list(asked.notes), {}, {}, list(dict.fromkeys(against))
     if "reference" in against and subject.reference is None:
         against.remove("reference")
         notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
+    asked_of = [subject, subject.reference] if "reference" in against else [subject]
+    if len(set(temperatures)) > 1 and (fixed := [model.name for model in asked_of if model.fixed]):
+        raise EvaluationError(
+            f"{name}: the texts of {fixed[0]} are given, the same at every temperature, and {len(set(temperatures))} are asked "
+            f"for: give one, {name}.temperatures=[{temperatures[0]:g}], or the model itself."
+        )
     each = range(settings["samples"])
     place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
     pairs = []

@@ -47,7 +47,7 @@ class HuggingFace(Judge):
             if start not in after:
                 after[start] = last_logits(self.model, [*ids, *start], len(label)).log_softmax(-1)
         a, b = (sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels)
-        return Verdict(1 / (1 + math.exp(min(a - b, 700))))
+        return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:
         """The tokens of a question, the generation prompt at their end."""

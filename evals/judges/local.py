@@ -1,5 +1,7 @@
 """Models that judges hold in process: loaded once, named by their weights."""
 
+import hashlib
+import json
 from functools import cache
 from typing import Any
 
@@ -9,7 +11,7 @@ from plo.evals.judges.judge import JudgeError
 
 @cache
 def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any, str]:
-    """A model in evaluation mode, its tokenizer, and the digest of its weights and config.
+    """A model in evaluation mode, its tokenizer, and the digest of its weights, config, tokenizer and chat template.
 
     Args:
         judge: the judge's name, for messages.
@@ -38,7 +40,22 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
             f"reads."
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.
-    return loaded, tokenizer, f"{fingerprint_of(loaded)[:16]} {loaded.dtype}"
+    identity = f"{fingerprint_of(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
+    adapters = {name: settings.to_dict() for name, settings in getattr(loaded, "peft_config", {}).items()}
+    return loaded, tokenizer, f"{identity} {_digest(adapters)[:16]}" if adapters else identity
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """sha256 of what decides which ids a text or a conversation becomes: vocabulary, rules, special tokens, chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return _digest([type(tokenizer).__name__, rules, special, tokenizer.model_max_length, tokenizer.chat_template])
+
+
+def _digest(content: Any) -> str:
+    plain = json.dumps(content, sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set) else str(x))
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def context_of(model: Any, tokenizer: Any) -> int:

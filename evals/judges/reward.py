@@ -61,5 +61,8 @@ class Reward(Judge):
         )
 
 
-def _sigmoid(x: float) -> float:
+def _sigmoid(x: float) -> float | None:
+    """None where a reward is NaN: nothing can be said."""
+    if math.isnan(x):
+        return None
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

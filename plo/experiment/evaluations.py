@@ -1,6 +1,5 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from plo.backbone import distributed
-from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
-from plo.config import ConfigError, EvaluationConfig, Experiment, ModelConfig
+from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
+from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.stages import sha256
-from plo.experiment.subjects import Outputs, Policy, Server
+from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.paths import content_digest
 from plo.registry import load_plugin, source_of
 from plo.tracking import Cell, CellRun, Comparison, Tracker, TrackingError
 
 ANY = "any"  # stands for the model, in the tags of comparisons of models that plo did not train
-LONGEST = 2048  # tokens, of a model that no experiment says more of
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
@@ -110,9 +108,12 @@ def evaluate_anything(
         )
     judging, failed = judging_of(config, console), {}
     parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
+    subject = load_subject(what, seeds[0], config)
+    subject.reference = load_subject(against, seeds[0], config) if against else None
     for seed in seeds:
-        subject = load_subject(what, seed, config)
-        subject.reference = load_subject(against, seed, config) if against else None
+        subject.seed = seed
+        if against:
+            subject.reference.seed = seed
         key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
         tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
         if key not in tracker.finished(parent):
@@ -123,44 +124,6 @@ def evaluate_anything(
                 console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
     tracker.end_comparison(parent, ok=not failed)
     return failed
-
-
-def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Outputs:
-    """A subject by its name: a file of outputs, "server:MODEL@URL", 'embedded', a folder (a model or a LoRA adapter), a hub name.
-
-    Raises:
-        EvaluationError, ModelError: it cannot be had.
-    """
-    path = Path(what).expanduser()
-    if what.startswith("server:"):
-        return Server(what, seed)
-    if path.is_file():
-        return Outputs(path)
-    adapter = path / "adapter_config.json"
-    settings = _of_adapter(adapter) if adapter.exists() else ModelConfig(name=what)
-    backbone, tokenizer = load_backbone(settings, longest=LONGEST)
-    backbone.reset(seed)
-    identity = backbone.fingerprint
-    if adapter.exists():
-        backbone.restore(path)
-        identity = weights_digest(path)
-    name = "/".join(path.parts[-2:]) if path.is_dir() else what
-    return Policy(backbone, tokenizer, name=name, seed=seed, identity=identity, config=config)
-
-
-def _of_adapter(file: Path) -> ModelConfig:
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    if saved.get("peft_type") != "LORA" or not saved.get("base_model_name_or_path"):
-        raise EvaluationError(
-            f"{file} is no LoRA adapter with the name of its base. Merge it into its model and give that."
-        )
-    targets = saved["target_modules"]
-    return ModelConfig(
-        name=saved["base_model_name_or_path"],
-        lora_r=saved["r"],
-        lora_alpha=saved["lora_alpha"],
-        lora_targets=targets if isinstance(targets, str) else sorted(targets),
-    )
 
 
 def _policy(bench: Workbench, cell: Cell) -> Policy:
@@ -194,15 +157,6 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
     subject = Policy(bench.backbone, bench.tokenizer, name=cell.tags["plo.variant"], identity=identity, **common)
     subject.reference = reference
     return subject
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 of a saved policy's weights."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

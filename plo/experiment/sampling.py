@@ -23,6 +23,7 @@ from plo.config import EvaluationConfig
 from plo.data import Pair
 
 PASS_SEQUENCES = 16  # sequences a scoring pass
+VERSION = 1  # of how a token is drawn: another one makes what was kept on disk be drawn anew
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def continuations(
 
 
 def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
-    samples, eos = len(responses) // len(prompts), _eos_ids(backbone, tokenizer)
+    samples, eos = len(responses) // len(prompts), eos_ids(backbone, tokenizer)
     rows = []
     for number, response in enumerate(responses):
         prompt_id, index = divmod(number, samples)
@@ -104,7 +105,7 @@ def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
 
 def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
     """Response ids, EOS included where it came; `config.samples` in a row for each prompt. Batches are kept in `folder`."""
-    eos = _eos_ids(backbone, tokenizer)
+    eos = eos_ids(backbone, tokenizer)
     generation = GenerationConfig(
         do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
         max_new_tokens=config.max_new_tokens,
@@ -195,7 +196,8 @@ def _score(
     return scores
 
 
-def _eos_ids(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: the tokenizer's and those of the model's generation settings."""
     of_model = backbone.causal_lm.generation_config.eos_token_id
     ids = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
     return list(dict.fromkeys(i for i in ids if i is not None))

@@ -85,13 +85,18 @@ def _sft(experiment: Experiment) -> Stage:
 
 def _identity(experiment: Experiment, stages: Stages) -> str:
     """Of policy and reference: weights, and what is trained before the losses; the dtype they are computed in."""
-    b = stages.backbone
-    how = [b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention]
+    how = computed_with(stages.backbone)
     if "sft" in experiment.stages:
         how.append(stages.key(_sft(experiment)))
     if experiment.reference not in (None, "sft" if "sft" in experiment.stages else "init"):
         how.append("init" if experiment.reference == "init" else _other(experiment, stages).fingerprint)
     return sha256(how)
+
+
+def computed_with(backbone: Backbone) -> list[Any]:
+    """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
+    b = backbone
+    return [b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def _other(experiment: Experiment, stages: Stages) -> Backbone:

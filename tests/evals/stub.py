@@ -18,11 +18,21 @@ class StubSubject:
     """
 
     def __init__(
-        self, answer, *, name="stub", reference=None, chat=False, trained_on=(), paths=None, margin=None, **extra
+        self,
+        answer,
+        *,
+        fixed=False,
+        name="stub",
+        reference=None,
+        chat=False,
+        trained_on=(),
+        paths=None,
+        margin=None,
+        **extra,
     ):
         self.answer, self.name, self.reference, self.chat = answer, name, reference, chat
         self.trained_on, self.paths, self.margin, self.extra = trained_on, paths or {}, margin, extra
-        self.seed, self.calls = 0, []
+        self.fixed, self.seed, self.calls = fixed, 0, []
 
     def sample(self, prompts, *, samples=1, temperature=1.0, top_p=1.0, max_new_tokens=256):
         self.calls.append(

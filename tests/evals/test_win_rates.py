@@ -244,3 +244,14 @@ def test_real_prompts(shared_data):
     assert len(table) == 200 and not table["prompt"].str.contains("[summary]", regex=False).any()
     lengths = np.sign(7 - table["opponent_text"].str.len())
     assert posts.metrics["win_rate_chosen"] == pytest.approx(((1 + lengths) / 2).mean())
+
+
+def test_a_file_of_outputs_has_one_temperature(hh_file):
+    path = hh_file(("question", "good", "bad"))
+    given, drawn = (StubSubject(silent, fixed=fixed, name="said.json") for fixed in (True, False))
+    hh(given, Judging(longer), path=path, temperatures=(0.7, 0.7))
+    for subject in (given, StubSubject(silent, reference=given)):
+        with pytest.raises(EvaluationError, match=r"hh: the texts of said.json are given.*hh.temperatures=\[0.7\]"):
+            hh(subject, Judging(longer), path=path, temperatures=(0.7, 1.0))
+    hh(StubSubject(silent, reference=given), Judging(longer), path=path, temperatures=(0.7, 1.0), against=("chosen",))
+    hh(drawn, Judging(longer), path=path, temperatures=(0.7, 1.0))

@@ -1,5 +1,6 @@
 """Judges in process: against transformers' own forward pass, and rewards by hand."""
 
+import json
 import math
 
 import pandas as pd
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from plo.embedded import embedded_model
 from plo.evals.judges import Judging, Question, get_judge, get_template, register_gold
 from plo.evals.judges.judge import JudgeError
+from plo.evals.judges.local import load
 from plo.registry import RegistryError
 
 QUESTIONS = [
@@ -156,3 +158,55 @@ def test_gold_rewards():
     assert judging.counts.unreadable == 1
     with pytest.raises(RegistryError, match="no gold reward 'length'"):
         get_judge("gold:length")
+
+
+@pytest.mark.parametrize("kind", ["hf", "reward"])
+def test_the_version_names_chat_template_and_tokenizer(tiny, kind):
+    from transformers import LlamaForCausalLM
+
+    folder = tiny(LlamaForCausalLM) if kind == "hf" else tiny(LlamaForSequenceClassification, num_labels=1)
+
+    def version():
+        load.cache_clear()  # as a later process would
+        return get_judge(f"{kind}:{folder}").version
+
+    seen = [version()]
+    assert version() == seen[0]
+    template = folder / "chat_template.jinja"
+    template.write_text("Be strict. " + template.read_text())
+    seen.append(version())
+    rules = folder / "tokenizer.json"
+    rules.write_text(rules.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true', 1))
+    seen.append(version())
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 64}))
+    seen.append(version())
+    assert len(set(seen)) == 4
+
+
+def test_the_version_of_an_adapter_names_how_it_is_scaled(tiny, embedded):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    base = LlamaForCausalLM.from_pretrained(tiny(LlamaForCausalLM))
+    folder = tiny(LlamaForCausalLM).parent / "adapter"
+    get_peft_model(base, LoraConfig(r=2, lora_alpha=32, target_modules=["q_proj"])).save_pretrained(folder)
+    embedded[1].save_pretrained(folder)
+    first = get_judge(f"hf:{folder}").version
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"lora_alpha": 64}))
+    load.cache_clear()
+    assert get_judge(f"hf:{folder}").version != first
+
+
+def test_a_score_that_is_no_number_is_no_verdict(tiny, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"reward:{tiny(LlamaForSequenceClassification, num_labels=1)}")
+    monkeypatch.setattr(judge, "score", lambda prompt, answer: math.nan if answer == "?" else 1e9 * len(answer))
+    asked = [Question("p", "?", "x"), Question("p", "x", "?"), Question("p", "xx", "x"), Question("p", "x", "xx")]
+    assert [verdict.p for verdict in judge.judge(asked)] == [None, None, 0.0, 1.0]
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
+    broken = torch.full((1, 49152), math.nan)
+    monkeypatch.setattr("plo.evals.judges.hf.last_logits", lambda model, ids, n: broken)
+    assert judge("p", "x", "y") is None
