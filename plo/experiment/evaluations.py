@@ -1,6 +1,5 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -120,7 +119,7 @@ def evaluate_anything(
             tracker.start_cell(parent, key, label, tags | environment()).finish()
         for evaluation in evaluations:
             one = Settings.of(evaluation, judging, subject.reference)
-            if not _once(one, lambda: subject, tracker, parent, (key, label), failed, console):  # noqa: B023  (called at once)
+            if not _once(one, lambda: subject, tracker, parent, (key, label), failed, console):
                 console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
     tracker.end_comparison(parent, ok=not failed)
     return failed
