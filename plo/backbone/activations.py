@@ -16,9 +16,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 
 def keep_less(model: nn.Module, on: bool) -> None:
-    """Let RMS norms and gated MLPs of plain linear layers keep less, or as much as the model's own code does.
+    """Let trained RMS norms and gated MLPs keep less, or as much as the model's own code does.
 
-    A module whose forward was replaced by something else is left alone.
+    Frozen ones keep little, and their adapters are operations of their own. A module whose forward was replaced by
+    something else is left alone.
     """
     for module in model.modules():
         if isinstance(vars(module).get("forward"), _KeepsLess):
@@ -50,13 +51,15 @@ def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    """torch's own is one operation, which keeps no more than this."""
-    return type(module).__name__.endswith("RMSNorm") and not isinstance(module, nn.RMSNorm)
+    """Whether it is one with a trained weight; torch's own is one operation, which keeps no more than this."""
+    if not type(module).__name__.endswith("RMSNorm") or isinstance(module, nn.RMSNorm):
+        return False
+    return any(weight.requires_grad for weight in module.parameters())
 
 
 def _is_gated_mlp(module: nn.Module) -> bool:
-    """Whether its forward is that of Llama's MLP, of which most models have a copy, and its parts are torch's own."""
+    """Whether its forward is that of Llama's MLP, of which most models have a copy, and `down_proj` is torch's, trained."""
     theirs, llamas = (getattr(cls.forward, "__code__", None) for cls in (type(module), LlamaMLP))
     if theirs is None or (theirs.co_code, theirs.co_names) != (llamas.co_code, llamas.co_names):
         return False
-    return type(module.down_proj) is nn.Linear  # an adapter's own operation would be computed again whole
+    return type(module.down_proj) is nn.Linear and module.down_proj.weight.requires_grad

@@ -77,15 +77,11 @@ def gradients(backbone, batch):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
-    ("peft", "weights", "compute"),
-    [
-        ("full", torch.float32, None),
-        ("full", torch.float32, torch.bfloat16),
-        ("lora", torch.bfloat16, torch.bfloat16),
-    ],
+    ("weights", "compute"),
+    [(torch.float32, None), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)],
 )
-def test_gradients_are_the_same_to_the_bit(peft, weights, compute, packed, tiny_llama, tiny_pairs):
-    backbone = Backbone(tiny_llama(dtype=weights), ModelConfig(peft=peft), compute)
+def test_gradients_are_the_same_to_the_bit(weights, compute, packed, tiny_llama, tiny_pairs):
+    backbone = Backbone(tiny_llama(dtype=weights), ModelConfig(peft="full"), compute)
     backbone.use_packed(packed)
     backbone.reset(0, get_loss("tdpo2"))
     batch = collate(tiny_pairs(4), packed=packed)
@@ -99,7 +95,7 @@ def test_gradients_are_the_same_to_the_bit(peft, weights, compute, packed, tiny_
     backbone.checkpoint_layers(False)
     with backbone.casts_kept():
         got = gradients(backbone, batch)
-    assert saved_bytes(backbone, batch) < (0.8 if peft == "full" else 0.96) * kept
+    assert saved_bytes(backbone, batch) < 0.8 * kept
     assert got.keys() == expected.keys()
     for name, grad in got.items():
         assert torch.equal(grad, expected[name]), name
@@ -120,9 +116,9 @@ def test_what_is_not_known_is_left_alone(tiny_llama):
 
     clipped, replaced = Clipped(SIZES), llama_mlp()
     replaced.forward = own = lambda x: x
-    adapted = Backbone(tiny_llama(), ModelConfig()).causal_lm.model.layers[0].mlp
+    adapted = Backbone(tiny_llama(), ModelConfig()).causal_lm.model.layers[0]  # a frozen norm, an MLP of adapters
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2))
     for model in (clipped, replaced, adapted, gpt2):
         keep_less(model, True)
     assert replaced.forward is own
-    assert not any("forward" in vars(part) for part in (clipped, adapted, *gpt2.modules()))
+    assert not any("forward" in vars(part) for part in (clipped, *adapted.modules(), *gpt2.modules()))
