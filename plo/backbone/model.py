@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from plo.backbone import distributed, sharding
+from plo.backbone.activations import keep_less
 from plo.backbone.attention import PACKED
+from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, scaled
 from plo.backbone.lora import fuse
 from plo.backbone.statistics import Head, needs_reference, token_statistics
@@ -28,7 +30,7 @@ class Backbone(nn.Module):
     """Policy, reference and loss in one module. `forward(batch)` is all that training uses.
 
     With LoRA the reference is the policy with its adapters off. With full fine-tuning it is the initial weights, kept
-    aside. `start_from` and `compare_with` make it another one. In training its statistics come from the store; only hidden
+    on disk. `start_from` and `compare_with` make it another one. In training its statistics come from the store; only hidden
     states beyond the store's disk budget are computed online.
 
     Args:
@@ -54,8 +56,9 @@ class Backbone(nn.Module):
         self.loss: Loss | None = None
         self.fingerprint = self.reference_fingerprint = fingerprint_of(model)
         self.attention = model.config._attn_implementation  # of padded rows, and in generation
-        self.initial: dict[str, Tensor] = {}  # weights as loaded, of full fine-tuning
+        self.initial: Mapping[str, Tensor] = {}  # weights of the reference; none: the policy without its adapters
         self.start = self.initial  # that `reset` goes back to; none: fresh adapters
+        self._initial_head: dict[str, Tensor] = {}  # of `initial`, from its first use until the next training
         # The reference, where it is another model; in a list, as it is no part of this one.
         self._other: list[Backbone] = []
         self._as_reference = False
@@ -78,8 +81,7 @@ class Backbone(nn.Module):
         if distributed.wants_shards():
             sharding.shard(self, set(model._no_split_modules or ()), ("measure", "generate"), device or self.device)
         if settings.peft == "full":
-            self.initial = {name: p.detach().clone() for name, p in model.named_parameters()}
-            self.start = self.initial
+            self.initial = self.start = OnDisk(dict(model.named_parameters()))
 
     def use_packed(self, packed: bool) -> None:
         """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
@@ -89,6 +91,7 @@ class Backbone(nn.Module):
     def checkpoint_layers(self, on: bool) -> None:
         """Whether the backward pass computes each decoder layer once more instead of keeping what is in it."""
         model = self.causal_lm
+        keep_less(model, not on)
         if on and not model.is_activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         elif not on and model.is_activation_checkpointing:
@@ -125,11 +128,12 @@ class Backbone(nn.Module):
                 self.policy.delete_adapter("fresh")
                 self.policy.set_adapter("default")
                 fuse(self.policy, autocast=self.compute_dtype is not None)
-            for name, parameter in self.policy.named_parameters():
-                if name in self.start:
-                    parameter.copy_(self.start[name])
+            parameters = dict(self.policy.named_parameters())
+            for name, values in self.start.items():
+                parameters[name].copy_(values)
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
             self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
+        self._initial_head.clear()
         self.policy.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
@@ -188,10 +192,11 @@ class Backbone(nn.Module):
         parameters = dict(self.policy.named_parameters())
         if reference:
             self.check_reference_can_be_trained()
-        self.start = {name: sharding.like(value.to(self.device), parameters[name]) for name, value in state.items()}
+        self.start = OnDisk({name: sharding.like(value, parameters[name]) for name, value in state.items()})
         self.fingerprint = identity
         if reference:
             self.initial, self.reference_fingerprint = self.start, identity
+            self._initial_head.clear()
 
     def check_reference_can_be_trained(self) -> None:
         """That `start_from(..., reference=True)` is possible.
@@ -380,14 +385,15 @@ class Backbone(nn.Module):
         """The reference's LM head, gathered once for all chunks if it is sharded."""
         if self._other:
             return self._other[0]._reference_head()
-        if self._as_reference:  # `initial` now holds the policy's weights
-            return self._head
         head = self.causal_lm.get_output_embeddings()
         head = head.base_layer if isinstance(head, BaseTunerLayer) else head  # the reference's, without an adapter
         names = {id(p): name for name, p in self.policy.named_parameters()}
         if not any(names[id(p)] in self.initial for p in head.parameters()):
             return lambda hidden: self._scaled(head(hidden.to(head.weight.dtype)))
-        own = {name: sharding.whole(self.initial[names[id(p)]]) for name, p in head.named_parameters()}
+        if not self._initial_head:
+            initial = {name: self.initial[names[id(p)]] for name, p in head.named_parameters()}
+            self._initial_head = {name: values.to(self.device) for name, values in initial.items()}
+        own = {name: sharding.whole(p) for name, p in self._initial_head.items()}
         weight, bias = own["weight"], own.get("bias")
         return lambda hidden: self._scaled(F.linear(hidden.to(weight.dtype), weight, bias))
 
@@ -437,24 +443,25 @@ class Backbone(nn.Module):
             with self.policy.disable_adapter():
                 yield
         else:
-            self._swap_initial()
+            named = dict(self.policy.named_parameters())
+            own = {name: self._replace(named[name], values) for name, values in self.initial.items()}
+            torch.clear_autocast_cache()  # it holds casts of the weights that were there before
             try:
                 yield
             finally:
-                self._swap_initial()
+                for name, values in own.items():
+                    self._replace(named[name], values)
+                torch.clear_autocast_cache()
 
-    def _swap_initial(self) -> None:
-        with torch.no_grad():
-            for name, parameter in self.policy.named_parameters():
-                if name not in self.initial:
-                    continue
-                if sharding.is_sharded(self):  # FSDP gathers from the memory it knows: the values change places
-                    current = parameter.detach().clone()
-                    parameter.copy_(self.initial[name])
-                    self.initial[name].copy_(current)
-                else:
-                    parameter.data, self.initial[name] = self.initial[name], parameter.data
-        torch.clear_autocast_cache()  # it holds casts of the weights that were there before
+    def _replace(self, parameter: nn.Parameter, values: Tensor) -> Tensor:
+        """Give a parameter other values; returns its own."""
+        if sharding.is_sharded(self):  # FSDP gathers from the memory it knows
+            own = parameter.detach().clone()
+            with torch.no_grad():
+                parameter.copy_(values)
+        else:
+            own, parameter.data = parameter.data, values.to(parameter.device)
+        return own
 
 
 def _lora(config: ModelConfig) -> LoraConfig:

@@ -129,16 +129,16 @@ class _Rows:
 def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> dict[str, Tensor]:
     order = sorted(range(len(shard)), key=lambda i: (_longest(shard[i]), i))  # little padding
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
-    for start in range(0, len(order), PASS_PAIRS):
-        rows = order[start : start + PASS_PAIRS]
-        with backbone.reference() if policy is None else nullcontext():
+    with backbone.reference() if policy is None else nullcontext():
+        for start in range(0, len(order), PASS_PAIRS):
+            rows = order[start : start + PASS_PAIRS]
             got = backbone.measure(collate([shard[i] for i in rows], packed=backbone.packed), ("logps",), hidden=hidden)
-        lengths = [
-            len(ids) for side in ("chosen_ids", "rejected_ids") for ids in (getattr(shard[i], side) for i in rows)
-        ]
-        for name, values in got.items():
-            for i, part in zip(rows * 2, values.cpu().split(lengths), strict=True):
-                parts[name][i].append(part)
+            lengths = [
+                len(ids) for side in ("chosen_ids", "rejected_ids") for ids in (getattr(shard[i], side) for i in rows)
+            ]
+            for name, values in got.items():
+                for i, part in zip(rows * 2, values.cpu().split(lengths), strict=True):
+                    parts[name][i].append(part)
     return {name: torch.cat([t for sides in values for t in sides]) for name, values in parts.items() if any(values)}
 
 

@@ -7,7 +7,7 @@ belong to the root, `Backbone.forward`: once a pass, however many chunks of logi
 
 import os
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -49,6 +49,14 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, gathered if it is sharded: all processes have to ask at the same moment."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """This process's part of a tensor, and what makes that tensor of its part again."""
+    if not isinstance(tensor, DTensor):
+        return tensor, lambda part: part
+    how = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
+    return tensor.to_local(), partial(DTensor.from_local, **how, shape=tensor.shape, stride=tensor.stride())
 
 
 def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -1,0 +1,124 @@
+"""Less is kept for the backward pass, counted by hand; the gradients are the same to the bit."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from plo.backbone.activations import keep_less
+from plo.backbone.batch import collate
+from plo.backbone.memory import saved_bytes
+from plo.backbone.model import Backbone
+from plo.config import ModelConfig
+from plo.losses import get_loss
+
+SIZES = LlamaConfig(hidden_size=4, intermediate_size=6, num_attention_heads=1)
+
+
+class Alone(torch.nn.Module):
+    """A part of a layer, called with x."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, batch):
+        return self.part(batch["x"])
+
+
+def llama_mlp():
+    return LlamaMLP(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after"),
+    [
+        (llama_mlp(), 12 + 4 * 18, 12 + 2 * 18),  # x (3, 4); gate, act(gate), up and their product (3, 6); gate and up
+        (LlamaRMSNorm(4), 12 + 3 + 12, 12),  # x (3, 4), the root (3, 1), their product (3, 4); x
+    ],
+    ids=["mlp", "norm"],
+)
+def test_what_is_kept_by_hand(part, before, after):
+    x = torch.randn(3, 4, requires_grad=True)
+    assert saved_bytes(Alone(part), {"x": x}) == before * 4
+    keep_less(part, True)
+    assert saved_bytes(Alone(part), {"x": x}) == after * 4
+    keep_less(part, False)
+    assert saved_bytes(Alone(part), {"x": x}) == before * 4
+
+
+def test_no_product_is_computed_again():
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            self.count += function.__name__.startswith(("mm", "addmm", "bmm"))
+            return function(*arguments, **(keywords or {}))
+
+    def products(part):
+        with Products() as counted:
+            part(torch.ones(3, 4, requires_grad=True)).sum().backward()
+        return counted.count
+
+    mlp = llama_mlp()
+    before = products(mlp)
+    keep_less(mlp, True)
+    assert products(mlp) == before == 9  # three forward, six backward
+
+
+def gradients(backbone, batch):
+    backbone.zero_grad()
+    backbone.train()
+    for _ in range(2):  # they add up over micro-batches
+        backbone(batch)["sums"].sum().backward()
+    return {name: p.grad.clone() for name, p in backbone.trained().items()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "compute"),
+    [(torch.float32, None), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)],
+)
+def test_gradients_are_the_same_to_the_bit(weights, compute, packed, tiny_llama, tiny_pairs):
+    backbone = Backbone(tiny_llama(dtype=weights), ModelConfig(peft="full"), compute)
+    backbone.use_packed(packed)
+    backbone.reset(0, get_loss("tdpo2"))
+    batch = collate(tiny_pairs(4), packed=packed)
+    batch |= dict(
+        zip(("ref_logps", "ref_hidden"), backbone.measure(batch, ("logps",), hidden=True).values(), strict=True)
+    )
+    with torch.no_grad():
+        for parameter in backbone.policy_parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    kept, expected = saved_bytes(backbone, batch), gradients(backbone, batch)
+    backbone.checkpoint_layers(False)
+    with backbone.casts_kept():
+        got = gradients(backbone, batch)
+    assert saved_bytes(backbone, batch) < 0.8 * kept
+    assert got.keys() == expected.keys()
+    for name, grad in got.items():
+        assert torch.equal(grad, expected[name]), name
+
+
+def test_layers_that_are_computed_twice_are_the_models_own(tiny_llama):
+    backbone = Backbone(tiny_llama(), ModelConfig(peft="full"))
+    layer = backbone.causal_lm.model.layers[0]
+    for on in (False, True):
+        backbone.checkpoint_layers(on)
+        assert [("forward" in vars(part)) is not on for part in (layer.mlp, layer.input_layernorm)] == [True, True]
+
+
+def test_what_is_not_known_is_left_alone(tiny_llama):
+    class Clipped(LlamaMLP):
+        def forward(self, x):
+            return self.down_proj((self.act_fn(self.gate_proj(x)) * self.up_proj(x)).clamp(-1, 1))
+
+    clipped, replaced = Clipped(SIZES), llama_mlp()
+    replaced.forward = own = lambda x: x
+    adapted = Backbone(tiny_llama(), ModelConfig()).causal_lm.model.layers[0]  # a frozen norm, an MLP of adapters
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2))
+    for model in (clipped, replaced, adapted, gpt2):
+        keep_less(model, True)
+    assert replaced.forward is own
+    assert not any("forward" in vars(part) for part in (clipped, *adapted.modules(), *gpt2.modules()))
