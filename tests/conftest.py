@@ -14,7 +14,7 @@ VOCABULARY = 61
 
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two processes share the cores
 
 
 @pytest.fixture(autouse=True)

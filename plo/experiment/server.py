@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ class Server(Outputs):
     """An OpenAI-compatible server of completions (vLLM, llama.cpp, `transformers serve`): "server:MODEL@http://host:port/v1".
 
     Its key is the environment variable OPENAI_API_KEY, where set. Rate limits, server errors and lost connections are
-    asked again by OpenAI's client, with growing waits.
+    asked again by OpenAI's client, with growing waits, and so is what is no completion.
 
     A server tells nothing of its weights: what it says is kept under model and address, and comes back when other weights
     are served there under the same name. Serve them under a name of their own.
@@ -75,6 +76,25 @@ class Server(Outputs):
             return pd.DataFrame(pool.map(lambda at: row(*at), numbers))
 
     def _ask(self, prompt: Text, settings: Mapping[str, Any]) -> dict[str, Any]:
+        for attempt in range(self.client.max_retries + 1):
+            try:
+                return self._asked_once(prompt, settings)
+            except EvaluationError:
+                raise
+            except (
+                AttributeError,
+                IndexError,
+                TypeError,
+                ValueError,
+            ) as error:  # no completion, but half of one, or a page
+                fault = error
+                time.sleep(min(0.1 * 2**attempt, 8))
+        raise EvaluationError(
+            f"{self.path} answers the prompt {rendered(prompt)[:60]!r} with no completion. See that its address is that "
+            f"of an OpenAI-compatible server (most end in /v1), and start again: what it said so far is kept."
+        ) from fault
+
+    def _asked_once(self, prompt: Text, settings: Mapping[str, Any]) -> dict[str, Any]:
         import openai
 
         try:
@@ -88,11 +108,6 @@ class Server(Outputs):
             raise EvaluationError(
                 f"{self.path} cannot be asked the prompt {rendered(prompt)[:60]!r}: {type(error).__name__}: {error}. See to "
                 f"the server, the model's name and OPENAI_API_KEY, and start again: what it said so far is kept."
-            ) from error
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"{self.path} answers the prompt {rendered(prompt)[:60]!r} with no completion. See that its address is that "
-                f"of an OpenAI-compatible server (most end in /v1), and start again: what it said so far is kept."
             ) from error
         return {"text": text, "finished": choice.finish_reason == "stop"}
 

@@ -294,7 +294,7 @@ def test_a_row_without_a_text_is_named(tmp_path, text, message):
 
 @pytest.fixture
 def served(tiny):
-    """A server that answers with the key it was given, or with `server.answer`: a status and a body."""
+    """A server that answers with the key it was given, or with `server.answer`: a status and a body; `first` come once each."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -303,14 +303,14 @@ def served(tiny):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             said = {"choices": [{"index": 0, "text": self.headers["Authorization"], "finish_reason": "stop"}]}
-            status, body = server.answer or (200, json.dumps(said))
+            status, body = server.answer or (server.first and server.first.pop(0)) or (200, json.dumps(said))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(body.encode())
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.answer = None
+    server.answer, server.first = None, []
     server.spec = f"server:m@http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -338,9 +338,17 @@ def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
     ],
 )
 def test_a_server_that_fails_is_named(served, answer, message):
+    from plo.experiment.server import Server
+
     served.answer = answer
     with pytest.raises(EvaluationError, match=rf"{served.spec} .*the prompt 'Case 1:'.*{message}"):
-        load_subject(served.spec, 0, CONFIG).sample(["Case 1:"])
+        Server(served.spec, 0, retries=1).sample(["Case 1:"])
+
+
+def test_what_is_no_completion_is_asked_again(served, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    served.first = [(200, '{"choices": []}'), (200, '{"choices": [{"mess'), (200, "<html>"), (500, "{}")]
+    assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"] and not served.first
 
 
 def test_no_server_and_no_client(served, monkeypatch):
