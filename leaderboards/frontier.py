@@ -15,7 +15,7 @@ from scipy import stats
 from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.items import SAMPLES
 from plo.leaderboards.table import Leaderboard, Row
-from plo.leaderboards.text import UNDEFINED, escape
+from plo.leaderboards.text import UNDEFINED, escape, number, table
 from plo.tracking import Cell, TrackingError
 
 POINT = ["loss", "variant", "beta", "share"]
@@ -120,12 +120,12 @@ def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> 
         "# Reward against KL",
         "Mean ± sd over seeds; [95%] over prompts, known of the last point. On the frontier: no other point of the loss has at "
         "least this reward within this KL. Points were picked on these very prompts, so a frontier flatters.",
-        _table(titles, lines),
+        table(titles, lines),
         "## Reward at matched KL",
         f"Linear between neighbours on each loss's frontier; `{UNDEFINED}`: a KL that the loss's frontier does not span.",
-        _table(
+        table(
             ["loss", *(f"{budget:.3g} nats" for budget in matched.columns)],
-            [[escape(loss), *(_number(reward) for reward in rewards)] for loss, *rewards in matched.itertuples()],
+            [[escape(loss), *(number(reward, 3) for reward in rewards)] for loss, *rewards in matched.itertuples()],
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -188,17 +188,9 @@ def _undominated(row, others: pd.DataFrame) -> bool:
     return not (as_good & ((others["reward"] > row.reward) | (others["kl"] < row.kl))).any()
 
 
-def _number(value: float) -> str:
-    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
-
-
 def _plus_minus(mean: float, sd: float) -> str:
-    return _number(mean) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+    return number(mean, 3) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
 
 
 def _interval(row) -> str:
     return UNDEFINED if math.isnan(row.reward_low) else f"[{row.reward_low:.3f}, {row.reward_high:.3f}]"
-
-
-def _table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *body])

@@ -22,22 +22,15 @@ class Metric:
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
+_RATES = ("*win_rate", "*win_rate_*", "preference_accuracy", "consistency*", "unreadable*", "repetition", "finished")
+
+
 def _bounds(name: str) -> tuple[float, float]:
-    """Of a share 0 and 1; of the reward, VADER's compound score, -1 and 1."""
-    if any(fnmatchcase(name, rate) for rate in _RATES):
-        return 0.0, 1.0
-    return (-1.0, 1.0) if name == "reward" else (-math.inf, math.inf)
+    """0 and 1 of a share."""
+    share = any(fnmatchcase(name, rate) for rate in _RATES) and not name.endswith("_se")
+    return (0.0, 1.0) if share else (-math.inf, math.inf)
 
 
-_RATES = (
-    "*win_rate",
-    "*win_rate_[!s]*",
-    "preference_accuracy",
-    "consistency*",
-    "unreadable*",
-    "repetition",
-    "finished",
-)
 _ALL = [
     Metric("reward", "reward", "VADER compound score of the continuation, -1 to 1; it saturates", 3, "↑"),
     Metric("gold_win_rate", "win rate", "share of sample pairs in which the reference scores less", 3, "↑"),

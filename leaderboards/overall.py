@@ -1,6 +1,6 @@
 """Of a table's primary metric: where its variance comes from, and ratings of the variants."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -10,53 +10,58 @@ from plo.statistics import Ratings, head_to_head, ratings, variance_components
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
 
-def overall(
-    tables: Tables, by_judge: Mapping[str, Tables], notes: list[str]
-) -> tuple[pd.Series | None, Ratings | None]:
+def overall(tables: Tables, others: Mapping[str, Tables], notes: list[str]) -> tuple[pd.Series | None, Ratings | None]:
     """Variance components and ratings, over the prompts and seeds that all rows have.
 
-    None of both with fewer than two rows, or no prompt or seed that all have: then a note says so.
+    None of both with fewer than two rows, or no prompt and seed that all have: then a note says so.
 
     Args:
-        by_judge: the same metric as several judges gave it, where they did: their component is told then too.
+        others: the same metric as other judges gave it, by the titles of their sections. Where they judged every row and
+            seed, the judge's component is told too.
     """
     if len(tables) < 2:
         return None, None
-    frames = [frame for one in ([tables] if len(by_judge) < 2 else by_judge.values()) for frame in one.values()]
-    seeds = [seed for seed in frames[0] if all(seed in frame for frame in frames)]
-    prompts = [prompt for prompt in frames[0].index if all(prompt in frame.index for frame in frames)]
-    long = _long(tables, prompts, seeds)
-    complete = (
-        long.dropna().groupby("prompt").size() == len(tables) * len(seeds) if len(long) else pd.Series(dtype=bool)
-    )
-    if not complete.any():
+    seeds = [seed for seed in next(iter(tables.values())) if all(seed in table for table in tables.values())]
+    long = _long(tables, seeds)
+    if long.empty:
         notes.append("No prompt and seed is common to all variants: no variance components and no ratings.")
         return None, None
+    prompts = long["prompt"].unique()
     games = (pd.DataFrame({name: table.loc[prompts, seed] for name, table in tables.items()}) for seed in seeds)
-    if len(by_judge) > 1 and all(one.keys() == tables.keys() for one in by_judge.values()):
-        long = pd.concat(_long(one, prompts, seeds).assign(judge=judge) for judge, one in by_judge.items())
-    return variance_components(long), ratings(head_to_head(games))
+    rated = ratings(head_to_head(games))
+    judged = {"": long}
+    for title, other in others.items():
+        whole = other.keys() == tables.keys() and all(set(seeds) <= set(table) for table in other.values())
+        if whole:
+            judged[title] = _long(other, seeds)
+        else:
+            notes.append(f"{title} lacks cells that were judged otherwise: no part in the variance components.")
+    same = set.intersection(*(set(one["prompt"]) for one in judged.values()))
+    if len(judged) == 1 or not same:
+        return variance_components(long), rated
+    parts = [one[one["prompt"].isin(same)].assign(judge=title) for title, one in judged.items()]
+    return variance_components(pd.concat(parts)), rated
 
 
-def by_judge(primary: str, sections: Sequence[Section], by_item: Mapping[str, Tables]) -> dict[str, Tables]:
-    """{judge: tables of the primary metric}, of the sections that differ from the primary metric's in their judge alone."""
+def by_other_judges(
+    primary: str | None, sections: Sequence[Section], by_item: Mapping[str, Tables]
+) -> dict[str, Tables]:
+    """{title: tables} of the primary metric, of the sections that differ from its own in their judge alone."""
     own = next((section for section in sections if primary in section.metrics), None)
-    if own is None:
-        return {}
     found = {}
-    for section in sections:
+    for section in sections if own else ():
         name = f"{section.title}.{own.short(primary)}"
-        rest, ours = ({k: v for k, v in one.params.items() if k != "judge"} for one in (section, own))
-        if section.evaluation == own.evaluation and rest == ours and name in by_item and not section.hidden(name):
-            found[section.params.get("judge", "-")] = by_item[name]
+        if section is not own and section.but_judge == own.but_judge and name in by_item and not section.hidden(name):
+            found[section.title] = by_item[name]
     return found
 
 
-def _long(tables: Tables, prompts: Sequence, seeds: Sequence[str]) -> pd.DataFrame:
-    """A row an observation: loss, seed, prompt, value."""
+def _long(tables: Tables, seeds: Collection[str]) -> pd.DataFrame:
+    """A row an observation: loss, seed, prompt, value; of the prompts that have a value in every table and seed."""
     parts = [
-        table.loc[prompts, [seed]].set_axis(["value"], axis=1).assign(loss=name, seed=seed).rename_axis("prompt")
+        table[seed].dropna().rename_axis("prompt").rename("value").reset_index().assign(loss=name, seed=seed)
         for name, table in tables.items()
         for seed in seeds
     ]
-    return pd.concat(parts).reset_index() if parts else pd.DataFrame({"value": []})
+    long = pd.concat(parts) if parts else pd.DataFrame({"prompt": [], "value": []})
+    return long[long.groupby("prompt")["value"].transform("size") == len(parts)]

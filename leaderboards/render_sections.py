@@ -45,7 +45,7 @@ def _no_card(judge: Mapping[str, str]) -> str:
     if judge["judge"].startswith("gold:"):
         return "a reward of the text, known exactly: what it says of other qualities is not known"
     prompt = f" --template {judge['prompt']}" if judge["prompt"] else ""
-    return f"no card: measure its agreement with gold labels by plo judge-check {judge['judge']} PAIRS{prompt}"
+    return f"no card: measure its agreement with gold labels by plo judge-check '{judge['given']}' PAIRS{prompt}"
 
 
 def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> list[Column]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from plo.evals import EvaluationError
 from plo.evals.length import length_adjusted
 from plo.leaderboards.metrics import ADJUSTED, of_evaluation
-from plo.tracking import Cell, Finding
+from plo.tracking import Cell, Finding, TrackingError
 
 JUDGED = "*win_rate*"
 
@@ -24,8 +25,9 @@ class Section:
             every metric's full name, `<title>.<metric>`.
         params: options that differ from their defaults, judge, against.
         notes: what it said beside its numbers.
-        judges: {"judge", "version", "prompt"} of each that gave its verdicts, and where one was measured "card" (lines)
-            and "informative".
+        but_judge: digest of the settings without the judge: sections that share it differ in their judge alone.
+        judges: {"judge", "version", "prompt", "given"} of each that gave its verdicts, and where one was measured "card"
+            (lines) and "informative".
         values: {metric's full name: {run id of a cell: value}}.
         items: {metric's full name: {run id of a cell: its values by prompt}}, of those whose items were recorded.
     """
@@ -34,6 +36,7 @@ class Section:
     title: str
     settings: str
     params: dict[str, str]
+    but_judge: str = ""
     notes: list[str] = field(default_factory=list)
     judges: list[dict[str, Any]] = field(default_factory=list)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -55,18 +58,27 @@ class Section:
         """Whether the metric is a verdict of a judge whose agreement with gold labels includes chance."""
         return self.judged(name) and any(judge.get("informative") is False for judge in self.judges)
 
+    @property
+    def trusted(self) -> bool:
+        """No judge was asked, or every one that was agrees with gold labels beyond chance."""
+        return all(judge.get("informative") or judge["judge"].startswith("gold:") for judge in self.judges)
+
     def keep(self, names: Collection[str]) -> None:
         """Only these of its metrics."""
         self.values = {name: self.values[name] for name in names if name in self.values}
 
 
 def sections(
-    cells: Sequence[Cell], checks: Sequence[Mapping[str, Any]], wanted: Collection[str] | None = None
+    cells: Sequence[Cell],
+    checks: Sequence[Mapping[str, Any]],
+    notes: list[str],
+    wanted: Collection[str] | None = None,
 ) -> list[Section]:
-    """One for every evaluation and settings that a cell was evaluated with, in order of name.
+    """One for every evaluation and settings that a cell was evaluated with, in order of title.
 
     Args:
         checks: cards of judges, oldest first (`Tracker.judge_checks`). Of several cards of a judge that on most pairs counts.
+        notes: is given what could not be read.
         wanted: names of metrics; sections that have none of them are not read. None: all.
     """
     groups: dict[tuple[str, str], dict[str, Finding]] = {}
@@ -74,11 +86,14 @@ def sections(
         for finding in cell.findings:
             groups.setdefault((finding.evaluation, finding.settings), {})[cell.run_id] = finding
     made = []
-    for (evaluation, settings), found in sorted(groups.items()):
+    for (evaluation, settings), found in groups.items():
         title = _title(evaluation, settings, groups)
         if wanted is None or any(name.startswith(f"{title}.") for name in wanted):
-            made.append(_section(Section(evaluation, title, settings, _params(found)), found, checks))
-    return made
+            try:
+                made.append(_section(Section(evaluation, title, settings, _params(found)), found, checks))
+            except TrackingError as error:
+                notes.append(str(error))
+    return sorted(made, key=lambda section: section.title)
 
 
 def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> Section:
@@ -88,6 +103,7 @@ def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Ma
         notes |= dict.fromkeys(about["notes"])
         judges |= {json.dumps(judge): judge for judge in about["judges"]}
         lengths |= about["lengths"]
+        section.but_judge = about["but_judge"]
         by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
         for metric, value in sorted(finding.metrics.items()):
             name = f"{section.title}.{metric}"
@@ -115,8 +131,12 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
     frame = pd.concat(frames).dropna() if frames else pd.DataFrame({"model": []})
     if frame["model"].nunique() < 2:
         return
-    fit, name = length_adjusted(frame), f"{section.title}.{ADJUSTED}{metric}"
-    raw = list(section.values)
+    try:
+        fit = length_adjusted(frame)
+    except EvaluationError as error:
+        section.notes.append(f"{ADJUSTED}{metric}: none, for: {error}")
+        return
+    name, raw = f"{section.title}.{ADJUSTED}{metric}", list(section.values)
     section.values[name] = fit.rates["rate"].to_dict()
     section.items[name] = {run: fit.items[run] for run in fit.items}
     place = raw.index(f"{section.title}.{metric}") + 1
@@ -150,11 +170,12 @@ def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict
 
 
 def primary(metrics: Sequence[str], found: Sequence[Section]) -> str | None:
-    """The reward where there is one, else the first win rate that an informative judge gave."""
+    """The reward where there is one, else the first win rate: of a judge with an informative card, if there is such, and
+    never of an uninformative one."""
     if "reward" in metrics:
         return "reward"
     rates = (
-        name for section in found for name in section.metrics
+        name for section in sorted(found, key=lambda section: not section.trusted) for name in section.metrics
         if section.short(name).startswith("win_rate") and not section.hidden(name)
         and of_evaluation(section.evaluation, section.short(name)).better
     )  # fmt: skip

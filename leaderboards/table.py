@@ -11,13 +11,12 @@ import pandas as pd
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.items import items, row_differences, tables
 from plo.leaderboards.metrics import METRICS, metric, of_evaluation
-from plo.leaderboards.overall import by_judge, overall
+from plo.leaderboards.overall import by_other_judges, overall
 from plo.leaderboards.sections import Section, primary, sections
 from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
-from plo.tracking import Cell, Tracker
+from plo.tracking import ANY, Cell, Tracker
 
 ALWAYS = ("reference", "sft")
-ANY = "any"  # the tag plo.model of models that `plo eval` was given: nothing was sampled along their training
 IDENTITY = ("lr", "beta", "peft")
 
 
@@ -127,11 +126,12 @@ def build(
         )
     settings, notes = comparable(finished), []
     sampled = [cell for cell in finished if cell.metrics]  # others were evaluated only, by `plo eval`
-    found = sections(finished, checks, metrics)
+    found = sections(finished, checks, notes, metrics)
     finished = [replace(cell, metrics=cell.metrics | _found(cell, found)) for cell in finished]
     known = {name for cell in finished for name in cell.metrics}
     shown = list(metrics or [n for n in METRICS if n in known] + [n for section in found for n in section.metrics])
     if unknown := [name for name in shown if name not in known]:
+        known |= {name for section in sections(finished, checks, []) for name in section.metrics}
         raise LeaderboardError(
             f"No run recorded the metric {', '.join(unknown)}. Recorded: {', '.join(sorted(known))}."
         )
@@ -158,8 +158,8 @@ def build(
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
     board = Leaderboard(rows, shown, base, settings, names, notes, finished, found)
     board.primary = primary(shown, found)
-    judged = by_judge(board.primary, found, by_item)
-    board.components, board.ratings = overall(by_item.get(board.primary, {}), judged, notes)
+    others = by_other_judges(board.primary, found, by_item)
+    board.components, board.ratings = overall(by_item.get(board.primary, {}), others, notes)
     return board
 
 

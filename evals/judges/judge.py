@@ -63,6 +63,7 @@ class Judge:
 
     Attributes:
         name: what tables call it: "openai:gpt-4o".
+        template: the prompt it is asked with; None: it reads none.
         version: everything its verdicts depend on beside its name and the question (judge prompt, settings, weights).
         pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
         cached: its verdicts are worth keeping, and depend on nothing but name, version and question.
@@ -73,6 +74,7 @@ class Judge:
     """
 
     name = "judge"
+    template: Template | None = None
     version = ""
     pointwise = False
     cached = True

@@ -33,7 +33,9 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="What it is compared with, where it is no trained cell: named as WHAT is.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Comparison under which what is no trained cell is recorded.")] = "eval",
+    name: Annotated[
+        str | None, typer.Option(help="Comparison under which what is no trained cell is recorded; else: eval.")
+    ] = None,
     seed: Annotated[list[int], typer.Option(help="Of the sampling, where it is no trained cell; repeatable.")] = [],  # noqa: B006
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences sampled at a time.")] = None,
     plugin: Plugins = [],  # noqa: B006
@@ -63,10 +65,15 @@ def evaluate(
 
         if recorded := find(what, store):
             tracker, comparison, only = recorded
+            if against or name or seed:
+                raise ConfigError(
+                    f"{what} is recorded in the comparison {comparison.name}: --against, --name and --seed are for models "
+                    f"that plo did not train. Its cells have their own reference, name and seeds."
+                )
             failed = evaluate_recorded(comparison, only, changes, tracker, console)
         else:
             config = EvaluationConfig(**changes)
-            failed = evaluate_anything(what, against, name, config, seed or [0], Tracker(store), console)
+            failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)
     if failed:
         console.print(
             f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red", highlight=False, soft_wrap=True
@@ -103,12 +110,12 @@ def judge_check(
         load_plugins(plugin)
         quiet()
         from plo.evals.judges.judge import read_spec
-        from plo.experiment.evaluations import check_judge
+        from plo.experiment.evaluations import measure_judge
         from plo.tracking import Tracker
 
         file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
         config = EvaluationConfig(judge=judge, judge_calls=judge_calls, judge_money=judge_money)
-        card = check_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
+        card = measure_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:

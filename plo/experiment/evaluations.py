@@ -16,15 +16,14 @@ from plo.data import DropReport
 from plo.environment import environment
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
+from plo.evals.judges.template import Template
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.paths import content_digest
 from plo.registry import load_plugin, source_of
-from plo.tracking import Cell, CellRun, Comparison, Tracker, TrackingError
-
-ANY = "any"  # stands for the model, in the tags of comparisons of models that plo did not train
+from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
@@ -50,11 +49,11 @@ def evaluate_cells(
         console.print(f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
-    settings = [Settings.of(evaluation, judging) for evaluation in bench.on_model]
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
-        for one in settings:
-            _once(one, subject, tracker, parent, (cell.key, cell.name), failed, console)
+        for evaluation in bench.on_model:
+            settings = partial(Settings.of, evaluation, judging)
+            _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed, console)
     return failed
 
 
@@ -106,9 +105,13 @@ def evaluate_anything(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
     judging, failed = judging_of(config, console), {}
-    parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None
+    if subject.fixed and len(seeds) > 1:
+        raise ConfigError(
+            f"{what} holds one set of outputs: {len(seeds)} seeds would be {len(seeds)} copies of it. Give one --seed."
+        )
+    parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
     for seed in seeds:
         subject.seed = seed
         if against:
@@ -118,8 +121,9 @@ def evaluate_anything(
         if key not in tracker.finished(parent):
             tracker.start_cell(parent, key, label, tags | environment()).finish()
         for evaluation in evaluations:
-            one = Settings.of(evaluation, judging, subject.reference)
-            if not _once(one, lambda: subject, tracker, parent, (key, label), failed, console):
+            settings = partial(Settings.of, evaluation, judging, subject.reference)
+            of = key, label
+            if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
                 console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
     tracker.end_comparison(parent, ok=not failed)
     return failed
@@ -160,32 +164,38 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
 
 @dataclass(frozen=True)
 class Settings:
-    """An evaluation with all that two of its findings must share to be compared.
+    """All that two findings of an evaluation must share to be compared.
 
     Attributes:
-        digest: of the evaluation's code, its options with the content of the files they name, the judge with its version (of
-            weights and prompt), and the model compared with.
+        judging: the judge, where one is asked.
+        digest: of the file of the evaluation's code, its options with the content of the files they name, the model compared
+            with, the judge with its version (of weights and prompt).
+        but_judge: the same without the judge.
         params: what of that is shown: options that differ from their defaults, judge, against.
     """
 
-    evaluation: OnModel
     judging: Judging | None
     digest: str
+    but_judge: str
     params: dict[str, str]
 
     @classmethod
     def of(cls, evaluation: OnModel, judging: Judging | None, against: Any = None) -> "Settings":
-        """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated."""
-        judging = judging if evaluation.judged else None
+        """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated.
+
+        Raises:
+            JudgeError, TemplateError: the judge cannot be had.
+        """
         params = {option: str(value) for option, value in evaluation.changed.items()}
-        parts = [evaluation.entry.name, source_of(evaluation.entry.load())]
+        parts: list[Any] = [evaluation.entry.name, source_of(evaluation.entry.load())]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
-        if judging is not None:
-            judge = judging.judge(evaluation.options.get("template", "instruction"))
-            parts, params = [*parts, judge.name, judge.version], params | {"judge": judging.name}
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}
-        return cls(evaluation, judging, sha256(parts), params)
+        if not evaluation.judged or judging is None:
+            return cls(None, sha256(parts), sha256(parts), params)
+        judge = judging.judge(evaluation.options.get("template", "instruction"))
+        params |= {"judge": judging.name}
+        return cls(judging, sha256([*parts, judge.name, judge.version]), sha256(parts), params)
 
 
 def _content(option: Any) -> str:
@@ -196,7 +206,8 @@ def _content(option: Any) -> str:
 
 
 def _once(
-    settings: Settings,
+    evaluation: OnModel,
+    settings: Callable[[], Settings],
     subject: Callable[[], Any],
     tracker: Tracker,
     parent: str,
@@ -205,56 +216,60 @@ def _once(
     console: Console,
 ) -> bool:
     """Evaluate and record beside the cell `of` (its key and name), or note in `failed` why not; False if it was recorded."""
-    (key, name), evaluation = of, settings.evaluation
-    tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": settings.digest, **environment()}
-    title = f"{evaluation.entry.name} of {name}"
-    run = tracker.start_evaluation(parent, sha256([key, settings.digest]), title, tags, settings.params)
-    if run is None:
-        return False
+    (key, name), run = of, None
     try:
-        found = _evaluate(settings, subject())
-        _record(run, settings, found)
-    except Exception as error:
-        run.fail(error)
+        own = settings()
+        tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": own.digest, **environment()}
+        title = f"{evaluation.entry.name} of {name}"
+        run = tracker.start_evaluation(parent, sha256([key, own.digest]), title, tags, own.params)
+        if run is None:
+            return False
+        found = _evaluate(evaluation, own.judging, subject())
+        _record(run, evaluation, own, found)
+    except BaseException as error:
+        if run is not None:
+            run.fail(error)
+        if not isinstance(error, Exception):
+            raise
         failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
         line = f"[red]failed[/red] {escape(evaluation.name)} of {escape(name)}: {escape(str(error))}"
         console.print(line, highlight=False, soft_wrap=True)
-    except BaseException as error:
-        run.fail(error)
-        raise
     else:
         _tell(console, evaluation, name, found)
     return True
 
 
-def _evaluate(settings: Settings, subject: Any) -> Findings:
+def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Findings:
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
-    if settings.judging is not None:
-        settings.judging.templates.clear()
+    if judging is not None:
+        judging.templates.clear()
     try:
-        return settings.evaluation(subject, settings.judging)
+        return evaluation(subject, judging)
     finally:
         if backbone is not None:
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
 
 
-def _record(run: CellRun, settings: Settings, found: Findings) -> None:
+def _record(run: CellRun, evaluation: OnModel, settings: Settings, found: Findings) -> None:
     for table, frame in found.tables.items():
         run.table(frame, table)
     for file, text in found.files.items():
         run.text(text, file)
-    about: dict[str, Any] = {"notes": found.notes, "lengths": found.lengths, "judges": []}
+    about = {"notes": found.notes, "lengths": found.lengths, "but_judge": settings.but_judge, "judges": []}
     if (judging := settings.judging) is not None:
-        asked = (judging.judge(template) for template in judging.templates)
-        about["judges"] = [
-            {"judge": judge.name, "version": judge.version, "prompt": getattr(judge.template, "name", None)}
-            for judge in asked
-        ]
-    run.finding(settings.evaluation.entry.name, found.metrics, found.items, about)
+        about["judges"] = [_judge(judging, template) for template in judging.templates]
+    run.finding(evaluation.entry.name, found.metrics, found.items, about)
 
 
-def check_judge(
+def _judge(judging: Judging, template: str | Template) -> dict[str, str | None]:
+    """A judge as records know it; `prompt`: what `judge-check --template` takes, None where it takes no such prompt."""
+    judge = judging.judge(template)
+    prompt = str(template) if judge.template is not None and not isinstance(template, Template) else None
+    return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": str(judging.spec)}
+
+
+def measure_judge(
     config: EvaluationConfig,
     pairs: Path,
     template: str,
@@ -268,9 +283,9 @@ def check_judge(
     card = judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
         console.print(report)
-    judge = judging.judge(template)
+    own = _judge(judging, template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
-    tracker.judge_check(judge.name, judge.version, shown)
+    tracker.judge_check(own["judge"], own["version"], shown)
     return card
 
 

@@ -69,9 +69,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         failed = {"": "interrupted"}
         try:
             prepare(bench, console)
-            failed = _run(bench, cells, tracker, parent, root, console)
+            found = _run(bench, cells, tracker, parent, root, console)
             if bench.on_model:
-                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
+                found |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
+            failed = found
         finally:
             tracker.end_comparison(parent, ok=not failed)
     return Outcome(parent, failed)

@@ -15,6 +15,7 @@ from plo.config import ConfigError, Experiment
 from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.evals.judges import Judging
+from plo.evals.judges.template import get_template
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages, sha256
 from plo.paths import plo_home
@@ -118,6 +119,8 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]
     for name, options in config.evaluations.items():
         if EVALUATIONS[name].facts["level"] == "model":
             models.append(on_model(name, options))
+            if "template" in models[-1].options:
+                get_template(models[-1].options["template"])
         elif options:
             raise ConfigError(f"evaluation.suite: {name} reads samples and has no options; it got {options}.")
         else:

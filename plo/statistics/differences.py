@@ -85,7 +85,8 @@ def minimal_detectable_difference(found: Iterable[Estimate], *, power: float = 0
     estimate itself. Of one difference and 3 seeds, 80% of the estimates are .35 to 1.5 times the design's MDD.
 
     Args:
-        found: the family. One without a standard error is no test and does not count.
+        found: the family. One without a standard error is no test and does not count; one of a single seed counts in m alone
+            where others have more.
 
     Returns:
         In the metric's units, for the fewest prompts and seeds of the family; NaN for an empty one.
@@ -93,15 +94,18 @@ def minimal_detectable_difference(found: Iterable[Estimate], *, power: float = 0
     usable = [one for one in found if np.isfinite(one.se)]
     if not usable:
         return float("nan")
+    several = [one for one in usable if one.seeds > 1]
+    tests, usable = (
+        len(usable),
+        several or usable,
+    )  # one seed speaks of new prompts alone: its standard error is another's
     prompts, seeds = min(one.prompts for one in usable), min(one.seeds for one in usable)
     of_seeds = np.mean([one.share * one.se**2 for one in usable])
     of_prompts = np.mean([(1 - one.share) * one.se**2 for one in usable])
     true = np.sqrt(of_seeds + of_prompts)
     levels = (np.arange(400) + 0.5) / 400
     drawn = of_seeds * (stats.chi2.ppf(levels, seeds - 1) / (seeds - 1) if seeds > 1 else np.ones(400))
-    threshold = critical(alpha / len(usable), drawn / (drawn + of_prompts), prompts, seeds) * np.sqrt(
-        drawn + of_prompts
-    )
+    threshold = critical(alpha / tests, drawn / (drawn + of_prompts), prompts, seeds) * np.sqrt(drawn + of_prompts)
 
     def lacking(difference: float) -> float:
         return power - np.mean(

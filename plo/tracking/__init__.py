@@ -6,9 +6,9 @@ with `plo.`. A cell that did not end with status FINISHED does not count: what a
 superseded by the next attempt.
 """
 
-from plo.tracking.reading import Cell, Comparison, Finding
+from plo.tracking.reading import ANY, Cell, Comparison, Finding
 from plo.tracking.recording import CellRun, Unrecorded
 from plo.tracking.store import TrackingError, store_uri
 from plo.tracking.tracker import Tracker
 
-__all__ = ["Cell", "CellRun", "Comparison", "Finding", "Tracker", "TrackingError", "Unrecorded", "store_uri"]
+__all__ = ["ANY", "Cell", "CellRun", "Comparison", "Finding", "Tracker", "TrackingError", "Unrecorded", "store_uri"]

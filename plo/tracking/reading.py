@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from plo.tracking.store import Store
+from plo.tracking.store import Store, TrackingError
 
+ANY = "any"  # the tag plo.model of models that plo did not train, and so of comparisons of them
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 
 
@@ -87,12 +88,18 @@ class Finding:
 
     @property
     def about(self) -> dict[str, Any]:
-        """notes; lengths: see `plo.evals.Findings`; judges: {name: version} of those asked, by prompt."""
-        return self._tracker._read(self.run_id, "about.json")
+        """notes, lengths: see `plo.evals.Findings`; judges: {judge, version, prompt, given} of each that was asked, a prompt
+        each; but_judge: digest of the settings without the judge.
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A further table."""
-        return self._tracker.table(self.run_id, name)
+        Raises:
+            TrackingError: an earlier version of plo recorded it, without these.
+        """
+        try:
+            return self._tracker._read(self.run_id, "about.json")
+        except Exception as error:
+            raise TrackingError(
+                f"{self.evaluation} (run {self.run_id}) was recorded without what tables need: run plo eval again."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -55,11 +54,6 @@ class CellRun:
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""
         self._client.set_tag(self.run_id, name, value)
-
-    def artifact(self, path: str | Path) -> None:
-        """Record a copy of a file, or of a folder with all that is in it."""
-        log = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
-        log(self.run_id, str(path))
 
     def data_input(self, source: str, digest: str, context: str = "training") -> None:
         """See `Tracker.data_input`."""

@@ -8,7 +8,8 @@ import pytest
 
 from plo.config import ConfigError, EvaluationConfig
 from plo.evals import EVALUATIONS, EvaluationError, Findings, register_evaluation
-from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
+from plo.evals.judges.template import TemplateError
+from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find, measure_judge
 from plo.experiment.matrix import compare
 from plo.experiment.subjects import Outputs
 from plo.tracking import Tracker
@@ -57,7 +58,10 @@ def test_a_comparison_evaluates_every_cell_once_beside_its_own_metrics(tiny, len
     assert found.metrics["characters"] == found.items["characters"].mean()
     assert found.metrics["reference"] == finding("reference seed 0").metrics["characters"]
     lengths = {"characters": ["characters", "reference"]}
-    assert found.about == {"notes": ["a note"], "lengths": lengths, "judges": []} and found.params == {}
+    assert (
+        found.about == {"notes": ["a note"], "lengths": lengths, "judges": [], "but_judge": found.settings}
+        and found.params == {}
+    )
     assert "repetition" in cells()["dpo seed 0"].metrics
     compare(experiment(tiny, "repetition", "length"))
     assert len(length) == 3
@@ -147,6 +151,50 @@ def test_any_model_against_another_and_an_outputs_file(tiny, tmp_path, length):
     assert len({cell.comparison_key for cell in cells().values()}) == 1 and len(cells()) == 3
     evaluate_anything("said.json", "tiny", "mine", config, [0], tracker, _quiet())
     assert len(length) == 3
+
+
+@pytest.mark.parametrize("judge", ["gold:sentiment", "longest", "replay:verdicts.json"])
+def test_a_judged_evaluation_is_recorded_with_its_judge(tiny, tmp_path, judge):
+    """Kinds of judges that read no prompt; the win of "abc" over "a" by each, and the card recorded afterwards."""
+    from plo.evals.judges import JUDGES, register_judge
+
+    @register_judge("longest")
+    def longest(prompt, a, b):
+        return float(len(b) > len(a))
+
+    @register_evaluation("duel", level="model", higher_is_better={"win_rate": True})
+    def duel(subject, judging):
+        texts = subject.sample(ASKED)["text"]
+        found = judging.verdicts(pd.DataFrame({"prompt": ASKED, "a": "a", "b": texts}))
+        items = pd.DataFrame({"prompt_id": [0, 1], "win_rate": found["win"]})
+        return Findings({"win_rate": items["win_rate"].mean()}, items)
+
+    tiny()
+    rows = [{"instruction": prompt, "output": "abc great", "generator": "canned"} for prompt in ASKED]
+    (tmp_path / "said.json").write_text(json.dumps(rows))
+    pairs = [{"prompt": prompt, "a": "a", "b": "abc great", "p": 1.0, "gold": 1} for prompt in ASKED]
+    pairs += [{"prompt": prompt, "a": "abc great", "b": "a", "p": 0.0, "gold": 0} for prompt in ASKED]
+    (tmp_path / "verdicts.json").write_text(json.dumps(pairs))
+    config, tracker = EvaluationConfig(suite=("duel",), judge=judge), Tracker()
+    try:
+        assert not evaluate_anything("said.json", None, "mine", config, [0], tracker, _quiet())
+        found = finding("canned seed 0")
+        assert found.metrics == {"win_rate": 1.0} and found.params == {"judge": judge}
+        measure_judge(config, tmp_path / "verdicts.json", "instruction", None, 0, tracker, _quiet())
+    finally:
+        EVALUATIONS._entries.pop("duel")
+        JUDGES._entries.pop("longest")
+    (asked,), (check,) = found.about["judges"], tracker.judge_checks()
+    assert (asked["judge"], asked["version"]) == (check["judge"], check["version"]) and asked["prompt"] is None
+
+
+def test_a_prompt_that_is_not_there_is_said_before_training(tiny):
+    with pytest.raises(TemplateError, match="helpfull"):
+        compare(tiny(evaluation={"suite": [{"hh": {"template": "helpfull"}}], "judge": "gold:sentiment"}))
+    with pytest.raises(ConfigError, match="3 seeds would be 3 copies"):
+        Path("said.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
+        config = EvaluationConfig(suite=("length",))
+        evaluate_anything("said.json", None, "mine", config, [0, 1, 2], Tracker(), _quiet())
 
 
 def test_what_a_finding_depends_on(tiny, tmp_path):

@@ -33,7 +33,7 @@ def items(rate, seed, name="win_rate_chosen", prompts=60):
     return pd.DataFrame({"prompt_id": np.arange(prompts), name: wins, "text": "some"})
 
 
-JUDGE = {"judge": "hf:tiny | v1", "version": "weights 1", "prompt": "helpful"}
+JUDGE = {"judge": "hf:tiny | v1", "version": "weights 1", "prompt": "helpful", "given": "hf:tiny | v1(dtype=float16)"}
 CARD = {"card": ["agreement .81 [.76, .86]", "P(A) .52"], "informative": True, "pairs": 100}
 
 
@@ -46,7 +46,9 @@ def evaluated(tracker, parent, loss, seed, frame, metrics, evaluation="duel", se
         cell.finish()
     tags = {"plo.of": key, "plo.evaluation": evaluation, "plo.settings": settings}
     run = tracker.start_evaluation(parent, f"{key} {evaluation} {settings}", "x", tags, params)
-    run.finding(evaluation, metrics, frame, {"notes": [], "lengths": {}, "judges": [JUDGE]} | about)
+    run.finding(
+        evaluation, metrics, frame, {"notes": [], "lengths": {}, "but_judge": "same", "judges": [JUDGE]} | about
+    )
 
 
 def record(
@@ -105,14 +107,15 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
-    poor = {"judge": "hf:poor", "version": "1", "prompt": None}
+    poor = {"judge": "hf:poor", "version": "1", "prompt": None, "given": "hf:poor(dtype=float16)"}
     parent = tracker.comparison("poor", "key-poor", {})
     for loss in RATE:
         rates = {"win_rate_chosen": 0.9, "discrete_win_rate": 0.8, "refusals": 0.25}
         evaluated(tracker, parent, loss, 0, items(0.9, 0), rates, judges=[poor])
     assert "0.900" in to_markdown(read(tracker, "poor"))  # it has no card yet, and the table says how to get one
-    assert "no card: measure its agreement with gold labels by plo judge-check hf:poor PAIRS" in to_markdown(
-        read(tracker, "poor")
+    assert (
+        "no card: measure its agreement with gold labels by plo judge-check 'hf:poor(dtype=float16)' PAIRS"
+        in to_markdown(read(tracker, "poor"))
     )
     tracker.judge_check("hf:poor", "1", CARD | {"informative": False})
     board = read(tracker, "poor")
@@ -131,7 +134,7 @@ def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
 def test_two_judges_stand_in_two_sections_each_with_its_card(tracker):
     """One judge's verdicts are neither mixed with the other's nor put under its card, whichever cells it was asked of."""
     parent = tracker.comparison("judges", "key-judges", {})
-    other = {"judge": "hf:other", "version": "1", "prompt": "helpful"}
+    other = JUDGE | {"judge": "hf:other", "version": "1"}
     tracker.judge_check("hf:other", "1", CARD | {"card": ["chance"], "informative": False})
     for loss, rate in RATE.items():
         for seed in range(2):
@@ -170,7 +173,7 @@ def test_the_component_of_the_judge(tracker):
                 frame = pd.DataFrame({"prompt_id": range(4), "win_rate": 0.3 + shift})
                 evaluated(
                     tracker, parent, loss, seed, frame, {"win_rate": 0.3 + shift}, settings=judge, params={"judge": judge},
-                    judges=[{"judge": judge, "version": "1", "prompt": None}],
+                    judges=[JUDGE | {"judge": judge, "version": "1"}],
                 )  # fmt: skip
     board = read(tracker, "component")
     assert board.components["judge"] == pytest.approx(0.08)
@@ -196,6 +199,49 @@ def test_components_and_ratings_of_the_primary_metric(board):
     data = json.loads(to_json(board))
     assert data["head_to_head"]["rows"][0]["contestant"] == "dpo" and data["variance_components"]["residual"] > 0
     assert data["rows"][2]["differences"]["duel.win_rate_chosen"]["resolved"] is True
+
+
+def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
+    parent = tracker.comparison("partly", "key-partly", {})
+    for loss, rate in RATE.items():
+        for seed in range(3):
+            evaluated(tracker, parent, loss, seed, items(rate, seed, "win_rate"), {"win_rate": rate}, params={"judge": "a"})
+    alone = read(tracker, "partly")
+    evaluated(
+        tracker, parent, "dpo", 0, items(0.2, 0, "win_rate"), {"win_rate": 0.2}, settings="s2", params={"judge": "b"},
+        judges=[JUDGE | {"judge": "b"}],
+    )  # fmt: skip
+    board = read(tracker, "partly")
+    assert board.primary == "duel [judge=a].win_rate"
+    pd.testing.assert_series_equal(board.components, alone.components)
+    pd.testing.assert_frame_equal(board.ratings.table, alone.ratings.table)
+
+
+def test_judges_whose_readable_verdicts_share_no_prompt(tracker):
+    parent = tracker.comparison("disjoint", "key-disjoint", {})
+    for judge, unread in (("a", slice(0, 30)), ("b", slice(30, 60))):
+        for loss, rate in RATE.items():
+            for seed in range(2):
+                frame = items(rate, seed, "win_rate")
+                frame.loc[frame.index[unread], "win_rate"] = np.nan
+                evaluated(
+                    tracker, parent, loss, seed, frame, {"win_rate": rate}, settings=judge, params={"judge": judge},
+                    judges=[JUDGE | {"judge": judge}],
+                )  # fmt: skip
+    board = read(tracker, "disjoint")
+    assert "judge" not in board.components and board.ratings.prompts == 30
+
+
+def test_what_an_earlier_version_recorded_is_named_and_left_out(tracker):
+    parent = tracker.comparison("old", "key-old", {})
+    evaluated(tracker, parent, "dpo", 0, items(0.5, 0), {"win_rate_chosen": 0.5})
+    tags = {"plo.of": "dpo/0", "plo.evaluation": "older", "plo.settings": "s0", "plo.notes.older": "[]"}
+    run = tracker.start_evaluation(parent, "older", "x", tags)
+    run.table(items(0.5, 0), "older.json")
+    run.finish({"older.win_rate_chosen": 0.5})
+    board = read(tracker, "old")
+    assert [section.title for section in board.sections] == ["duel"]
+    assert any("older" in note and "run plo eval again" in note for note in board.notes)
 
 
 def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
