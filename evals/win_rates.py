@@ -145,7 +145,9 @@ def win_rates(
                 columns[f"{number}_{opponent}{suffix}"] = values
             lengths[f"win_rate_{opponent}{suffix}"] = (f"length{suffix}", f"length_{opponent}{suffix}")
         if equal := int(table["equal"].sum()):
-            notes.append(f"{name}: {equal} of {len(table)} pairs are equal texts, counted as ties without asking.")
+            notes.append(
+                f"{name}: {equal} of {len(table)} pairs of {subject.name} are equal texts, counted as ties without asking."
+            )
         tables = {f"{name}_verdicts.json": table}
     try:
         margins = np.asarray(subject.margins(asked.rows), dtype=float)

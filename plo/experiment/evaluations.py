@@ -290,7 +290,8 @@ def measure_judge(
 
 
 def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
-    shown = ", ".join(f"{metric} {value:.3f}" for metric, value in list(found.metrics.items())[:6])
+    verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
+    shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
     console.print(
         f"[green]done[/green]   {escape(evaluation.name)} of {escape(name)}: {shown}", highlight=False, soft_wrap=True
     )

@@ -124,7 +124,7 @@ def test_every_number_by_hand(hh_file):
     assert found.metrics["preference_accuracy"] == 0.5
     for name, value in found.metrics.items():
         assert value == pytest.approx(found.items[name].mean())
-    assert "1 of 6 pairs are equal texts" in " ".join(found.notes)
+    assert "1 of 6 pairs of stub are equal texts" in " ".join(found.notes)
     table = found.tables["hh_verdicts.json"]
     assert len(table) == 6 and set(table["prompt"]) == {"one", "two", "three"}
     row = table[(table["prompt"] == "three") & (table["sample"] == 1)].iloc[0]

@@ -205,7 +205,9 @@ def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
     parent = tracker.comparison("partly", "key-partly", {})
     for loss, rate in RATE.items():
         for seed in range(3):
-            evaluated(tracker, parent, loss, seed, items(rate, seed, "win_rate"), {"win_rate": rate}, params={"judge": "a"})
+            evaluated(
+                tracker, parent, loss, seed, items(rate, seed, "win_rate"), {"win_rate": rate}, params={"judge": "a"}
+            )
     alone = read(tracker, "partly")
     evaluated(
         tracker, parent, "dpo", 0, items(0.2, 0, "win_rate"), {"win_rate": 0.2}, settings="s2", params={"judge": "b"},
