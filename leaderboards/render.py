@@ -39,7 +39,9 @@ def to_markdown(board: Leaderboard) -> str:
     for name in (n for n in board.plain if metric(n).table == "reward"):
         columns.append(_metric_column(name))
         if name == "reward" and base:
-            columns.append((f"Δ reward [95%]{detectable(board, name)}", lambda row: _gap(row, "reward", base)))
+            columns.append(
+                (f"Δ reward [95%]{detectable(board, name, metric(name))}", lambda row: _gap(row, "reward", base))
+            )
     parts.append(_show(columns, board.rows))
     if board.notes:
         notes = "\n".join(f"- {escape(note, 1000)}" for note in board.notes)
@@ -53,7 +55,8 @@ def to_markdown(board: Leaderboard) -> str:
     others = [row for row in board.rows if row.runs]
     if base and differing:
         gaps = [
-            (f"Δ {metric(n).label} [95%]{detectable(board, n)}", lambda row, n=n: _gap(row, n, base)) for n in differing
+            (f"Δ {metric(n).label} [95%]{detectable(board, n, metric(n))}", lambda row, n=n: _gap(row, n, base))
+            for n in differing
         ]
         parts += [
             f"## Difference to {escape(board.title(base))}",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from plo.evals import EVALUATIONS
-from plo.leaderboards.metrics import metric, of_evaluation
+from plo.leaderboards.metrics import Metric, of_evaluation
 from plo.leaderboards.sections import Section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
@@ -13,10 +13,11 @@ UNINFORMATIVE = "uninformative judge"
 Column = tuple[str, Callable[[Row], str]]
 
 
-def detectable(board: Leaderboard, name: str, digits: int | None = None) -> str:
-    """The minimal detectable difference, for the title of a column of differences."""
+def detectable(board: Leaderboard, name: str, how: Metric) -> str:
+    """The minimal detectable difference, for the title of a column of differences; above all that can be: "> 1.000"."""
     found = next((row.differences[name].detectable for row in board.rows if name in row.differences), math.nan)
-    return f", MDD {number(found, metric(name).digits if digits is None else digits)}"
+    greatest = how.bounds[1] - how.bounds[0]
+    return f", MDD {'> ' if found > greatest else ''}{number(min(found, greatest), how.digits)}"
 
 
 def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
@@ -28,7 +29,7 @@ def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Seq
         card = judge.get("card") or [_no_card(judge)]
         parts.append("\n".join([title, "", *(f"- {escape(line, 400)}" for line in card)]))
     if one.notes:
-        parts.append("\n".join(f"- {escape(note, 1000)}" for note in one.notes))
+        parts.append("\n".join(["Of these numbers:", "", *(f"- {escape(note, 1000)}" for note in one.notes)]))
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
     known = one.evaluation in EVALUATIONS  # else nobody knows which way is better, and all are compared
     better = [n for n in one.metrics if not known or of_evaluation(one.evaluation, one.short(n)).better]
@@ -62,9 +63,11 @@ def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> 
     def gap(row: Row) -> str:
         return "baseline" if row is board.baseline else difference(row.differences.get(name), how.digits)
 
+    if not differences:  # what stands beside the results tells of the judge and the texts
+        return [(title, lambda row: spread(row.metrics.get(name), how.digits))]
     shown: list[Column] = [(f"{title} [95%]", mean)]
-    if differences and any(name in row.differences for row in board.rows):
-        shown.append((f"Δ {escape(how.label)} [95%]{detectable(board, name, how.digits)}", gap))
+    if any(name in row.differences for row in board.rows):
+        shown.append((f"Δ {escape(how.label)} [95%]{detectable(board, name, how)}", gap))
     return shown
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 
 from plo.evals import EVALUATIONS, Findings, register_evaluation
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
+from plo.leaderboards.metrics import of_evaluation
+from plo.leaderboards.render_sections import detectable
 from plo.statistics import estimate
 from plo.tracking import Tracker
 
@@ -104,6 +107,15 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
     lines = {line.split(" | ")[0].strip("| "): line for line in part(to_markdown(board), "duel").splitlines()}
     assert ", unresolved" in lines["sft"] and ", unresolved" not in lines["dpo"]
     assert "baseline" in lines["reference"] and f"MDD {dpo.detectable:.3f}" in lines["variant"]
+
+
+def test_no_difference_of_two_rates_exceeds_one(board):
+    name, how = "duel.win_rate_chosen", of_evaluation("duel", "win_rate_chosen")
+    wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
+    for row in wide.rows[1:]:
+        row.differences[name] = replace(row.differences[name], detectable=1.3)
+    assert detectable(wide, name, how) == ", MDD > 1.000"
+    assert detectable(board, name, how) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
