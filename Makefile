@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV)
