@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import HyperParameterError, checked, full_name, read_call
+from plo.configured import HyperParameterError, checked, full_name, read_call, shown
 from plo.evals.judges.template import Template, get_template
 from plo.registry import Entry, Registry, source_of
 
@@ -144,6 +144,14 @@ def name_of(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
     if isinstance(spec, str | Mapping):
         return read_spec(spec)[0]
     return spec.name if isinstance(spec, Judge) else getattr(spec, "__name__", type(spec).__name__)
+
+
+def text_of(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+    """A specification as the command line takes it, its options in brackets."""
+    if not isinstance(spec, Mapping):
+        return spec if isinstance(spec, str) else name_of(spec)
+    name, options = read_spec(spec)
+    return f"{name}({', '.join(f'{key}={shown(value)}' for key, value in options.items())})" if options else name
 
 
 def check_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:

@@ -15,6 +15,7 @@ from plo.data import DropReport
 from plo.environment import environment
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
+from plo.evals.judges.judge import text_of
 from plo.evals.judges.template import Template
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.settings import Settings
@@ -222,7 +223,7 @@ def _judge(judging: Judging, template: str | Template) -> dict[str, str | None]:
     """A judge as records know it; `prompt`: what `judge-check --template` takes, None where it takes no such prompt."""
     judge = judging.judge(template)
     prompt = str(template) if judge.template is not None and not isinstance(template, Template) else None
-    return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": str(judging.spec)}
+    return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": text_of(judging.spec)}
 
 
 def measure_judge(

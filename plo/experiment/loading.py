@@ -20,39 +20,20 @@ from plo.experiment.subjects import Outputs, Policy
 from plo.experiment.workbench import computed_with
 
 LONGEST = 2048  # tokens, of a model that no experiment says more of
-WEIGHTS = (
-    "*model*.safetensors",
-    "*model*.bin",
-)  # adapter_model, model-00001-of-00002, pytorch_model; the first is read
+# adapter_model, model-00001-of-00002, pytorch_model; the first that are there are read
+WEIGHTS = ("*model*.safetensors", "*model*.bin")
 
 # What an adapter's file may say. peft builds the layers, but plo calls the model inside, past what peft does around it.
 NAMES = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "inference_mode", "runtime_config"}
 LAYERS = {
-    *(
-        "r",
-        "lora_alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-        "lora_bias",
-        "bias",
-        "lora_dropout",
-    ),
-    *(
-        "target_modules",
-        "exclude_modules",
-        "target_parameters",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-    ),
-    *("trainable_token_indices", "ensure_weight_tying", "fan_in_fan_out"),
-}
-HARMLESS = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias", "lora_dropout",
+    "target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern", "modules_to_save",
+    "trainable_token_indices", "ensure_weight_tying", "fan_in_fan_out",
+}  # fmt: skip
+HARMLESS = {  # other values of `init_lora_weights` change the base
     "task_type": ("CAUSAL_LM",),
     "init_lora_weights": (False, "gaussian", "orthogonal"),
-}  # others change the base
+}
 
 
 def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Outputs:

@@ -213,6 +213,34 @@ def test_components_and_ratings_of_the_primary_metric(board):
     assert data["rows"][2]["differences"]["duel.win_rate_chosen"]["resolved"] is True
 
 
+def test_judges_of_other_settings_are_not_several_judges_of_the_same(tracker):
+    parent = tracker.comparison("apart", "key-apart", {})
+    for judge, shift in (("a", 0.0), ("b", 0.4)):
+        for loss, rate in RATE.items():
+            for seed in range(2):
+                frame = items(rate, seed, "win_rate").assign(win_rate=lambda f, more=shift: f["win_rate"] * (1 - more))
+                evaluated(
+                    tracker, parent, loss, seed, frame, {"win_rate": rate}, settings=judge, params={"judge": judge},
+                    judges=[JUDGE | {"judge": judge}], but_judge=f"prompts of {judge}",
+                )  # fmt: skip
+    assert "judge" not in read(tracker, "apart").components
+
+
+def test_the_primary_metric_is_that_of_a_judge_with_a_card(tracker):
+    parent = tracker.comparison("trusted", "key-trusted", {})
+    for judge in ({"judge": "a", "version": "never measured"}, {}):
+        name = (JUDGE | judge)["judge"]
+        for loss, rate in RATE.items():
+            frame = items(rate, 0, "win_rate")
+            evaluated(
+                tracker, parent, loss, 0, frame, {"win_rate": rate}, settings=name, params={"judge": name},
+                judges=[JUDGE | judge],
+            )  # fmt: skip
+    board = read(tracker, "trusted")
+    assert [section.trusted for section in board.sections] == [False, True]
+    assert board.primary == "duel [judge=hf:tiny | v1].win_rate"
+
+
 def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
     parent = tracker.comparison("partly", "key-partly", {})
     for loss, rate in RATE.items():

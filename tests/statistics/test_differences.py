@@ -144,3 +144,11 @@ def test_what_the_readme_says_of_the_minimal_detectable_difference(variants, see
     assert 0.77 <= found[1.0][0] <= 0.83
     assert 0.50 <= found[1.0][1] <= 0.64
     assert found[1.5][1] >= 0.86 and found[2.0][1] >= 0.97
+
+
+def test_one_seed_does_not_set_the_others_detectable_difference():
+    three = Estimate(0.1, 0.05, 0.8, 0, 0.2, 0.1, 100, 3, 0)
+    one = Estimate(0.1, 0.05, 0.0, 0, 0.2, 0.1, 100, 1, 0)
+    alone = minimal_detectable_difference([three])
+    assert minimal_detectable_difference([three, one]) > alone  # one test more, over the same seeds
+    assert minimal_detectable_difference([three, one]) == minimal_detectable_difference([three, three])

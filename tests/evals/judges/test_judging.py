@@ -24,7 +24,7 @@ from plo.evals.judges import (
     register_judge,
 )
 from plo.evals.judges.cache import key_of
-from plo.evals.judges.judge import read_spec
+from plo.evals.judges.judge import read_spec, text_of
 
 
 class Scripted(Judge):
@@ -411,3 +411,10 @@ def test_processes_share_the_cache(serve, tmp_path):
     assert [process.wait() for process in processes] == [0, 0]
     assert 100 <= len(server.asked) <= 200
     assert check(server, tmp_path / "v.db").cached == 100
+
+
+def test_a_specification_as_the_command_line_takes_it():
+    spec = {"openai:m@http://h/v1": {"timeout": 5, "request": {"seed": 1}}}
+    text = text_of(spec)
+    assert text.startswith("openai:m@http://h/v1(timeout=5, ") and read_spec(text) == read_spec(spec)
+    assert text_of("hf:embedded") == text_of({"hf:embedded": {}}) == "hf:embedded"
