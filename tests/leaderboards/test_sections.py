@@ -69,7 +69,7 @@ def record(
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory):
     tracker = Tracker(tmp_path_factory.mktemp("store") / "plo.db", "sections")
-    tracker.judge_check(JUDGE["judge"], "weights 0", CARD | {"informative": False})  # another judge's
+    tracker.judge_check(JUDGE["judge"], "weights 0", CARD | {"informative": False, "pairs": 400})  # another judge's
     tracker.judge_check(JUDGE["judge"], JUDGE["version"], CARD)
     tracker.judge_check(JUDGE["judge"], JUDGE["version"], CARD | {"card": ["tiny"], "informative": False, "pairs": 2})
     return tracker
