@@ -1,9 +1,8 @@
-"""Less kept for the backward pass, for the same numbers to the bit.
+"""Less kept for the backward pass, and fewer passes over what is.
 
-autograd keeps what every product multiplies. Of an RMS norm that is its input and what it makes of it on the way, of a
+autograd keeps what every operation multiplies. Of an RMS norm that is its input and what it makes of it on the way, of a
 gated MLP, down(act(gate) * up), gate, act(gate), up and their product: the widest tensors of a layer. All but the norm's
-input, gate and up follow by elementwise work, which is cheap, and `torch.utils.checkpoint` does again: it stops at the last
-tensor that is needed, hence before the product with down's weight. A third of what SmolLM2 keeps in bfloat16.
+input, gate and up follow by elementwise work, which is cheap to do again. A third of what SmolLM2 keeps in bfloat16.
 """
 
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
-from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 
 def keep_less(model: nn.Module, on: bool) -> None:
@@ -28,7 +28,7 @@ def keep_less(model: nn.Module, on: bool) -> None:
             if _is_gated_mlp(module):
                 module.forward = _KeepsLess(_gated_mlp, module)
             elif _is_rms_norm(module):
-                module.forward = _KeepsLess(_again, module.forward)
+                module.forward = _KeepsLess(_rms_norm, module)
 
 
 class _KeepsLess(partial):
@@ -43,8 +43,37 @@ def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     return mlp.down_proj(mlp.act_fn(gate) * up)
 
 
+def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    if _computes_as(LlamaRMSNorm, norm) and x.dtype == norm.weight.dtype == torch.float32:
+        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return _again(partial(type(norm).forward, norm), x)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = w * x r with r = 1 / sqrt(mean(x^2) + eps); x (..., d), w (d,), r (..., 1), all of them float32."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        root = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, root)
+        return (x * root).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_y: Tensor):
+        """With z = x r: dL/dw = sum of dy z over the rows, dL/dx = r (dy w - z mean(dy z w))."""
+        x, weight, root = ctx.saved_tensors
+        z = x * root
+        d_y_z = d_y * z
+        mean = torch.mv(d_y_z.flatten(0, -2), weight).view_as(root) / len(weight)
+        return (d_y * weight).addcmul_(z, mean, value=-1).mul_(root), d_y_z.flatten(0, -2).sum(0), None
+
+
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The function of the inputs; of what is in it only they are kept. It draws nothing at random."""
+    """The function of the inputs; of what is in it only they are kept. It draws nothing at random.
+
+    It is done again up to the last tensor that is needed: of `_down`, before the product with its weight.
+    """
     if not torch.is_grad_enabled():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
@@ -58,8 +87,13 @@ def _is_rms_norm(module: nn.Module) -> bool:
 
 
 def _is_gated_mlp(module: nn.Module) -> bool:
-    """Whether its forward is that of Llama's MLP, of which most models have a copy, and `down_proj` is torch's, trained."""
-    theirs, llamas = (getattr(cls.forward, "__code__", None) for cls in (type(module), LlamaMLP))
-    if theirs is None or (theirs.co_code, theirs.co_names) != (llamas.co_code, llamas.co_names):
+    """Whether its forward is that of Llama's MLP, and `down_proj` is torch's, trained."""
+    if not _computes_as(LlamaMLP, module):
         return False
     return type(module.down_proj) is nn.Linear and module.down_proj.weight.requires_grad
+
+
+def _computes_as(cls: type[nn.Module], module: nn.Module) -> bool:
+    """Whether the module's forward is that of a module of Llama's, of which most models have a copy."""
+    theirs, llamas = (getattr(kind.forward, "__code__", None) for kind in (type(module), cls))
+    return theirs is not None and (theirs.co_code, theirs.co_names) == (llamas.co_code, llamas.co_names)

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
 
     @contextmanager
     def casts_kept(self) -> Iterator[None]:
-        """Inside, a trained weight is cast to the compute dtype once an optimiser step, not once a forward pass."""
+        """Inside, a trained weight is cast to the compute dtype once, until the optimiser changes it, not once a pass."""
         if sharding.is_sharded(self):  # a cast of every gathered weight would be the whole model
             yield
             return
@@ -237,7 +237,7 @@ class Backbone(nn.Module):
             return
         self._as_reference = True
         try:
-            with self._exchanged():
+            with self._exchanged(), self.casts_kept():
                 yield
         finally:
             self._as_reference = False
@@ -413,7 +413,8 @@ class Backbone(nn.Module):
             with torch.no_grad(), self._autocast():
                 yield
         finally:
-            torch.clear_autocast_cache()  # casts made without gradient would cut the next training pass off its weights
+            if not self._as_reference:  # casts made without gradient would cut the next training pass off its weights
+                torch.clear_autocast_cache()
             self.policy.train(training)
 
     @contextmanager

@@ -2,10 +2,12 @@
 
 A statistic is one number a token, so its gradient with respect to that token's hidden state is known, but for a factor,
 as soon as its value is. Where the head is frozen (LoRA) it is taken on the way forward, while the chunk's logits
-are there; where the head is trained, the chunk is computed again in the backward pass.
+are there; where the head is trained, the chunk is computed again in the backward pass: from its logits if all of them
+can be kept in the dtype that the head gives, else from its hidden states.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from plo.registry import Registry
 
 STATISTICS = Registry("statistic", group="plo.statistics")
 CHUNK_ELEMENTS = 2**23  # logits held at a time: 32 MiB in float32
-KEPT_ELEMENTS = 2**24  # of a head that is trained: so few are kept for the backward pass instead of computed again
+KEPT_ELEMENTS = 2**26  # logits kept for the backward pass of a head that is trained: 128 MiB in bfloat16
 
 Head = Callable[[Tensor], Tensor]  # (n, d) hidden states -> (n, vocabulary) logits
 
@@ -99,24 +101,31 @@ def token_statistics(
         return {}
     functions = [STATISTICS[name].load() for name in names]
 
-    def chunk(hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
-        log_probs = _log_softmax(head(hidden))
+    def of_logits(logits: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+        log_probs = _log_softmax(logits)
         ref_log_probs = None
         if ref_hidden is not None:
             with torch.no_grad():
                 ref_log_probs = _log_softmax(ref_head(ref_hidden))
         return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
 
+    def of_hidden(hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+        return of_logits(head(hidden), ref_hidden, targets)
+
     vocabulary = vocabulary or _vocabulary(head, hidden)
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    spans = [slice(start, start + size) for start in range(0, len(targets), size)]
-    chunks = [(hidden[s], None if ref_hidden is None else ref_hidden[s], targets[s]) for s in spans]
-    if not torch.is_grad_enabled() or (len(targets) * vocabulary <= KEPT_ELEMENTS and not frozen):
-        parts = [chunk(*arguments) for arguments in chunks]
+    chunks = list(targets.split(size))
+    ref_chunks = [None] * len(chunks) if ref_hidden is None else ref_hidden.split(size)
+    if not torch.is_grad_enabled():
+        parts = map(of_hidden, hidden.split(size), ref_chunks, chunks)
     elif frozen:
-        parts = [_WithGradient.apply(chunk, *arguments) for arguments in chunks]
+        parts = map(partial(_WithGradient.apply, of_hidden), hidden.split(size), ref_chunks, chunks)
     else:
-        parts = [checkpoint(chunk, *a, use_reentrant=False, preserve_rng_state=False) for a in chunks]
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        if len(targets) * vocabulary <= KEPT_ELEMENTS:
+            parts = map(partial(again, of_logits), head(hidden).split(size), ref_chunks, chunks)
+        else:
+            parts = map(partial(again, of_hidden), hidden.split(size), ref_chunks, chunks)
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
 

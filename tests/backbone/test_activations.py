@@ -1,4 +1,4 @@
-"""Less is kept for the backward pass, counted by hand; the gradients are the same to the bit."""
+"""Less is kept for the backward pass, counted by hand; the gradients stay."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def llama_mlp():
     ("part", "before", "after"),
     [
         (llama_mlp(), 12 + 4 * 18, 12 + 2 * 18),  # x (3, 4); gate, act(gate), up and their product (3, 6); gate and up
-        (LlamaRMSNorm(4), 12 + 3 + 12, 12),  # x (3, 4), the root (3, 1), their product (3, 4); x
+        (LlamaRMSNorm(4), 12 + 3 + 12, 12 + 3),  # x (3, 4), the root (3, 1), their product (3, 4); x and the root
     ],
     ids=["mlp", "norm"],
 )
@@ -75,12 +75,29 @@ def gradients(backbone, batch):
     return {name: p.grad.clone() for name, p in backbone.trained().items()}
 
 
+@pytest.mark.parametrize("shape", [(5, 8), (1, 5, 8), (2, 3, 4, 8)])
+def test_a_norms_gradient_is_that_of_its_formula(shape):
+    norm = LlamaRMSNorm(8, eps=0.1)
+    x, d_y = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    with torch.no_grad():
+        norm.weight.normal_()
+    keep_less(norm, True)
+    norm(x).backward(d_y)
+    exact_x, exact_weight = (t.detach().double().requires_grad_() for t in (x, norm.weight))
+    y = exact_weight * exact_x / (exact_x**2).mean(-1, keepdim=True).add(0.1).sqrt()
+    y.backward(d_y.double())
+    torch.testing.assert_close(norm(x).double(), y, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(x.grad.double(), exact_x.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(norm.weight.grad.double(), exact_weight.grad, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     ("weights", "compute"),
     [(torch.float32, None), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)],
 )
-def test_gradients_are_the_same_to_the_bit(weights, compute, packed, tiny_llama, tiny_pairs):
+def test_gradients_stay(weights, compute, packed, tiny_llama, tiny_pairs):
+    """To the bit where norms are not in float32; where they are, to the rounding of the dtype that products are in."""
     backbone = Backbone(tiny_llama(dtype=weights), ModelConfig(peft="full"), compute)
     backbone.use_packed(packed)
     backbone.reset(0, get_loss("tdpo2"))
@@ -95,10 +112,18 @@ def test_gradients_are_the_same_to_the_bit(weights, compute, packed, tiny_llama,
     backbone.checkpoint_layers(False)
     with backbone.casts_kept():
         got = gradients(backbone, batch)
-    assert saved_bytes(backbone, batch) < 0.8 * kept
+    assert saved_bytes(backbone, batch) < 0.85 * kept
     assert got.keys() == expected.keys()
-    for name, grad in got.items():
-        assert torch.equal(grad, expected[name]), name
+    if weights == torch.bfloat16:
+        assert all(torch.equal(grad, expected[name]) for name, grad in got.items())
+    elif compute is None:
+        for name, grad in got.items():
+            assert (grad - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max(), name
+    else:
+        backbone.compute_dtype = None
+        exact = gradients(backbone, batch)
+        off, usual = (torch.cat([(g[name] - exact[name]).flatten() for name in exact]).norm() for g in (got, expected))
+        assert 0 < off < 1.1 * usual
 
 
 def test_layers_that_are_computed_twice_are_the_models_own(tiny_llama):

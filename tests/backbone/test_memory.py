@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plo.backbone import trainer as trainer_module
 from plo.backbone.batch import collate
@@ -98,6 +99,35 @@ def test_a_weight_is_cast_once_a_step(tiny_llama, tiny_pairs):
         backbone(batch)["sums"].sum().backward()
         assert weight.grad is not None and weight.grad.abs().max() > 0
     assert apart >= 2 * together > 0
+
+
+def test_a_weight_is_cast_once_in_all_passes_over_the_reference(tiny_llama, tiny_pairs):
+    backbone = Backbone(tiny_llama(dtype=torch.float32), ModelConfig(peft="full"), torch.bfloat16)
+    backbone.reset(0, get_loss("dpo"))
+    batch = collate(tiny_pairs(3))
+    weights = {tuple(p.shape) for p in backbone.policy_parameters() if p.dim() == 2}
+    casts = 0
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            nonlocal casts
+            copied = function is torch.ops.aten._to_copy.default and tuple(arguments[0].shape) in weights
+            casts += copied and keywords["dtype"] == torch.bfloat16
+            return function(*arguments, **(keywords or {}))
+
+    def passes(count):
+        nonlocal casts
+        casts = 0
+        with Casts(), backbone.reference():
+            for _ in range(count):
+                backbone.measure(batch, ("logps",))
+        return casts
+
+    assert passes(3) == passes(1) > 0
+    batch["ref_logps"] = torch.zeros(len(batch["targets"]))
+    with backbone.casts_kept():
+        backbone(batch)["sums"].sum().backward()  # no cast made without gradient is left
+    assert all(p.grad is not None for p in backbone.policy_parameters())
 
 
 def test_after_a_step_the_casts_are_those_of_the_new_weights(tiny_llama, tiny_pairs, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Each statistic against torch.distributions, and the chunking against no chunking."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
@@ -91,24 +93,33 @@ def test_a_statistic_without_gradient_beside_one_with():
         del STATISTICS._entries["hit"]
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_chunks_and_frozen_heads_change_no_gradient(frozen, monkeypatch):
+@pytest.mark.parametrize(
+    ("frozen", "kept", "heads"),
+    [
+        (True, 0, 4),  # four chunks of at most two tokens
+        (False, 0, 8),  # each again in the backward pass
+        (False, 7 * 11, 1),  # the logits of all seven tokens are kept
+    ],
+)
+def test_chunks_and_frozen_heads_change_no_gradient(frozen, kept, heads, monkeypatch):
     torch.manual_seed(0)
     weight, hidden = torch.randn(11, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
     ref_hidden, targets = torch.randn(7, 4, dtype=torch.float64), torch.randint(11, (7,))
     names, factors = ("logps", "kl_ref_pi", "entropy"), torch.randn(3, 7, dtype=torch.float64)
 
-    def gradient(chunk, frozen):
+    def gradient(chunk, kept, frozen):
         monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", chunk)
-        monkeypatch.setattr(statistics, "KEPT_ELEMENTS", chunk)
+        monkeypatch.setattr(statistics, "KEPT_ELEMENTS", kept)
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
-        head = lambda x: x @ w.t()  # noqa: E731
-        out = token_statistics(names, h, targets, head, ref_hidden, lambda x: x @ weight.t(), frozen=frozen)
+        head = Mock(side_effect=lambda x: x @ w.t())
+        reference = lambda x: x @ weight.t()  # noqa: E731
+        out = token_statistics(names, h, targets, head, ref_hidden, reference, frozen=frozen, vocabulary=11)
         sum((f * out[n]).sum() for f, n in zip(factors, names, strict=True)).backward()
-        return h.grad, w.grad
+        return h.grad, w.grad, head.call_count
 
-    whole = gradient(1000, frozen=False)
-    chunked = gradient(22, frozen)  # two tokens at a time
+    whole = gradient(1000, 0, frozen=False)
+    chunked = gradient(22, kept, frozen)  # two tokens at a time
+    assert chunked[2] == heads
     torch.testing.assert_close(chunked[0], whole[0], rtol=1e-10, atol=1e-12)
     if not frozen:
         torch.testing.assert_close(chunked[1], whole[1], rtol=1e-10, atol=1e-12)
