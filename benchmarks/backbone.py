@@ -164,7 +164,6 @@ def worker(args: argparse.Namespace) -> None:
         tflop=_needed_tflop(args, trainer.model, pairs) * BATCH / args.rows,
     )
     trainer.train()
-    sys.stdin.readline()
     say(peak_memory_gb=peak_memory_gb())
 
 
@@ -194,8 +193,7 @@ def _turnstile():
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
                 say(seconds=time.perf_counter() - self.started, loss=float(logs["loss"]))
-                if state.global_step < state.max_steps:
-                    self.wait()
+                self.wait()  # after the last one too: what ends a training would disturb the other's step
 
         def wait(self):
             sys.stdin.readline()
