@@ -16,10 +16,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 
 def keep_less(model: nn.Module, on: bool) -> None:
-    """Let trained RMS norms and gated MLPs keep less, or as much as the model's own code does.
+    """Let RMS norms and trained gated MLPs keep less, or as much as the model's own code does.
 
-    Frozen ones keep little, and their adapters are operations of their own. A module whose forward was replaced by
-    something else is left alone.
+    Of a frozen MLP the adapters are operations of their own. A module whose forward was replaced by something else is
+    left alone.
     """
     for module in model.modules():
         if isinstance(vars(module).get("forward"), _KeepsLess):
@@ -27,8 +27,10 @@ def keep_less(model: nn.Module, on: bool) -> None:
         if on and "forward" not in vars(module):
             if _is_gated_mlp(module):
                 module.forward = _KeepsLess(_gated_mlp, module)
-            elif _is_rms_norm(module):
+            elif _computes_as(LlamaRMSNorm, module):
                 module.forward = _KeepsLess(_rms_norm, module)
+            elif _is_rms_norm(module):
+                module.forward = _KeepsLess(_again, module.forward)
 
 
 class _KeepsLess(partial):
@@ -44,29 +46,30 @@ def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    if _computes_as(LlamaRMSNorm, norm) and x.dtype == norm.weight.dtype == torch.float32:
-        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
-    return _again(partial(type(norm).forward, norm), x)
+    return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = w * x r with r = 1 / sqrt(mean(x^2) + eps); x (..., d), w (d,), r (..., 1), all of them float32."""
+    """y = w * z, z = x r, r = 1 / sqrt(mean(x^2) + eps); x (..., d), w (d,). z and r (..., 1) in float32, as Llama's."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        root = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        exact = x.float()
+        root = torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, root)
-        return (x * root).mul_(weight)
+        return weight * (exact * root).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_y: Tensor):
-        """With z = x r: dL/dw = sum of dy z over the rows, dL/dx = r (dy w - z mean(dy z w))."""
+        """dL/dw = sum of dy z over the rows, dL/dx = r (dy w - z mean(dy z w))."""
         x, weight, root = ctx.saved_tensors
-        z = x * root
+        z, d_y, w = x.float() * root, d_y.float(), weight.float()
         d_y_z = d_y * z
-        mean = torch.mv(d_y_z.flatten(0, -2), weight).view_as(root) / len(weight)
-        return (d_y * weight).addcmul_(z, mean, value=-1).mul_(root), d_y_z.flatten(0, -2).sum(0), None
+        mean = torch.mv(d_y_z.flatten(0, -2), w).view_as(root) / len(w)
+        d_x = (d_y * w).addcmul_(z, mean, value=-1).mul_(root)
+        d_weight = d_y_z.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return d_x.to(x.dtype), d_weight, None
 
 
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    """Whether it is one with a trained weight; torch's own is one operation, which keeps no more than this."""
+    """Whether it is another kind with a trained weight; torch's own is one operation, which keeps no more than this."""
     if not type(module).__name__.endswith("RMSNorm") or isinstance(module, nn.RMSNorm):
         return False
     return any(weight.requires_grad for weight in module.parameters())

@@ -44,11 +44,12 @@ def test_the_peak_is_since_the_reset():
     assert peak_memory_gb() < before
 
 
-def train(setting, tiny_llama, pairs, folder, **changes):
+def train(setting, tiny_llama, pairs, folder):
     backbone = Backbone(tiny_llama(), ModelConfig(peft="full"))
     backbone.use_packed(True)
     backbone.reset(0, get_loss("dpo"))
-    config = TrainConfig(lr=1e-2, batch_size=4, epochs=2, warmup=0.0, gradient_checkpointing=setting, **changes)
+    # sgd: Adam would blow up the rounding of the norms, in float32 in a float64 model too, where a gradient is near 0.
+    config = TrainConfig(lr=0.1, batch_size=4, epochs=2, warmup=0.0, optimizer="sgd", gradient_checkpointing=setting)
     reference = ReferenceStore(folder / "store").get(backbone, pairs)
     trainer = PreferenceTrainer(backbone, pairs, reference, config, seed=0, folder=folder / setting)
     twice = backbone.causal_lm.is_activation_checkpointing
@@ -63,7 +64,8 @@ def test_layers_are_computed_twice_where_memory_asks_for_it(tiny_llama, tiny_pai
     monkeypatch.setattr(trainer_module, "available_bytes", lambda device: 300_000)  # weights of 26 kB, gradient, Adam
     tight, twice = train("auto", tiny_llama, pairs, tmp_path / "tight")
     assert tight
-    torch.testing.assert_close(twice, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(twice, plain, rtol=1e-6, atol=1e-7)
+    assert (plain - torch.cat([p.flatten() for p in tiny_llama().parameters()])).abs().max() > 1e-3  # they moved
     monkeypatch.setattr(trainer_module, "available_bytes", lambda device: None)  # a system that does not tell
     assert not train("auto", tiny_llama, pairs, tmp_path / "silent")[0]
     assert train("on", tiny_llama, pairs, tmp_path / "on")[0]
