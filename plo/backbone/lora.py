@@ -54,7 +54,7 @@ class _LoraLinear(torch.autograd.Function):
         low = x @ a.t()
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
-        y = _product(x, weight.t())
+        y = x @ weight.t()
         if bias is not None:
             y += bias
         return y.addmm_(low, b.t(), alpha=scaling)
@@ -64,20 +64,5 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx, d_y: Tensor):
         x, weight, a, b, low = ctx.saved_tensors
         d_low = (d_y @ b).mul_(ctx.scaling)
-        d_x = _product(d_y, weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
+        d_x = (d_y @ weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
         return d_x, None, None, d_low.t() @ x, (low.t() @ d_y).t() * ctx.scaling, None
-
-
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x (n, in) times matrix (in, out).
-
-    oneDNN leaves one of two cores idle in bfloat16 products of middling size (1.3 instead of 2 TFLOP/s): two halves each
-    run on both.
-    """
-    rows, columns = len(x), matrix.shape[1]
-    if x.is_cuda or x.dtype != torch.bfloat16 or not (512 < rows < 1440 and columns < 1024):
-        return x @ matrix
-    out, half = x.new_empty(rows, columns), rows // 2
-    torch.mm(x[:half], matrix, out=out[:half])
-    torch.mm(x[half:], matrix, out=out[half:])
-    return out
