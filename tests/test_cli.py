@@ -1,6 +1,8 @@
 """The command line: lists for people and machines, settings that reach what they name, errors without tracebacks."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,6 +45,13 @@ def listed(*arguments):
     result = runner.invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     return {entry["name"]: entry for entry in json.loads(result.output)}
+
+
+def test_help_answers_before_torch_is_loaded():
+    code = "import sys; from plo.cli import app; sys.argv = ['plo', '--help']\ntry: app()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'transformers', 'pandas', 'mlflow'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "leaderboard" in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
 def test_losses_as_json(plugin):

@@ -101,6 +101,17 @@ def test_a_norms_gradient_is_that_of_its_formula(shape, of_x, of_weight, trained
         assert norm.weight.grad is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_mlps_gradient_is_the_same_to_the_bit(dtype):
+    mlp = llama_mlp().to(dtype)
+    x, d_y = torch.randn(3, 4, dtype=dtype, requires_grad=True), torch.randn(3, 4, dtype=dtype)
+    inputs = (x, *mlp.parameters())
+    before = torch.autograd.grad(mlp(x), inputs, d_y)
+    keep_less(mlp, True)
+    after = torch.autograd.grad(mlp(x), inputs, d_y)
+    assert all(map(torch.equal, before, after))
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     ("weights", "compute"),
