@@ -20,3 +20,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'plo' has no attribute {name!r}")
     home = {"Pairs": "pairs", "Side": "pairs", "Registry": "registry"}.get(name, "losses")
     return getattr(import_module(f"plo.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -162,7 +162,6 @@ class _WithLoss:
                 return model(**_model_inputs(inputs), plo=asked)
             finally:
                 model.train(training)
-                torch.clear_autocast_cache()  # casts made without gradient would cut the policy's pass off its weights
 
     def _reference_head(self) -> Head:
         model = causal_lm(self) if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)

@@ -7,6 +7,7 @@ input, gate and up follow by elementwise work, which is cheap to do again. A thi
 
 from collections.abc import Callable
 from functools import partial
+from types import CodeType
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,8 @@ def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     return mlp.down_proj(mlp.act_fn(gate) * up)
 
 
-def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+def _rms_norm(norm: nn.Module, hidden_states: Tensor) -> Tensor:
+    return _RMSNorm.apply(hidden_states, norm.weight, norm.variance_epsilon)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -64,11 +65,10 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, d_y: Tensor):
         """dL/dw = sum of dy z over the rows, dL/dx = r (dy w - z mean(dy z w))."""
         x, weight, root = ctx.saved_tensors
-        z, d_y, w = x.float() * root, d_y.float(), weight.float()
-        d_y_z = d_y * z
-        mean = torch.mv(d_y_z.flatten(0, -2), w).view_as(root) / len(w)
-        d_x = (d_y * w).addcmul_(z, mean, value=-1).mul_(root)
-        d_weight = d_y_z.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        z, d_y = x.float() * root, d_y.float()
+        d_weight = (d_y * z).reshape(-1, len(weight)).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        d_z = d_y * weight.float()
+        d_x = d_z.addcmul_(z, (d_z * z).mean(-1, keepdim=True), value=-1).mul_(root)
         return d_x.to(x.dtype), d_weight, None
 
 
@@ -99,4 +99,8 @@ def _is_gated_mlp(module: nn.Module) -> bool:
 def _computes_as(cls: type[nn.Module], module: nn.Module) -> bool:
     """Whether the module's forward is that of a module of Llama's, of which most models have a copy."""
     theirs, llamas = (getattr(kind.forward, "__code__", None) for kind in (type(module), cls))
-    return theirs is not None and (theirs.co_code, theirs.co_names) == (llamas.co_code, llamas.co_names)
+    return theirs is not None and _what_it_does(theirs) == _what_it_does(llamas)
+
+
+def _what_it_does(code: CodeType) -> tuple:
+    return code.co_code, code.co_names, [value for value in code.co_consts if not isinstance(value, str | None)]

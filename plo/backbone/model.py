@@ -19,7 +19,7 @@ from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, scaled
 from plo.backbone.lora import fuse
-from plo.backbone.statistics import Head, needs_reference, token_statistics
+from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.terms import as_pairs, count, evaluate, scatter
 from plo.config import ModelConfig
 from plo.losses import Loss
@@ -76,6 +76,7 @@ class Backbone(nn.Module):
         else:
             self.policy = model
         self._check_head()
+        self.kept_logits = KEPT_ELEMENTS  # of a trained head, for the backward pass
         self.packed = False
         self.longest: int | None = None  # tokens that packing was tried with
         if distributed.wants_shards():
@@ -363,6 +364,7 @@ class Backbone(nn.Module):
             ref_head,
             frozen=not any(p.requires_grad for p in head.parameters()),
             vocabulary=self.causal_lm.config.get_text_config().vocab_size,
+            kept=self.kept_logits,
         )
 
     def _hidden(self, batch: dict[str, Any]) -> Tensor:
@@ -413,8 +415,6 @@ class Backbone(nn.Module):
             with torch.no_grad(), self._autocast():
                 yield
         finally:
-            if not self._as_reference:  # casts made without gradient would cut the next training pass off its weights
-                torch.clear_autocast_cache()
             self.policy.train(training)
 
     @contextmanager

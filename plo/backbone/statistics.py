@@ -18,7 +18,7 @@ from plo.registry import Registry
 
 STATISTICS = Registry("statistic", group="plo.statistics")
 CHUNK_ELEMENTS = 2**23  # logits held at a time: 32 MiB in float32
-KEPT_ELEMENTS = 2**26  # logits kept for the backward pass of a head that is trained: 128 MiB in bfloat16
+KEPT_ELEMENTS = 2**26  # logits kept for the backward pass: 128 MiB in bfloat16, with their gradients 350 for a moment
 
 Head = Callable[[Tensor], Tensor]  # (n, d) hidden states -> (n, vocabulary) logits
 
@@ -81,6 +81,7 @@ def token_statistics(
     *,
     frozen: bool = False,
     vocabulary: int | None = None,
+    kept: int = KEPT_ELEMENTS,
 ) -> dict[str, Tensor]:
     """The named statistics of every token.
 
@@ -92,6 +93,7 @@ def token_statistics(
         ref_hidden, ref_head: the same of the reference, for statistics that compare with it.
         frozen: no parameter of `head` is trained.
         vocabulary: logits of a token; None: a product with the head tells.
+        kept: so many logits, the reference's counted, of a head that is trained are kept for the backward pass.
 
     Returns:
         name -> (n,), float32 (float64 from float64 hidden states), with gradient where grad is enabled.
@@ -101,31 +103,35 @@ def token_statistics(
         return {}
     functions = [STATISTICS[name].load() for name in names]
 
-    def of_logits(logits: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
-        log_probs = _log_softmax(logits)
-        ref_log_probs = None
-        if ref_hidden is not None:
-            with torch.no_grad():
-                ref_log_probs = _log_softmax(ref_head(ref_hidden))
-        return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
+    def of_logits(logits: Tensor, ref_logits: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(logits.device.type, enabled=False):  # it would round what is summed over the vocabulary
+            log_probs = _log_softmax(logits)
+            ref_log_probs = None if ref_logits is None else _log_softmax(ref_logits)
+            return tuple(function(log_probs, ref_log_probs, targets) for function in functions)
+
+    @torch.no_grad()
+    def of_reference(ref_hidden: Tensor | None) -> Tensor | None:
+        return None if ref_hidden is None else ref_head(ref_hidden)
 
     def of_hidden(hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
-        return of_logits(head(hidden), ref_hidden, targets)
+        return of_logits(head(hidden), of_reference(ref_hidden), targets)
 
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     vocabulary = vocabulary or _vocabulary(head, hidden)
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    chunks = list(targets.split(size))
-    ref_chunks = [None] * len(chunks) if ref_hidden is None else ref_hidden.split(size)
+    logits = len(targets) * vocabulary * (1 if ref_hidden is None else 2)
+    inputs = hidden, ref_hidden
     if not torch.is_grad_enabled():
-        parts = map(of_hidden, hidden.split(size), ref_chunks, chunks)
+        statistics = of_hidden
     elif frozen:
-        parts = map(partial(_WithGradient.apply, of_hidden), hidden.split(size), ref_chunks, chunks)
+        statistics = partial(_WithGradient.apply, of_hidden)
+    elif logits <= kept:
+        statistics, inputs = partial(again, of_logits), (head(hidden), of_reference(ref_hidden))
     else:
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        if len(targets) * vocabulary <= KEPT_ELEMENTS:
-            parts = map(partial(again, of_logits), head(hidden).split(size), ref_chunks, chunks)
-        else:
-            parts = map(partial(again, of_hidden), hidden.split(size), ref_chunks, chunks)
+        statistics = partial(again, of_hidden)
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    chunks = targets.split(size)
+    inputs = ([None] * len(chunks) if values is None else values.split(size) for values in inputs)
+    parts = [statistics(*chunk) for chunk in zip(*inputs, chunks, strict=True)]
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
 

@@ -175,7 +175,8 @@ class PreferenceTrainer(Trainer):
         """Layers are computed twice only where what they keep for the backward pass would not fit.
 
         What a pair keeps is counted on the shortest one (what two of them keep more than one: casts of weights are kept
-        once), and scaled by tokens to the largest micro-batch there can be.
+        once), and scaled by tokens to the largest micro-batch there can be. The LM head's logits, which are kept up to a
+        number of them, do not grow so: they are in the slack.
         """
         backbone = self._unwrapped
         free = available_bytes(backbone.device)
@@ -185,7 +186,9 @@ class PreferenceTrainer(Trainer):
         shortest = sizes.index(min(sizes))
         backbone.checkpoint_layers(False)
         backbone.train()
+        logits, backbone.kept_logits = backbone.kept_logits, 0
         once, twice = self._saved_bytes([shortest]), self._saved_bytes([shortest, shortest])
+        backbone.kept_logits = logits
         micro = sorted(sizes)[-self.args.per_device_train_batch_size :]
         most = sum(micro) if backbone.packed else len(micro) * max(micro)
         activations = once + (twice - once) / sizes[shortest] * most

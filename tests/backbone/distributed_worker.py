@@ -69,12 +69,13 @@ OWN = {"breaks": breaks, "infinite": infinite, "ranks": ranks}
 
 def run(case: Case, folder: Path, out: Path) -> dict[str, Any]:
     """Curve of logged numbers and final weights, or the error."""
-    statistics.CHUNK_ELEMENTS, statistics.KEPT_ELEMENTS = case.chunk, 2 * case.chunk
+    statistics.CHUNK_ELEMENTS = case.chunk
     collectives = _Collectives()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder / case.model, dtype=torch.float64)
         backbone = Backbone(model, ModelConfig(peft=case.peft, lora_r=4))
         backbone.use_packed(case.packed)
+        backbone.kept_logits = 2 * case.chunk
         backbone.double()
         if case.twice:
             train(dataclasses.replace(case, loss="ipo"), backbone, folder, out / "before")

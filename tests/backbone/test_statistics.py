@@ -94,14 +94,14 @@ def test_a_statistic_without_gradient_beside_one_with():
 
 
 @pytest.mark.parametrize(
-    ("frozen", "kept", "heads"),
+    ("frozen", "kept", "products"),
     [
         (True, 0, 4),  # four chunks of at most two tokens
-        (False, 0, 8),  # each again in the backward pass
-        (False, 7 * 11, 1),  # the logits of all seven tokens are kept
+        (False, 2 * 7 * 11 - 1, 8),  # each again in the backward pass
+        (False, 2 * 7 * 11, 1),  # the logits of all seven tokens are kept, and the reference's
     ],
 )
-def test_chunks_and_frozen_heads_change_no_gradient(frozen, kept, heads, monkeypatch):
+def test_chunks_and_frozen_heads_change_no_gradient(frozen, kept, products, monkeypatch):
     torch.manual_seed(0)
     weight, hidden = torch.randn(11, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
     ref_hidden, targets = torch.randn(7, 4, dtype=torch.float64), torch.randint(11, (7,))
@@ -109,17 +109,41 @@ def test_chunks_and_frozen_heads_change_no_gradient(frozen, kept, heads, monkeyp
 
     def gradient(chunk, kept, frozen):
         monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", chunk)
-        monkeypatch.setattr(statistics, "KEPT_ELEMENTS", kept)
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
-        head = Mock(side_effect=lambda x: x @ w.t())
-        reference = lambda x: x @ weight.t()  # noqa: E731
-        out = token_statistics(names, h, targets, head, ref_hidden, reference, frozen=frozen, vocabulary=11)
+        heads = Mock(side_effect=lambda x: x @ w.t()), Mock(side_effect=lambda x: x @ weight.t())
+        out = token_statistics(
+            names, h, targets, heads[0], ref_hidden, heads[1], frozen=frozen, vocabulary=11, kept=kept
+        )
         sum((f * out[n]).sum() for f, n in zip(factors, names, strict=True)).backward()
-        return h.grad, w.grad, head.call_count
+        return h.grad, w.grad, [head.call_count for head in heads]
 
     whole = gradient(1000, 0, frozen=False)
     chunked = gradient(22, kept, frozen)  # two tokens at a time
-    assert chunked[2] == heads
+    assert chunked[2] == [products, products]
     torch.testing.assert_close(chunked[0], whole[0], rtol=1e-10, atol=1e-12)
     if not frozen:
         torch.testing.assert_close(chunked[1], whole[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_under_autocast_nothing_after_the_logits_is_rounded(frozen):
+    """Policy and reference near each other, where rounded log-probs would leave little of their divergence."""
+    torch.manual_seed(0)
+    weight, hidden = torch.randn(11, 4, requires_grad=not frozen), torch.randn(7, 4, requires_grad=True)
+    ref_hidden, targets = (hidden + 0.1 * torch.randn(7, 4)).detach(), torch.randint(11, (7,))
+    head = lambda x: x @ weight.t()  # noqa: E731
+    with torch.autocast("cpu", torch.bfloat16):
+        got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head, frozen=frozen)
+        logits, ref_logits = head(hidden), head(ref_hidden)
+    assert logits.dtype == torch.bfloat16
+    pi, ref = (Categorical(logits=values.detach().double()) for values in (logits, ref_logits))
+    expected = {
+        "logps": pi.log_prob(targets),
+        "kl_ref_pi": kl_divergence(ref, pi),
+        "kl_pi_ref": kl_divergence(pi, ref),
+        "entropy": pi.entropy(),
+        "log_p2": pi.probs.square().sum(-1).log(),
+    }
+    for name, values in got.items():
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=1e-7, msg=name)
