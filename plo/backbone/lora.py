@@ -1,15 +1,28 @@
-"""LoRA's linear layer as one operation: the same numbers as peft's, without its passes over whole outputs.
+"""LoRA's adapters, and its linear layer as one operation: the same numbers as peft's, without its passes over whole outputs.
 
 peft computes y = x W^T and adds s (x A^T) B^T to it: two more tensors of y's size forward and two backward, for products
 whose inner dimension is the rank. Here they are accumulated in place.
 """
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from plo.config import ModelConfig
+
+
+def lora_config(config: ModelConfig) -> LoraConfig:
+    """The adapters that are trained, for peft."""
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+        task_type="CAUSAL_LM",
+    )
 
 
 def fuse(policy: PeftModel, autocast: bool) -> None:

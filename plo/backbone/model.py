@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -18,9 +18,9 @@ from plo.backbone.activations import keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, scaled
-from plo.backbone.lora import fuse
+from plo.backbone.lora import fuse, lora_config
 from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
-from plo.backbone.terms import as_pairs, count, evaluate, scatter
+from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
 from plo.config import ModelConfig
 from plo.losses import Loss
 from plo.pairs import Pairs
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
         if settings.peft == "lora":
             model.requires_grad_(False)
-            self.policy = get_peft_model(model, _lora(settings))
+            self.policy = get_peft_model(model, lora_config(settings))
         else:
             self.policy = model
         self._check_head()
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             if self.settings.peft == "lora":
-                self.policy.add_adapter("fresh", _lora(self.settings))  # whole, where "default" may be sharded
+                self.policy.add_adapter("fresh", lora_config(self.settings))  # whole, where "default" may be sharded
                 fresh = {name: p for name, p in self.policy.named_parameters() if ".fresh." in name}
                 for name, parameter in fresh.items():
                     default = self.policy.get_parameter(name.replace(".fresh.", ".default."))
@@ -290,7 +290,7 @@ class Backbone(nn.Module):
             "sums": terms.sums,
             "counts": terms.counts,
             "finite": terms.finite,
-            "metrics": terms.metrics | _always_logged(pairs),
+            "metrics": terms.metrics | always_logged(pairs),
         }
 
     def count(self, batch: dict[str, Any]) -> list[int]:
@@ -465,16 +465,6 @@ class Backbone(nn.Module):
         return own
 
 
-def _lora(config: ModelConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_targets,
-        task_type="CAUSAL_LM",
-    )
-
-
 def fingerprint_of(model: PreTrainedModel) -> str:
     """sha256 over names, dtypes and bytes of the weights, and what of the config changes a forward pass."""
     digest = hashlib.sha256(type(model).__name__.encode())
@@ -484,17 +474,3 @@ def fingerprint_of(model: PreTrainedModel) -> str:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _always_logged(pairs: Pairs) -> dict[str, Tensor]:
-    """What is logged whatever the loss, (pairs,), in nats, without beta."""
-    margin = pairs.log_ratio_margin()
-    metrics = {
-        "logps/chosen": pairs.chosen.logp(),
-        "logps/rejected": pairs.rejected.logp(),
-        "log_ratios/chosen": pairs.chosen.log_ratio(),
-        "log_ratios/rejected": pairs.rejected.log_ratio(),
-        "margin": margin,
-        "accuracy": (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin),
-    }
-    return {name: values.detach() for name, values in metrics.items()}

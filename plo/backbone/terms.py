@@ -105,3 +105,17 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
     out = torch.zeros(*mask.shape, *values.shape[1:], dtype=values.dtype, device=values.device)
     out[mask] = values
     return out
+
+
+def always_logged(pairs: Pairs) -> dict[str, Tensor]:
+    """What is logged whatever the loss, (pairs,), in nats, without beta."""
+    margin = pairs.log_ratio_margin()
+    metrics = {
+        "logps/chosen": pairs.chosen.logp(),
+        "logps/rejected": pairs.rejected.logp(),
+        "log_ratios/chosen": pairs.chosen.log_ratio(),
+        "log_ratios/rejected": pairs.rejected.log_ratio(),
+        "margin": margin,
+        "accuracy": (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin),
+    }
+    return {name: values.detach() for name, values in metrics.items()}
