@@ -22,16 +22,20 @@ def case():
     return hidden, ref_hidden, torch.randint(v, (n,)), lambda h: h @ weight.T
 
 
-def test_statistics_equal_torch_distributions(case):
-    hidden, ref_hidden, targets, head = case
-    pi, ref = Categorical(logits=head(hidden)), Categorical(logits=head(ref_hidden))
-    expected = {
+def of_distributions(logits, ref_logits, targets):
+    pi, ref = Categorical(logits=logits), Categorical(logits=ref_logits)
+    return {
         "logps": pi.log_prob(targets),
         "kl_ref_pi": kl_divergence(ref, pi),
         "kl_pi_ref": kl_divergence(pi, ref),
         "entropy": pi.entropy(),
         "log_p2": pi.probs.square().sum(-1).log(),
     }
+
+
+def test_statistics_equal_torch_distributions(case):
+    hidden, ref_hidden, targets, head = case
+    expected = of_distributions(head(hidden), head(ref_hidden), targets)
     got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head)
     for name in NAMES:
         torch.testing.assert_close(got[name], expected[name], atol=1e-12, rtol=1e-12)
@@ -136,14 +140,7 @@ def test_under_autocast_nothing_after_the_logits_is_rounded(frozen):
         got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head, frozen=frozen)
         logits, ref_logits = head(hidden), head(ref_hidden)
     assert logits.dtype == torch.bfloat16
-    pi, ref = (Categorical(logits=values.detach().double()) for values in (logits, ref_logits))
-    expected = {
-        "logps": pi.log_prob(targets),
-        "kl_ref_pi": kl_divergence(ref, pi),
-        "kl_pi_ref": kl_divergence(pi, ref),
-        "entropy": pi.entropy(),
-        "log_p2": pi.probs.square().sum(-1).log(),
-    }
+    expected = of_distributions(logits.detach().double(), ref_logits.detach().double(), targets)
     for name, values in got.items():
         assert values.dtype == torch.float32
         torch.testing.assert_close(values.double(), expected[name], rtol=1e-5, atol=1e-7, msg=name)
