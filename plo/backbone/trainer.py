@@ -186,9 +186,7 @@ class PreferenceTrainer(Trainer):
         shortest = sizes.index(min(sizes))
         backbone.checkpoint_layers(False)
         backbone.train()
-        logits, backbone.kept_logits = backbone.kept_logits, 0
         once, twice = self._saved_bytes([shortest]), self._saved_bytes([shortest, shortest])
-        backbone.kept_logits = logits
         micro = sorted(sizes)[-self.args.per_device_train_batch_size :]
         most = sum(micro) if backbone.packed else len(micro) * max(micro)
         activations = once + (twice - once) / sizes[shortest] * most
@@ -200,8 +198,13 @@ class PreferenceTrainer(Trainer):
         batch = self._prepare_inputs(self._batch(rows))
         if self._whole_reference and "ref_hidden" not in batch:
             batch["ref_hidden"] = _ref_hidden(self._unwrapped, batch)
-        with torch.random.fork_rng():  # LoRA's dropout draws here too
-            return saved_bytes(self._unwrapped, batch)
+        backbone = self._unwrapped
+        kept, backbone.kept_logits = backbone.kept_logits, 0
+        try:
+            with torch.random.fork_rng():  # LoRA's dropout draws here too
+                return saved_bytes(backbone, batch)
+        finally:
+            backbone.kept_logits = kept
 
     # The exact mean.
 

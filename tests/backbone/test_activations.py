@@ -50,6 +50,15 @@ def test_what_is_kept_by_hand(part, before, after):
     assert saved_bytes(Alone(part), {"x": x}) == before * 4
 
 
+def test_a_frozen_norm_in_bfloat16_by_hand():
+    """As under LoRA: x (3, 4) and the root (3, 1) are kept in float32; x in bfloat16 and the root."""
+    norm = LlamaRMSNorm(4).to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
+    assert saved_bytes(Alone(norm), {"x": x}) == 12 * 4 + 3 * 4
+    keep_less(norm, True)
+    assert saved_bytes(Alone(norm), {"x": x}) == 12 * 2 + 3 * 4
+
+
 def test_no_product_is_computed_again():
     class Products(TorchDispatchMode):
         count = 0

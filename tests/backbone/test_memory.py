@@ -168,6 +168,22 @@ def test_casts_of_weights_do_not_count_for_every_token(tiny_llama, tiny_pairs, t
     assert not backbone.causal_lm.is_activation_checkpointing
 
 
+def test_logits_kept_for_one_pair_and_not_for_two_do_not_upset_the_estimate(
+    tiny_llama, tiny_pairs, tmp_path, monkeypatch
+):
+    backbone = Backbone(tiny_llama(dtype=torch.float32, vocab_size=40_000), ModelConfig(peft="full"), torch.bfloat16)
+    backbone.use_packed(True)
+    backbone.reset(0, get_loss("dpo"))
+    pairs = tiny_pairs(1) * 64
+    backbone.kept_logits = kept = 40_000 * (len(pairs[0].chosen_ids) + len(pairs[0].rejected_ids))
+    weights = sum(p.numel() * 4 for p in backbone.policy_parameters())
+    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: 3 * weights + 1_000_000)
+    reference = ReferenceStore(tmp_path).get(backbone, pairs)
+    PreferenceTrainer(backbone, pairs, reference, TrainConfig(batch_size=64), seed=0, folder=tmp_path)
+    assert backbone.causal_lm.is_activation_checkpointing  # 64 pairs do not fit into a megabyte
+    assert backbone.kept_logits == kept
+
+
 @pytest.mark.parametrize("peft", ["full", "lora"])
 def test_bfloat16_products_move_the_weights_as_float32_does(peft, tiny_llama, tiny_pairs, tmp_path):
     """At a learning rate of 5e-7, at which weights kept in bfloat16 would stand still."""
