@@ -16,8 +16,8 @@ from plo.scorers import SCORERS, Scorer, get_scorer
 
 COMMAND = "plo docs --out docs/methods"
 MARK = f"<!-- Written by `{COMMAND}`; to change it, change the docstring. -->"
-# A step beside dpo's, from benchmarks/README.md, where machine, model and data stand.
-MEASURED = {"tdpo2": 1.13, "tbpo_a": 1.23, "tbpo_q": 1.07}
+# A step beside dpo's, LoRA and full fine-tuning, from benchmarks/README.md, where machine, model and data stand.
+MEASURED = {"tdpo2": (1.04, 1.11), "tbpo_a": (1.00, 1.05), "tbpo_q": (1.07, 0.96)}
 
 NOTATION = """y_w, y_l     the chosen and the rejected response; T_w, T_l their tokens, EOS included
 s_t          the prompt and the response's tokens before the t-th
@@ -261,11 +261,11 @@ def _cost(loss: Loss) -> str:
         lines.append("- Parameters of its own, trained with the policy at their own learning rate.")
     if loss.level == "batch":
         lines.append("- The whole optimiser step in one forward pass: refused with a smaller `train.micro_batch_size`.")
-    if factor := MEASURED.get(loss.entry.name):
+    if factors := MEASURED.get(loss.entry.name):
         lines.append(
-            f"- Measured: a step takes {factor:.2f} times as long as `dpo`'s "
-            f"(`python benchmarks/backbone.py --rows 16 --against plo:{loss.entry.name}`; machine, model and data: "
-            "[benchmarks](../../benchmarks/README.md))."
+            "- Measured: a step takes {:.2f} (LoRA) and {:.2f} (full fine-tuning) times as long as `dpo`'s ".format(*factors)
+            + f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`; machine, model and "
+            "data: [benchmarks](../../benchmarks/README.md))."
         )
     elif loss.entry.name == "dpo":
         lines.append(
