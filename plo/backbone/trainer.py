@@ -21,6 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
+from plo.backbone.clipping import clip
 from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
@@ -282,10 +283,14 @@ class PreferenceTrainer(Trainer):
 
     def _clip_grad_norm(self, model):
         self._stop_at_non_finite()
-        norm = self.accelerator.clip_grad_norm_(self._unwrapped.policy_parameters(), self.args.max_grad_norm)
-        norm = sharding.whole(norm)
+        policy, own = self._unwrapped.policy_parameters(), self._unwrapped.loss_parameters()
+        own = [p.grad for p in own if p.grad is not None]
+        if self._sharded:
+            norm = sharding.whole(self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm))
+        else:
+            gradients = [p.grad for p in policy if p.grad is not None]
+            norm = clip(self.optimizer.optimizer, gradients, self.args.max_grad_norm, own)
         value = float(norm)
-        own = [p.grad for p in self._unwrapped.loss_parameters() if p.grad is not None]
         if not math.isfinite(value) or not all(grad.isfinite().all() for grad in own):
             raise NonFiniteLoss(
                 f"The gradient of the loss {self._unwrapped.loss.name!r} is not finite at step "
