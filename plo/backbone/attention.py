@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 PACKED = "plo_packed"  # the name of this attention in transformers' registry
 BLOCK = 256  # query rows a matrix product of the backward pass: fewer waste work above the diagonal, more cost calls
+LANES = 32  # bfloat16 numbers in a register of 512 bits: what is left of a row of scores after whole ones is slow
 
 Lengths = Sequence[Sequence[int]]  # a group each: tokens of its prompt, and of each response
 
@@ -65,11 +66,14 @@ def packed_attention(
 
 @lru_cache(maxsize=2)  # every layer of a pass asks with the same tensor
 def _groups(layout: Tensor, dtype: torch.dtype) -> list[tuple[slice, Tensor]]:
-    """Where each group stands in the row, and its (n, n) additive mask: 0 where row t sees column s, else -inf."""
+    """Where each group stands in the row, and its additive mask: 0 where row t sees column s, else -inf.
+
+    (n, n), and columns of -inf up to a multiple of `LANES`.
+    """
     groups, start = [], 0
     for lengths in layout[0, 0].tolist():
         total = sum(lengths)
-        mask = torch.full((total, total), -torch.inf, dtype=dtype).triu(1)
+        mask = torch.full((total, _whole_lanes(total)), -torch.inf, dtype=dtype).triu(1)
         prompt, *ends = accumulate(lengths)
         for first, end in zip([prompt, *ends], ends, strict=False):
             mask[end:, first:end] = -torch.inf  # later responses do not see this one
@@ -95,7 +99,7 @@ class _Blocks(torch.autograd.Function):
                 query[None, :, span],
                 key[None, :, span],
                 value[None, :, span],
-                attn_mask=mask,
+                attn_mask=mask[:, : len(mask)],
                 scale=scaling,
                 enable_gqa=len(query) != len(key),
             )[0].transpose(0, 1)
@@ -105,18 +109,21 @@ class _Blocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         query, key, value = ctx.saved_tensors
-        heads, _, size = query.shape
+        heads, tokens, size = query.shape
         shared = len(key)  # key-value heads, each shared by heads // shared query heads
+        key, value = (F.pad(tensor, (0, 0, 0, LANES)) for tensor in (key, value))  # the last group's columns end there
         d_query, d_key, d_value = (_tokens_first(tensor) for tensor in (query, key, value))
         d_out = d_out.transpose(0, 1)
         for span, mask in ctx.groups:
             for first, last in _row_blocks(len(mask)):
-                rows, columns = slice(span.start + first, span.start + last), slice(span.start, span.start + last)
+                # Columns beyond the group's end get a gradient of 0; those of the next group are overwritten with its own.
+                width = _whole_lanes(last)
+                rows, columns = slice(span.start + first, span.start + last), slice(span.start, span.start + width)
                 q = (query[:, rows] * ctx.scaling).reshape(shared, -1, size)
                 d_o = d_out[:, rows].reshape(shared, -1, value.shape[-1])
                 k, v = key[:, columns], value[:, columns]
                 scores = torch.bmm(q, k.transpose(1, 2))
-                scores.view(heads, last - first, last).add_(mask[first:last, :last])
+                scores.view(heads, last - first, width).add_(mask[first:last, :width])
                 p = scores.softmax(-1)
                 d_p = torch.bmm(d_o, v.transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
@@ -124,13 +131,17 @@ class _Blocks(torch.autograd.Function):
                 # The last block comes first and sees every column: it writes, the others add.
                 _put(d_key[:, columns], torch.bmm(d_scores.transpose(1, 2), q), first=last == len(mask))
                 _put(d_value[:, columns], torch.bmm(p.transpose(1, 2), d_o), first=last == len(mask))
-        return d_query, d_key, d_value, None, None
+        return d_query, d_key[:, :tokens], d_value[:, :tokens], None, None
+
+
+def _whole_lanes(columns: int) -> int:
+    return -(-columns // LANES) * LANES
 
 
 def _row_blocks(total: int) -> list[tuple[int, int]]:
-    """Blocks of rows of about equal size, the last one first."""
+    """Blocks of rows of about equal size, the last one first. They end where whole lanes of columns do, or at the end."""
     count = -(-total // BLOCK)
-    edges = [total * i // count for i in range(count + 1)]
+    edges = [min(total, _whole_lanes(total * i // count)) for i in range(count + 1)]
     return list(pairwise(edges))[::-1]
 
 
@@ -151,7 +162,7 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, groups, scaling: float, s
     for span, mask in groups:
         k, v = (t[:, span].repeat_interleave(repeat, 0) for t in (key, value))
         scores = softcap * torch.tanh(query[:, span] @ k.transpose(1, 2) * scaling / softcap)
-        p = (scores + mask).softmax(-1, dtype=torch.float32).to(v.dtype)
+        p = (scores + mask[:, : len(mask)]).softmax(-1, dtype=torch.float32).to(v.dtype)
         out.append((p @ v).transpose(0, 1))
     return torch.cat(out)
 

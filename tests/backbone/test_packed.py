@@ -119,7 +119,10 @@ def test_layers_computed_twice_see_the_same_layout(pairs, tiny_llama):
         torch.testing.assert_close(gradient[name], values)
 
 
-def test_rows_longer_than_a_block_of_the_backward_pass(tiny_pairs, tiny_llama, monkeypatch):
+@pytest.mark.parametrize("lanes", [1, 2, 32])
+def test_rows_longer_than_a_block_of_the_backward_pass(lanes, tiny_pairs, tiny_llama, monkeypatch):
+    """Columns up to whole lanes reach into the next groups, and beyond the row's end."""
+    monkeypatch.setattr(attention, "LANES", lanes)
     monkeypatch.setattr(attention, "BLOCK", 4)
     pairs = tiny_pairs(3, longest=12)
     backbone = backbone_of(tiny_llama(dtype=torch.float32))
