@@ -261,10 +261,11 @@ def _cost(loss: Loss) -> str:
         lines.append("- Parameters of its own, trained with the policy at their own learning rate.")
     if loss.level == "batch":
         lines.append("- The whole optimiser step in one forward pass: refused with a smaller `train.micro_batch_size`.")
-    if factors := MEASURED.get(loss.entry.name):
+    if loss.entry.name in MEASURED:
+        lora, full = MEASURED[loss.entry.name]
         lines.append(
-            "- Measured: a step takes {:.2f} (LoRA) and {:.2f} (full fine-tuning) times as long as `dpo`'s ".format(*factors)
-            + f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`; machine, model and "
+            f"- Measured: a step takes {lora:.2f} (LoRA) and {full:.2f} (full fine-tuning) times as long as `dpo`'s "
+            f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`; machine, model and "
             "data: [benchmarks](../../benchmarks/README.md))."
         )
     elif loss.entry.name == "dpo":
