@@ -265,8 +265,8 @@ def _cost(loss: Loss) -> str:
         lora, full = MEASURED[loss.entry.name]
         lines.append(
             f"- Measured: a step takes {lora:.2f} (LoRA) and {full:.2f} (full fine-tuning) times as long as `dpo`'s "
-            f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`; machine, model and "
-            "data: [benchmarks](../../benchmarks/README.md))."
+            f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`, and with "
+            "`--peft full`; machine, model and data: [benchmarks](../../benchmarks/README.md))."
         )
     elif loss.entry.name == "dpo":
         lines.append(

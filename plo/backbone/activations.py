@@ -47,22 +47,18 @@ def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _rms_norm(norm: nn.Module, hidden_states: Tensor) -> Tensor:
-    """Of a float32 residual stream it gives what autocast would make of it, for each product that it goes into, anew."""
-    device = hidden_states.device.type
-    rounded = hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if rounded else torch.promote_types(hidden_states.dtype, norm.weight.dtype)
-    return _RMSNorm.apply(hidden_states, norm.weight, norm.variance_epsilon, dtype)
+    return _RMSNorm.apply(hidden_states, norm.weight, norm.variance_epsilon)
 
 
 class _RMSNorm(torch.autograd.Function):
     """y = w * z, z = x r, r = 1 / sqrt(mean(x^2) + eps); x (..., d), w (d,). z and r (..., 1) in float32, as Llama's."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         exact = x.float()
         root = torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, root)
-        return (weight * (exact * root).to(x.dtype)).to(dtype)
+        return weight * (exact * root).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -73,7 +69,7 @@ class _RMSNorm(torch.autograd.Function):
         d_weight = (d_y * z).reshape(-1, len(weight)).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         d_z = d_y * weight.float()
         d_x = d_z.addcmul_(z, (d_z * z).mean(-1, keepdim=True), value=-1).mul_(root)
-        return d_x.to(x.dtype), d_weight, None, None
+        return d_x.to(x.dtype), d_weight, None
 
 
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

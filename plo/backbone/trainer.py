@@ -284,14 +284,12 @@ class PreferenceTrainer(Trainer):
     def _clip_grad_norm(self, model):
         self._stop_at_non_finite()
         policy, own = self._unwrapped.policy_parameters(), self._unwrapped.loss_parameters()
-        own = [p.grad for p in own if p.grad is not None]
-        if self._sharded:
+        if self._sharded or self.accelerator.scaler:
             norm = sharding.whole(self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm))
         else:
-            gradients = [p.grad for p in policy if p.grad is not None]
-            norm = clip(self.optimizer.optimizer, gradients, self.args.max_grad_norm, own)
+            norm = clip(self.optimizer.optimizer, policy, self.args.max_grad_norm, own)
         value = float(norm)
-        if not math.isfinite(value) or not all(grad.isfinite().all() for grad in own):
+        if not math.isfinite(value) or not all(p.grad is None or p.grad.isfinite().all() for p in own):
             raise NonFiniteLoss(
                 f"The gradient of the loss {self._unwrapped.loss.name!r} is not finite at step "
                 f"{self.state.global_step + 1}. Lower train.lr, or clip the loss's ratio if it is unbounded."

@@ -119,12 +119,12 @@ def test_layers_computed_twice_see_the_same_layout(pairs, tiny_llama):
         torch.testing.assert_close(gradient[name], values)
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 32])
-def test_rows_longer_than_a_block_of_the_backward_pass(lanes, tiny_pairs, tiny_llama, monkeypatch):
+@pytest.mark.parametrize(("block", "lanes", "longest"), [(4, 1, 12), (4, 2, 12), (32, 32, 40), (256, 32, 12)])
+def test_rows_longer_than_a_block_of_the_backward_pass(block, lanes, longest, tiny_pairs, tiny_llama, monkeypatch):
     """Columns up to whole lanes reach into the next groups, and beyond the row's end."""
     monkeypatch.setattr(attention, "LANES", lanes)
-    monkeypatch.setattr(attention, "BLOCK", 4)
-    pairs = tiny_pairs(3, longest=12)
+    monkeypatch.setattr(attention, "BLOCK", block)
+    pairs = tiny_pairs(3, longest=longest)
     backbone = backbone_of(tiny_llama(dtype=torch.float32))
     _, padded = value_and_gradient(backbone, pairs, packed=False)
     _, packed = value_and_gradient(backbone, pairs, packed=True)
