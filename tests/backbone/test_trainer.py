@@ -146,8 +146,9 @@ def test_a_non_finite_gradient_stops_the_run(train):
         train(steep)
 
 
-def test_own_parameters_are_left_out_of_the_clip_norm(train):
-    trainer = train("tbpo_q", max_grad_norm=1e-9, lr=1e-30)
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
+def test_own_parameters_are_left_out_of_the_clip_norm(train, optimizer):
+    trainer = train("tbpo_q", max_grad_norm=1e-9, lr=1e-30, optimizer=optimizer)
     own, policy = trainer.model.loss_parameters(), trainer.model.policy_parameters()
     assert [len(group["params"]) for group in trainer.optimizer.param_groups] == [len(policy), len(own)]
     assert trainer.optimizer.param_groups[1]["initial_lr"] == 1e-3
@@ -156,6 +157,8 @@ def test_own_parameters_are_left_out_of_the_clip_norm(train):
     # Adam divides by its own running norm: a clipped gradient of 1e-9 would leave the second moment near 1e-21.
     moments = torch.cat([trainer.optimizer.state[p]["exp_avg_sq"].flatten() for p in own])
     assert moments.max() > 1e-14
+    clipped = torch.cat([trainer.optimizer.state[p]["exp_avg_sq"].flatten() for p in policy])
+    assert 0 < clipped.max() < 1e-20
 
 
 def test_what_is_always_logged(train):
