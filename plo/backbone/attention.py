@@ -1,8 +1,9 @@
 """Attention of packed groups: a prompt once and its responses after it, many groups in one row, nothing padded.
 
 A token sees its own group's prompt, and of the responses only its own, up to itself. The work of a group of n tokens is
-n^2 at most (n up to whole `LANES`), whatever else lies in the row. The layout travels where transformers' models pass a ready-made
-4-D mask on untouched, so that it reaches every layer, and a checkpointed layer's second forward pass too.
+n^2 at most, columns rounded up to whole `LANES`, whatever else lies in the row. The layout travels where transformers'
+models pass a ready-made 4-D mask on untouched, so that it reaches every layer, and a checkpointed layer's second forward
+pass too.
 """
 
 from collections.abc import Callable, Sequence
