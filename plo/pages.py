@@ -17,7 +17,7 @@ from plo.scorers import SCORERS, Scorer, get_scorer
 COMMAND = "plo docs --out docs/methods"
 MARK = f"<!-- Written by `{COMMAND}`; to change it, change the docstring. -->"
 # A step beside dpo's, LoRA and full fine-tuning, from benchmarks/README.md, where machine, model and data stand.
-MEASURED = {"tdpo2": (1.04, 1.06), "tbpo_a": (1.00, 0.99), "tbpo_q": (1.07, 1.03)}
+MEASURED = {"tdpo2": (1.06, 1.06), "tbpo_a": (1.01, 0.99), "tbpo_q": (1.04, 1.03)}
 
 NOTATION = """y_w, y_l     the chosen and the rejected response; T_w, T_l their tokens, EOS included
 s_t          the prompt and the response's tokens before the t-th
