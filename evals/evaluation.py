@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from plo.configured import changed, checked, full_name
+from plo.errors import PloError
 from plo.evals.judges import Judging
 from plo.evals.subject import Findings, Subject
 from plo.registry import Entry, Registry
@@ -33,7 +34,7 @@ NUMBERS = ("tokens", "finished", "kl", "entropy", "ref_nll")
 COLUMNS = ("prompt_id", "sample", "prompt", "text", *NUMBERS)
 
 
-class EvaluationError(ValueError):
+class EvaluationError(PloError, ValueError):
     """An evaluation cannot be run, or returned something else than it declared."""
 
 

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plo.errors import PloError
 from plo.tracking import Cell
 
 COMPARABLE = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation settings"}
 
 
-class LeaderboardError(ValueError):
+class LeaderboardError(PloError, ValueError):
     """These runs cannot stand in one table. The message says which differ in what, and how to select."""
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from plo.configured import HyperParameterError, accepted, checked, full_name, read_call, shown
+from plo.errors import PloError
 from plo.losses.generators import GENERATORS
 from plo.pairs import Pairs
 from plo.registry import Entry, Registry, RegistryError, source_of
@@ -26,7 +27,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 
 
-class LossError(ValueError):
+class LossError(PloError, ValueError):
     """A hyper-parameter that a loss does not have or cannot take, or a loss that returns the wrong thing."""
 
 

@@ -19,8 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from plo.errors import PloError
 
-class ConfigError(ValueError):
+
+class ConfigError(PloError, ValueError):
     """An experiment that cannot be run as written."""
 
 

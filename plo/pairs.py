@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from plo.errors import PloError
 
-class MissingStatistic(LookupError):
+
+class MissingStatistic(PloError, LookupError):
     """A loss touched a statistic that it did not name in `needs`.
 
     Not an AttributeError: raised inside a property, that would be reported as the property's own absence.

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from plo.errors import PloError
 
-class RegistryError(ValueError):
+
+class RegistryError(PloError, ValueError):
     """A name that is taken, or that nobody registered. The message names the thing and the remedy."""
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from plo.backbone.head import check_head, scaled
 from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.terms import as_pairs, nothing_known
+from plo.errors import PloError
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
 
@@ -26,7 +27,7 @@ STATISTICS_BESIDE = ("ref_logps", "hidden")  # those that no function of the log
 NOT_TRIED = ("use_liger_kernel", "torch_compile", "activation_offloading")
 
 
-class TRLError(ValueError):
+class TRLError(PloError, ValueError):
     """A trainer, setting or loss that do not fit each other. The message names the remedy."""
 
 

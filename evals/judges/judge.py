@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from plo.configured import HyperParameterError, checked, full_name, read_call, shown
+from plo.errors import PloError
 from plo.evals.judges.template import Template, get_template
 from plo.registry import Entry, Registry, source_of
 
 JUDGES = Registry("judge", group="plo.judges")
 
 
-class JudgeError(ValueError):
+class JudgeError(PloError, ValueError):
     """A judge that cannot be had or asked. The message names it, the place and the remedy."""
 
 

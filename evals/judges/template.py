@@ -9,12 +9,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from plo.errors import PloError
+
 FOLDER = Path(__file__).parent / "templates"
 _SLOT = re.compile(r"\{(prompt|a|b)\}")
 ANSWERS = ("first_token", "last_line")
 
 
-class TemplateError(ValueError):
+class TemplateError(PloError, ValueError):
     """A judge's prompt that cannot be read. The message names the file, the fault and the remedy."""
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from plo.errors import PloError
 
-class ModelError(ValueError):
+
+class ModelError(PloError, ValueError):
     """A model that cannot be loaded or used. The message names the model and the remedy."""
 
 

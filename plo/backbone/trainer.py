@@ -30,12 +30,13 @@ from plo.backbone.steps import arrange, micro_batches, tokens_of
 from plo.backbone.terms import check_counts
 from plo.config import TrainConfig
 from plo.data import Pair
+from plo.errors import PloError
 
 TRAINED = "trained.safetensors"
 SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack want the rest
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(PloError, RuntimeError):
     """The loss or its gradient is nan or infinite. The message names the step and the rows."""
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from plo.errors import PloError
+
 console = Console()
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
@@ -41,7 +43,7 @@ class friendly:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, ValueError | RuntimeError | LookupError) and type(error).__module__.startswith("plo."):
+        if isinstance(error, PloError):
             name = typer.style(f"{type(error).__name__}: ", fg="red")
             typer.echo(f"{name}{error}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plo.errors import PloError
+
 Message = dict[str, str]  # {"role": ..., "content": ...}
 Text = str | list[Message]
 
@@ -21,7 +23,7 @@ _OWN_KEYS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt",
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-class DataError(ValueError):
+class DataError(PloError, ValueError):
     """Data that cannot be used. The message names the thing, the place (file and row) and the remedy."""
 
 

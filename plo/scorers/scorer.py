@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from plo.configured import accepted, checked, full_name, read_call
+from plo.errors import PloError
 from plo.registry import Entry, Registry, source_of
 
 SCORERS = Registry("token scorer", group="plo.scorers")
@@ -18,7 +19,7 @@ SCORERS = Registry("token scorer", group="plo.scorers")
 Scores = tuple[Tensor, Tensor]  # of the chosen and of the rejected response: (tokens,) each, EOS included
 
 
-class ScorerError(ValueError):
+class ScorerError(PloError, ValueError):
     """A scorer that cannot be configured, or that returned the wrong thing."""
 
 

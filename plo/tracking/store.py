@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 import pandas as pd
 from filelock import FileLock
 
+from plo.errors import PloError
+
 STORE = "plo.db"
 
 
-class TrackingError(RuntimeError):
+class TrackingError(PloError, RuntimeError):
     """The MLflow store or experiment cannot be used. The message names it and the remedy."""
 
 
