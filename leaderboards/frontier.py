@@ -13,10 +13,9 @@ import pandas as pd
 from scipy import stats
 
 from plo.leaderboards.checks import LeaderboardError
-from plo.leaderboards.items import SAMPLES
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, escape, number, table
-from plo.tracking import Cell, TrackingError
+from plo.tracking import Cell
 
 POINT = ["loss", "variant", "beta", "share"]
 
@@ -44,7 +43,7 @@ def points(board: Leaderboard) -> pd.DataFrame:
         {"loss": _without_beta(row.variant) + more, "variant": row.variant + more, "beta": _beta(row), "seed": seed, **point}
         for row, more in zip(board.rows, said, strict=True)
         for seed, run in row.runs.items()
-        for point in _points_of(by_run[run])
+        for point in _points_of(by_run[run], board.tables.get(run))
     ]  # fmt: skip
     if not rows:
         raise LeaderboardError(
@@ -131,11 +130,11 @@ def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> 
     return "\n\n".join(parts) + "\n"
 
 
-def _points_of(cell: Cell) -> list[dict[str, object]]:
+def _points_of(cell: Cell, samples: pd.DataFrame | None) -> list[dict[str, object]]:
     reward, kl, kl_se = (cell.history(name) for name in ("reward", "kl", "kl_se"))
     last, found = max(reward, default=0), []
     for step in sorted(reward.keys() & kl.keys()):
-        se, prompts = _reward_se(cell) if step == last else (math.nan, 0)
+        se, prompts = _reward_se(samples) if step == last else (math.nan, 0)
         measured = {"kl": kl[step], "kl_se": kl_se.get(step, math.nan), "reward": reward[step]}
         found.append({"share": round(step / max(1, last), 3), **measured, "reward_se": se, "prompts": prompts})
     return found
@@ -163,11 +162,9 @@ def _beta(row: Row) -> float:
         return math.nan
 
 
-def _reward_se(cell: Cell) -> tuple[float, int]:
+def _reward_se(samples: pd.DataFrame | None) -> tuple[float, int]:
     """sd of the prompts' mean rewards / sqrt(prompts), as `kl_se` is made; and the number of prompts."""
-    try:
-        samples = cell.table(SAMPLES)
-    except TrackingError:
+    if samples is None or "reward" not in samples:
         return math.nan, 0
     by_prompt = samples["reward"].astype(float).groupby(samples["prompt_id"]).mean()
     return float(by_prompt.std() / math.sqrt(len(by_prompt))), len(by_prompt)

@@ -7,20 +7,25 @@ import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.statistics import differences
-from plo.tracking import Cell, TrackingError
+from plo.tracking import Cell
+from plo.tracking import tables as fetch
 
 SAMPLES = "samples.json"
 
 
 def tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
-    """{run id: its samples}; a cell that lacks them is noted."""
-    found = {}
-    for cell in cells:
-        try:
-            found[cell.run_id] = cell.table(SAMPLES)
-        except TrackingError:
-            notes.append(f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences.")
-    return found
+    """{run id: its samples}; a cell that recorded none is noted.
+
+    Raises:
+        TrackingError: a cell recorded samples, and they are not where the store expects them.
+    """
+    recorded = [cell for cell in cells if cell.has_table(SAMPLES)]
+    notes += [
+        f"{cell.name} ({cell.run_id}) has no table {SAMPLES}: no part in differences."
+        for cell in cells
+        if cell not in recorded
+    ]
+    return fetch(recorded, SAMPLES)
 
 
 def items(

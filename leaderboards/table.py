@@ -56,7 +56,11 @@ class Row:
 
 @dataclass
 class Leaderboard:
-    """Rows in order (reference, sft, then by name: no rank), and what must be said under the table."""
+    """Rows in order (reference, sft, then by name: no rank), and what must be said under the table.
+
+    Attributes:
+        tables: {run id: samples of the final evaluation point} of the cells that recorded them.
+    """
 
     rows: list[Row]
     metrics: list[str]
@@ -69,6 +73,7 @@ class Leaderboard:
     primary: str | None = None
     components: pd.Series | None = None
     ratings: Ratings | None = None
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def title(self, row: Row) -> str:
         """The variant alone where that is unique, else with its settings."""
@@ -156,7 +161,7 @@ def build(
     _samples(rows, samples)
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    board = Leaderboard(rows, shown, base, settings, names, notes, finished, found)
+    board = Leaderboard(rows, shown, base, settings, names, notes, finished, found, tables=samples)
     board.primary = primary(shown, found)
     others = by_other_judges(board.primary, found, by_item)
     board.components, board.ratings = overall(by_item.get(board.primary, {}), others, notes)

@@ -13,7 +13,7 @@ import pytest
 
 from plo.environment import environment
 from plo.tracking import Tracker, TrackingError, store_uri
-from plo.tracking.store import _make_sqlite_store
+from plo.tracking.client import make_sqlite_store
 
 FORK = multiprocessing.get_context("fork")  # the children need not import MLflow again
 
@@ -165,7 +165,7 @@ def test_where_the_store_is(tmp_path, monkeypatch):
 
 
 def test_the_fresh_store_is_whole(tmp_path):
-    _make_sqlite_store(tmp_path / "a.db")
+    make_sqlite_store(tmp_path / "a.db")
     with sqlite3.connect(tmp_path / "a.db") as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     assert [p.name for p in tmp_path.iterdir()] == ["a.db"]

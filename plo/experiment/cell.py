@@ -178,7 +178,7 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
     checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     backbone.save(folder / "model")
-    run.tag("plo.folder", str((folder / "model").resolve()))
+    run.folder(folder / "model")
 
 
 class Evaluator(TrainerCallback):

@@ -136,7 +136,7 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
     bench.backbone.reset(seed)
     identity = bench.model_identity
     if not is_reference:
-        folder = Path(cell.tags.get("plo.folder", ""))
+        folder = cell.folder or Path()
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
             raise EvaluationError(
                 f"The trained policy of {cell.name} is not in {folder} any more: bring the folder back, or train it anew "

@@ -138,7 +138,7 @@ class Stages:
             except BaseException as error:
                 run.fail(error)
                 raise
-            run.tag("plo.folder", str(folder.resolve()))
+            run.folder(folder)
             run.finish(json.loads((folder / "done.json").read_text()) if distributed.is_main() else None)
 
     def logps(self, stage: Stage, name: str, pairs: Sequence[Pair]) -> Sequence[Scores]:

@@ -37,11 +37,12 @@ def head_to_head(scores: Iterable[pd.DataFrame], *, higher_is_better: bool = Tru
     """
     frames = []
     for one in scores:
-        for a, b in combinations(one.columns, 2):
-            gap = (one[a] - one[b]).dropna() * (1 if higher_is_better else -1)
-            frames.append(
-                pd.DataFrame({"prompt_id": gap.index, "a": a, "b": b, "win": (np.sign(gap) + 1).to_numpy() / 2})
-            )
+        names, values = one.columns.to_numpy(), one.to_numpy(dtype=float) * (1 if higher_is_better else -1)
+        a, b = np.triu_indices(len(names), 1)
+        gaps = values[:, a] - values[:, b]
+        prompt, pair = np.nonzero(~np.isnan(gaps))
+        columns = {"prompt_id": one.index[prompt], "a": names[a[pair]], "b": names[b[pair]]}
+        frames.append(pd.DataFrame(columns | {"win": (np.sign(gaps[prompt, pair]) + 1) / 2}))
     empty = pd.DataFrame(columns=["prompt_id", "a", "b", "win"])
     return pd.concat(frames, ignore_index=True) if frames else empty
 

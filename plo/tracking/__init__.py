@@ -6,9 +6,22 @@ with `plo.`. A cell that did not end with status FINISHED does not count: what a
 superseded by the next attempt.
 """
 
-from plo.tracking.reading import ANY, Cell, Comparison, Finding
+from plo.tracking.client import TrackingError
+from plo.tracking.reading import ANY, Cell, Comparison, Finding, tables
 from plo.tracking.recording import CellRun, Unrecorded
-from plo.tracking.store import TrackingError, store_uri
+from plo.tracking.store import MissingFiles, store_uri
 from plo.tracking.tracker import Tracker
 
-__all__ = ["ANY", "Cell", "CellRun", "Comparison", "Finding", "Tracker", "TrackingError", "Unrecorded", "store_uri"]
+__all__ = [
+    "ANY",
+    "Cell",
+    "CellRun",
+    "Comparison",
+    "Finding",
+    "MissingFiles",
+    "Tracker",
+    "TrackingError",
+    "Unrecorded",
+    "store_uri",
+    "tables",
+]

@@ -1,15 +1,21 @@
 """What was recorded, read back: comparisons, and their cells with what evaluations found of them."""
 
+import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from plo.tracking.store import Store, TrackingError
+from plo.tracking.client import TrackingError
+from plo.tracking.runs import Run
+from plo.tracking.store import MissingFiles, Store
 
 ANY = "any"  # the tag plo.model of models that plo did not train, and so of comparisons of them
+DOWNLOADS = 8  # tables fetched at a time
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 
 
@@ -36,8 +42,8 @@ class Comparison:
         """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found."""
         best = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
-            key = run.data.tags["plo.cell"]
-            if key not in best or run.info.status == "FINISHED" or best[key].info.status != "FINISHED":
+            key = run.tags["plo.cell"]
+            if key not in best or run.status == "FINISHED" or best[key].status != "FINISHED":
                 best[key] = run
         found = self._findings()
         return [self._cell(run, tuple(found.get(key, {}).values())) for key, run in best.items()]
@@ -46,10 +52,10 @@ class Comparison:
         """{cell key: {(evaluation, settings): the last finished run of it}}, newest first."""
         found: dict[str, dict[tuple[str, str], Finding]] = {}
         for run in self._tracker._children(self.run_id, "evaluation"):
-            if run.info.status == "FINISHED":
-                tags, prefix = run.data.tags, f"{run.data.tags['plo.evaluation']}."
-                metrics = {name.removeprefix(prefix): _unclipped(v) for name, v in run.data.metrics.items()}
-                own = (run.info.run_id, tags["plo.evaluation"], tags["plo.settings"], run.data.params, metrics)
+            if run.status == "FINISHED":
+                tags, prefix = run.tags, f"{run.tags['plo.evaluation']}."
+                metrics = {name.removeprefix(prefix): _unclipped(v) for name, v in run.metrics.items()}
+                own = (run.run_id, tags["plo.evaluation"], tags["plo.settings"], run.params, metrics)
                 found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))
         return found
 
@@ -58,10 +64,10 @@ class Comparison:
         started = {cell.key for cell in cells}
         return [name for key, name in self.planned().items() if key not in started]
 
-    def _cell(self, run: Any, findings: tuple["Finding", ...]) -> "Cell":
-        metrics = {name: _unclipped(value) for name, value in run.data.metrics.items()}
-        own = (run.info.run_id, run.info.run_name, self.name, self.key, run.info.status)
-        return Cell(*own, dict(run.data.tags), run.data.params, metrics, self._tracker, findings)
+    def _cell(self, run: Run, findings: tuple["Finding", ...]) -> "Cell":
+        metrics = {name: _unclipped(value) for name, value in run.metrics.items()}
+        own = (run.run_id, run.name, self.name, self.key, run.status)
+        return Cell(*own, dict(run.tags), run.params, metrics, self._tracker, findings)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ class Finding:
         """
         try:
             return self._tracker._read(self.run_id, "about.json")
-        except Exception as error:
+        except MissingFiles:
+            raise
+        except TrackingError as error:
             raise TrackingError(
                 f"{self.evaluation} (run {self.run_id}) was recorded without what tables need: run plo eval again."
             ) from error
@@ -128,11 +136,31 @@ class Cell:
         """A table recorded by `CellRun.table`; see `Tracker.table`."""
         return self._tracker.table(self.run_id, name)
 
+    def has_table(self, name: str) -> bool:
+        """Whether `CellRun.table` recorded a table of that name, be the file still there or not."""
+        recorded = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
+        return any(table["path"] == name for table in recorded)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the trained model is now, recorded by `CellRun.folder`; None of a cell that trained none."""
+        recorded = self.tags.get("plo.folder")
+        return self._tracker.current_path(recorded) if recorded else None
+
     def history(self, metric: str) -> dict[int, float]:
         """{step: value} of a metric along training, in order of steps."""
-        points = self._tracker._client.get_metric_history(self.run_id, metric)
-        ordered = sorted(points, key=lambda point: (point.step, point.timestamp))
-        return {point.step: _unclipped(point.value) for point in ordered}
+        return {step: _unclipped(value) for step, value in self._tracker._reader.history(self.run_id, metric)}
+
+
+def tables(cells: Sequence[Cell], name: str) -> dict[str, pd.DataFrame]:
+    """{run id: its table of that name}, several fetched at a time, which matters where they come from a server.
+
+    Raises:
+        TrackingError: a cell has no such table, or its files are not there.
+    """
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        found = pool.map(lambda cell: cell.table(name), cells)
+        return {cell.run_id: frame for cell, frame in zip(cells, found, strict=True)}
 
 
 def _unclipped(value: float) -> float:

@@ -5,11 +5,13 @@ import math
 import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from plo.tracking.store import Store, allowed_name, import_mlflow
+from plo.tracking.client import import_mlflow
+from plo.tracking.store import Store, allowed_name
 
 
 class CellRun:
@@ -54,6 +56,10 @@ class CellRun:
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""
         self._client.set_tag(self.run_id, name, value)
+
+    def folder(self, path: Path) -> None:
+        """Record where the trained model is; `Cell.folder` finds it again after the store was moved with it."""
+        self.tag("plo.folder", self._tracker.recorded_path(path))
 
     def data_input(self, source: str, digest: str, context: str = "training") -> None:
         """See `Tracker.data_input`."""

@@ -1,45 +1,25 @@
-"""An MLflow experiment in a store: found or made, searched, written to, read from. No other module imports MLflow."""
+"""An MLflow experiment in a store: found or made, searched, written to, read from."""
 
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
-import shutil
-import socket
-import sqlite3
 import tempfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pandas as pd
 from filelock import FileLock
 
-from plo.errors import PloError
+from plo.paths import plo_home
+from plo.tracking import place
+from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
+from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
 
 STORE = "plo.db"
-
-
-class TrackingError(PloError, RuntimeError):
-    """The MLflow store or experiment cannot be used. The message names it and the remedy."""
-
-
-@cache
-def import_mlflow():
-    """MLflow, imported on first use (a second), without telemetry, progress bars and migration chatter."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import mlflow
-    import mlflow.entities
-
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
 
 
 def store_uri(store: str | Path | None = None) -> str:
@@ -56,10 +36,15 @@ def store_uri(store: str | Path | None = None) -> str:
 class Store:
     """An MLflow experiment in a store, both made if they do not exist.
 
+    A SQLite file is read without MLflow, which is imported when something is recorded.
+
     Args:
         store: a SQLite file, or any MLflow tracking URI; see `store_uri`.
         experiment: the experiment's name.
         create: False when reading: a missing store or experiment is then an error.
+
+    Attributes:
+        file: the SQLite file; None of another store.
 
     Raises:
         TrackingError: the store cannot be reached or opened, or the experiment is missing or deleted.
@@ -67,55 +52,65 @@ class Store:
 
     def __init__(self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True):
         self.uri, self.experiment = store_uri(store), experiment
-        file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
-        if file is None:
-            _reach(self.uri)
-        elif not create and not file.exists():
-            raise TrackingError(f"There is no MLflow store {file}. Run `plo compare` first, or give --store.")
-        elif create:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        if self.file is not None and not create and not self.file.exists():
+            raise TrackingError(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
+        if self.file is not None and create:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
         # The lock is for what must happen once: making the store, the experiment, a comparison, an attempt.
-        lock_name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-        self._lock = FileLock(f"{file or Path(tempfile.gettempdir(), 'plo-' + lock_name)}.lock")
+        self._lock = FileLock(f"{self.file}.lock" if self.file is not None else _own_lock(self.uri))
         try:
             with self._lock if create else contextlib.nullcontext():
-                if file and not file.exists():
-                    _make_sqlite_store(file)
-                self._client = import_mlflow().MlflowClient(tracking_uri=self.uri)
-                found = self._client.get_experiment_by_name(experiment)
-                if found is None and create:
-                    artifacts = (file.parent / "mlartifacts").as_uri() if file else None
+                if create and self.file is not None and not _filled(self.file):
+                    make_sqlite_store(self.file)
+                found = self._reader.experiments()
+                if create and experiment not in found:
+                    artifacts = (self.file.parent / place.ARTIFACTS).as_uri() if self.file is not None else None
                     self._client.create_experiment(experiment, artifact_location=artifacts)
-                    found = self._client.get_experiment_by_name(experiment)
-                names = [] if found else [e.name for e in self._client.search_experiments()]
+                    found = self._reader.experiments()
+                if create:
+                    _ = self._client  # what it says of the store is said now
+        except TrackingError:
+            raise
         except Exception as error:
-            reason = str(error).strip().split("\n")[0]
-            raise TrackingError(
-                f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "
-                f"If another version of MLflow wrote it, run `mlflow db upgrade {self.uri}`; "
-                f"else name another with --store."
-            ) from error
-        if found is None:
-            raise TrackingError(
-                f"There is no experiment {experiment!r} in {self.uri}. It holds: {', '.join(sorted(names))}."
-            )
-        if found.lifecycle_stage != "active":
+            raise TrackingError(self._not_opened(error)) from error
+        own = found.get(experiment)
+        if own is None:
+            names = ", ".join(sorted(name for name, one in found.items() if one.active))
+            raise TrackingError(f"There is no experiment {experiment!r} in {self.uri}. It holds: {names}.")
+        if not own.active:
             raise TrackingError(
                 f"The experiment {experiment!r} in {self.uri} was deleted. Choose another name, or bring it "
-                f"back with `mlflow experiments restore --experiment-id {found.experiment_id}`."
+                f"back with `mlflow experiments restore --experiment-id {own.id}`."
             )
-        self._id = found.experiment_id
+        self._id, self._former = own.id, place.former_folder(own.artifacts)
+
+    def _not_opened(self, error: Exception) -> str:
+        reason = str(error).strip().split("\n")[0]
+        return (
+            f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "
+            f"If another version of MLflow wrote it, run `mlflow db upgrade {self.uri}`; else name another with --store."
+        )
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Patient(SqliteReader(self.file), self.uri) if self.file is not None else ClientReader(self._client)
+
+    @cached_property
+    def _client(self) -> Patient:
+        """The client that records. A store that was moved or copied records into its own folder from then on."""
+        if self.file is not None:
+            with self._lock:
+                patiently(partial(place.settle, self.file), self.uri)
+        return open_client(self.uri)
 
     def table(self, run_id: str, name: str) -> pd.DataFrame:
         """A table of a run, recorded by `CellRun.table`.
 
         Raises:
-            TrackingError: the run has no such table.
+            TrackingError: the run has no such table; `MissingFiles` where none of the run's files is there.
         """
-        try:
-            recorded = self._read(run_id, name)
-        except Exception as error:
-            raise TrackingError(f"Run {run_id} in {self.uri} has no table {name}: {error}") from error
+        recorded = self._read(run_id, name)
         return pd.DataFrame(recorded["data"], columns=recorded["columns"])
 
     def data_input(self, run_id: str, source: str, digest: str, context: str = "training") -> None:
@@ -125,17 +120,23 @@ class Store:
         tag = entities.InputTag("mlflow.data.context", context)
         self._client.log_inputs(run_id, datasets=[entities.DatasetInput(data, [tag])])
 
-    def _search(self, query: str) -> list:
-        """All runs of the experiment that match, newest first."""
-        runs, token = [], None
-        while token is None or token:
-            order = ["attributes.start_time DESC"]
-            page = self._client.search_runs([self._id], query, order_by=order, page_token=token)
-            runs, token = runs + list(page), page.token or ""
-        return runs
+    def recorded_path(self, path: Path) -> str:
+        """A path as it is recorded: relative to a SQLite store in whose folder it is, else absolute."""
+        return place.recorded_path(path, self.file.parent) if self.file is not None else str(Path(path).resolve())
 
-    def _children(self, parent_id: str, kind: str = "cell") -> list:
-        return self._search(f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`plo.kind` = '{kind}'")
+    def current_path(self, recorded: str) -> Path:
+        """Where a path that was recorded by `recorded_path`, or an absolute one, is now."""
+        if self.file is None:
+            return Path(recorded)
+        return place.here(Path(recorded), self._former, self.file.parent)
+
+    def _search(self, **tags: str) -> list[Run]:
+        """All runs of the experiment that have these tags ("kind" for plo.kind), newest first."""
+        names = {"parent": "mlflow.parentRunId"}
+        return self._reader.search(self._id, {names.get(name, f"plo.{name}"): text for name, text in tags.items()})
+
+    def _children(self, parent_id: str, kind: str = "cell") -> list[Run]:
+        return self._search(parent=parent_id, kind=kind)
 
     def _create_run(self, name: str, tags: Mapping[str, Any]) -> str:
         texts = {key: str(value)[:8000] for key, value in tags.items() if value is not None}
@@ -149,45 +150,55 @@ class Store:
         for start in range(0, len(new), 100):
             self._client.log_batch(run_id, params=new[start : start + 100])
 
+    def _folder(self, run_id: str) -> Path | None:
+        """The folder of a run's files, where that is on this machine; it need not be there any more."""
+        if self.file is None:
+            return None
+        recorded = place.path_of(self._reader.artifacts(run_id))
+        return None if recorded is None else place.here(recorded, self._former, self.file.parent)
+
     def _planned(self, run_id: str) -> dict[str, str]:
-        recorded = any(file.path == "cells.json" for file in self._client.list_artifacts(run_id))
+        folder = self._folder(run_id)
+        if folder is None:
+            recorded = any(file.path == "cells.json" for file in self._client.list_artifacts(run_id))
+        else:
+            recorded = (folder / "cells.json").exists() or not folder.is_dir()  # then `_read` says what is missing
         return self._read(run_id, "cells.json") if recorded else {}
 
     def _read(self, run_id: str, name: str) -> Any:
-        """A JSON artifact."""
-        with tempfile.TemporaryDirectory() as folder:
-            return json.loads(Path(self._client.download_artifacts(run_id, name, folder)).read_text("utf-8"))
+        """A JSON file of a run.
 
-
-def _make_sqlite_store(file: Path) -> None:
-    """Make a fresh SQLite store elsewhere and move it into place whole.
-
-    MLflow builds its tables in dozens of migrations; killed between two, it leaves a file that no later start
-    can open (seen in 4 of 14 kills, MLflow 3.17).
-    """
-    folder = file.with_name(file.name + ".new")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here; this one holds the lock
-    folder.mkdir()
-    made, copy = folder / "made.db", folder / "copy.db"
-    import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-    closing = contextlib.closing
-    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)  # a file of its own, which no connection of MLflow's holds open
-    copy.replace(file)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _reach(uri: str) -> None:
-    """Fail at once on a tracking server that is not there: MLflow itself would try again for minutes."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
+        Raises:
+            TrackingError: the run has no such file; `MissingFiles` where its whole folder is missing.
+        """
+        folder = self._folder(run_id)
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=10).close()
-        except OSError as error:
-            raise TrackingError(
-                f"The MLflow server {uri} cannot be reached: {error}. Start it, or name another with --store."
-            ) from error
+            if folder is not None:
+                return json.loads((folder / name).read_text("utf-8"))
+            with tempfile.TemporaryDirectory() as aside:
+                return json.loads(Path(self._client.download_artifacts(run_id, name, aside)).read_text("utf-8"))
+        except Exception as error:
+            if folder is not None and not folder.is_dir():
+                raise MissingFiles(
+                    f"The files of run {run_id} are not in {folder}, where {self.uri} expects them: when a store is moved or "
+                    f"copied, its folder {place.ARTIFACTS} goes with it. Put that folder next to the store."
+                ) from error
+            raise TrackingError(f"Run {run_id} in {self.uri} has no readable {name}: {error}") from error
+
+
+class MissingFiles(TrackingError):
+    """The folder of a run's files is not where the store expects it."""
+
+
+def _filled(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _own_lock(uri: str) -> Path:
+    """The lock of a store that is no file: this user's own, in a folder that nobody else can write to."""
+    folder = plo_home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"store-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from plo.tracking.client import TrackingError
 from plo.tracking.reading import Cell, Comparison
 from plo.tracking.recording import CellRun
-from plo.tracking.store import Store, TrackingError
+from plo.tracking.store import Store
 
 
 class Tracker(Store):
@@ -30,9 +31,9 @@ class Tracker(Store):
                 was planned before: a comparison may grow by losses and seeds.
         """
         with self._lock:
-            found = self._search(f"tags.`plo.kind` = 'comparison' and tags.`plo.key` = '{key}'")
+            found = self._search(kind="comparison", key=key)
             if found:
-                run_id = found[0].info.run_id
+                run_id = found[0].run_id
             else:
                 own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
                 run_id = self._create_run(name, own | dict(tags or {}))
@@ -47,9 +48,7 @@ class Tracker(Store):
     def finished(self, parent_id: str) -> dict[str, str]:
         """{cell key: run id} of the comparison's finished cells."""
         return {
-            run.data.tags["plo.cell"]: run.info.run_id
-            for run in reversed(self._children(parent_id))
-            if run.info.status == "FINISHED"
+            run.tags["plo.cell"]: run.run_id for run in reversed(self._children(parent_id)) if run.status == "FINISHED"
         }
 
     def start_cell(
@@ -76,8 +75,8 @@ class Tracker(Store):
         params: Mapping[str, Any] | None = None,
     ) -> CellRun | None:
         """Start recording a stage; None if any comparison of the store has it finished. Else as `start_cell`."""
-        known = self._search(f"tags.`plo.kind` = 'stage' and tags.`plo.cell` = '{key}'")
-        if any(run.info.status == "FINISHED" for run in known):
+        known = self._search(kind="stage", cell=key)
+        if any(run.status == "FINISHED" for run in known):
             return None
         return self._start("stage", known, parent_id, key, name, tags, params)
 
@@ -90,17 +89,17 @@ class Tracker(Store):
             tags: `plo.of`: the cell's key; `plo.evaluation`: the evaluation's name; `plo.settings`: a digest of its settings.
         """
         known = self._children(parent_id, "evaluation")
-        if any(run.data.tags["plo.cell"] == key and run.info.status == "FINISHED" for run in known):
+        if any(run.tags["plo.cell"] == key and run.status == "FINISHED" for run in known):
             return None
         return self._start("evaluation", known, parent_id, key, name, tags, params)
 
     def _start(self, kind: str, known: list, parent_id: str, key: str, name: str, tags, params) -> CellRun:
         with self._lock:
             for run in known:
-                if run.data.tags.get("plo.cell") == key and run.info.status != "FINISHED":
-                    self._client.set_tag(run.info.run_id, "plo.superseded", "true")
-                    if run.info.status in ("RUNNING", "SCHEDULED"):
-                        self._client.set_terminated(run.info.run_id, "KILLED")
+                if run.tags.get("plo.cell") == key and run.status != "FINISHED":
+                    self._client.set_tag(run.run_id, "plo.superseded", "true")
+                    if run.status in ("RUNNING", "SCHEDULED"):
+                        self._client.set_terminated(run.run_id, "KILLED")
             own = {"plo.kind": kind, "plo.cell": key, "mlflow.parentRunId": parent_id}
             run_id = self._create_run(name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
@@ -122,10 +121,10 @@ class Tracker(Store):
     def judge_checks(self) -> list[dict[str, Any]]:
         """The cards of judges, oldest first, each with its `judge` and `version`."""
         return [
-            {"judge": run.data.tags["plo.judge"], "version": run.data.tags["plo.judge_version"]}
-            | self._read(run.info.run_id, "card.json")
-            for run in reversed(self._search("tags.`plo.kind` = 'judge'"))
-            if run.info.status == "FINISHED"
+            {"judge": run.tags["plo.judge"], "version": run.tags["plo.judge_version"]}
+            | self._read(run.run_id, "card.json")
+            for run in reversed(self._search(kind="judge"))
+            if run.status == "FINISHED"
         ]
 
     def comparisons(self, select: str | None = None) -> list[Comparison]:
@@ -135,9 +134,9 @@ class Tracker(Store):
             TrackingError: `select` fits none; the message lists those there are.
         """
         found = []
-        for run in reversed(self._search("tags.`plo.kind` = 'comparison'")):
-            tags = run.data.tags
-            own = (run.info.run_id, tags["plo.comparison"], tags["plo.key"], run.info.status)
+        for run in reversed(self._search(kind="comparison")):
+            tags = run.tags
+            own = (run.run_id, tags["plo.comparison"], tags["plo.key"], run.status)
             found.append(Comparison(*own, tags, self))
         chosen = [c for c in found if select is None or c.name == select or c.key.startswith(select)]
         if select is not None and not chosen:
@@ -151,14 +150,14 @@ class Tracker(Store):
 
     def stages(self, parent_id: str | None = None) -> list[dict[str, Any]]:
         """The stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...)."""
-        of_parent = f"tags.`mlflow.parentRunId` = '{parent_id}' and " if parent_id else ""
+        of_parent = {"parent": parent_id} if parent_id else {}
         return [
             {
-                "run_id": run.info.run_id,
-                "name": run.info.run_name,
-                "key": run.data.tags["plo.cell"],
-                "status": run.info.status,
-                "metrics": run.data.metrics,
+                "run_id": run.run_id,
+                "name": run.name,
+                "key": run.tags["plo.cell"],
+                "status": run.status,
+                "metrics": run.metrics,
             }
-            for run in reversed(self._search(f"{of_parent}tags.`plo.kind` = 'stage'"))
+            for run in reversed(self._search(kind="stage", **of_parent))
         ]

@@ -32,7 +32,7 @@ def test_a_comparison_records_every_cell_and_reference_and_sft_beside(tiny):
     assert len(dpo.history("kl")) == 2  # at half and at the end
     assert len(dpo.table("samples.json")) == 6
     assert cells()["reference seed 0"].metrics["kl"] == 0
-    assert (Path(dpo.tags["plo.folder"]) / "adapter_model.safetensors").exists()
+    assert (dpo.folder / "adapter_model.safetensors").exists()
     assert not list(Path("runs").rglob("checkpoint-*"))  # optimiser states go when the cell is recorded
     board = read(Tracker(create=False), "tiny")
     assert [row.variant for row in board.rows] == ["reference", "sft", "bpo(lam=0.5)", "dpo"]

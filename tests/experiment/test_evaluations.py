@@ -99,7 +99,7 @@ def test_the_policy_that_is_evaluated_is_the_trained_one(tiny):
     said = Path(tracker._client.download_artifacts(cell.findings[0].run_id, "x.txt")).read_text()
     model = AutoModelForCausalLM.from_pretrained("tiny").float()
     tokenizer = AutoTokenizer.from_pretrained("tiny")
-    model = PeftModel.from_pretrained(model, cell.tags["plo.folder"]).eval()
+    model = PeftModel.from_pretrained(model, cell.folder).eval()
     expected = []
     for prompt in ASKED:
         ids = tokenizer(prompt, return_tensors="pt")
@@ -132,7 +132,7 @@ def test_what_was_drawn_before_a_crash_is_not_drawn_again(tiny, monkeypatch):
     before = finding("dpo seed 0").items
     tracker, comparison, _ = find("tiny", None)
     for run in tracker._children(comparison.run_id, "evaluation"):
-        tracker._client.delete_run(run.info.run_id)  # as if killed before recording
+        tracker._client.delete_run(run.run_id)  # as if killed before recording
     evaluate_recorded(comparison, None, {"suite": ("length",)}, tracker, _quiet())
     assert not calls and finding("dpo seed 0").items.equals(before)
 

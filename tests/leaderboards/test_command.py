@@ -2,6 +2,7 @@
 
 import builtins
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -38,6 +39,17 @@ def test_two_learning_rates_stand_in_one_table_and_in_one_picture(store, tmp_pat
     assert "| dpo | 0.001 |" in said and "| dpo | 0.002 |" in said
     assert "Reward against KL: frontier.md and .png." in said and (tmp_path / "frontier.png").exists()
     assert "| dpo \\[lr=0.001\\] | 100% | 1 | 2.000 | 0.500 |" in (tmp_path / "frontier.md").read_text()
+
+
+def test_files_that_are_gone_are_an_error_not_a_table_without_differences(tmp_path):
+    tracker = Tracker(tmp_path / "plo.db")
+    cell = tracker.start_cell(tracker.comparison("c", "key-c", {}), "dpo/0", "dpo seed 0", SHARED)
+    cell.table(pd.DataFrame({"prompt_id": [0], "reward": [0.5]}), "samples.json")
+    cell.finish({"reward": 0.5})
+    (tmp_path / "mlartifacts").rename(tmp_path / "lost")
+    result = CliRunner().invoke(app, ["leaderboard", "--store", str(tmp_path / "plo.db"), "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "mlartifacts goes with it" in result.output, result.output
+    assert not (tmp_path / "leaderboard.md").exists()
 
 
 def test_without_matplotlib_the_table_is_printed_and_what_lacks_is_said(store, tmp_path, monkeypatch):

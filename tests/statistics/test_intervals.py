@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 from simulated import wins
 
 from plo.statistics import Spread, critical, estimate, p_value, paired, spread, two_way
@@ -63,6 +63,36 @@ def test_the_interval_ends_at_0_where_p_is_its_level():
     share = np.array([0.0, 0.3, 0.9])
     for alpha in (0.2, 0.05, 1e-4):
         assert p_value(critical(alpha, share, 100, 3), share, 100, 3) == pytest.approx(alpha, rel=1e-9)
+
+
+def test_p_is_the_root_that_scipy_finds():
+    """`p_value` against a root search over `scipy.stats`, both ends of each bracket and what is between."""
+    for prompts, seeds in ((64, 5), (100, 3), (805, 2), (4, 9), (50, 1)):
+        for share in (0.0, 0.2, 0.7, 1.0) if seeds > 1 else (0.0,):
+            for ratio in (0.0, 0.3, 1.9, 4.0, 6.5):
+
+                def lacking(alpha, ratio=ratio, share=share, prompts=prompts, seeds=seeds):
+                    of_prompts, of_seeds = (stats.t.isf(alpha / 2, max(n - 1, 1)) ** 2 for n in (prompts, seeds))
+                    weight = share**1.5
+                    return (1 - weight) * of_prompts + weight * of_seeds - ratio**2
+
+                expected = optimize.brentq(lacking, 1e-12, 1, xtol=1e-15, rtol=1e-13)
+                assert float(p_value(ratio, share, prompts, seeds)) == pytest.approx(expected, rel=1e-10, abs=1e-14)
+    assert p_value(1e6, 0.5, 100, 3) == pytest.approx(stats.t.sf(1e6 / 0.5**0.75, 2) * 2, rel=1e-6)
+    assert p_value(50.0, 0.0, 100, 3) == pytest.approx(1e-12) and p_value(-1.9, 0.2, 100, 3) == p_value(
+        1.9, 0.2, 100, 3
+    )
+    assert np.isnan(p_value(np.array([np.nan, 1.0]), 0.2, 100, 3)).tolist() == [True, False]
+
+
+def test_a_p_value_asks_scipys_distributions_nothing(monkeypatch):
+    """A board of 300 cells has hundreds of them, and each call of a `scipy.stats` quantile checks its arguments anew."""
+    calls, isf = [], stats.t.isf
+    monkeypatch.setattr(stats.t, "isf", lambda *arguments: calls.append(arguments) or isf(*arguments))
+    p_value(1.9, 0.3, 100, 3)
+    assert not calls
+    estimate(TABLE)  # its interval takes the two quantiles of `critical`
+    assert len(calls) == 2
 
 
 def test_samples_are_averaged_by_prompt_and_incomplete_prompts_dropped():

@@ -1,0 +1,78 @@
+"""Where the files of a SQLite store are: relative to the store, so that a moved or copied folder is whole.
+
+MLflow records the absolute address of every run's folder. plo makes those folders in `mlartifacts` alongside the SQLite file;
+so the part of an address after `mlartifacts` is what counts, and the part before it tells where the store used to be.
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from plo.tracking.runs import LOCKED_SECONDS
+
+ARTIFACTS = "mlartifacts"
+
+
+def path_of(address: str) -> Path | None:
+    """The local path of `file:///a/b` or `/a/b`; None where another kind of address is meant."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("", "file") or not parts.path:
+        return None
+    return Path(unquote(parts.path) if parts.scheme else address)
+
+
+def former_folder(artifacts: str) -> Path | None:
+    """The folder that a store was in when its experiment's address of artifacts was recorded; None: not made by plo."""
+    path = path_of(artifacts)
+    return path.parent if path is not None and path.name == ARTIFACTS else None
+
+
+def here(path: Path, former: Path | None, folder: Path) -> Path:
+    """Where a recorded path is now.
+
+    Args:
+        path: as recorded; a relative one means relative to the store.
+        former: the folder that the store was in then, where that is known.
+        folder: the folder that it is in now.
+    """
+    if not path.is_absolute():
+        return folder / path
+    if former is None or former == folder or not path.is_relative_to(former):
+        return path
+    moved = folder / path.relative_to(former)
+    return moved if moved.exists() or not path.exists() else path  # the store's file alone may have been moved
+
+
+def recorded_path(path: Path, folder: Path) -> str:
+    """A path as it is recorded: relative to the store where it is inside of the store's folder, else absolute."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def settle(file: Path) -> None:
+    """Make a moved or copied store record into its own folder: rewrite the addresses that MLflow would write to.
+
+    Raises:
+        sqlite3.Error: the file is no such database, is read-only, or another process holds it.
+    """
+    folder = file.parent
+    own = (folder / ARTIFACTS).as_uri()
+    with closing(sqlite3.connect(file, timeout=LOCKED_SECONDS)) as connection, connection:
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (address,) in rows:
+            former = former_folder(address or "")
+            if former is None or former == folder:
+                continue
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", [own, address]
+            )
+            of_runs = "SELECT run_uuid, artifact_uri FROM runs WHERE artifact_uri LIKE ? || '/%'"
+            for run, recorded in connection.execute(of_runs, [address]).fetchall():
+                now = here(path_of(recorded), former, folder)
+                connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [now.as_uri(), run])
+            of_folders = "SELECT run_uuid, value FROM tags WHERE key = 'plo.folder'"
+            for run, recorded in connection.execute(of_folders).fetchall():
+                value = recorded_path(here(Path(recorded), former, folder), folder)
+                connection.execute("UPDATE tags SET value = ? WHERE key = 'plo.folder' AND run_uuid = ?", [value, run])

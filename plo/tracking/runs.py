@@ -1,0 +1,149 @@
+"""Runs of an MLflow experiment as plain values, read from a SQLite file without MLflow, or through MLflow's client.
+
+Importing MLflow takes more processor time than all the rest of a leaderboard, and its client asks the database several
+times for each run. A SQLite file is therefore read with four queries, whatever the number of runs.
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+LOCKED_SECONDS = 5.0  # what one query waits for another process; `client.patiently` makes it again
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run. `artifacts` is the address of its folder of files as MLflow recorded it."""
+
+    run_id: str
+    name: str
+    status: str
+    artifacts: str
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RecordedExperiment:
+    """An MLflow experiment: `active` is False where it was deleted, `artifacts` is where its runs' folders are made."""
+
+    id: str
+    active: bool
+    artifacts: str
+
+
+class Reader(Protocol):
+    """What is read from a store."""
+
+    def experiments(self) -> dict[str, RecordedExperiment]:
+        """The experiments by name, deleted ones included."""
+
+    def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
+        """The runs of an experiment's id that have all these tags, newest first; deleted runs are left out."""
+
+    def artifacts(self, run_id: str) -> str:
+        """The address of a run's folder of files."""
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric in the order of steps, then of time."""
+
+
+class SqliteReader:
+    """Reads MLflow's tables in a SQLite file; tried with MLflow 3.17.
+
+    Raises:
+        sqlite3.Error: from every method: the file is no such database, or another process holds it.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+
+    @cached_property
+    def _connection(self) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._file))}?mode=rw"  # never makes a file; a read-only one is opened for reading
+        # Threads that fetch files ask it too; SQLite itself makes them take turns.
+        return sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+
+    def experiments(self) -> dict[str, RecordedExperiment]:
+        rows = self._connection.execute(
+            "SELECT name, experiment_id, lifecycle_stage, artifact_location FROM experiments"
+        )
+        return {name: RecordedExperiment(str(id), stage == "active", where or "") for name, id, stage, where in rows}
+
+    def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
+        having = "".join(
+            " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = ? AND t.value = ?)"
+            for _ in tags
+        )
+        wanted = f"FROM runs r WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active'{having}"
+        given = [int(experiment), *(text for tag in tags.items() for text in tag)]
+        rows = self._connection.execute(
+            f"SELECT run_uuid, name, status, artifact_uri {wanted} ORDER BY start_time DESC, run_uuid", given
+        )
+        found = {id: Run(id, name or "", status, where or "") for id, name, status, where in rows}
+        for table in ("tags", "params", "latest_metrics"):
+            nan = ", is_nan" if table == "latest_metrics" else ", 0"
+            rows = self._connection.execute(
+                f"SELECT run_uuid, key, value{nan} FROM {table} WHERE run_uuid IN (SELECT run_uuid {wanted})", given
+            )
+            for id, key, value, is_nan in rows:
+                if id in found:  # not a run that was made since the first query
+                    getattr(found[id], table.removeprefix("latest_"))[key] = float("nan") if is_nan else value
+        return list(found.values())
+
+    def artifacts(self, run_id: str) -> str:
+        row = self._connection.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
+        return row[0] or "" if row else ""
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        rows = self._connection.execute(
+            "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp",
+            [run_id, metric],
+        )
+        return [(step, float("nan") if is_nan else value) for step, value, is_nan in rows]
+
+
+class ClientReader:
+    """Reads any store through an `MlflowClient`."""
+
+    def __init__(self, client: Any):
+        self._client = client
+
+    def experiments(self) -> dict[str, RecordedExperiment]:
+        return {
+            one.name: RecordedExperiment(one.experiment_id, one.lifecycle_stage == "active", one.artifact_location)
+            for one in self._pages(self._client.search_experiments, view_type=3)  # 3: deleted ones too
+        }
+
+    def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order = ["attributes.start_time DESC"]
+        return [
+            Run(
+                run.info.run_id, run.info.run_name, run.info.status, run.info.artifact_uri,
+                run.data.tags, run.data.params, run.data.metrics,
+            )
+            for run in self._pages(
+                self._client.search_runs, experiment_ids=[experiment], filter_string=query, order_by=order
+            )
+        ]  # fmt: skip
+
+    def artifacts(self, run_id: str) -> str:
+        return self._client.get_run(run_id).info.artifact_uri
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        points = self._client.get_metric_history(run_id, metric)
+        return [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+
+    @staticmethod
+    def _pages(search: Any, **query: Any) -> list[Any]:
+        found, token = [], None
+        while token is None or token:
+            page = search(page_token=token, **query)
+            found, token = found + list(page), page.token or ""
+        return found
