@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from plo.configured import accepted, checked, full_name, read_call
+from plo.configured import accepted, changed, checked, full_name, read_call
 from plo.errors import PloError
 from plo.registry import Entry, Registry, source_of
 
@@ -121,6 +121,10 @@ class Scorer:
         self.inner = get_scorer(inner) if inner is not None else None
         if self.inner is not None:
             self.stages |= self.inner.stages
+
+    def with_params(self, changes: Mapping[str, Any]) -> "Scorer":
+        """Make the same scorer with some hyper-parameters changed; the others keep their values."""
+        return Scorer(self.entry, {**changed(self.entry, self.params), **changes})
 
     @property
     def seeded(self) -> bool:
