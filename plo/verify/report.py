@@ -19,6 +19,7 @@ COLUMNS = {  # of the matrix: heading and the checks under it
     "order": ("batch order",),
     "split": ("batch split",),
     "extremes": ("extremes",),
+    "direct.": ("direction",),
     "gener.": ("h convex", "h' rising", "closed form", "minimum", "generator"),
     "recovery": ("policy recovery",),
 }
