@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from plo.configured import HyperParameterError, accepted, checked, full_name, read_call, shown
+from plo.configured import HyperParameterError, accepted, changed, checked, full_name, read_call, shown
 from plo.errors import PloError
 from plo.losses.generators import GENERATORS
 from plo.pairs import Pairs
@@ -140,6 +140,38 @@ class Loss(nn.Module):
         return ((1.0, self),)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter by the name that `with_params` takes, those of the scorer as `scorer.gamma`."""
+        inner = {} if self.scorer is None or self.is_recipe else self.scorer.params
+        return {**self.params, **{f"scorer.{name}": value for name, value in inner.items()}}
+
+    def with_params(self, changes: Mapping[str, Any]) -> "Loss":
+        """Make the same loss with some of its `settings` changed; the others keep their values.
+
+        Raises:
+            LossError, HyperParameterError: it has no such hyper-parameter, or they do not fit each other.
+
+        Example:
+            >>> get_loss("twdpo").with_params({"scorer": "position_decay", "scorer.gamma": 0.5}).name  # doctest: +SKIP
+            'twdpo(scorer=position_decay(gamma=0.5))'
+        """
+        params, inner = changed(self.entry, self._own), {}
+        if self.scorer is not None and not self.is_recipe:
+            params["scorer"] = self.scorer
+        for name, value in changes.items():
+            if name.startswith("scorer."):
+                inner[name.removeprefix("scorer.")] = value
+            else:
+                params[name] = value
+        if inner:
+            params["scorer"] = get_scorer(params["scorer"]).with_params(inner)
+        return Loss(self.entry, params)
+
+    def each_term(self, change: "Callable[[Loss], Loss]") -> "Loss":
+        """Apply `change` to the loss, or to every term of a sum."""
+        return change(self)
+
+    @property
     def source(self) -> str:
         """What defines the loss: its file, its hyper-parameters, and the files of those that are code."""
         plain = str | int | float | tuple | list | None
@@ -255,6 +287,9 @@ class LossSum(Loss):
     @property
     def terms(self) -> tuple[tuple[float, Loss], ...]:
         return tuple(zip(self._weights, self._losses, strict=True))
+
+    def each_term(self, change: Callable[[Loss], Loss]) -> Loss:
+        return LossSum([(weight, change(loss)) for weight, loss in self.terms])
 
     @property
     def source(self) -> str:

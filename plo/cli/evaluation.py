@@ -72,7 +72,7 @@ def evaluate(
                 )
             failed = evaluate_recorded(comparison, only, changes, tracker, console)
         else:
-            config = EvaluationConfig(**changes)
+            config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
             failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)
     if failed:
         console.print(
@@ -114,7 +114,8 @@ def judge_check(
         from plo.tracking import Tracker
 
         file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
-        config = EvaluationConfig(judge=judge, judge_calls=judge_calls, judge_money=judge_money)
+        settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+        config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
         card = measure_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))

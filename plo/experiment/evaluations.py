@@ -72,7 +72,7 @@ def evaluate_recorded(
         )
     recorded = comparison.config()
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
-    experiment = Experiment.model_validate(recorded)
+    experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
     for plugin in experiment.plugins:
         load_plugin(plugin)
     bench = workbench(experiment, console)
