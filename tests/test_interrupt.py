@@ -115,19 +115,19 @@ def test_a_signal_raises_at_once_but_where_something_is_finished_first():
         os.kill(os.getpid(), signal.SIGINT)
         with interrupt.awaiting("..."):
             steps.append("never")
-    with pytest.raises(interrupt.Interrupted), interrupt.listening(lambda line: None), interrupt.finishing("..."):
-        with interrupt.awaiting("..."):
-            os.kill(os.getpid(), signal.SIGINT)
-            steps.append("never")
+    quiet = interrupt.listening(lambda line: None)
+    with pytest.raises(interrupt.Interrupted), quiet, interrupt.finishing("..."), interrupt.awaiting("..."):
+        os.kill(os.getpid(), signal.SIGINT)
+        steps.append("never")
     assert steps == ["inner", "outer"]
 
 
 def test_afterwards_signals_are_what_they_were():
     handlers = [signal.getsignal(number) for number in interrupt.SIGNALS]
     threads = threading.active_count()
-    with pytest.raises(interrupt.Interrupted), interrupt.listening(lambda line: None):
-        with interrupt.listening():  # a command within a command
-            os.kill(os.getpid(), signal.SIGINT)
+    quiet = interrupt.listening(lambda line: None)
+    with pytest.raises(interrupt.Interrupted), quiet, interrupt.listening():  # a command within a command
+        os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(number) for number in interrupt.SIGNALS] == handlers
     assert interrupt.requested() is None and threading.active_count() == threads
     interrupt.check()
