@@ -142,6 +142,7 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     "apo_down",
     needs=("ref_logps",),
     model="the chosen response is pushed down on its own, so no one pair's log-odds is its optimum",
+    against=("chosen",),
     paper="2408.06266",
 )
 def apo_down(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
