@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from plo.errors import PloError
+from plo.terminal import Terminal, plain
 
-console = Console()
+console = Terminal()
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
 
@@ -45,6 +45,6 @@ class friendly:
     def __exit__(self, kind, error, traceback):
         if isinstance(error, PloError):
             name = typer.style(f"{type(error).__name__}: ", fg="red")
-            typer.echo(f"{name}{error}", err=True)  # in one piece: several processes may say it at once
+            typer.echo(f"{name}{plain(error)}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False

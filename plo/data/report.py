@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from rich.table import Table
-from rich.text import Text
 
 from plo.data.rows import DataError
+from plo.terminal import line
 
 EXAMPLES = 3  # shown for each reason
 CHANCE = 2  # bad rows that say little of those that a limit left untokenised
@@ -87,10 +87,11 @@ class DropReport:
         return "\n".join(lines)
 
     def __rich__(self) -> Table:
-        table = Table(title=f"{self.source}: {self.total} of {self.rows} rows dropped", title_justify="left")
+        title = line(f"{self.source}: {self.total} of {self.rows} rows dropped")
+        table = Table(title=title, title_justify="left")
         for heading in ("reason", "rows", "examples"):
             table.add_column(heading, overflow="fold")
         for reason, count in self.counts.items():
             shown = "\n".join(f"{where}: {excerpt}" for where, excerpt in self.examples[reason])
-            table.add_row(reason, str(count), Text(shown))  # no markup in it
+            table.add_row(line(reason), str(count), line(shown))
         return table

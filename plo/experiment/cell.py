@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from plo.experiment.stages import WITHOUT_EFFECT, sha256
 from plo.experiment.workbench import Workbench
 from plo.losses import Loss
 from plo.margins import wins, without_rounding
-from plo.paths import plo_home
+from plo.paths import plo_home, slug
 from plo.registry import source_of
 from plo.tracking import CellRun
 
@@ -67,8 +66,7 @@ class Cell:
         return steps + EVALUATION_UNITS * len(experiment.points)
 
     def folder(self, root: Path) -> Path:
-        slug = re.sub(r"[^a-zA-Z0-9.+]+", "-", self.variant).strip("-")
-        return root / f"{slug}-seed{self.seed}-{self.key[:8]}"
+        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
 
 
 def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from plo.backbone import distributed
 from plo.backbone.model import Backbone
@@ -23,6 +22,7 @@ from plo.experiment.stages import sha256
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.registry import load_plugin
+from plo.terminal import say
 from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError
 
 
@@ -30,8 +30,7 @@ def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
     """The judge of a configuration, with its budget; None where none is named."""
     if config.judge is None:
         return None
-    tell = lambda line: console.print(escape(line), highlight=False, soft_wrap=True)  # noqa: E731
-    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=tell)
+    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=partial(say, console))
 
 
 def evaluate_cells(
@@ -46,7 +45,7 @@ def evaluate_cells(
         return {}
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.on_model)
-        console.print(f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
+        say(console, f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
     for cell in cells:
@@ -71,7 +70,7 @@ def evaluate_recorded(
         )
     recorded = comparison.config()
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
-    experiment = Experiment.model_validate(recorded)
+    experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
     for plugin in experiment.plugins:
         load_plugin(plugin)
     bench = workbench(experiment, console)
@@ -124,7 +123,7 @@ def evaluate_anything(
             settings = partial(Settings.of, evaluation, judging, subject.reference)
             of = key, label
             if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
-                console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
+                say(console, f"{evaluation.name} of {label} is recorded already.")
     tracker.end_comparison(parent, ok=not failed)
     return failed
 
@@ -189,8 +188,7 @@ def _once(
         if not isinstance(error, Exception):
             raise
         failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
-        line = f"[red]failed[/red] {escape(evaluation.name)} of {escape(name)}: {escape(str(error))}"
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {error}")
     else:
         _tell(console, evaluation, name, found)
     return True
@@ -249,11 +247,9 @@ def measure_judge(
 def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
     verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
     shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
-    console.print(
-        f"[green]done[/green]   {escape(evaluation.name)} of {escape(name)}: {shown}", highlight=False, soft_wrap=True
-    )
+    say(console, ("done", "green"), f"   {evaluation.name} of {name}: {shown}")
     for note in found.notes:
-        console.print(f"         {escape(note)}", highlight=False, soft_wrap=True)
+        say(console, f"         {note}")
 
 
 def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None] | None:
