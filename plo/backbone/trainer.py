@@ -32,6 +32,7 @@ from plo.backbone.terms import check_counts
 from plo.config import TrainConfig
 from plo.data import Pair
 from plo.errors import PloError
+from plo.margins import without_rounding
 
 TRAINED = "trained.safetensors"
 SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack want the rest
@@ -324,9 +325,8 @@ class PreferenceTrainer(Trainer):
                 strict=True,
             )
             logs |= {name: total / sum(pairs) for name, total in _added(sums).items()}
-            both = logs["log_ratios/chosen"] < 0 and logs["log_ratios/rejected"] < 0
             logs |= {
-                "both_falling": float(both),
+                "both_falling": float(self._both_falling(logs, sum(pairs), sum(tokens))),
                 "clipped": self._clipped / self._steps,
                 "tokens_per_second": sum(tokens) / max(self._seconds, 1e-9),
                 "peak_memory_gb": max(peaks),
@@ -340,6 +340,13 @@ class PreferenceTrainer(Trainer):
                 logs |= self.probe()
                 self._probed = self.state.global_step
         super().log(logs, start_time)
+
+    def _both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
+        """Whether both responses' log-ratios are below 0 by more than rounding, in the mean over the logged pairs."""
+        sums = torch.tensor(
+            [logs[f"log_ratios/{side}"] * pairs for side in ("chosen", "rejected")], dtype=torch.float64
+        )
+        return bool((without_rounding(sums, torch.tensor(tokens), self._unwrapped.head_dtype) < 0).all())
 
     def probe(self) -> dict[str, float]:
         """Full-vocabulary KL and entropy on the probe batch, nats per response token."""

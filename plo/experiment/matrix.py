@@ -50,7 +50,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         load_plugin(plugin)
     losses = configured_losses(experiment)
     bench = workbench(experiment, console)
-    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded()
+    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
     root = experiment.out / f"{slug(experiment.name)}-{key[:8]}"

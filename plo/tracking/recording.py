@@ -4,7 +4,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -75,9 +75,19 @@ class CellRun:
 
 
 class Unrecorded:
-    """Stands for a `Tracker` or a `CellRun` in a process that records nothing: takes every call, gives back None."""
+    """Stands for a `CellRun`, or another `kind`, in a process that records nothing: its methods return None.
 
-    def __getattr__(self, name: str):
+    A name that the kind does not have is an AttributeError, as it is in the process that records.
+    """
+
+    run_id = None
+
+    def __init__(self, kind: type = CellRun):
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("_") or not callable(getattr(self._kind, name, None)):
+            raise AttributeError(f"{self._kind.__name__} has no method {name!r}")
         return lambda *arguments, **keywords: None
 
 
