@@ -40,6 +40,7 @@ def register_loss(
     scorer: str = "uniform",
     model: str | Callable[..., str] | None = None,
     detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
+    against: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     paper: str = "",
     replace: bool = False,
 ) -> Callable:
@@ -65,6 +66,9 @@ def register_loss(
         detached: the statistics behind a stop-gradient, `("chosen.kl_ref_pi",)`, without a side for both; or a
             function of the hyper-parameters that returns them. There alone may the gradient differ from the
             derivative.
+        against: the sides that the loss pulls against the preference on purpose, `("chosen",)` where it makes chosen
+            responses less likely; or a function of the hyper-parameters that returns them. Any other loss that does
+            so fails `plo verify`.
         paper: arXiv number or citation.
 
     Raises:
@@ -81,7 +85,7 @@ def register_loss(
 
     def register(target):
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {"model": model, "detached": detached}
+        facts |= {"model": model, "detached": detached, "against": against}
         return LOSSES.register(name, replace=replace, **facts)(target)
 
     return register
@@ -102,7 +106,7 @@ class Loss(nn.Module):
     Attributes:
         name: registered name plus the hyper-parameters that differ from their defaults, "bpo(lam=0.5)".
         params: every hyper-parameter, and `scorer` where the loss needs token weights.
-        needs, level, model, detached: as registered, for these hyper-parameters.
+        needs, level, model, detached, against: as registered, for these hyper-parameters.
         scorer: makes the token weights; None for a loss that needs none.
         terms: ((weight, Loss), ...): itself, or the terms of a sum.
     """
@@ -122,6 +126,7 @@ class Loss(nn.Module):
         self.level = entry.facts["level"]
         self.needs = tuple(_fact(entry, "needs", self.params) or ())
         self.detached = tuple(_fact(entry, "detached", self.params) or ())
+        self.against = tuple(_fact(entry, "against", self.params) or ())
         self.model = _check_model(entry.name, _fact(entry, "model", self.params))
         self.name = full_name(entry, self.params)
         self.scorer: Scorer | None = None
@@ -269,7 +274,10 @@ class LossSum(Loss):
         self._weights = [float(weight) for weight, _ in terms]
         self._losses = nn.ModuleList([loss for _, loss in terms])
         self.needs = tuple(dict.fromkeys(need for _, loss in terms for need in loss.needs))
-        self.detached = tuple(dict.fromkeys(name for _, loss in terms for name in loss.detached))
+        self.detached, self.against = (
+            tuple(dict.fromkeys(name for _, loss in terms for name in getattr(loss, fact)))
+            for fact in ("detached", "against")
+        )
         self.model = None
         self.level = "batch" if any(loss.level == "batch" for _, loss in terms) else "pair"
         self.name = " + ".join(

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from plo.cli.settings import split
 from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
+from plo.terminal import Terminal, say
 
 
 def evaluate(
@@ -75,9 +75,7 @@ def evaluate(
             config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
             failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)
     if failed:
-        console.print(
-            f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red", highlight=False, soft_wrap=True
-        )
+        say(console, f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red")
         raise typer.Exit(1)
 
 
@@ -116,8 +114,8 @@ def judge_check(
         file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
         settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
         config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
-        card = measure_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
+        card = measure_judge(config, file, template, limit, retest, Tracker(store), Terminal(stderr=as_json))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:
-        console.print("\n".join(card.lines()), highlight=False, markup=False, soft_wrap=True)
+        say(console, "\n".join(card.lines()))

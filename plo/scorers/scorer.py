@@ -85,7 +85,7 @@ def register_scorer(
     Args:
         name: what users write, `twdpo(scorer=position_decay(gamma=0.9))`.
         stages: a function of the hyper-parameters that names the models to be trained first.
-        reads: what its numbers depend on beside the token ids: "texts", "model".
+        reads: what its numbers depend on beside the token ids: "texts", "model", "tokenizer" (its special tokens).
         seeded: whether they depend on the run's seed; others are computed once for all seeds.
         paper: arXiv number or citation.
 

@@ -39,10 +39,13 @@ def head_to_head(scores: Iterable[pd.DataFrame], *, higher_is_better: bool = Tru
     for one in scores:
         names, values = one.columns.to_numpy(), one.to_numpy(dtype=float) * (1 if higher_is_better else -1)
         a, b = np.triu_indices(len(names), 1)
-        gaps = values[:, a] - values[:, b]
-        prompt, pair = np.nonzero(~np.isnan(gaps))
-        columns = {"prompt_id": one.index[prompt], "a": names[a[pair]], "b": names[b[pair]]}
-        frames.append(pd.DataFrame(columns | {"win": (np.sign(gaps[prompt, pair]) + 1) / 2}))
+        left, right = values[:, a], values[:, b]
+        equal = np.isclose(left, right, rtol=1e-12, atol=1e-15)  # means of the same numbers in another order
+        prompt, pair = np.nonzero(~np.isnan(left) & ~np.isnan(right))
+        win = np.where(equal, 0.5, left > right)[prompt, pair]
+        frames.append(
+            pd.DataFrame({"prompt_id": one.index[prompt], "a": names[a[pair]], "b": names[b[pair]], "win": win})
+        )
     empty = pd.DataFrame(columns=["prompt_id", "a", "b", "win"])
     return pd.concat(frames, ignore_index=True) if frames else empty
 

@@ -10,7 +10,7 @@ from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Cell, Comparison, Finding, tables
 from plo.tracking.recording import CellRun, Unrecorded
 from plo.tracking.store import MissingFiles, store_uri
-from plo.tracking.tracker import Tracker
+from plo.tracking.tracker import Tracker, closing
 
 __all__ = [
     "ANY",
@@ -22,6 +22,7 @@ __all__ = [
     "Tracker",
     "TrackingError",
     "Unrecorded",
+    "closing",
     "store_uri",
     "tables",
 ]
