@@ -6,7 +6,9 @@ from plo.evals.evaluation import (
     Evaluation,
     EvaluationError,
     OnModel,
+    described,
     evaluate,
+    metrics_of,
     on_model,
     register_evaluation,
 )
@@ -19,7 +21,9 @@ __all__ = [
     "Findings",
     "OnModel",
     "Subject",
+    "described",
     "evaluate",
+    "metrics_of",
     "on_model",
     "register_evaluation",
 ]

@@ -18,7 +18,7 @@ A **samples frame** has one row a continuation, drawn by the sampler from the po
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +27,7 @@ from plo.configured import changed, checked, full_name
 from plo.errors import PloError
 from plo.evals.judges import Judging
 from plo.evals.subject import Findings, Subject
+from plo.metric import ARROWS, BUILT_IN, Metric, matching, usual_bounds
 from plo.registry import Entry, Registry
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations")
@@ -54,7 +55,13 @@ class Evaluation:
 
 
 def register_evaluation(
-    name: str, *, level: str = "sample", higher_is_better: bool | Mapping[str, bool | None] | None = None
+    name: str,
+    *,
+    level: str = "sample",
+    higher_is_better: bool | Mapping[str, bool | None] | None = None,
+    bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
+    digits: int | Mapping[str, int] | None = None,
+    meaning: str | Mapping[str, str] | None = None,
 ) -> Callable:
     """Register a function of a samples frame as the evaluation `name`.
 
@@ -68,18 +75,46 @@ def register_evaluation(
         higher_is_better: by metric (a column of the returned frame each); None where neither direction is
             better. One value alone: the evaluation returns one metric, called `name`. At level "model" a name may
             be a pattern ("win_rate*").
+        bounds: the least and the greatest value that a metric can have, (0, 1) of a share; None: no bounds are known.
+        digits: behind the point in tables; None: 3.
+        meaning: what a metric is, with its unit, for the legend under the table.
 
-    A prompt-level evaluation with a second argument `reference` is given the reference model's samples frame.
+    `bounds`, `digits` and `meaning` are given by metric, or once for all of them; with the direction they are recorded with
+    every run, and tables show what was recorded. A prompt-level evaluation with a second argument `reference` is given the reference model's samples frame.
 
     Example:
-        >>> @register_evaluation("shouting", higher_is_better=False)
+        >>> @register_evaluation("shouting", higher_is_better=False, meaning="exclamation marks a sample")
         ... def shouting(samples):
         ...     return samples.text.str.count("!").to_frame("shouting")
     """
     if level not in ("sample", "prompt", "model"):
         raise EvaluationError(f"Evaluation {name!r}: level is 'sample', 'prompt' or 'model', not {level!r}.")
     directions = higher_is_better if isinstance(higher_is_better, Mapping) else {name: higher_is_better}
-    return EVALUATIONS.register(name, level=level, higher_is_better=dict(directions))
+    each = {"bounds": bounds, "digits": digits, "meaning": meaning}
+    each = {fact: dict(given) if isinstance(given, Mapping) else {"*": given} for fact, given in each.items()}
+    return EVALUATIONS.register(name, level=level, higher_is_better=dict(directions), **each)
+
+
+def described(entry: Entry, name: str) -> Metric:
+    """What is recorded of an evaluation's metric: what the evaluation declared, and of plo's own what is known of the name."""
+    of_model = entry.facts["level"] == "model"
+    better = ARROWS[matching(entry.facts["higher_is_better"], name)]
+    table = entry.name if of_model else "reward" if better else "text"
+    own = (getattr(entry.load(), "__module__", None) or "").startswith("plo.")
+    plain = Metric(name, name.replace("_", " "), better=better, table=table)
+    if own:
+        plain = replace(plain, bounds=usual_bounds(name)) if of_model else BUILT_IN.get(name, plain)
+    declared = {fact: matching(entry.facts[fact], name) for fact in ("bounds", "digits", "meaning")}
+    return replace(plain, **{fact: value for fact, value in declared.items() if value is not None})
+
+
+def metrics_of(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
+    """What is recorded of the final metrics of a run that was evaluated by `evaluate` with these evaluations."""
+    recorded, found = set(recorded), []
+    for entry in (EVALUATIONS[name] for name in dict.fromkeys(names)):
+        found += [described(entry, name) for name in entry.facts["higher_is_better"]]
+    declared = {metric.name: metric for metric in found}
+    return [metric for name, metric in (BUILT_IN | declared).items() if name in recorded]
 
 
 @dataclass(frozen=True)

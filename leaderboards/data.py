@@ -32,9 +32,21 @@ def to_csv(board: Leaderboard) -> str:
         lines.append(line)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_finite(line) for line in lines)  # None is written as nothing
+    writer.writerow({key: _no_formula(key) for key in lines[0]})
+    # None is written as nothing.
+    writer.writerows({key: _no_formula(value) for key, value in _finite(line).items()} for line in lines)
     return out.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would compute, behind an apostrophe, which it takes for text; numbers stay numbers."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def to_json(board: Leaderboard) -> str:

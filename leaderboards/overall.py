@@ -10,7 +10,9 @@ from plo.statistics import Ratings, head_to_head, ratings, variance_components
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
 
-def overall(tables: Tables, others: Mapping[str, Tables], notes: list[str]) -> tuple[pd.Series | None, Ratings | None]:
+def overall(
+    tables: Tables, others: Mapping[str, Tables], notes: list[str], *, higher_is_better: bool = True
+) -> tuple[pd.Series | None, Ratings | None]:
     """Variance components and ratings, over the prompts and seeds that all rows have.
 
     None of both with fewer than two rows, or no prompt and seed that all have: then a note says so.
@@ -28,7 +30,7 @@ def overall(tables: Tables, others: Mapping[str, Tables], notes: list[str]) -> t
         return None, None
     prompts = long["prompt"].unique()
     games = (pd.DataFrame({name: table.loc[prompts, seed] for name, table in tables.items()}) for seed in seeds)
-    rated = ratings(head_to_head(games))
+    rated = ratings(head_to_head(games, higher_is_better=higher_is_better))
     judged = {"": long}
     for title, other in others.items():
         whole = other.keys() == tables.keys() and all(set(seeds) <= set(table) for table in other.values())

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from plo.leaderboards.data import to_csv, to_json
-from plo.leaderboards.metrics import metric
-from plo.leaderboards.render_sections import components, detectable, head_to_head, section
+from plo.leaderboards.render_sections import Column, components, detectable, head_to_head, section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, difference, escape, number, setting, spread, table
 
@@ -36,28 +35,23 @@ def to_markdown(board: Leaderboard) -> str:
     identity += [(key, lambda row, key=key: setting(row.settings[key])) for key in extra]
     identity += [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
     columns = list(identity)
-    for name in (n for n in board.plain if metric(n).table == "reward"):
-        columns.append(_metric_column(name))
-        if name == "reward" and base:
-            columns.append(
-                (f"Δ reward [95%]{detectable(board, name, metric(name))}", lambda row: _gap(row, "reward", base))
-            )
+    for name in (n for n in board.plain if board.how[n].table == "reward"):
+        columns.append(_metric_column(board, name))
+        if name == board.primary and base:
+            columns.append(_gap_column(board, name, base))
     parts.append(_show(columns, board.rows))
     if board.notes:
         notes = "\n".join(f"- {escape(note, 1000)}" for note in board.notes)
         parts += ["Of these runs it must be said:", notes]
 
     short = [("variant", lambda row: escape(board.title(row)))]
-    text = [_metric_column(n) for n in board.plain if metric(n).table != "reward"]
+    text = [_metric_column(board, n) for n in board.plain if board.how[n].table != "reward"]
     if text:
         parts += ["## The policy and its text", _show(short + text, board.rows)]
     differing = [n for n in board.plain if any(n in row.differences for row in board.rows)]
     others = [row for row in board.rows if row.runs]
     if base and differing:
-        gaps = [
-            (f"Δ {metric(n).label} [95%]{detectable(board, n, metric(n))}", lambda row, n=n: _gap(row, n, base))
-            for n in differing
-        ]
+        gaps = [_gap_column(board, name, base) for name in differing]
         parts += [
             f"## Difference to {escape(board.title(base))}",
             "Paired by prompt and seed, [95% interval] for new prompts and new seeds (of one seed: new prompts alone).",
@@ -71,9 +65,15 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _metric_column(name: str) -> tuple[str, Callable[[Row], str]]:
-    how = metric(name)
-    return f"{how.label} {how.better}".strip(), lambda row: spread(row.metrics.get(name), how.digits)
+def _metric_column(board: Leaderboard, name: str) -> Column:
+    how = board.how[name]
+    return escape(f"{how.label} {how.better}".strip()), lambda row: spread(row.metrics.get(name), how.digits)
+
+
+def _gap_column(board: Leaderboard, name: str, base: Row) -> Column:
+    how = board.how[name]
+    title = f"Δ {escape(how.label)} [95%]{detectable(board, name, how)}"
+    return title, lambda row: "baseline" if row is base else difference(row.differences.get(name), how.digits)
 
 
 def _along(board: Leaderboard) -> list[str]:
@@ -96,10 +96,6 @@ def _along(board: Leaderboard) -> list[str]:
     ]
 
 
-def _gap(row: Row, name: str, base: Row) -> str:
-    return "baseline" if row is base else difference(row.differences.get(name), metric(name).digits)
-
-
 def _point(found: dict[str, float], best: float | None) -> str:
     reward = found.get("reward", math.nan)
     shown = number(reward, 3)
@@ -120,7 +116,7 @@ def _samples(board: Leaderboard) -> list[str]:
 
 
 def _legend(board: Leaderboard) -> list[str]:
-    lines = [f"- {metric(n).label}: {metric(n).meaning}." for n in board.plain]
+    lines = [f"- {escape(board.how[n].label)}: {escape(board.how[n].meaning, 400)}." for n in board.plain]
     arrows = "- ↑ more is better, ↓ less is better; without an arrow neither is better by itself."
     tests = (
         "- Δ: difference to the baseline, paired by prompt and seed; its interval is for a new prompt and a new seed, of one "

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from plo.evals import EVALUATIONS
-from plo.leaderboards.metrics import Metric, of_evaluation
+from plo.leaderboards.metrics import Metric
 from plo.leaderboards.sections import Section
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
@@ -31,8 +30,8 @@ def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Seq
     if one.notes:
         parts.append("\n".join(["Of these numbers:", "", *(f"- {escape(note, 1000)}" for note in one.notes)]))
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
-    known = one.evaluation in EVALUATIONS  # else nobody knows which way is better, and all are compared
-    better = [n for n in one.metrics if not known or of_evaluation(one.evaluation, one.short(n)).better]
+    known = any(one.how(name).better for name in one.metrics)  # else all are compared, in either direction
+    better = [name for name in one.metrics if not known or one.how(name).better]
     better.sort(key=lambda name: not one.judged(name))  # verdicts first
     beside = [name for name in one.metrics if name not in better]
     for names in (better, beside):
@@ -50,7 +49,7 @@ def _no_card(judge: Mapping[str, str]) -> str:
 
 
 def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> list[Column]:
-    how = of_evaluation(one.evaluation, one.short(name))
+    how = one.how(name)
     title = escape(f"{how.label} {how.better}".strip())
     if one.hidden(name):
         return [(title, lambda row: UNINFORMATIVE if name in row.metrics else UNDEFINED)]

@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from plo.evals import EvaluationError
-from plo.evals.length import length_adjusted
-from plo.leaderboards.metrics import ADJUSTED, of_evaluation
+from plo.leaderboards.metrics import ADJUSTED, Metric, of_section
+from plo.statistics.length import VerdictsError, length_adjusted
 from plo.tracking import Cell, Finding, TrackingError
 
 JUDGED = "*win_rate*"
@@ -28,6 +27,7 @@ class Section:
         but_judge: digest of the settings without the judge: sections that share it differ in their judge alone.
         judges: {"judge", "version", "prompt", "given"} of each that gave its verdicts, and where one was measured "card"
             (lines) and "informative".
+        recorded: {metric's short name: what was recorded of it}; empty of a finding that an earlier version recorded.
         values: {metric's full name: {run id of a cell: value}}.
         items: {metric's full name: {run id of a cell: its values by prompt}}, of those whose items were recorded.
     """
@@ -39,6 +39,7 @@ class Section:
     but_judge: str = ""
     notes: list[str] = field(default_factory=list)
     judges: list[dict[str, Any]] = field(default_factory=list)
+    recorded: dict[str, Metric] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     items: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
 
@@ -49,6 +50,10 @@ class Section:
     def short(self, name: str) -> str:
         """The metric's name without the title."""
         return name.removeprefix(f"{self.title}.")
+
+    def how(self, name: str) -> Metric:
+        """How the metric of that full name is read and shown."""
+        return of_section(self.evaluation, self.short(name), self.recorded)
 
     def judged(self, name: str) -> bool:
         """Whether the metric is a judge's verdicts, or what was made of them."""
@@ -104,6 +109,7 @@ def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Ma
         judges |= {json.dumps(judge): judge for judge in about["judges"]}
         lengths |= about["lengths"]
         section.but_judge = about["but_judge"]
+        section.recorded |= {one["name"]: Metric.from_dict(one) for one in about.get("described", [])}
         by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
         for metric, value in sorted(finding.metrics.items()):
             name = f"{section.title}.{metric}"
@@ -133,7 +139,7 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
         return
     try:
         fit = length_adjusted(frame)
-    except EvaluationError as error:
+    except VerdictsError as error:
         section.notes.append(f"{ADJUSTED}{metric}: none, for: {error}")
         return
     name, raw = f"{section.title}.{ADJUSTED}{metric}", list(section.values)
@@ -169,14 +175,15 @@ def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict
     return {"card": best["card"], "informative": best["informative"]} if best else {}
 
 
-def primary(metrics: Sequence[str], found: Sequence[Section]) -> str | None:
+def primary(metrics: Sequence[str], found: Sequence[Section], how: Mapping[str, Metric]) -> str | None:
     """The reward where there is one, else the first win rate: of a judge with an informative card, if there is such, and
-    never of an uninformative one."""
+    never of an uninformative one; else the first metric of samples of which a direction is better."""
     if "reward" in metrics:
         return "reward"
-    rates = (
+    rates = [
         name for section in sorted(found, key=lambda section: not section.trusted) for name in section.metrics
-        if section.short(name).startswith("win_rate") and not section.hidden(name)
-        and of_evaluation(section.evaluation, section.short(name)).better
-    )  # fmt: skip
-    return next(rates, None)
+        if section.short(name).startswith("win_rate") and not section.hidden(name) and section.how(name).better
+    ]  # fmt: skip
+    of_sections = {name for section in found for name in section.metrics}
+    others = (n for n in metrics if n not in of_sections and how[n].better and how[n].table == "reward")
+    return next(iter([*rates, *others]), None)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError, commits, comparable, incomplete, made_first, natural
 from plo.leaderboards.items import items, row_differences, tables
-from plo.leaderboards.metrics import METRICS, metric, of_evaluation
+from plo.leaderboards.metrics import Metric, described, plain
 from plo.leaderboards.overall import by_other_judges, overall
 from plo.leaderboards.sections import Section, primary, sections
 from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
@@ -59,6 +59,7 @@ class Leaderboard:
     """Rows in order (reference, sft, then by name: no rank), and what must be said under the table.
 
     Attributes:
+        how: {metric: how it is read and shown}, by full names.
         tables: {run id: samples of the final evaluation point} of the cells that recorded them.
     """
 
@@ -73,6 +74,7 @@ class Leaderboard:
     primary: str | None = None
     components: pd.Series | None = None
     ratings: Ratings | None = None
+    how: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def title(self, row: Row) -> str:
@@ -134,7 +136,8 @@ def build(
     found = sections(finished, checks, notes, metrics)
     finished = [replace(cell, metrics=cell.metrics | _found(cell, found)) for cell in finished]
     known = {name for cell in finished for name in cell.metrics}
-    shown = list(metrics or [n for n in METRICS if n in known] + [n for section in found for n in section.metrics])
+    how = described(sampled, notes)
+    shown = list(metrics or [n for n in how if n in known] + [n for section in found for n in section.metrics])
     if unknown := [name for name in shown if name not in known]:
         known |= {name for section in sections(finished, checks, []) for name in section.metrics}
         raise LeaderboardError(
@@ -150,8 +153,8 @@ def build(
     notes[:0] = said
 
     base = _baseline(rows, baseline)
-    bounds = {name: metric(name).bounds for name in shown}
-    bounds |= {n: of_evaluation(one.evaluation, one.short(n)).bounds for one in found for n in one.metrics}
+    how = {name: how.get(name, plain(name)) for name in shown} | {n: one.how(n) for one in found for n in one.metrics}
+    bounds = {name: one.bounds for name, one in how.items()}
     for row in rows:
         row.estimates = {n: estimate(t[row.name], bounds=bounds[n]) for n, t in by_item.items() if row.name in t}
     if base is not None:
@@ -161,10 +164,15 @@ def build(
     _samples(rows, samples)
     notes += incomplete(cells, rows, list(missing)) + commits(finished)
     names = sorted({f"{cell.comparison} ({cell.comparison_key[:12]})" for cell in cells})
-    board = Leaderboard(rows, shown, base, settings, names, notes, finished, found, tables=samples)
-    board.primary = primary(shown, found)
+    board = Leaderboard(rows, shown, base, settings, names, notes, finished, found, how=how, tables=samples)
+    board.primary = primary(shown, found, how)
     others = by_other_judges(board.primary, found, by_item)
-    board.components, board.ratings = overall(by_item.get(board.primary, {}), others, notes)
+    board.components, board.ratings = overall(
+        by_item.get(board.primary, {}),
+        others,
+        notes,
+        higher_is_better=board.primary is None or how[board.primary].better != "↓",
+    )
     return board
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from plo.cli.settings import split
-from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
+from plo.cli.shared import Json, Plugins, can_ask, console, friendly, load_plugins, quiet
 from plo.terminal import Terminal, say
 
 
@@ -70,7 +70,9 @@ def evaluate(
                     f"{what} is recorded in the comparison {comparison.name}: --against, --name and --seed are for models "
                     f"that plo did not train. Its cells have their own reference, name and seeds."
                 )
-            failed = evaluate_recorded(comparison, only, changes, tracker, console)
+            failed = evaluate_recorded(
+                comparison, only, changes, tracker, console, plugin, typer.confirm if can_ask() else None
+            )
         else:
             config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
             failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)

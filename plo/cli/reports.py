@@ -29,14 +29,20 @@ def leaderboard(
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for leaderboard.md, .csv and .json.")] = Path("leaderboard"),
 ):
-    """Print the leaderboard of recorded runs, and write it as Markdown, CSV and JSON."""
+    """Print the leaderboard of recorded runs, and write it as Markdown, CSV and JSON; what is piped is the Markdown."""
     from plo.leaderboards import read, to_markdown, write
     from plo.tracking import Tracker
 
     with friendly():
         board = read(Tracker(store, create=False), comparison, baseline, metric or None)
         write(board, out)
-    print(plain(to_markdown(board)))
+    if console.is_terminal:
+        from plo.leaderboards.terminal import to_terminal
+
+        console.print(to_terminal(board, console.width))
+        console.print()
+    else:
+        print(plain(to_markdown(board)))
     say(console, f"Written to {out}/leaderboard.md, .csv and .json.")
     if said := _frontier(board, out):
         say(console, f"Reward against KL: {said}")

@@ -1,6 +1,7 @@
 """What the commands share: the console, two options, plugins, silence, and how errors are told."""
 
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,11 @@ def load_plugins(plugins) -> None:
     with friendly():
         for plugin in plugins:
             load_plugin(plugin)
+
+
+def can_ask() -> bool:
+    """Whether a person sits at the terminal and can answer a question."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def quiet() -> None:

@@ -22,7 +22,7 @@ from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
-from plo.evals import EVALUATIONS, evaluate
+from plo.evals import EVALUATIONS, evaluate, metrics_of
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT, sha256
@@ -145,6 +145,7 @@ def run_cell(
         _train(cell, bench, run, folder, evaluator)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
+    run.describe(metrics_of(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays; optimiser states have served

@@ -13,16 +13,16 @@ from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
-from plo.evals import EvaluationError, Findings, OnModel
+from plo.evals import EvaluationError, Findings, OnModel, described
 from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.evals.judges.judge import text_of
 from plo.evals.judges.template import Template
 from plo.experiment.loading import load_subject, weights_digest
+from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.settings import Settings
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
-from plo.registry import load_plugin
 from plo.terminal import say
 from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError, closing
 
@@ -58,22 +58,29 @@ def evaluate_cells(
 
 
 def evaluate_recorded(
-    comparison: Comparison, only: str | None, changes: Mapping[str, Any], tracker: Tracker, console: Console
+    comparison: Comparison,
+    only: str | None,
+    changes: Mapping[str, Any],
+    tracker: Tracker,
+    console: Console,
+    plugins: Sequence[Path] = (),
+    confirm: Callable[[str], bool] | None = None,
 ) -> dict[str, str]:
     """Evaluate the finished cells of a recorded comparison (`only`: the one of this run id) without training anything.
 
     Args:
         changes: to the evaluation settings that the comparison was run with.
+        plugins, confirm: files that the user named, and how to ask about others; see `plugins.load_recorded`.
     """
     if comparison.tags.get("plo.model") == ANY:
         raise ConfigError(
             f"{comparison.name} holds models that plo did not train: name the model itself, plo eval MODEL --name {comparison.name}."
         )
     recorded = comparison.config()
+    digests = recorded.pop(DIGESTS, {})
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
     experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
-    for plugin in experiment.plugins:
-        load_plugin(plugin)
+    load_recorded(experiment.plugins, digests, plugins, confirm)
     bench = workbench(experiment, console)
     if bench.model_identity != comparison.tags.get("plo.model"):
         raise ConfigError(
@@ -214,6 +221,7 @@ def _record(run: CellRun, evaluation: OnModel, settings: Settings, found: Findin
     for file, text in found.files.items():
         run.text(text, file)
     about = {"notes": found.notes, "lengths": found.lengths, "but_judge": settings.but_judge, "judges": []}
+    about["described"] = [described(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [_judge(judging, template) for template in judging.templates]
     run.finding(evaluation.entry.name, found.metrics, found.items, about)

@@ -20,6 +20,7 @@ from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
+from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
@@ -48,6 +49,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     console.quiet |= not distributed.is_main()
     for plugin in experiment.plugins:
         load_plugin(plugin)
+    plugged = digests(experiment.plugins)
     losses = configured_losses(experiment)
     bench = workbench(experiment, console)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
@@ -59,7 +61,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
             lambda: tracker.comparison(
                 experiment.name,
                 key,
-                experiment.model_dump(mode="json"),
+                experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {}),
                 {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
                 {cell.key: cell.name for cell in cells},
             )

@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from plo.metric import Metric
 from plo.tracking.client import TrackingError
+from plo.tracking.recording import DESCRIBED
 from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, Store
 
@@ -135,6 +137,12 @@ class Cell:
     def table(self, name: str) -> pd.DataFrame:
         """A table recorded by `CellRun.table`; see `Tracker.table`."""
         return self._tracker.table(self.run_id, name)
+
+    @property
+    def described(self) -> dict[str, Metric]:
+        """What the metrics mean, as `CellRun.describe` recorded it; empty of a run that an earlier version recorded."""
+        found = [json.loads(text) for tag, text in self.tags.items() if tag.startswith(DESCRIBED)]
+        return {one["name"]: Metric.from_dict(one) for one in found}
 
     def has_table(self, name: str) -> bool:
         """Whether `CellRun.table` recorded a table of that name, be the file still there or not."""

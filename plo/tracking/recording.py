@@ -4,15 +4,18 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from plo.interrupt import requested
+from plo.metric import Metric
 from plo.tracking.client import import_mlflow
 from plo.tracking.store import Store, allowed_name
+
+DESCRIBED = "plo.metric."  # begins the tag that says what a metric means
 
 
 class CellRun:
@@ -53,6 +56,11 @@ class CellRun:
         self.table(items, f"{evaluation}.json")
         self._client.log_text(self.run_id, json.dumps(about), "about.json")
         self.finish({f"{evaluation}.{name}": value for name, value in metrics.items()})
+
+    def describe(self, metrics: Iterable[Metric]) -> None:
+        """Record what the run's metrics mean; `Cell.described` reads it."""
+        for metric in metrics:
+            self.tag(f"{DESCRIBED}{allowed_name(metric.name)}", json.dumps(metric.to_dict()))
 
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""

@@ -3,31 +3,21 @@
 import csv
 import io
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from plo.evals import EVALUATIONS, Findings, register_evaluation
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
-from plo.leaderboards.metrics import of_evaluation
 from plo.leaderboards.render_sections import detectable
+from plo.metric import Metric
 from plo.statistics import estimate
 from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
 RATE = {"reference": 0.3, "sft": 0.32, "dpo": 0.95}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _registered():
-    @register_evaluation("duel", level="model", higher_is_better={"win_rate*": True, "refusals": False})
-    def duel(subject):
-        return Findings({}, pd.DataFrame())
-
-    yield
-    EVALUATIONS._entries.pop("duel", None)
 
 
 def items(rate, seed, name="win_rate_chosen", prompts=60):
@@ -40,6 +30,18 @@ JUDGE = {"judge": "hf:tiny | v1", "version": "weights 1", "prompt": "helpful", "
 CARD = {"card": ["agreement .81 [.76, .86]", "P(A) .52"], "informative": True, "pairs": 100}
 
 
+def described(names):
+    """What an evaluation records of win rates and refusals; of others it declared nothing."""
+    better = {"win_rate": ("↑", (0.0, 1.0)), "refusals": ("↓", (0.0, 1.0))}
+    found = [(name, *better.get("win_rate" if name.startswith("win_rate") else name, ("", None))) for name in names]
+    return [
+        Metric(
+            name, name.replace("_", " "), better=arrow, table="duel", bounds=bounds or (-math.inf, math.inf)
+        ).to_dict()
+        for name, arrow, bounds in found
+    ]
+
+
 def evaluated(tracker, parent, loss, seed, frame, metrics, evaluation="duel", settings="s1", params=None, **about):
     """Record a cell and what an evaluation found of it."""
     key, own = f"{loss}/{seed}", SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
@@ -50,8 +52,9 @@ def evaluated(tracker, parent, loss, seed, frame, metrics, evaluation="duel", se
     tags = {"plo.of": key, "plo.evaluation": evaluation, "plo.settings": settings}
     run = tracker.start_evaluation(parent, f"{key} {evaluation} {settings}", "x", tags, params)
     run.finding(
-        evaluation, metrics, frame, {"notes": [], "lengths": {}, "but_judge": "same", "judges": [JUDGE]} | about
-    )
+        evaluation, metrics, frame,
+        {"notes": [], "lengths": {}, "but_judge": "same", "judges": [JUDGE], "described": described(metrics)} | about,
+    )  # fmt: skip
 
 
 def record(
@@ -110,7 +113,8 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
 
 
 def test_no_difference_of_two_rates_exceeds_one(board):
-    name, how = "duel.win_rate_chosen", of_evaluation("duel", "win_rate_chosen")
+    name = "duel.win_rate_chosen"
+    how = board.how[name]
     wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
     for row in wide.rows[1:]:
         row.differences[name] = replace(row.differences[name], detectable=1.3)
@@ -287,7 +291,7 @@ def test_what_an_earlier_version_recorded_is_named_and_left_out(tracker):
 
 
 def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
-    board = record(tracker, "dots", evaluation="duel.v0.7", name="points")
+    board = record(tracker, "dots", evaluation="duel.v0.7", name="points", described=[])
     assert [section.title for section in board.sections] == ["duel.v0.7"] and board.primary is None
     assert "| points [95%] | Δ points [95%], MDD" in to_markdown(board)
     one = read(tracker, "dots", metrics=["duel.v0.7.refusals"])

@@ -1,0 +1,97 @@
+"""A user's own evaluation in a leaderboard that is built from recorded runs alone."""
+
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from plo.evals import EVALUATIONS, described, evaluate, metrics_of, register_evaluation
+from plo.leaderboards import read, to_csv, to_markdown
+from plo.metric import Metric
+from plo.tracking import Tracker
+
+SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
+TEXTS = {"reference": ["a!", "b!!"], "dpo": ["a!!!!", "b!!!!!!"]}  # 1.5 and 5 exclamation marks
+
+
+@pytest.fixture
+def shouting():
+    @register_evaluation("shouting", higher_is_better=False, bounds=(0, math.inf), digits=1, meaning="marks a sample")
+    def shouting(samples):
+        return samples["text"].str.count("!").to_frame("shouting")
+
+    yield
+    EVALUATIONS._entries.pop("shouting")
+
+
+def record(path, described=True):
+    """Two cells whose samples were evaluated by `shouting`, as `plo compare` records them."""
+    tracker = Tracker(path)
+    parent = tracker.comparison("own", "key-own", {})
+    for loss, texts in TEXTS.items():
+        numbers = {"tokens": 2, "finished": True, "kl": 1.0, "entropy": 1.0, "ref_nll": 2.0}
+        rows = [{"prompt_id": i, "sample": 0, "prompt": "p", "text": text} | numbers for i, text in enumerate(texts)]
+        found = evaluate(pd.DataFrame(rows), ["shouting", "repetition"])
+        own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": 0}
+        cell = tracker.start_cell(parent, f"{loss}/0", f"{loss} seed 0", own)
+        cell.table(found.samples, "samples.json")
+        if described:
+            cell.describe(metrics_of(["shouting", "repetition"], found.metrics))
+        cell.finish(found.metrics | {"loss": 0.5})
+    return path
+
+
+def test_a_users_own_evaluation_is_a_column_with_its_direction_digits_and_meaning(shouting, tmp_path):
+    store = record(tmp_path / "plo.db")
+    EVALUATIONS._entries["shouting"], kept = EVALUATIONS._entries["repetition"], EVALUATIONS._entries["shouting"]
+    board = read(Tracker(store, create=False))  # no evaluation of that name is known here
+    EVALUATIONS._entries["shouting"] = kept
+    assert board.how["shouting"] == Metric("shouting", "shouting", "marks a sample", 1, "↓", "reward", (0, math.inf))
+    assert "shouting" in board.metrics and "loss" not in board.metrics
+    first = to_markdown(board).split("\n## ")[0]
+    assert "| shouting ↓ |" in first and "| 5.0 |" in first and "- shouting: marks a sample." in to_markdown(board)
+    assert "shouting_difference_mean" in to_csv(board)
+    (dpo,) = (row for row in board.rows if row.variant == "dpo")
+    assert dpo.differences["shouting"].mean == 3.5 and dpo.estimates["shouting"].low == 0  # cut at its bound
+    assert board.primary == "repetition"  # no reward, no win rate: the first whose direction is known
+    assert board.metrics.index("repetition") < board.metrics.index("shouting")
+
+
+def test_fewer_is_better_where_the_evaluation_said_so(shouting, tmp_path):
+    board = read(Tracker(record(tmp_path / "plo.db"), create=False), metrics=["shouting"])
+    assert board.primary == "shouting"
+    assert board.ratings.table.index[0] == "reference"  # it shouts less on every prompt
+
+
+def test_runs_of_an_earlier_version_are_read_as_before(shouting, tmp_path):
+    board = read(Tracker(record(tmp_path / "plo.db", described=False), create=False))
+    assert board.metrics == ["kl", "ref_nll", "repetition", "tokens", "kl_se", "entropy", "finished"]
+    assert board.how["repetition"].better == "↓" and board.how["repetition"].bounds == (0.0, 1.0)
+    own = read(Tracker(tmp_path / "plo.db", create=False), metrics=["shouting"])
+    assert own.how["shouting"].better == "" and own.rows[-1].metrics["shouting"].mean == 5
+
+
+def test_what_plos_own_evaluations_record():
+    reward = described(EVALUATIONS["sentiment"], "reward")
+    assert reward.better == "↑" and "VADER" in reward.meaning
+    rate = described(EVALUATIONS["hh"], "win_rate_chosen_t0.5")
+    assert (rate.better, rate.bounds, rate.table) == ("↑", (0.0, 1.0), "hh")
+    assert described(EVALUATIONS["diversity"], "self_bleu_multi").better == "↓"
+    assert Metric.from_dict(rate.to_dict() | {"added later": 1}) == rate
+    assert Metric.from_dict(reward.to_dict()) == reward
+
+
+def test_a_leaderboard_imports_neither_torch_nor_mlflow_nor_an_evaluation(shouting, tmp_path):
+    """Its numbers are in the store; what it imports is most of the time it takes."""
+    store = record(tmp_path / "plo.db")
+    code = (
+        "import sys; from plo.cli import app\n"
+        f"try: app(['leaderboard', '--store', {str(store)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('imported', sorted({n for n in sys.modules if n in ('torch', 'transformers', 'mlflow', 'plo.evals', 'plo.losses',"
+        " 'safetensors')}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.stdout.rstrip().endswith("imported []"), ended.stdout[-500:] + ended.stderr
