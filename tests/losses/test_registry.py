@@ -2,7 +2,9 @@
 
 import functools
 import importlib.metadata
+import multiprocessing
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -293,6 +295,30 @@ def test_load_plugin(tmp_path):
     torch.testing.assert_close(get_loss("margin_only", scale=2)(PAIRS), expected)
     assert LOSSES["margin_only"].origin == f"{path}:8"
     assert get_loss("bpo", generator="cubic")(PAIRS).shape == (4,)
+
+
+def test_what_a_plugin_defines_can_be_pickled_to_another_process(tmp_path):
+    """Strings are hashed anew in each process: the module's name may not depend on that."""
+    path = tmp_path / "my-loss.v2.py"  # no identifier
+    path.write_text(PLUGIN)
+    module = load_plugin(path)
+    (tmp_path / "value.pickle").write_bytes(pickle.dumps([module.margin_only, get_loss("margin_only", scale=2)]))
+    code = "import pickle, sys, plo.registry as r; path, own = sys.argv[1:]; own and r.load_plugin(own)\n"
+    code += "plain, loss = pickle.load(open(path, 'rb')); print(plain.__name__, loss.name, plain is loss.target)"
+    for environment, own in (({"PLO_PLUGINS": os.environ["PLO_PLUGINS"]}, ""), ({"PLO_PLUGINS": ""}, str(path))):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "value.pickle"), own],
+            env={**os.environ, "PYTHONHASHSEED": "1", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "margin_only margin_only(scale=2) True\n", done.stderr
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_name_of, [get_loss("margin_only", scale=2)]) == "margin_only(scale=2)"
+
+
+def _name_of(loss):
+    return loss.name
 
 
 def test_load_plugin_failures(tmp_path):
