@@ -104,7 +104,7 @@ class Served:
 
         Args:
             fields: of the request.
-            ours: those of them that nobody asked for by name, and that may be adapted.
+            ours: those of them that nobody asked for by name, and that may be left out or lowered.
 
         Raises:
             CallError: there is none.
@@ -162,7 +162,9 @@ class Served:
         """Take from a refusal which field it is about; whether the next call differs from what was sent."""
         named = [name for name in ADAPTABLE if name in ours and re.search(rf"\b{name}\b", said)]
         with self._lock:
-            if "max_tokens" in ours and "max_tokens" in sent and "max_completion_tokens" in said:
+            if (
+                "max_tokens" in sent and "max_completion_tokens" in said
+            ):  # the same by another name, whoever asked for it
                 self._renamed["max_tokens"] = "max_completion_tokens"
             elif "top_logprobs" in named and sent.get("top_logprobs", 0) > FEWER:
                 self._lowered["top_logprobs"] = FEWER

@@ -164,7 +164,7 @@ class OpenAI(Judge):
         if error.status in (400, 422):
             remedy = (
                 f"A server without log-probs takes {self.name}(logprobs=false), a small context "
-                f"{self.name}(longest=CHARACTERS), one that wants or refuses a field {self.name}(request={{'FIELD': "
+                f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that wants or refuses a field {self.name}(request={{'FIELD': "
                 f"VALUE}}), None to leave it out"
             )
         return f"The judge {self.name} cannot be asked: {said}\n{remedy}, and start again: the verdicts had so far are kept."

@@ -166,6 +166,8 @@ def test_what_the_user_asked_for_by_name_is_not_left_out(serve):
         with pytest.raises(JudgeError, match="HTTP 400: .*max_tokens"):
             ask(server, **options)
         assert len(server.asked) == 1
+        server = serve(refusing("max_tokens", wanted="max_completion_tokens"))  # the same by another name
+        assert ask(server, **options).p == 1.0 and server.asked[-1]["max_completion_tokens"] == 7
 
 
 # --- usage and money ---
