@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from plo import interrupt
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.clipping import clip
@@ -126,8 +127,13 @@ class PreferenceTrainer(Trainer):
         self._probe = _probe_batch(backbone, *probe) if probe else None
         self._probe_every = config.probe_every
         self._probed = 0  # the step of the last probe
+        self.stopped_by: int | None = None  # the signal that asked the launch to end
         super().__init__(
-            backbone, arguments, data_collator=list, train_dataset=range(len(pairs)), callbacks=[*callbacks]
+            backbone,
+            arguments,
+            data_collator=list,
+            train_dataset=range(len(pairs)),
+            callbacks=[_StopAtSignal(self), *callbacks],
         )
         self.add_callback(_Clock(self))
         self.remove_callback(PrinterCallback)
@@ -252,7 +258,9 @@ class PreferenceTrainer(Trainer):
 
     def _stop_at_non_finite(self) -> None:
         """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
-        bad = [row for rows in distributed.everyone(self._bad) for row in rows]
+        bad, signals = zip(*distributed.everyone((self._bad, interrupt.requested())), strict=True)
+        self.stopped_by = next(filter(None, signals), None)
+        bad = [row for rows in bad for row in rows]
         if bad:
             raise NonFiniteLoss(
                 f"The loss {self._unwrapped.loss.name!r} is not finite at step {self.state.global_step + 1}, "
@@ -276,7 +284,10 @@ class PreferenceTrainer(Trainer):
         return self.optimizer
 
     def train(self, *arguments, **keywords):
-        with self._unwrapped.casts_kept():
+        with (
+            interrupt.finishing("waiting for the training step under way and its checkpoint"),
+            self._unwrapped.casts_kept(),
+        ):
             return super().train(*arguments, **keywords)
 
     def _defer_fsdp_gradient_reduction(self):
@@ -415,6 +426,18 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         found.append((int(re.sub(r"\D", "", path.name)), path))
     return max(found)[1] if found else None
+
+
+class _StopAtSignal(TrainerCallback):
+    """Ends the training with a checkpoint after the step in which Ctrl-C or SIGTERM came, in all processes alike."""
+
+    def __init__(self, trainer: PreferenceTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if number := self.trainer.stopped_by:
+            interrupt.request(number)
+            control.should_save = control.should_log = control.should_training_stop = True
 
 
 class _Clock(TrainerCallback):

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
+from plo import interrupt
 from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -227,7 +228,8 @@ class Evaluator(TrainerCallback):
                 raise RuntimeError(
                     f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
                 )
-            self._evaluate(step, path)
+            with interrupt.awaiting("the evaluation under way is made again at the next start"):
+                self._evaluate(step, path)
         if distributed.is_main():
             self.run.log(json.loads(path.read_text())["metrics"], step)
         self.progress(EVALUATION_UNITS)
