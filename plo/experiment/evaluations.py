@@ -1,6 +1,7 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -201,9 +202,13 @@ def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Fin
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
     if judging is not None:
-        judging.templates.clear()
+        judging.begin()
     try:
-        return evaluation(subject, judging)
+        found = evaluation(subject, judging)
+        if judging is None:
+            return found
+        judging.enforce_read()
+        return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
         if backbone is not None:
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
