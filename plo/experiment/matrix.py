@@ -130,7 +130,9 @@ def _run(
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
+                advance = partial(bar.advance, task)
+                note = partial(_note, console, cell.name)
+                metrics = run_cell(cell, bench, run, root, reference, advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
@@ -147,6 +149,10 @@ def _run(
                 say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
             bar.update(task, completed=before + cell.units(experiment, len(bench.data.train)))
     return failed
+
+
+def _note(console: Console, cell: str, text: str) -> None:
+    say(console, ("note", "yellow"), f"   {cell}: {text}")
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
