@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from plo.evals.judges.fitting import fit
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
@@ -53,14 +55,14 @@ class OpenAI(Judge):
         argument: str,
         template: Template,
         *,
-        max_tokens: int | None = None,
+        max_tokens: PositiveInt | None = None,
         logprobs: bool = True,
-        price_in: float | None = None,
-        price_out: float | None = None,
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        retries: int = 8,
-        longest: int | None = None,
+        price_in: NonNegativeFloat | None = None,
+        price_out: NonNegativeFloat | None = None,
+        concurrency: PositiveInt = 8,
+        timeout: PositiveFloat = 120.0,
+        retries: NonNegativeInt = 8,
+        longest: PositiveInt | None = None,
         request: dict[str, Any] | None = None,
     ):
         self.model, self.base_url = re.fullmatch(r"(.*?)(?:@(https?://.+))?", argument, re.DOTALL).groups()

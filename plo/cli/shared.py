@@ -1,11 +1,13 @@
 """What the commands share: the console, two options, plugins, silence, and how errors are told."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plo.errors import PloError
+from plo.faults import sentence
 from plo.terminal import Terminal, plain
 
 console = Terminal()
@@ -36,15 +38,16 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class friendly:
-    """Errors that plo words itself are shown as they are, without a traceback; exit code 2."""
+class friendly(contextlib.ContextDecorator):
+    """Errors that plo words itself, and faults of the machine, are shown without a traceback; exit code 2."""
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, PloError):
+        said = str(error) if isinstance(error, PloError) else sentence(error) if isinstance(error, Exception) else None
+        if said is not None:
             name = typer.style(f"{type(error).__name__}: ", fg="red")
-            typer.echo(f"{name}{plain(error)}", err=True)  # in one piece: several processes may say it at once
+            typer.echo(f"{name}{plain(said)}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False

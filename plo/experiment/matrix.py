@@ -17,9 +17,11 @@ from rich.console import Console
 from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
+from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
+from plo.faults import disk_fault
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
@@ -132,7 +134,7 @@ def _run(
                 metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
             except Exception as error:
                 run.fail(error)
-                if not distributed.all_failed():
+                if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = f"{type(error).__name__}: {error}"
                 say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}")
@@ -150,7 +152,7 @@ def _run(
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
     if cell.seed not in references:
-        raise RuntimeError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
     return tracker.table(references[cell.seed], "samples.json")
 
 
