@@ -59,7 +59,7 @@ class Subject(Protocol):
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
         """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights;
-        NaN for a row that cannot be tokenised within the model's length.
+        exactly 0 where it is 0 but for rounding, NaN for a row that cannot be tokenised within the model's length.
 
         Raises:
             EvaluationError: there is no model, no reference of the same tokens, or no row that fits.

@@ -4,6 +4,7 @@ Libraries report them in as many ways as there are libraries. `sentence` says th
 """
 
 import errno
+import pickle
 import re
 from collections.abc import Iterator
 
@@ -45,6 +46,17 @@ def sentence(error: BaseException) -> str | None:
             "model."
         )
     return None
+
+
+def reason(error: BaseException, longest: int = 250) -> str:
+    """Shorten the error of a library to a clause: one line, without a full stop; a refused pickle in plain words."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "its weights are a pickle that would run code or is damaged, and plo loads none; convert them to safetensors "
+            "where you trust them"
+        )
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{text[:longest]}…" if len(text) > longest else text or type(error).__name__
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:

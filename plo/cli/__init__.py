@@ -14,19 +14,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    lists.losses,
-    lists.generators,
-    reports.docs,
-    runs.verify,
-    lists.scorers,
-    runs.scores,
-    runs.compare,
-    evaluation.evaluate,
-    evaluation.judge_check,
-    lists.evaluations,
-    lists.judges,
-    reports.leaderboard,
-):
-    name = "eval" if command is evaluation.evaluate else None
-    app.command(name)(friendly()(command))
+app.command()(friendly()(lists.losses))
+app.command()(friendly()(lists.generators))
+app.command()(reports.docs)
+app.command()(runs.verify)
+app.command()(friendly()(lists.scorers))
+app.command()(runs.scores)
+app.command()(runs.compare)
+app.command("eval")(evaluation.evaluate)
+app.command()(evaluation.judge_check)
+app.command()(friendly()(lists.evaluations))
+app.command()(friendly()(lists.judges))
+app.command()(reports.leaderboard)

@@ -1,6 +1,7 @@
 """What the commands share: the console, two options, plugins, silence, and how errors are told."""
 
 import contextlib
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from plo.errors import PloError
 from plo.faults import sentence
+from plo.interrupt import SIGNALS, Interrupted, listening
 from plo.terminal import Terminal, plain
 
 console = Terminal()
@@ -19,9 +21,8 @@ def load_plugins(plugins) -> None:
     """Run the files that register losses and the like."""
     from plo.registry import load_plugin
 
-    with friendly():
-        for plugin in plugins:
-            load_plugin(plugin)
+    for plugin in plugins:
+        load_plugin(plugin)
 
 
 def quiet() -> None:
@@ -39,12 +40,22 @@ def quiet() -> None:
 
 
 class friendly(contextlib.ContextDecorator):
-    """Errors that plo words itself, and faults of the machine, are shown without a traceback; exit code 2."""
+    """Shows errors that plo words itself, and faults of the machine, without a traceback, exit code 2.
+
+    Ctrl-C and SIGTERM are answered as `plo.interrupt` says.
+    """
 
     def __enter__(self):
+        self.signals = listening()
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.signals.__exit__(None, None, None)
+        if isinstance(error, Interrupted):
+            for number in SIGNALS:  # while Python waits for threads in which a call is under way
+                signal.signal(number, signal.SIG_DFL)
+            raise typer.Exit(error.exit_code) from None
         said = str(error) if isinstance(error, PloError) else sentence(error) if isinstance(error, Exception) else None
         if said is not None:
             name = typer.style(f"{type(error).__name__}: ", fg="red")

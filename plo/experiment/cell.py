@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import TrainerCallback
 
+from plo import interrupt
 from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -26,6 +28,7 @@ from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT, sha256
 from plo.experiment.workbench import Workbench
 from plo.losses import Loss
+from plo.margins import wins, without_rounding
 from plo.paths import plo_home, slug
 from plo.registry import source_of
 from plo.tracking import CellRun
@@ -225,7 +228,8 @@ class Evaluator(TrainerCallback):
                 raise EvaluationError(
                     f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
                 )
-            self._evaluate(step, path)
+            with interrupt.awaiting("the evaluation under way is made again at the next start"):
+                self._evaluate(step, path)
         if distributed.is_main():
             self.run.log(json.loads(path.read_text())["metrics"], step)
         self.progress(EVALUATION_UNITS)
@@ -260,14 +264,14 @@ class Evaluator(TrainerCallback):
 
 
 def preference_accuracy(bench: Workbench) -> float:
-    """Share of held-out pairs whose log-ratio margin h is above 0 (ties count half)."""
+    """Return the share of held-out pairs whose log-ratio margin h is above 0; a tie counts half."""
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
     margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
-    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(pairs)
+    return wins(margins).mean().item()
 
 
-def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> list[float]:
-    """h of each pair (nats), the policy's log-ratio to the stored reference."""
+def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
+    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
     found: list[float] = []
     for start in range(0, len(pairs), ACCURACY_PAIRS):
         indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
@@ -276,7 +280,8 @@ def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Refe
         totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
         half = len(indices)
         found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
-    return found
+    tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])
+    return without_rounding(torch.tensor(found, dtype=torch.float64), tokens, backbone.head_dtype)
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

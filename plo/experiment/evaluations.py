@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from plo import interrupt
 from plo.backbone import distributed
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
@@ -23,7 +24,7 @@ from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.registry import load_plugin
 from plo.terminal import say
-from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError
+from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError, closing
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
@@ -103,7 +104,7 @@ def evaluate_anything(
         raise ConfigError(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
-    judging, failed = judging_of(config, console), {}
+    judging = judging_of(config, console)
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None
     if subject.fixed and len(seeds) > 1:
@@ -111,20 +112,20 @@ def evaluate_anything(
             f"{what} holds one set of outputs: {len(seeds)} seeds would be {len(seeds)} copies of it. Give one --seed."
         )
     parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
-    for seed in seeds:
-        subject.seed = seed
-        if against:
-            subject.reference.seed = seed
-        key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
-        tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
-        if key not in tracker.finished(parent):
-            tracker.start_cell(parent, key, label, tags | environment()).finish()
-        for evaluation in evaluations:
-            settings = partial(Settings.of, evaluation, judging, subject.reference)
-            of = key, label
-            if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
-                say(console, f"{evaluation.name} of {label} is recorded already.")
-    tracker.end_comparison(parent, ok=not failed)
+    with closing(tracker, parent) as failed:
+        for seed in seeds:
+            subject.seed = seed
+            if against:
+                subject.reference.seed = seed
+            key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
+            tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
+            if key not in tracker.finished(parent):
+                tracker.start_cell(parent, key, label, tags | environment()).finish()
+            for evaluation in evaluations:
+                settings = partial(Settings.of, evaluation, judging, subject.reference)
+                of = key, label
+                if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
+                    say(console, f"{evaluation.name} of {label} is recorded already.")
     return failed
 
 
@@ -187,6 +188,7 @@ def _once(
             run.fail(error)
         if not isinstance(error, Exception):
             raise
+        interrupt.check()  # a library may have made another error of it
         failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
         say(console, ("failed", "red"), f" {evaluation.name} of {name}: {error}")
     else:

@@ -14,6 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from plo import interrupt
 from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
@@ -27,7 +28,7 @@ from plo.paths import plo_home, slug
 from plo.registry import load_plugin
 from plo.terminal import Terminal, plain, say
 from plo.tracking import Cell as Recorded
-from plo.tracking import Tracker, Unrecorded
+from plo.tracking import Tracker, Unrecorded, closing
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,11 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
-        failed = {"": "interrupted"}
-        try:
+        with closing(tracker, parent) as failed:
             prepare(bench, console)
-            found = _run(bench, cells, tracker, parent, root, console)
+            failed |= _run(bench, cells, tracker, parent, root, console)
             if bench.on_model:
-                found |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
-            failed = found
-        finally:
-            tracker.end_comparison(parent, ok=not failed)
+                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
     return Outcome(parent, failed)
 
 
@@ -132,16 +129,16 @@ def _run(
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
                 metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
-            except Exception as error:
+            except BaseException as error:
                 run.fail(error)
+                if not isinstance(error, Exception):
+                    raise
+                interrupt.check()  # another process of the launch may have ended before this one
                 if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = f"{type(error).__name__}: {error}"
                 say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}")
                 say(console, traceback.format_exc(), style="dim")
-            except BaseException as error:  # Ctrl-C: say so in the record, and stop
-                run.fail(error)
-                raise
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id

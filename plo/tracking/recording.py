@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from plo.interrupt import requested
 from plo.tracking.store import Store, allowed_name, import_mlflow
 
 
@@ -66,10 +67,11 @@ class CellRun:
         self._client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as FAILED (KILLED if the user interrupted it), the traceback in error.txt."""
+        """Close the run as FAILED (KILLED if it was interrupted), the traceback in error.txt."""
+        killed = isinstance(error, KeyboardInterrupt) or requested()  # a library may have made another error of it
         self._client.set_tag(self.run_id, "plo.error", f"{type(error).__name__}: {error}"[:500])
         self._client.log_text(self.run_id, "".join(traceback.format_exception(error)), "error.txt")
-        self._client.set_terminated(self.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
 
 
 class Unrecorded:
