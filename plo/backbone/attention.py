@@ -55,7 +55,7 @@ def packed_attention(
         ModelError: the model gives attention sinks or position biases, which are not of groups.
     """
     if s_aux is not None or position_bias is not None:
-        raise ModelError("Attention sinks and position biases cannot be packed: set model.packed=false.")
+        raise ModelError("attention sinks and position biases cannot be packed")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         dtype = torch.get_autocast_dtype(query.device.type)

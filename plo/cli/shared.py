@@ -56,9 +56,10 @@ class friendly(contextlib.ContextDecorator):
             for number in SIGNALS:  # while Python waits for threads in which a call is under way
                 signal.signal(number, signal.SIG_DFL)
             raise typer.Exit(error.exit_code) from None
-        said = str(error) if isinstance(error, PloError) else sentence(error) if isinstance(error, Exception) else None
+        ours = isinstance(error, PloError)
+        said = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
         if said is not None:
-            name = typer.style(f"{type(error).__name__}: ", fg="red")
+            name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
             typer.echo(f"{name}{plain(said)}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False
