@@ -99,6 +99,10 @@ class DataConfig(Section):
     truncation: Literal["keep_start", "keep_end"] = "keep_start"
     strict: bool = Field(False, description="any bad row is an error")
     options: dict[str, Any] = Field(default_factory=dict, description="of the source, e.g. {chat: true}")
+    columns: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="the source's names of columns, e.g. {prompt: question}; {system: null} leaves one out",
+    )
 
 
 class TrainConfig(Section):
