@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from plo.backbone import distributed
+from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError
 from plo.backbone.packing import disagreement, why_not
@@ -33,6 +34,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     attention = None if config.attention == "auto" else config.attention
     try:
         model, tokenizer = pretrained(AutoModelForCausalLM, config.name, weights_dtype, attn_implementation=attention)
+        check_vocabulary(model, tokenizer)
         if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)
