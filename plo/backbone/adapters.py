@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from plo.backbone.head import ModelError
+from plo.faults import reason
 
 CONFIG = "adapter_config.json"
 DOWNLOADED = ["adapter_*", "*token*", "vocab*", "merges.txt", "*.jinja", "*.model"]  # of an adapter on the hub
@@ -85,9 +86,9 @@ def put_on(model: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         adapted = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
         result = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a file that is damaged or a pickle: each library has its own error
         raise ModelError(
-            f"The adapter {folder} does not fit its base {model.name_or_path!r}: {' '.join(str(error).split())[:300]}. Give the "
+            f"The adapter {folder} does not fit its base {model.name_or_path!r}: {reason(error)}. Give the "
             f"base that it was trained on (base_model_name_or_path in its {CONFIG}), or merge it into that and give the result."
         ) from error
     lacking = [name for name in result.missing_keys if ".default" in name]

@@ -57,6 +57,10 @@ class PreferenceData:
             "dated_template": "chat template prints today's date: tokens and digest change from day to day",
         }
         lines += [f"  {line}" for line in self.report.notes]
+        if self.report.read_as and (row := self.train[0].row) and not row.conversational:
+            lines.append(
+                "  prompts and responses are plain text, one after the other; data.options: {chat: true} makes messages"
+            )
         lines += [f"  {s[name]} {words}" for name, words in notes.items() if s[name]]
         return Text("\n".join(lines + ([str(self.report)] if self.report.total else [])))
 

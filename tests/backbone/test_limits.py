@@ -42,7 +42,9 @@ def test_a_tokenizer_larger_than_the_model(tiny_llama, tmp_path):
     check_vocabulary(model, tokenizer_of(40, eos_token="w1"))  # models round their embeddings up
     check_vocabulary(model, tokenizer_of(62, eos_token="w1", pad_token="w61"))  # rows hold no padding
     for size, special in ((63, {"eos_token": "w1"}), (62, {"eos_token": "w61"})):
-        with pytest.raises(ModelError, match=rf"'w61' with the id 61, .* of 61 tokens: .*resize_token_embeddings\({size}\)"):
+        with pytest.raises(
+            ModelError, match=rf"'w61' with the id 61, .* of 61 tokens: .*resize_token_embeddings\({size}\)"
+        ):
             check_vocabulary(model, tokenizer_of(size, **special))
     model.save_pretrained(tmp_path)
     tokenizer_of(63, eos_token="w1").save_pretrained(tmp_path)
@@ -77,10 +79,14 @@ def test_learned_positions_are_those_that_the_model_can_compute(tiny_llama):
 def test_longer_than_the_learned_positions():
     model = gpt2(32)
     check_rows(model, [pair((3,) * 20, (4,) * 12, (5,))])
-    with pytest.raises(ModelError, match="pairs.jsonl:3 takes 33 tokens, .* learned 32 positions: set data.max_length=32"):
+    with pytest.raises(
+        ModelError, match="pairs.jsonl:3 takes 33 tokens, .* learned 32 positions: set data.max_length=32"
+    ):
         check_rows(model, [pair((3,) * 20, (4,) * 12, (5,) * 13)])
     backbone = Backbone(model, ModelConfig(lora_targets=["c_attn"]))
     config = EvaluationConfig(max_new_tokens=12)
     check_sampled(backbone, [Prompt((3,) * 20, "")], config)
-    with pytest.raises(ModelError, match="A prompt of 21 tokens with max_new_tokens=12 takes 33 tokens, .* lower max_new"):
+    with pytest.raises(
+        ModelError, match="A prompt of 21 tokens with max_new_tokens=12 takes 33 tokens, .* lower max_new"
+    ):
         check_sampled(backbone, [Prompt((3,), ""), Prompt((3,) * 21, "")], config)

@@ -179,7 +179,10 @@ def test_a_template_that_changes_the_prompts_end_is_no_merge(make_tokenizer, wri
     data = load_data("file", write(good_rows(30)), tokenizer=changing, options={"chat": True})
     rows = len(data.train + data.eval)
     said = str(data.summary())
-    assert f"{rows} prompts that the chat template ends differently once a response follows: {rows * taken_back} tokens" in said
+    assert (
+        f"{rows} prompts that the chat template ends differently once a response follows: {rows * taken_back} tokens"
+        in said
+    )
     assert "merges" not in said
 
 
