@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from plo.leaderboards.metrics import ADJUSTED, Metric, of_section
-from plo.statistics.length import VerdictsError, length_adjusted
+from plo.statistics.intervals import StatisticsError
+from plo.statistics.length import length_adjusted
 from plo.tracking import Cell, Finding, TrackingError
 
 JUDGED = "*win_rate*"
@@ -139,7 +140,7 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
         return
     try:
         fit = length_adjusted(frame)
-    except VerdictsError as error:
+    except StatisticsError as error:
         section.notes.append(f"{ADJUSTED}{metric}: none, for: {error}")
         return
     name, raw = f"{section.title}.{ADJUSTED}{metric}", list(section.values)

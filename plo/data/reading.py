@@ -1,14 +1,13 @@
 """The sound rows of a source: its columns renamed, its format recognised, bad rows and oddities counted."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from plo.data.errors import BadRow, DataError, Tie
-from plo.data.messages import are_messages_as_text
+from plo.data.messages import are_messages_as_text, parse
 from plo.data.report import DropReport
-from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, check, to_row
+from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, Text, check, to_row
 from plo.data.shapes import Raw, recognise
 from plo.data.sources import read_source
 
@@ -54,6 +53,11 @@ def read_rows(
         raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
     if report.ties == report.rows:
         raise DataError(f"{report.source}: all {report.rows} rows are ties. Add rows that prefer a response.")
+    if rows and all(_is_listed(row.chosen) and _is_listed(row.rejected) for row in rows):
+        raise DataError(
+            f"{rows[0].where}: the responses are lists of one text that were written as text, in all {len(rows)} rows, "
+            f"such as {rows[0].chosen[:40]!r}. Write the text itself, without brackets and quotes."
+        )
     _count_repeats(rows, report)
     return rows
 
@@ -84,24 +88,33 @@ def _note(raw: Raw, row: Row, report: DropReport) -> None:
             report.unused[name] = None
 
 
+def _is_listed(side: Text) -> bool:
+    """Whether a response reads "['an answer']". One may be meant so; where all do, a column of lists became text."""
+    if not isinstance(side, str) or not side.startswith(("['", '["')):
+        return False
+    try:
+        value = parse(side)
+    except ValueError:
+        return False
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+
 def _excerpt(raw: Raw) -> str:
     return " | ".join(f"{name} {str(raw[name])[:60]!r}" for name in SIDES if name in raw)
 
 
 def _count_repeats(rows: list[Row], report: DropReport) -> None:
     """Exact duplicates, and pairs of responses that are preferred both ways round."""
-    seen: set[bytes] = set()
-    contradicted: set[bytes] = set()
+    seen: set[tuple] = set()  # of the rows' own strings: exact, and no copies
+    contradicted: set[frozenset] = set()
     for row in rows:
-        key, reverse = (
-            _digest(row.prompt, *sides) for sides in ((row.chosen, row.rejected), (row.rejected, row.chosen))
-        )
-        report.duplicates += key in seen
-        if reverse in seen:
-            contradicted.add(min(key, reverse))
-        seen.add(key)
+        prompt, chosen, rejected = map(_hashable, (row.prompt, row.chosen, row.rejected))
+        report.duplicates += (prompt, chosen, rejected) in seen
+        if (prompt, rejected, chosen) in seen:
+            contradicted.add(frozenset([(prompt, chosen), (prompt, rejected)]))
+        seen.add((prompt, chosen, rejected))
     report.contradictions = len(contradicted)
 
 
-def _digest(*texts: Any) -> bytes:
-    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).digest()[:16]
+def _hashable(text: Text) -> Any:
+    return text if isinstance(text, str) else tuple((message["role"], message["content"]) for message in text)

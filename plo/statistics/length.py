@@ -8,16 +8,12 @@ from scipy import sparse
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from plo.errors import PloError
+from plo.statistics.intervals import StatisticsError
 
 COLUMNS = ("model", "prompt_id", "win", "length", "base_length")
 SLOPE_SD = 0.2
 WEAK_SD = 10.0  # of w and phi: only so that a model which wins everywhere keeps a finite w
 PROMPT_SDS = (0.1, 5.0)  # where the prompts' sd is sought, in logits
-
-
-class VerdictsError(PloError, ValueError):
-    """Verdicts that nothing can be fitted to."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def length_adjusted(
         prompt_sd: of g_i, in logits; None: by the data.
 
     Raises:
-        VerdictsError: a column or every verdict is missing, a win lies outside [0, 1], or a length is not finite.
+        StatisticsError: a column or every verdict is missing, a win lies outside [0, 1], or a length is not finite.
 
     Source: Dubois et al. 2024 (arXiv:2404.04475) for the form in length; the prompt effects and the shrinkage are plo's.
     """
@@ -168,12 +164,12 @@ class _Fit:
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     if missing := [column for column in COLUMNS if column not in frame.columns]:
-        raise VerdictsError(
+        raise StatisticsError(
             f"The frame of verdicts lacks the columns {', '.join(missing)}: length_adjusted reads {', '.join(COLUMNS)}."
         )
     frame = frame[frame["win"].notna()]
     if frame.empty:
-        raise VerdictsError("The frame of verdicts has no row with a win: there is nothing to adjust for length.")
+        raise StatisticsError("The frame of verdicts has no row with a win: there is nothing to adjust for length.")
     faults = {
         "win (a share in [0, 1])": ~frame["win"].between(0, 1),
         "length (a finite number)": ~np.isfinite(frame["length"].astype(float)),
@@ -182,7 +178,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     for what, bad in faults.items():
         if bad.any():
             row = frame.astype(object)[bad].iloc[0]
-            raise VerdictsError(
+            raise StatisticsError(
                 f"{int(bad.sum())} verdicts have a wrong {what}: first of the model {row['model']}, "
                 f"prompt_id {row['prompt_id']}. Mend or drop those rows."
             )

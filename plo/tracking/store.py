@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from plo.faults import disk_fault
 from plo.paths import plo_home
 from plo.tracking import place
 from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
@@ -86,6 +87,8 @@ class Store:
         self._id, self._former = own.id, place.former_folder(own.artifacts)
 
     def _not_opened(self, error: Exception) -> str:
+        if fault := disk_fault(error):
+            return f"The MLflow store {self.uri} cannot be opened: {fault}"
         reason = str(error).strip().split("\n")[0]
         return (
             f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "

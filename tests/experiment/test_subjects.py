@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plo.backbone.model import Backbone
+from plo.backbone.model import Backbone, ModelError
 from plo.config import EvaluationConfig
 from plo.data.rows import Row
 from plo.evals import EvaluationError
@@ -187,23 +187,23 @@ def test_an_adapter_that_is_more_than_its_layers_is_refused(adapter):
         file.write_text(usual)
         edit(file, **{name: value})
         said = re.escape(f"{name}={json.dumps(value)}")
-        with pytest.raises(EvaluationError, match=f"says {said}, which plo does not know how to honour. Merge it"):
+        with pytest.raises(ModelError, match=f"says {said}, which plo does not know how to honour. Merge it"):
             load_subject(str(folder), 0, CONFIG)
 
 
 def test_an_adapter_that_does_not_fit(adapter):
     folder = adapter(r=4)
     edit(folder / "adapter_config.json", r=8)
-    with pytest.raises(EvaluationError, match="does not fit its base .* size mismatch"):
+    with pytest.raises(ModelError, match="does not fit its base .* size mismatch"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", r=4, target_modules=["q_proj", "v_proj", "o_proj"])
-    with pytest.raises(EvaluationError, match=r"lacks .*o_proj.*are of two adapters"):
+    with pytest.raises(ModelError, match=r"lacks .*o_proj.*are of two adapters"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", target_modules=["q_proj"])
-    with pytest.raises(EvaluationError, match=r"has .*v_proj.*which its settings do not make"):
+    with pytest.raises(ModelError, match=r"has .*v_proj.*which its settings do not make"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", peft_type="IA3")
-    with pytest.raises(EvaluationError, match="is no LoRA adapter"):
+    with pytest.raises(ModelError, match="is no LoRA adapter"):
         load_subject(str(folder), 0, CONFIG)
 
 
@@ -321,7 +321,8 @@ def served(tiny):
 def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"]
-    monkeypatch.setenv("OPENAI_API_KEY", "mine")
+    monkeypatch.setenv("OPENAI_API_KEY", "of another host")
+    monkeypatch.setenv("PLO_KEY_127_0_0_1", "mine")
     subject = load_subject(served.spec, 1, CONFIG)
     assert subject.sample(["p"])["text"].tolist() == ["Bearer mine"] and not subject.fixed
 
@@ -329,8 +330,8 @@ def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((404, '{"error": {"message": "no such model"}}'), "NotFoundError.*no such model.*See to the server"),
-        ((401, "{}"), "AuthenticationError.*OPENAI_API_KEY"),
+        ((404, '{"error": {"message": "no such model"}}'), "HTTP 404.*no such model.*See to the server"),
+        ((401, "{}"), "HTTP 401.*PLO_KEY_127_0_0_1"),
         ((200, '{"choices": []}'), "with no completion.*most end in /v1"),
         ((200, "{}"), "with no completion"),
         ((200, '"text"'), "with no completion"),
@@ -346,7 +347,7 @@ def test_a_server_that_fails_is_named(served, answer, message):
 
 
 def test_what_is_no_completion_is_asked_again(served, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("plo.retry.LONGEST", 0.1)
     served.first = [(200, '{"choices": []}'), (200, '{"choices": [{"mess'), (200, "<html>"), (500, "{}")]
     assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"] and not served.first
 
@@ -356,8 +357,8 @@ def test_no_server_and_no_client(served, monkeypatch):
 
     with pytest.raises(EvaluationError, match="server:m@http://127.0.0.1:9/v1 cannot be asked.*APIConnectionError"):
         Server("server:m@http://127.0.0.1:9/v1", 0, retries=0).sample(["p"])
-    for spec in ("server:m", "server:@http://x/v1"):
-        with pytest.raises(EvaluationError, match="names no server: write server:MODEL@"):
+    for spec, lacks in (("server:m", "server"), ("server:@http://x/v1", "model")):
+        with pytest.raises(EvaluationError, match=f"names no {lacks}: write server:MODEL@"):
             load_subject(spec, 0, CONFIG)
     with pytest.raises(EvaluationError, match="gives texts alone, and this evaluation needs the model"):
         load_subject(served.spec, 0, CONFIG).causal_lm()

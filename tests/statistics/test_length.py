@@ -6,7 +6,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from plo.statistics.length import WEAK_SD, VerdictsError, length_adjusted
+from plo.statistics.intervals import StatisticsError
+from plo.statistics.length import WEAK_SD, length_adjusted
 
 
 def simulated(models: int, prompts: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -111,7 +112,7 @@ def test_unreadable_verdicts_are_left_out_and_a_sweep_stays_finite():
 )
 def test_what_is_wrong_with_a_frame_is_named(change, named):
     frame, *_ = simulated(2, 5)
-    with pytest.raises(VerdictsError, match=named):
+    with pytest.raises(StatisticsError, match=named):
         length_adjusted(change(frame))
 
 
