@@ -5,7 +5,7 @@ Heavy imports stand inside the commands, so that `plo --help` answers at once.
 
 import typer
 
-from plo.cli import evaluation, lists, reports, runs
+from plo.cli import demo, evaluation, lists, reports, runs
 
 app = typer.Typer(
     help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
@@ -13,6 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo.demo)
 app.command()(lists.losses)
 app.command()(lists.generators)
 app.command()(reports.docs)
