@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from plo.registry import Registry, hyper_parameters
+from plo.registry import Registry, check_signature, hyper_parameters
 
 GENERATORS = Registry("Bregman generator", group="plo.generators")
 
@@ -120,7 +120,12 @@ def register_generator(
         ... def h(R, *, p: float = 2.0):
         ...     return R**p
     """
-    return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)
+
+    def register(h: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        check_signature("Bregman generator", name, h, given="R")
+        return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)(h)
+
+    return register
 
 
 def get_generator(

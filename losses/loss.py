@@ -13,7 +13,7 @@ from plo.configured import HyperParameterError, accepted, changed, checked, full
 from plo.errors import PloError
 from plo.losses.generators import GENERATORS
 from plo.pairs import Pairs
-from plo.registry import Entry, Registry, RegistryError, source_of
+from plo.registry import Entry, Registry, RegistryError, check_signature, source_of
 from plo.scorers import Scorer, get_scorer
 
 LOSSES = Registry("loss", group="plo.losses")
@@ -72,7 +72,8 @@ def register_loss(
         paper: arXiv number or citation.
 
     Raises:
-        LossError: level or model is none of the known ones.
+        LossError: level, model or a side of `against` is none of the known ones; a text where names in a tuple belong.
+        RegistryError: the name is taken or cannot be written; a hyper-parameter is not keyword-only.
 
     Example:
         >>> @register_loss("hinge2", needs=("ref_logps",))
@@ -82,8 +83,11 @@ def register_loss(
     if level not in LEVELS:
         raise LossError(f"level={level!r} of the loss {name!r} must be one of {', '.join(LEVELS)}.")
     _check_model(name, model)
+    for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
+        _check_names(name, fact, names)
 
     def register(target):
+        check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
         facts |= {"model": model, "detached": detached, "against": against}
         return LOSSES.register(name, replace=replace, **facts)(target)
@@ -124,9 +128,9 @@ class Loss(nn.Module):
         if check := entry.facts.get("check"):
             _run_check(check, entry.name, self.params)
         self.level = entry.facts["level"]
-        self.needs = tuple(_fact(entry, "needs", self.params) or ())
-        self.detached = tuple(_fact(entry, "detached", self.params) or ())
-        self.against = tuple(_fact(entry, "against", self.params) or ())
+        self.needs, self.detached, self.against = (
+            _check_names(entry.name, fact, _fact(entry, fact, self.params)) for fact in ("needs", "detached", "against")
+        )
         self.model = _check_model(entry.name, _fact(entry, "model", self.params))
         self.name = full_name(entry, self.params)
         self.scorer: Scorer | None = None
@@ -342,6 +346,17 @@ def _run_check(check: Callable[..., None], loss: str, params: Mapping[str, Any])
 def _fact(entry: Entry, name: str, params: Mapping[str, Any]) -> Any:
     fact = entry.facts.get(name)
     return fact(**accepted(fact, params)) if callable(fact) else fact
+
+
+def _check_names(loss: str, fact: str, names: Any) -> tuple[str, ...]:
+    if callable(names):
+        return ()
+    if isinstance(names, str):
+        raise LossError(f"{fact}={names!r} of the loss {loss!r} must be a tuple of names: {fact}=({names!r},).")
+    names = tuple(names or ())
+    if fact == "against" and (unknown := [side for side in names if side not in ("chosen", "rejected")]):
+        raise LossError(f"against={names} of the loss {loss!r}: {unknown[0]!r} is neither 'chosen' nor 'rejected'.")
+    return names
 
 
 def _check_model(loss: str, model: Any) -> Any:

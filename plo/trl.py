@@ -316,7 +316,7 @@ class _OwnParameters(TrainerCallback):
 # Statistics from a TRL batch.
 
 
-LOGGED = ENTROPY, TOP1 = "trl/entropy", "trl/is_top1"  # as TRL does, and without gradient
+LOGGED = ENTROPY, TOP1 = "trl_entropy", "trl_is_top1"  # as TRL does, and without gradient
 
 
 @register_statistic(ENTROPY)

@@ -18,6 +18,7 @@ from plo.backbone.terms import as_pairs, nothing_known
 from plo.errors import PloError
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
+from plo.verify.trainable import check_trainable
 
 OF_TRLS_LOSS = (
     "loss_type", "loss_weights", "label_smoothing", "use_weighting", "f_divergence_type", "f_alpha_divergence_coef",
@@ -53,6 +54,7 @@ def checked(trainer: trl.DPOTrainer, loss: Loss) -> str:
     Raises:
         TRLError: with the remedy.
     """
+    check_trainable(loss)
     _check_settings(trainer, loss)
     _check_setup(trainer, loss)
     model = causal_lm(trainer)

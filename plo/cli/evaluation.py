@@ -97,7 +97,10 @@ def judge_check(
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI, in which the card is recorded.")] = None,
     as_json: Json = False,
 ):
-    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals."""
+    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals.
+
+    Exit code 1: no answer could be read.
+    """
     from plo.config import ConfigError, EvaluationConfig
 
     with friendly():
@@ -119,3 +122,5 @@ def judge_check(
         print(json.dumps(card.to_dict(), indent=2))
     else:
         say(console, "\n".join(card.lines()))
+    if card.unreadable_share.value == 1:  # no verdict at all
+        raise typer.Exit(1)

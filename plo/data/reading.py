@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from plo.data.errors import BadRow, DataError, Tie
-from plo.data.messages import are_messages_as_text
+from plo.data.messages import are_messages_as_text, parse
 from plo.data.report import DropReport
-from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, check, to_row
+from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, Text, check, to_row
 from plo.data.shapes import Raw, recognise
 from plo.data.sources import read_source
 
@@ -54,6 +54,11 @@ def read_rows(
         raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
     if report.ties == report.rows:
         raise DataError(f"{report.source}: all {report.rows} rows are ties. Add rows that prefer a response.")
+    if rows and all(_is_listed(row.chosen) and _is_listed(row.rejected) for row in rows):
+        raise DataError(
+            f"{rows[0].where}: the responses are lists of one text that were written as text, in all {len(rows)} rows, "
+            f"such as {rows[0].chosen[:40]!r}. Write the text itself, without brackets and quotes."
+        )
     _count_repeats(rows, report)
     return rows
 
@@ -82,6 +87,17 @@ def _note(raw: Raw, row: Row, report: DropReport) -> None:
     for name, value in raw.items():
         if name not in OWN_KEYS and name not in system and isinstance(value, str | list | Mapping) and value:
             report.unused[name] = None
+
+
+def _is_listed(side: Text) -> bool:
+    """Whether a response reads "['an answer']". One may be meant so; where all do, a column of lists became text."""
+    if not isinstance(side, str) or not side.startswith(("['", '["')):
+        return False
+    try:
+        value = parse(side)
+    except ValueError:
+        return False
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
 
 
 def _excerpt(raw: Raw) -> str:

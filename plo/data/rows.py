@@ -258,10 +258,11 @@ def _own_split(raw: Mapping, where: str) -> str | None:
 def _missing(name: str, raw: Mapping, where: str) -> DataError:
     present = [key for key in raw if key not in ("where", "split")]
     free = [key for key in present if key not in OWN_KEYS]
-    near = difflib.get_close_matches(name, free, n=1, cutoff=0.5) or free[:1] or ["..."]
+    wanted = [key for key in ("prompt", "chosen", "rejected") if key not in raw]
+    names = {key: next(iter(difflib.get_close_matches(key, free, n=1, cutoff=0.5)), "NAME") for key in wanted}
     hint = (
-        f"Say which column it is with data.columns: {{{name}: {near[0]}}}, or register a reader of your own with "
-        "plo.data.register_source."
+        f"Say which columns they are with data.columns: {{{', '.join(f'{k}: {v}' for k, v in names.items())}}}, or "
+        "register a reader of your own with plo.data.register_source."
     )
     if name == "prompt":
         hint += " Without a prompt 'chosen' and 'rejected' must be whole conversations: lists of messages."

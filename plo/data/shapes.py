@@ -1,5 +1,6 @@
 """Formats of public preference data: how each is recognised, and how its row becomes prompt, chosen and rejected."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,9 +50,9 @@ def hh(raw: Raw) -> Raw:
     cut = {}
     for side in ("chosen", "rejected"):
         text = raw[side]
-        if not isinstance(text, str):
+        if not isinstance(text, str) or are_messages_as_text(text):
             raise DataError(
-                f"{raw['where']}: {side!r} is {type(text).__name__}, not a dialogue as text. Lists of messages are read "
+                f"{raw['where']}: {side!r} is {type(text).__name__} {str(text)[:40]!r}, not a dialogue as text. Lists of messages are read "
                 "where the file or folder itself is data.source."
             )
         before, mark, response = text.rpartition("\n\nAssistant:")
@@ -287,10 +288,13 @@ def _string(raw: Raw, name: str) -> str:
 
 
 def _number(raw: Raw, name: str) -> float:
-    value = raw[name]
-    if not isinstance(value, int | float) or value != value:
-        raise DataError(f"{raw['where']}: {name!r} is {value!r}. Write a number, or remove the row.")
-    return float(value)
+    try:
+        number = float(raw[name])
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise DataError(f"{raw['where']}: {name!r} is {raw[name]!r}. Write a number, or remove the row.")
+    return number
 
 
 def _one_of(raw: Raw, name: str, meanings: Mapping[int, int]) -> int:

@@ -1,6 +1,7 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
+from plo.errors import one_line
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.evals.judges.judge import text_of
@@ -189,8 +191,8 @@ def _once(
         if not isinstance(error, Exception):
             raise
         interrupt.check()  # a library may have made another error of it
-        failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
-        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {error}")
+        failed[f"{evaluation.name} of {name}"] = one_line(error)
+        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {one_line(error)}")
     else:
         _tell(console, evaluation, name, found)
     return True
@@ -200,9 +202,13 @@ def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Fin
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
     if judging is not None:
-        judging.templates.clear()
+        judging.begin()
     try:
-        return evaluation(subject, judging)
+        found = evaluation(subject, judging)
+        if judging is None:
+            return found
+        judging.enforce_read()
+        return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
         if backbone is not None:
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from plo import interrupt
 from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
+from plo.errors import one_line
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
+from plo.experiment.preflight import check_columns, check_losses, with_stages
 from plo.experiment.progress import CellsProgress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.losses import Loss, get_loss
@@ -27,7 +28,7 @@ from plo.paths import plo_home, slug
 from plo.registry import load_plugin
 from plo.terminal import Terminal, say
 from plo.tracking import Cell as Recorded
-from plo.tracking import Tracker, Unrecorded, closing
+from plo.tracking import CellRun, Tracker, Unrecorded, closing
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     for plugin in experiment.plugins:
         load_plugin(plugin)
     losses = configured_losses(experiment)
+    trained = with_stages(losses)
+    check_losses(trained)
     bench = workbench(experiment, console)
+    check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
@@ -135,9 +139,9 @@ def _run(
                 interrupt.check()  # another process of the launch may have ended before this one
                 if not distributed.all_failed():
                     raise  # the others are in the midst of a step: started again, all resume the cell together
-                failed[cell.name] = f"{type(error).__name__}: {error}"
-                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}")
-                say(console, traceback.format_exc(), style="dim")
+                failed[cell.name] = one_line(error)
+                traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, CellRun) else ""
+                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id

@@ -15,6 +15,7 @@ from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.evals.judges import Judging
 from plo.evals.judges.template import get_template
+from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
 from plo.experiment.progress import progress_bar
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages, sha256
@@ -136,7 +137,10 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]
 def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tuple[list[tuple[Pair, Scores]], Any]:
     """An experiment's training pairs, each with the scorer's weights of its response tokens, and its tokenizer."""
     distributed.start()
+    trained = losses_of_stages(scorer)
+    check_losses(trained)
     bench = workbench(experiment, console)
+    check_columns(trained, bench.data.train)
     prepare(bench, console)
     weights = token_weights(bench.stages, scorer, experiment.seeds[0], plo_home() / "scores")
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer

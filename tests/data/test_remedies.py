@@ -9,7 +9,8 @@ from plo.config import load_experiment
 from plo.data import DataError, load_data
 
 PLAIN = [{"prompt": f"Question {i}?", "chosen": " yes", "rejected": " no"} for i in range(40)]
-RENAMED = [{"prompt": row["prompt"], "good": row["chosen"], "rejected": row["rejected"]} for row in PLAIN]
+RENAMED = [{"prompt": row["prompt"], "best_chosen": row["chosen"], "rejected": row["rejected"]} for row in PLAIN]
+OTHERS = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PLAIN]
 CHAT = {
     "prompt": [{"role": "user", "content": "q"}],
     "chosen": [{"role": "assistant", "content": "a"}],
@@ -42,9 +43,9 @@ def load(tokenizer, **data):
 
 # rows or text, its settings, what the message says must be changed, the changed settings
 BY_SETTINGS = [
-    (RENAMED, {}, "data.columns: {chosen: good}", {"columns": {"chosen": "good"}}),
-    ([{"question": r["prompt"], "chosen": r["chosen"]} for r in PLAIN], {"columns": {"rejected": "chosen"}},
-     "data.columns: {chosen: question}", {"columns": {"chosen": "question", "prompt": "question", "rejected": "chosen"}}),
+    (RENAMED, {}, "data.columns: {chosen: best_chosen}", {"columns": {"chosen": "best_chosen"}}),
+    (OTHERS, {}, "data.columns: {prompt: NAME, chosen: NAME, rejected: NAME}",
+     {"columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}}),
     (rows_with(split="part two"), {}, "data.columns: {split: null}", {"columns": {"split": None}}),
     (rows_with(tools=[{"name": "f"}]), {}, "data.columns: {tools: null, chat_template_kwargs: null}",
      {"columns": {"tools": None, "chat_template_kwargs": None}}),
@@ -109,7 +110,7 @@ def test_columns_that_a_registered_source_lacks_are_named_for_the_file_itself(wr
     path = str(write(RENAMED))
     with pytest.raises(DataError, match=r"itself as data.source, with data.columns: \{prompt"):
         load(tokenizer, source="hh", path=path)
-    assert load(tokenizer, source=path, columns={"chosen": "good"}).train
+    assert load(tokenizer, source=path, columns={"chosen": "best_chosen"}).train
     sides = ("chosen", "rejected")
     lists = str(
         write([{side: [{"role": "user", "content": row["prompt"]}, *CHAT[side]] for side in sides} for row in PLAIN])
@@ -141,6 +142,7 @@ BY_FILE = [
      text_of(rows_with(chosen=CHAT["chosen"], rejected=CHAT["rejected"]))),
     ("a.jsonl", text_of(rows_with(chosen=["x"])), '{"from": "human", "gpt" or "system", "value": text}',
      text_of(rows_with(chosen=[{"from": "gpt", "value": "a"}], rejected=CHAT["rejected"]))),
+    ("a.jsonl", text_of(rows_with(chosen="['a']", rejected='["b"]')), "without brackets and quotes", text_of(PLAIN)),
     ("a.jsonl", text_of(rows_with(split="x")), "Write 'train' or 'eval'", text_of(rows_with(split="train"))),
     ("a.jsonl", text_of(rows_with(rejected="")), "Mend or remove these rows", text_of(PLAIN)),
 ]  # fmt: skip
