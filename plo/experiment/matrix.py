@@ -18,11 +18,13 @@ from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line
+from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.preflight import check_columns, check_losses, with_stages
 from plo.experiment.progress import CellsProgress
 from plo.experiment.workbench import Workbench, prepare, workbench
+from plo.faults import disk_fault
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
@@ -131,13 +133,14 @@ def _run(
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                metrics = run_cell(cell, bench, run, root, reference, progress.advance)
+                note = partial(_note, console, cell.name)
+                metrics = run_cell(cell, bench, run, root, reference, progress.advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
                     raise
                 interrupt.check()  # another process of the launch may have ended before this one
-                if not distributed.all_failed():
+                if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = one_line(error)
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, CellRun) else ""
@@ -150,9 +153,13 @@ def _run(
     return failed
 
 
+def _note(console: Console, cell: str, text: str) -> None:
+    say(console, ("note", "yellow"), f"   {cell}: {text}")
+
+
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
     if cell.seed not in references:
-        raise RuntimeError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
     return tracker.table(references[cell.seed], "samples.json")
 
 
