@@ -69,6 +69,7 @@ def _entry_of(function: Callable) -> Entry:
         "level": getattr(function, "level", "pair"),
         "scorer": getattr(function, "scorer", "uniform"),
         "against": getattr(function, "against", ()),
+        "target_margin": getattr(function, "target_margin", None),
         "paper": "",
     }
     return Entry(name, function, facts, origin=f"{getattr(function, '__module__', '?')}.{name}")
