@@ -39,6 +39,8 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     except ModelError:
         raise
     except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
+        if attention is not None and isinstance(error, ImportError):
+            remedy = "Install the package, or set model.attention=auto."
         raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
     check_vocabulary(model, tokenizer)
     try:
@@ -48,7 +50,10 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"The model {config.name!r} cannot be loaded: {error}. {remedy}") from error
+        raise ModelError(
+            f"The model {config.name!r} cannot be trained with these settings: {reason(error)}. Change those of `model`; "
+            f"model.lora_targets=all-linear fits every model."
+        ) from error
     backbone.longest = longest
     if config.packed:
         why = why_not(model, longest) or disagreement(backbone, longest)
@@ -64,6 +69,15 @@ def _compute_dtype(name: str, device: torch.device) -> torch.dtype | None:
     if name == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-        capabilities = torch.cpu.get_capabilities()
-        return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+        return torch.bfloat16 if _multiplies_bfloat16() else None
     return torch.bfloat16 if name == "bfloat16" else None
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16, and torch uses them.
+
+    Without them products in bfloat16 are many times slower than in float32. `ATEN_CPU_CAPABILITY` holds torch below what
+    the CPU has. This reads what the CPU says and measures nothing, as the dtype is part of what identifies a run.
+    """
+    capabilities, used = torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability()
+    return used.startswith("AVX512") and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -54,6 +54,8 @@ class Store:
     def __init__(self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True):
         self.uri, self.experiment = store_uri(store), experiment
         self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        if self.file is not None and self.file.is_dir():
+            raise TrackingError(f"The MLflow store {self.file} is a folder: name a file in it, {self.file / STORE}.")
         if self.file is not None and not create and not self.file.exists():
             raise TrackingError(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
         if self.file is not None and create:
@@ -90,10 +92,9 @@ class Store:
         if fault := disk_fault(error):
             return f"The MLflow store {self.uri} cannot be opened: {fault}"
         reason = str(error).strip().split("\n")[0]
-        return (
-            f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "
-            f"If another version of MLflow wrote it, run `mlflow db upgrade {self.uri}`; else name another with --store."
-        )
+        older = "database schema" in reason or "no such column" in reason
+        upgrade = f"Run `mlflow db upgrade {self.uri}`, or" if older else "Mend it, or"
+        return f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} {upgrade} name another with --store."
 
     @cached_property
     def _reader(self) -> Reader:
