@@ -49,6 +49,8 @@ class Workbench:
 
 def workbench(experiment: Experiment, console: Console) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
+    if lost := distributed.lost_processes():
+        say(console, lost, style="yellow")
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
     with console.status(line(f"loading {experiment.model.name}")):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
