@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plo.configured import accepted, changed, checked, full_name, read_call
 from plo.errors import PloError
-from plo.registry import Entry, Registry, source_of
+from plo.registry import Entry, Registry, check_signature, source_of
 
 SCORERS = Registry("token scorer", group="plo.scorers")
 
@@ -97,7 +97,12 @@ def register_scorer(
         ...                     for ids in (pair.chosen_ids, pair.rejected_ids))
     """
     facts = {"stages": stages, "reads": tuple(reads), "seeded": seeded, "paper": paper}
-    return SCORERS.register(name, replace=replace, **facts)
+
+    def register(function: Callable) -> Callable:
+        check_signature("token scorer", name, function, given="material")
+        return SCORERS.register(name, replace=replace, **facts)(function)
+
+    return register
 
 
 class Scorer:
