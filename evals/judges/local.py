@@ -7,6 +7,7 @@ from typing import Any
 
 from plo.configured import accepted
 from plo.evals.judges.judge import JudgeError
+from plo.faults import reason
 
 
 @cache
@@ -34,9 +35,9 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
     try:
         loaded = getattr(transformers, kind).from_pretrained(place, dtype=dtype).eval().to(device)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
         raise JudgeError(
-            f"The model of the judge {judge!r} cannot be loaded: {error} Name a folder or a hub model that {kind} "
+            f"The model of the judge {judge!r} cannot be loaded: {reason(error)}. Name a folder or a hub model that {kind} "
             f"reads."
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.

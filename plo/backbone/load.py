@@ -12,6 +12,7 @@ from plo.backbone.model import Backbone, ModelError
 from plo.backbone.packing import disagreement, why_not
 from plo.config import ModelConfig
 from plo.embedded import embedded_model
+from plo.faults import reason
 
 
 def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, Any]:
@@ -30,25 +31,26 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         keep_freed_memory()
     weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
     attention = None if config.attention == "auto" else config.attention
+    remedy = "Give 'embedded', a local folder, or a hub name (and, for the hub, a connection or a filled cache)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=attention)
+    except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
+        raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
+    try:
         if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
-            f"(and, for the hub, a connection or a filled cache)."
-        ) from error
+        raise ModelError(f"The model {config.name!r} cannot be loaded: {error}. {remedy}") from error
     backbone.longest = longest
     if config.packed:
-        reason = why_not(model, longest) or disagreement(backbone, longest)
-        if reason:
+        why = why_not(model, longest) or disagreement(backbone, longest)
+        if why:
             warnings.warn(
-                f"{config.name}: pairs are padded, not packed, which is slower: {reason}. (model.packed=false says so at once.)",
+                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false says so at once.)",
                 stacklevel=2,
             )
     return backbone, tokenizer

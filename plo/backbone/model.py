@@ -22,6 +22,7 @@ from plo.backbone.lora import fuse, lora_config
 from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
 from plo.config import ModelConfig
+from plo.faults import reason
 from plo.losses import Loss
 from plo.pairs import Pairs
 
@@ -162,9 +163,9 @@ class Backbone(nn.Module):
             else:
                 state = type(self.policy).from_pretrained(folder, dtype=torch.float32).state_dict()
                 unexpected = self.policy.load_state_dict(state, strict=False).unexpected_keys
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a file that is damaged or a pickle: each library has its own error
             raise ModelError(
-                f"The trained policy {folder} cannot be read: {error}. Train it again, or mend the path."
+                f"The trained policy {folder} cannot be read: {reason(error)}. Train it again, or mend the path."
             ) from error
         if unexpected:
             raise ModelError(

@@ -22,7 +22,7 @@ from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
-from plo.evals import EVALUATIONS, evaluate
+from plo.evals import EVALUATIONS, EvaluationError, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT, sha256
@@ -225,7 +225,7 @@ class Evaluator(TrainerCallback):
         path = self.folder / f"evaluation-{step}.json"
         if not distributed.on_main(path.exists):
             if step != now:
-                raise RuntimeError(
+                raise EvaluationError(
                     f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
                 )
             with interrupt.awaiting("the evaluation under way is made again at the next start"):

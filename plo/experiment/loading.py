@@ -18,6 +18,7 @@ from plo.experiment.server import Server
 from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, Policy
 from plo.experiment.workbench import computed_with
+from plo.faults import reason
 
 LONGEST = 2048  # tokens, of a model that no experiment says more of
 # adapter_model, model-00001-of-00002, pytorch_model; the first that are there are read
@@ -117,9 +118,9 @@ def _put_on(backbone: Backbone, folder: Path) -> None:
     try:
         policy = get_peft_model(backbone.policy.unload(), LoraConfig.from_pretrained(str(folder)))
         result = set_peft_model_state_dict(policy, load_peft_weights(str(folder), device="cpu"))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a file that is damaged or a pickle: each library has its own error
         raise EvaluationError(
-            f"The adapter {folder} does not fit its base {backbone.settings.name!r}: {' '.join(str(error).split())[:300]}. Give the base that it was "
+            f"The adapter {folder} does not fit its base {backbone.settings.name!r}: {reason(error)}. Give the base that it was "
             f"trained on (base_model_name_or_path in its adapter_config.json), or merge it into that and give the result."
         ) from error
     lacking = [name for name in result.missing_keys if ".default" in name]

@@ -18,10 +18,12 @@ from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line
+from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.preflight import check_columns, check_losses, with_stages
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
+from plo.faults import disk_fault
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
@@ -136,7 +138,7 @@ def _run(
                 if not isinstance(error, Exception):
                     raise
                 interrupt.check()  # another process of the launch may have ended before this one
-                if not distributed.all_failed():
+                if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = one_line(error)
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, CellRun) else ""
@@ -151,7 +153,7 @@ def _run(
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
     if cell.seed not in references:
-        raise RuntimeError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
     return tracker.table(references[cell.seed], "samples.json")
 
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 import plo.trl
 from plo.losses import LossError
 from plo.pairs import MissingStatistic
+from plo.trl_checks import TRLError
 
 ROWS = [
     {"prompt": f"It {'was ' * i}", "chosen": " right" * (7 - i), "rejected": " wrong" * (1 + i % 3), "margin": i % 3}
@@ -302,7 +303,7 @@ def test_a_token_mask_that_depends_on_values_is_refused(trl_trainer):
         return -pairs.chosen.logps, pairs.chosen.mask & (pairs.chosen.logps > -3)
 
     confident.level, confident.needs = "token", ()
-    with pytest.raises(RuntimeError, match="may depend on lengths, not on values"):
+    with pytest.raises(LossError, match="may depend on lengths, not on values"):
         plo.trl.use(trl_trainer("lora"), confident).train()
 
 
@@ -310,5 +311,5 @@ def test_a_loss_that_is_not_finite_stops_with_the_pairs(trl_trainer):
     def breaks(pairs):
         return pairs.log_ratio_margin() / torch.tensor([1.0, 0.0, 1.0, 1.0]) * torch.tensor([1.0, 0.0, 1.0, 1.0])
 
-    with pytest.raises(RuntimeError, match=r"not finite at step 1, in pairs \[1\] of its batch of 4"):
+    with pytest.raises(TRLError, match=r"not finite at step 1, in pairs \[1\] of its batch of 4"):
         plo.trl.use(trl_trainer("lora"), breaks).train()
