@@ -66,7 +66,10 @@ def _targets(value: Any) -> Any:
 class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
 
-    name: str = Field("embedded", description="'embedded', a local folder, or a hub name")
+    name: str = Field(
+        "embedded",
+        description="'embedded', a local folder, or a hub name: of a model, or of a LoRA adapter with its base",
+    )
     peft: Literal["lora", "full"] = "lora"
     lora_r: PositiveInt = 16
     lora_alpha: PositiveFloat = 32

@@ -17,7 +17,7 @@ from plo.backbone import distributed, sharding
 from plo.backbone.activations import keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
-from plo.backbone.head import ModelError, check_head, scaled
+from plo.backbone.head import ModelError, check_head, check_plain, scaled
 from plo.backbone.lora import fuse, lora_config
 from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         device: torch.device | None = None,
     ):
         super().__init__()
+        check_plain(model)
         self.settings = settings
         self.compute_dtype = compute_dtype
         self.loss: Loss | None = None

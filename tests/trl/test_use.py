@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -271,6 +272,15 @@ def test_trls_beta_is_handed_on(trl_trainer):
     theirs = trl_trainer("lora", beta=0.5)
     theirs.train()
     assert losses(trainer) == pytest.approx(losses(theirs), abs=1e-4)
+
+
+def test_an_adapter_that_another_one_took_the_place_of_is_refused(trl_trainer, tiny_model):
+    """As `AutoModelForCausalLM.from_pretrained(ADAPTER)` gives it; TRL starts from the base alone, and says nothing."""
+    model = tiny_model()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    trainer = trl_trainer("lora", model=model)
+    with pytest.raises(plo.trl.TRLError, match="had an adapter already when peft_config put another one on it"):
+        plo.trl.use(trainer, "dpo")
 
 
 def test_wrong_uses_are_refused(trl_trainer, tiny_model):
