@@ -1,7 +1,7 @@
 """`register_loss`, and `Loss`: a registered loss with its hyper-parameters set, to be called on `Pairs`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -41,6 +41,8 @@ def register_loss(
     model: str | Callable[..., str] | None = None,
     detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     against: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
+    target_margin: float | Callable[..., float | None] | None = None,
+    presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] | None = None,
     paper: str = "",
     replace: bool = False,
 ) -> Callable:
@@ -69,6 +71,10 @@ def register_loss(
         against: the sides that the loss pulls against the preference on purpose, `("chosen",)` where it makes chosen
             responses less likely; or a function of the hyper-parameters that returns them. Any other loss that does
             so fails `plo verify`.
+        target_margin: the value of the metric `margin` at which the loss is least, where there is one; or a function of the
+            hyper-parameters that returns it. A training that ends under a tenth of it is told so.
+        presets: settings by name, for `name(preset=...)`: hyper-parameters that differ from the defaults, each with the
+            weight of its term, `{"hh": [(1.0, {"lam": 1.2})]}`; several terms are a sum.
         paper: arXiv number or citation.
 
     Raises:
@@ -89,7 +95,13 @@ def register_loss(
     def register(target):
         check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {"model": model, "detached": detached, "against": against}
+        facts |= {
+            "model": model,
+            "detached": detached,
+            "against": against,
+            "target_margin": target_margin,
+            "presets": presets or {},
+        }
         return LOSSES.register(name, replace=replace, **facts)(target)
 
     return register
@@ -111,6 +123,7 @@ class Loss(nn.Module):
         name: registered name plus the hyper-parameters that differ from their defaults, "bpo(lam=0.5)".
         params: every hyper-parameter, and `scorer` where the loss needs token weights.
         needs, level, model, detached, against: as registered, for these hyper-parameters.
+        target_margin: as registered, for these hyper-parameters; None where there is none.
         scorer: makes the token weights; None for a loss that needs none.
         terms: ((weight, Loss), ...): itself, or the terms of a sum.
     """
@@ -132,6 +145,7 @@ class Loss(nn.Module):
             _check_names(entry.name, fact, _fact(entry, fact, self.params)) for fact in ("needs", "detached", "against")
         )
         self.model = _check_model(entry.name, _fact(entry, "model", self.params))
+        self.target_margin: float | None = _fact(entry, "target_margin", self.params)
         self.name = full_name(entry, self.params)
         self.scorer: Scorer | None = None
         if self.is_recipe and scorer is None:
@@ -282,7 +296,7 @@ class LossSum(Loss):
             tuple(dict.fromkeys(name for _, loss in terms for name in getattr(loss, fact)))
             for fact in ("detached", "against")
         )
-        self.model = None
+        self.model = self.target_margin = None
         self.level = "batch" if any(loss.level == "batch" for _, loss in terms) else "pair"
         self.name = " + ".join(
             loss.name if weight == 1 else f"{shown(float(weight))}*{loss.name}" for weight, loss in terms

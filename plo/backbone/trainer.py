@@ -30,7 +30,7 @@ from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.steps import arrange, micro_batches, tokens_of
 from plo.backbone.terms import check_counts
-from plo.config import ConfigError, TrainConfig
+from plo.config import LEARNING_RATES, ConfigError, TrainConfig
 from plo.data import Pair
 from plo.errors import PloError
 from plo.margins import without_rounding
@@ -95,7 +95,7 @@ class PreferenceTrainer(Trainer):
             output_dir=str(folder),
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=accumulation,
-            learning_rate=config.lr,
+            learning_rate=config.lr or LEARNING_RATES[backbone.settings.peft],
             num_train_epochs=config.epochs,
             max_steps=config.steps or -1,
             lr_scheduler_type=config.schedule,

@@ -19,6 +19,7 @@ from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
+from plo.backbone.targets import short_of_target
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
@@ -62,9 +63,14 @@ class Cell:
         """Units of progress that the cell takes."""
         if self.loss is None:
             return EVALUATION_UNITS
+        return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
+
+    def steps(self, experiment: Experiment, pairs: int) -> int:
+        """Optimiser steps that the cell takes."""
         train = experiment.train
-        steps = train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
-        return steps + EVALUATION_UNITS * len(experiment.points)
+        if self.loss is None:
+            return 0
+        return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
 
     def folder(self, root: Path) -> Path:
         return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
@@ -124,7 +130,8 @@ def run_cell(
     run: CellRun,
     root: Path,
     reference_samples: pd.DataFrame | None,
-    progress: Callable[[int], None] = lambda units: None,
+    progress: Callable[..., None] = lambda units, steps=0: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train (resuming from the last whole checkpoint), evaluate at every point, record. Returns the final metrics.
 
@@ -132,7 +139,8 @@ def run_cell(
         run: where it is recorded.
         root: folder of the comparison; checkpoints and the trained adapter go into a folder of the cell's own.
         reference_samples: the reference's samples of the same seed, for win rates; None for the reference itself.
-        progress: told the units of work done since the last call.
+        progress: told the units of work done since the last call, and how many of them were steps.
+        note: told what a reader of the cell's numbers should know; the record has it as the tag `plo.notes`.
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +150,11 @@ def run_cell(
         with bench.backbone.reference():
             evaluator.at_step(0, 0)
     else:
-        _train(cell, bench, run, folder, evaluator)
+        notes = _train(cell, bench, run, folder, evaluator)
+        if notes:
+            run.tag("plo.notes", json.dumps(notes))
+        for text in notes:
+            note(text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.finish(metrics)
@@ -151,7 +163,7 @@ def run_cell(
     return metrics
 
 
-def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> None:
+def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
     if scorer := cell.loss.scorer:
@@ -180,6 +192,7 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     backbone.save(folder / "model")
     run.tag("plo.folder", str((folder / "model").resolve()))
+    return short_of_target(cell.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
 class Evaluator(TrainerCallback):
@@ -194,7 +207,7 @@ class Evaluator(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         points = self.bench.experiment.points
         self.points = {max(1, round(point * state.max_steps)): point for point in points}
-        self.progress(state.global_step)
+        self.progress(state.global_step, state.global_step)
         for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
             if "loss" in entry:
                 self.run.log(_numbers(entry), entry["step"])
@@ -205,7 +218,7 @@ class Evaluator(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
         control.should_log |= control.should_save  # a resumed run starts from empty sums: so does every checkpoint
-        self.progress(1)
+        self.progress(1, 1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:  # not the Trainer's own summary at the end

@@ -148,3 +148,14 @@ def test_a_failing_cell_says_one_sentence_and_the_record_has_the_traceback(tiny,
     tracker = Tracker(create=False)
     recorded = tracker._client.download_artifacts(run.run_id, "error.txt")
     assert "Traceback (most recent call last)" in Path(recorded).read_text()
+
+
+def test_ipo_that_stays_far_from_its_target_is_told_so(tiny, capsys):
+    from plo.terminal import Terminal
+    from plo.tracking import Tracker
+
+    compare(tiny(losses=["ipo", "dpo"]), Terminal(width=80))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert len(notes) == 1 and "ipo seed 0: ipo ends at a mean margin of" in notes[0] and "target of 5:" in notes[0]
+    tags = {cell.name: cell.tags for cell in Tracker(create=False).cells()}
+    assert "under a tenth of its target" in tags["ipo seed 0"]["plo.notes"] and "plo.notes" not in tags["dpo seed 0"]
