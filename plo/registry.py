@@ -187,7 +187,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     os.environ[PLUGINS] = "\n".join(dict.fromkeys([*filter(None, known), str(path)]))
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(f"The plug-in {path} failed: {type(error).__name__}: {error}") from error
 
 
