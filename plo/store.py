@@ -90,9 +90,14 @@ def intact(path: Path) -> bool:
 
     A file is read through once a process, and again only where its size or time changed.
     """
-    if not path.exists():
+    before = _state(path)
+    if before is None:
         return False
-    wrong = _wrong(path)
+    wrong = damage(path)
+    if (
+        wrong is not None and _state(path) != before
+    ):  # another process wrote it meanwhile, and ours is not to be removed
+        return intact(path)
     if wrong == UNSUMMED:  # of an earlier version: a line for all of a folder's
         if path.parent not in _unsummed:
             _unsummed.add(path.parent)
@@ -101,6 +106,29 @@ def intact(path: Path) -> bool:
     elif wrong is not None:
         drop(path, wrong)
     return wrong is None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a value that is there, in words; None if it is just as it was written. Nothing is removed."""
+    sums = path / SUMS if path.is_dir() else _sums(path)
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return UNSUMMED
+    base = sums.parent
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        file = base / name
+        state = _state(file)
+        if state is None:
+            return f"lacks {name}"
+        if _verified.get(file) == state:
+            continue
+        if _digest(file) != digest:
+            what = "is damaged" if file == path else f"is damaged in {name}"
+            return f"{what} (its sha256 is not that of what was written)"
+        _verified[file] = state
+    return None if lines else "has an empty checksum"
 
 
 def read(path: Path, reader: Callable[[Path], T]) -> T | None:
@@ -132,29 +160,6 @@ def remove(path: Path) -> None:
         return
     path.unlink(missing_ok=True)
     _sums(path).unlink(missing_ok=True)
-
-
-def _wrong(path: Path) -> str | None:
-    """What is wrong with a value, if anything is."""
-    sums = path / SUMS if path.is_dir() else _sums(path)
-    try:
-        lines = sums.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return UNSUMMED
-    base = sums.parent
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        file = base / name
-        state = _state(file)
-        if state is None:
-            return f"lacks {name}"
-        if _verified.get(file) == state:
-            continue
-        if _digest(file) != digest:
-            what = "is damaged" if file == path else f"is damaged in {name}"
-            return f"{what} (its sha256 is not that of what was written)"
-        _verified[file] = state
-    return None if lines else "has an empty checksum"
 
 
 def _digest(file: Path) -> str:

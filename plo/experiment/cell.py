@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
+from plo import store
 from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -175,9 +175,10 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
         callbacks=[evaluator],
     )
     evaluator.probe = trainer.probe
-    checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
+    checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.lacking))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     backbone.save(folder / "model")
+    distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.tag("plo.folder", str((folder / "model").resolve()))
 
 
@@ -191,8 +192,7 @@ class Evaluator(TrainerCallback):
         self.points: Mapping[int, float] = {0: 1.0}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        points = self.bench.experiment.points
-        self.points = {max(1, round(point * state.max_steps)): point for point in points}
+        self.points = self._points(state.max_steps)
         self.progress(state.global_step)
         for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
             if "loss" in entry:
@@ -221,28 +221,38 @@ class Evaluator(TrainerCallback):
             step: the evaluation point.
             now: the step that the policy has reached.
         """
-        path = self.folder / f"evaluation-{step}.json"
-        if not distributed.on_main(path.exists):
-            if step != now:
-                raise RuntimeError(
-                    f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
-                )
-            self._evaluate(step, path)
-        if distributed.is_main():
-            self.run.log(json.loads(path.read_text())["metrics"], step)
+        metrics = distributed.on_main(lambda: self._evaluated(step))
+        if metrics is None:
+            if step != now:  # `lacking` chose another checkpoint, had it been so at the start
+                raise RuntimeError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
+            metrics = self._evaluate(step)
+        self.run.log(metrics, step)
         self.progress(EVALUATION_UNITS)
+
+    def lacking(self, step: int, steps: int) -> str | None:
+        """What keeps a training of so many steps from going on at `step`: an evaluation before it that is there no more."""
+        gone = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
+        return f"is past step {gone[0]}, whose evaluation is gone" if gone else None
 
     def result(self) -> tuple[dict[str, float], pd.DataFrame]:
         """Metrics and samples of the last point."""
         step = max(self.points)
 
-        def read() -> tuple[dict[str, float], pd.DataFrame]:
-            metrics = json.loads((self.folder / f"evaluation-{step}.json").read_text())["metrics"]
-            return metrics, pd.read_parquet(self.folder / f"samples-{step}.parquet")
+        return distributed.on_main(lambda: (self._evaluated(step), pd.read_parquet(self._samples(step))))
 
-        return distributed.on_main(read)
+    def _points(self, steps: int) -> dict[int, float]:
+        """{step: share of the training} of the evaluation points."""
+        return {max(1, round(point * steps)): point for point in self.bench.experiment.points}
 
-    def _evaluate(self, step: int, path: Path) -> None:
+    def _samples(self, step: int) -> Path:
+        return self.folder / f"samples-{step}.parquet"
+
+    def _evaluated(self, step: int) -> dict[str, float] | None:
+        """The metrics that an evaluation found, kept on disk; None if it, or its samples, is not there whole."""
+        found = store.read_json(self.folder / f"evaluation-{step}.json")
+        return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
+
+    def _evaluate(self, step: int) -> dict[str, float]:
         """The model's part in every process alike, as each may hold but a shard of it; the rest in the main one."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
@@ -251,14 +261,16 @@ class Evaluator(TrainerCallback):
         if self.cell.loss is not None:
             measured["preference_accuracy"] = preference_accuracy(bench)
 
-        def judge() -> None:
+        def judge() -> dict[str, float]:
             reference = samples if self.cell.loss is None else self.reference_samples
             result = evaluate(samples, bench.suite, reference=reference)
-            result.samples.to_parquet(self.folder / f"samples-{step}.parquet")
+            store.write(self._samples(step), result.samples.to_parquet, durable=True)
             metrics = dict(result.metrics) | measured
-            _write(path, {"step": step, "point": self.points[step], "metrics": metrics})
+            content = {"step": step, "point": self.points[step], "metrics": metrics}
+            store.write_json(self.folder / f"evaluation-{step}.json", content, durable=True)
+            return metrics
 
-        distributed.on_main(judge, share=False)
+        return distributed.on_main(judge)
 
 
 def preference_accuracy(bench: Workbench) -> float:
@@ -283,9 +295,3 @@ def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Refe
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and name != "step"}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from plo import store
 from plo.backbone import distributed
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
@@ -141,6 +142,11 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
             raise EvaluationError(
                 f"The trained policy of {cell.name} is not in {folder} any more: bring the folder back, or train it anew "
                 f"under another name (plo compare ... name=NAME; of this comparison it is finished)."
+            )
+        if store.is_sealed(folder) and (damage := store.damage(folder)):  # kept: it may be the only one there is
+            raise EvaluationError(
+                f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train it anew "
+                f"under another name (plo compare ... name=NAME)."
             )
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])

@@ -1,16 +1,14 @@
 """A model behind an OpenAI-compatible server, as something that evaluations of level "model" ask for text."""
 
-import json
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from plo import store
 from plo.data.rows import Text
 from plo.evals import EvaluationError
 from plo.experiment.stages import sha256
@@ -66,10 +64,11 @@ class Server(Outputs):
             prompt = prompts[number]
             own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
             file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
-            if not file.exists():
-                _write(file, self._ask(prompt, own))
+            if (said := store.read_json(file)) is None:
+                said = self._ask(prompt, own)
+                store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
-            return named | json.loads(file.read_text()) | {"tokens": float("nan")}
+            return named | said | {"tokens": float("nan")}
 
         with ThreadPoolExecutor(self.workers) as pool:
             numbers = [(i, k) for i in range(len(prompts)) for k in range(samples)]
@@ -110,10 +109,3 @@ class Server(Outputs):
                 f"the server, the model's name and OPENAI_API_KEY, and start again: what it said so far is kept."
             ) from error
         return {"text": text, "finished": choice.finish_reason == "stop"}
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, file)
