@@ -173,16 +173,6 @@ def hyper_parameters(target: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def source_of(target: Any) -> str:
-    """The text of the file that defines a function, class or object: changed, the thing is another one."""
-    for thing in (target, type(target)):
-        try:
-            return Path(inspect.getsourcefile(thing)).read_text(encoding="utf-8")
-        except (TypeError, OSError):
-            continue
-    return f"{type(target).__module__}.{type(target).__qualname__}"
-
-
 def _origin(target: Any) -> str:
     if isinstance(target, str):
         return target

@@ -24,11 +24,11 @@ from plo.data import Pair
 from plo.evals import EVALUATIONS, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
-from plo.experiment.stages import WITHOUT_EFFECT, sha256
+from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
+from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
 from plo.paths import plo_home
-from plo.registry import source_of
 from plo.tracking import CellRun
 
 PROBE_PAIRS = 8
@@ -70,8 +70,8 @@ class Cell:
 
 
 def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
-    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the files that define
-    the loss, its generator, its statistics and the evaluations."""
+    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
+    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
     plugged = [EVALUATIONS[name].load() for name in bench.suite]
     if loss is not None:
         plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
@@ -79,7 +79,7 @@ def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
     settings = {
         "shared": shared_settings(bench),
         "loss": [loss.name, loss.source] if loss is not None else None,
-        "code": sorted({source_of(function) for function in plugged}),
+        "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
         **({"stages": [bench.stages.identity(stage) for stage in other]} if other else {}),
     }
@@ -92,10 +92,10 @@ def shared_settings(bench: Workbench) -> dict[str, Any]:
     return {
         "model": [
             bench.model_identity,
-            experiment.model.model_dump(mode="json", exclude={"name", "reference_disk_gb"}),
+            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
         ],
         "data": bench.data.digest,
-        "train": experiment.train.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+        "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
         "eval_at": experiment.points,
         "evaluation": evaluation_settings(bench),
     }
@@ -110,7 +110,7 @@ def evaluation_settings(bench: Workbench) -> list[Any]:
         "judge_calls",
         "judge_money",
     }  # evaluations of a model have runs and keys of their own
-    return [config.model_dump(mode="json", exclude=others) | {"suite": _of_samples(config)}, bench.suite]
+    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, bench.suite]
 
 
 def _of_samples(config: EvaluationConfig) -> list[str]:

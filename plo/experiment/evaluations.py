@@ -20,9 +20,9 @@ from plo.evals.judges.judge import text_of
 from plo.evals.judges.template import Template
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.settings import Settings
-from plo.experiment.stages import sha256
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
+from plo.identity import sha256
 from plo.registry import load_plugin
 from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError
 

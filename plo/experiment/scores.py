@@ -20,7 +20,8 @@ from plo import store
 from plo.backbone import distributed, sharding
 from plo.config import ConfigError
 from plo.data import Pair
-from plo.experiment.stages import Stages, alone, sha256
+from plo.experiment.stages import Stages, alone
+from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
 from plo.tracking import Unrecorded
 

@@ -11,8 +11,8 @@ import pandas as pd
 from plo import store
 from plo.data.rows import Text
 from plo.evals import EvaluationError
-from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, rendered
+from plo.identity import sha256
 from plo.paths import plo_home
 
 

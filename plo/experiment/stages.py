@@ -7,7 +7,6 @@ comparisons share it. Killed, it goes on from its last checkpoint.
 import contextlib
 import gc
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +29,8 @@ from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
+from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
-from plo.registry import source_of
 from plo.scorers import Scores, Stage
 from plo.tracking import CellRun, Unrecorded
 
@@ -112,10 +111,11 @@ class Stages:
     def key(self, stage: Stage) -> str:
         """Hash of what the trained weights depend on."""
         loss = get_loss(stage.loss)
-        adapters = {name: value for name, value in self.model.model_dump().items() if name.startswith(("peft", "lora"))}
-        settings = self._settings(stage).model_dump(mode="json", exclude=WITHOUT_EFFECT)
+        changed = settings_identity(self.model)
+        adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
+        settings = settings_identity(self._settings(stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
-        code = sorted({source_of(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
+        code = sorted({code_identity(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
         columns = [[pair.columns.get(name) for name in names] for pair in self._pairs(stage)] if names else []
         pairs = self.digest(stage.share, stage.reversed)
@@ -207,10 +207,6 @@ def _numbers(policy: Path) -> dict[str, float]:
     """What a stage's training took: seconds, steps, pairs."""
     with safe_open(policy, framework="pt") as file:
         return {name: float(value) for name, value in file.metadata().items()}
-
-
-def sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:

@@ -17,7 +17,8 @@ from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.evals.judges import Judging
 from plo.evals.judges.template import get_template
 from plo.experiment.scores import token_weights
-from plo.experiment.stages import Stages, sha256
+from plo.experiment.stages import Stages
+from plo.identity import sha256
 from plo.paths import plo_home
 from plo.scorers import Scorer, Scores, Stage
 
