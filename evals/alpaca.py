@@ -10,11 +10,17 @@ import pandas as pd
 from pydantic import Field
 
 from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
+from plo.evals.answers import DIRECTIONS as OF_ANSWERS
+from plo.evals.answers import THINK_END, answers, remarks
 from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.judges import Judging
 from plo.evals.subject import Findings, Subject
 
 BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
+RETIRED = (
+    "AlpacaEval 2's own judge, gpt-4-1106-preview, is no longer served by its provider: AlpacaEval 2 can be computed again from "
+    "stored verdicts (plo.evals.alpaca_official.win_rates), and no longer run."
+)
 ENOUGH = 100  # verdicts that can be read: with fewer, the regression says little more than its 1,610 fixed rows
 DIRECTIONS = {
     "win_rate": True,
@@ -24,6 +30,7 @@ DIRECTIONS = {
     "length": None,
     "unreadable": False,
     "consistency": None,
+    **OF_ANSWERS,
 }
 
 
@@ -38,6 +45,7 @@ def alpaca_eval(
     official: bool = False,
     max_new_tokens: Annotated[int, Field(ge=1)] = 2048,
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7,
+    think_end_token: str | None = THINK_END,
 ) -> Findings:
     """AlpacaEval's instructions, one answer each, judged against the baseline's answer to the same instruction.
 
@@ -46,14 +54,18 @@ def alpaca_eval(
     prompt "instruction", and takes the mean (two verdicts that contradict each other: a draw). `official` asks once,
     in the order and with the prompt of `weighted_alpaca_eval_gpt4_turbo`. `length_controlled_win_rate` is the alpaca-eval
     package's; NaN, with a note, against another baseline, for fewer than 100 verdicts, or where its file cannot be had.
-    Rates are shares of the verdicts that could be read; `unreadable` is the share of the others. `length` is in characters.
+    Rates are shares of the verdicts that could be read; `unreadable` is the share of the others. `length` is in characters;
+    `empty` and `truncated` are the shares of the answers that hold no text, and that the limit of tokens ended.
 
     Args:
         instructions: ask only this many, spread evenly over the 805; None: all.
         baseline: `model_outputs.json` (or .json.gz) of another baseline, which also brings the instructions.
         data: folder with the hub's files (`alpaca_eval_gpt4_baseline.json`, `df_gamed.csv`), or laid out as the AlpacaEval
             repository (`results/gpt4_1106_preview/model_outputs.json`); None: the subject's path for "alpaca_eval", or the hub.
-        official: one order, AlpacaEval's prompt. Only so, asked of gpt-4-1106-preview and in full, is it AlpacaEval 2.
+        official: one order, AlpacaEval's prompt. Only so, by the verdicts of gpt-4-1106-preview and in full, is it AlpacaEval 2.
+            That judge is gone from its provider, so the protocol can be run with other judges, and AlpacaEval 2 itself only be
+            computed again from stored verdicts. A judge that thinks before it answers needs room: openai:MODEL(max_tokens=4096).
+        think_end_token: a thought at the beginning of an answer is cut up to here before it is judged or measured; None: it stays.
 
     Raises:
         EvaluationError: the baseline's answers cannot be had, or the package alpaca-eval is not installed.
@@ -67,13 +79,14 @@ def alpaca_eval(
     asked = reference.iloc[np.arange(count) * total // count]
     messages = [[{"role": "user", "content": text}] for text in asked["instruction"]]
     sample = subject.sample(messages, temperature=temperature, max_new_tokens=max_new_tokens)
+    sample = answers(sample.sort_values("prompt_id"), think_end_token)
     rows = pd.DataFrame(
         {
             "instruction": asked["instruction"],
             "output_1": asked["output"],
             "generator_1": asked["generator"],
             "dataset": asked["dataset"],
-            "output_2": sample.sort_values("prompt_id")["text"].to_numpy(),
+            "output_2": sample["text"].to_numpy(),
             "generator_2": subject.name,
         }
     )
@@ -91,16 +104,21 @@ def alpaca_eval(
             "base_length": rows["output_1"].str.len().astype(float),
             "unreadable": verdicts["p"].isna().astype(float),
             "consistency": verdicts["consistent"],
+            "empty": sample["empty"].to_numpy(),
+            "truncated": sample["truncated"].to_numpy(),
         }
     ).reset_index(drop=True)
     standard = set(rows["generator_1"]) == {BASELINE} and total == INSTRUCTIONS
     rates, notes = _rates(rows, data, standard)
-    means = items[["discrete_win_rate", "length", "unreadable", "consistency"]].mean()
+    means = items[["discrete_win_rate", "length", "unreadable", "consistency", "empty", "truncated"]].mean()
     whole = official and standard and count == INSTRUCTIONS and judge.name == OFFICIAL_JUDGE
     protocol = "in one order, by AlpacaEval's rule and prompt" if official else "in both orders"
     label = "AlpacaEval 2" if whole else f"AlpacaEval prompts, judge {judge.name}"
     against = ", ".join(sorted(set(rows["generator_1"])))
     head = f"{label}: {count} of {total} instructions against {against}, {protocol}."
+    if official and judge.name != OFFICIAL_JUDGE:
+        notes.append(RETIRED)
+    notes += remarks(subject.name, sample, think_end_token)
     if known := int(sample["prompt"].isin(set(subject.trained_on)).sum()):
         notes.append(f"{known} of the instructions were among the model's training prompts.")
     outputs = rows.rename(columns={"output_2": "output", "generator_2": "generator"})

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from plo.evals.answers import DIRECTIONS as OF_ANSWERS
+from plo.evals.answers import THINK_END, answers, remarks
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
 from plo.evals.evaluation import register_evaluation
 from plo.evals.ngrams import (
@@ -53,6 +55,7 @@ def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY
         "compression_ratio*": False,
         "entropy": None,
         "length": None,
+        **OF_ANSWERS,
     },
 )
 def diversity(
@@ -66,6 +69,7 @@ def diversity(
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95,
     max_new_tokens: PositiveInt = 128,
     vocabulary: Annotated[int, Field(ge=2)] = VOCABULARY,
+    think_end_token: str | None = THINK_END,
 ) -> Findings:
     """Diversity of `samples` answers to each of `prompts` held-out prompts (the protocol of TBPO by default).
 
@@ -77,11 +81,13 @@ def diversity(
         cosine_distance, vendi_score (effective number of texts): of all-MiniLM-L6-v2 embeddings;
         compression_ratio: of gzip; all as in `plo.evals.ngrams` and `plo.evals.embeddings`, each also `_across`;
         entropy: nats a token, predictive, where the subject tells it; length: characters an answer, as most
-        of the above depend on it.
+        of the above depend on it; empty, truncated: share of the answers that hold no text, and that the limit of tokens
+        ended.
 
     Args:
         source: data source of the prompts, and `path` its files: see `plo.evals.prompts.held_out`.
         vocabulary: V of EAD.
+        think_end_token: a thought at the beginning of an answer is cut up to here; None: it stays.
 
     Raises:
         EvaluationError: no prompts, or the packages of the embeddings are not installed.
@@ -90,6 +96,8 @@ def diversity(
     drawn = subject.sample(
         asked.prompts, samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
     )
+    drawn = answers(drawn, think_end_token)
+    notes = (*asked.notes, *remarks(f"diversity: {subject.name}", drawn, think_end_token))
     drawn = drawn.assign(prompt_id=np.array(asked.ids)[drawn["prompt_id"]], text=drawn["text"].str.strip())
     drawn = drawn.reset_index(drop=True).assign(length=drawn["text"].str.len().to_numpy())
     vectors = embed(drawn["text"].tolist())
@@ -98,10 +106,10 @@ def diversity(
     items = pd.DataFrame(
         {prompt: measures(group["text"].tolist(), vectors[group.index], vocabulary) for prompt, group in groups}
     ).T
-    numbers = [column for column in ("entropy", "length") if column in drawn]
+    numbers = [column for column in ("entropy", "length", "empty", "truncated") if column in drawn]
     items = items.join(groups[numbers].mean().astype(float)).rename_axis("prompt_id")
     first = groups.head(1)
     across = measures(first["text"].tolist(), vectors[first.index], vocabulary)
     metrics = items.mean().to_dict() | {f"{name}_across": value for name, value in across.items()}
     table = drawn[["prompt_id", "sample", "text", *numbers]]
-    return Findings(metrics, items.reset_index(), asked.notes, {"diversity_samples.json": table})
+    return Findings(metrics, items.reset_index(), notes, {"diversity_samples.json": table})

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from plo.evals.answers import THINK_END
 from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.subject import Findings, Subject
 
@@ -41,6 +42,7 @@ def lm_eval(
     num_fewshot: int | None = None,
     batch_size: int = 8,
     chat: bool = False,
+    think_end_token: str | None = THINK_END,
 ) -> Findings:
     """lm-eval's tasks on the subject's model as it stands, its adapters on: nothing is loaded again.
 
@@ -59,6 +61,8 @@ def lm_eval(
         num_fewshot: examples in the prompt; None: what each task says.
         batch_size: sequences a forward pass.
         chat: put questions through the tokenizer's chat template, examples as earlier turns.
+        think_end_token: lm-eval's: of what is generated, what follows it counts; None: everything does. Given to lm-eval only
+            where the tokenizer or its chat template knows the mark, as lm-eval then strips leading white space too.
 
     Raises:
         EvaluationError: no model, package, task, data set or chat template; or a task that runs code the model wrote.
@@ -71,8 +75,19 @@ def lm_eval(
         from lm_eval import __version__, simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
+        end = think_end_token if _knows(tokenizer, think_end_token) else None
+        thoughts = []
+
+        class Counting(HFLM):
+            """Counts the generations that hold a thought: lm-eval keeps what follows it alone."""
+
+            def tok_decode(self, tokens: Any, *arguments: Any, **options: Any) -> Any:
+                text = super().tok_decode(tokens, *arguments, **options)
+                thoughts.extend([1] if end and end in text else [])
+                return text
+
         # Its own copy of the tokenizer: lm-eval sets padding token and side.
-        lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        lm = Counting(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, think_end_token=end)
         found = simple_evaluate(
             lm, tasks=loaded, task_manager=manager, limit=limit, num_fewshot=num_fewshot, batch_size=batch_size,
             apply_chat_template=chat, bootstrap_iters=0,
@@ -84,7 +99,15 @@ def lm_eval(
         if _is_metric(key, value)
     }
     local = [name for name in tasks if include_path and _within(manager.task_index[name].yaml_path, include_path)]
-    return Findings(metrics, _items(found, metrics), _notes(found, __version__, chat, limit, local))
+    notes = _notes(found, __version__, chat, limit, local)
+    if thoughts:
+        notes = (*notes, f"{len(thoughts)} generated texts begin with a thought, which is cut up to {end}.")
+    return Findings(metrics, _items(found, metrics), notes)
+
+
+def _knows(tokenizer: Any, mark: str | None) -> bool:
+    """Whether the tokenizer has the mark as a token, or its chat template names it."""
+    return bool(mark) and (mark in tokenizer.get_vocab() or mark in str(tokenizer.chat_template or ""))
 
 
 def _load(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, list[Any]]:

@@ -42,7 +42,9 @@ class Subject(Protocol):
         max_new_tokens: int = 256,
     ) -> pd.DataFrame:
         """Continuations, a row a sample in the order of the prompts: prompt_id (the place in `prompts`), sample, prompt
-        (rendered), text, tokens (EOS included; of an outputs file: NaN), finished (ended by EOS). Temperature 0 is greedy.
+        (rendered), text, tokens (EOS included; of an outputs file: NaN), finished (ended by EOS; of an outputs file: NaN).
+        A server adds null (its content was null) and adapted (how it had to be asked, a list). Temperature 0 is greedy.
+        `plo.evals.answers` cuts what was thought, and says what must be said of the answers.
 
         Kept on disk as they are drawn: asked again, also by a later process, the same rows come back.
 
@@ -59,7 +61,7 @@ class Subject(Protocol):
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
         """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights;
-        NaN for a row that cannot be tokenised within the model's length.
+        exactly 0 where it is 0 but for rounding, NaN for a row that cannot be tokenised within the model's length.
 
         Raises:
             EvaluationError: there is no model, no reference of the same tokens, or no row that fits.

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from plo.evals.answers import DIRECTIONS as OF_ANSWERS
+from plo.evals.answers import THINK_END, answers, remarks
 from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.judges import Judging
 from plo.evals.prompts import HeldOut, held_out
@@ -24,6 +26,7 @@ DIRECTIONS = {
     "position_bias*": None,
     "unreadable*": None,
     "length*": None,
+    **OF_ANSWERS,
 }
 _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
@@ -41,11 +44,13 @@ def hh(
     path: Path | None = None,
     template: str = "helpful",
     against: Against = ("chosen", "reference"),
+    think_end_token: str | None = THINK_END,
 ) -> Findings:
     """`win_rates` on Anthropic HH: held-out prompts with one human turn; the judge is shown the human's message."""
     asked = held_out(subject, "hh", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
-    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, **settings)
+    end = think_end_token
+    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, end, **settings)
 
 
 @register_evaluation("tldr", level="model", higher_is_better=DIRECTIONS)
@@ -60,12 +65,14 @@ def tldr(
     path: Path | None = None,
     template: str = "summary",
     against: Against = ("chosen", "reference"),
+    think_end_token: str | None = THINK_END,
 ) -> Findings:
     """`win_rates` of summaries on TL;DR: held-out posts; the judge is shown the post without subreddit and cue."""
     asked = held_out(subject, "tldr", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     posts = [post_of(message) for message in asked.messages]
-    return win_rates("tldr", subject, judging, asked, posts, temperatures, against, template, **settings)
+    end = think_end_token
+    return win_rates("tldr", subject, judging, asked, posts, temperatures, against, template, end, **settings)
 
 
 def post_of(message: str) -> str:
@@ -85,6 +92,7 @@ def win_rates(
     temperatures: Sequence[float],
     against: Sequence[str],
     template: str,
+    think_end_token: str | None = THINK_END,
     **settings: Any,
 ) -> Findings:
     """The subject's samples against each opponent, asked in both orders; one call of the judge, so of its budget, for all.
@@ -98,7 +106,9 @@ def win_rates(
         consistency_<opponent>: share of the questions on which both orders say the same;
         position_bias_<opponent>: P(the answer shown first is called better) - 1/2 over readable verdicts;
         unreadable_<opponent>: share of the questions asked of which an order could not be read;
-        length, length_<opponent>: characters of the subject's and the opponent's texts, outer white space off.
+        length, length_<opponent>: characters of the subject's and the opponent's texts, outer white space off;
+        empty, truncated, and of the reference's samples empty_reference, truncated_reference: share of the answers that hold
+            no text, and that the limit of tokens ended.
     Once: preference_accuracy: share of the prompts' rows with a margin above 0, ties half (of the implicit reward).
 
     Args:
@@ -107,6 +117,8 @@ def win_rates(
         shown: what the judge is shown as the prompt, one for each of `asked`.
         against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` likewise drawn.
         template: the judge's prompt.
+        think_end_token: a thought at the beginning of a sample is cut up to here before anything is judged or measured;
+            None: it stays.
         settings: of sampling: samples, max_new_tokens.
 
     Raises:
@@ -125,8 +137,16 @@ def win_rates(
     each = range(settings["samples"])
     place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
     pairs = []
+
+    def drawn_by(model: Subject, temperature: float, suffix: str) -> pd.DataFrame:
+        drawn = answers(model.sample(asked.prompts, temperature=temperature, **settings), think_end_token)
+        for number in ("empty", "truncated"):
+            columns[f"{number}{suffix}"] = drawn[number].groupby(place["prompt_id"].to_numpy()).mean()
+        notes.extend(remarks(f"{name}: {model.name}", drawn, think_end_token))
+        return drawn
+
     for temperature in dict.fromkeys(temperatures):
-        drawn = subject.sample(asked.prompts, temperature=temperature, **settings)
+        drawn = drawn_by(subject, temperature, _suffix(temperature, temperatures))
         ours = place.assign(temperature=temperature, sample=drawn["sample"].to_numpy(), text=_texts(drawn))
         suffix = _suffix(temperature, temperatures)
         columns[f"length{suffix}"] = ours["text"].str.len().groupby(ours["prompt_id"]).mean()
@@ -134,7 +154,8 @@ def win_rates(
             if opponent == "chosen":
                 theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
             else:
-                theirs = _texts(subject.reference.sample(asked.prompts, temperature=temperature, **settings))
+                of_reference = f"_reference{_suffix(temperature, temperatures)}"
+                theirs = _texts(drawn_by(subject.reference, temperature, of_reference))
             pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
     if pairs:
         table = _judged(pd.concat(pairs, ignore_index=True), judging, template)

@@ -12,7 +12,7 @@ from plo.pairs import Pairs
 @register_loss(
     "discopop", needs=("ref_logps",), model="a loss found by search, without a model of preferences", paper="2406.08414"
 )
-def discopop(pairs: Pairs, *, beta: Positive = 0.1, tau: Positive = 0.05) -> tuple[Tensor, dict[str, Tensor]]:
+def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tuple[Tensor, dict[str, Tensor]]:
     """-(1 - m) log sigma(x) + m exp(-x),  x = beta h,  m = sigma(x / tau).
 
     m exp(-x) is computed in one exponent, so it is 0 where both factors would leave the dtype; for tau > 1,
@@ -25,7 +25,8 @@ def discopop(pairs: Pairs, *, beta: Positive = 0.1, tau: Positive = 0.05) -> tup
         local minimum at x = -.12; the loss falls again only beyond x = .07.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .05 in the authors' code,
+            where TRL's default is .1.
         tau: width of the blend in units of x, > 0.
 
     Returns:
@@ -34,7 +35,7 @@ def discopop(pairs: Pairs, *, beta: Positive = 0.1, tau: Positive = 0.05) -> tup
     Raises:
         LossError (from `get_loss`): beta or tau <= 0.
 
-    Source: arXiv 2406.08414, eq. 5 (log-ratio modulated loss); TRL's `discopop`.
+    Source: arXiv 2406.08414, eq. 5 (log-ratio modulated loss); TRL's `discopop`; beta from the authors' code.
     """
     margin = beta * pairs.log_ratio_margin()
     logistic = -logsigmoid(margin) * sigmoid(-margin / tau)

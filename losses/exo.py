@@ -10,6 +10,8 @@ from torch.nn.functional import logsigmoid
 from plo.losses.loss import Positive, register_loss
 from plo.pairs import Pairs
 
+SMOOTHING = math.exp(-10)
+
 
 @register_loss(
     "exo_pair",
@@ -18,7 +20,7 @@ from plo.pairs import Pairs
     paper="2402.00856",
 )
 def exo_pair(
-    pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
+    pairs: Pairs, *, beta: Positive = 0.5, label_smoothing: Annotated[float, Field(gt=0, lt=0.5)] = SMOOTHING
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """KL(q || p) = q log(q / (1-e)) + (1-q) log((1-q) / e),  q = sigma(beta h),  p = (1-e, e).
 
@@ -29,11 +31,13 @@ def exo_pair(
     Assumes: a label distribution (1-e, e) over the two responses, matched by the policy's own distribution over
         them, sigma(beta h).
     Dispute: that DPO optimises the wrong direction of the KL is EXO's reading of the alignment objective, not
-        agreed upon.
+        agreed upon. The authors' code gives the chosen response the label 1, not 1-e, which moves the loss by less
+        than e.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
-        label_smoothing: e in (0, .5), > 0 as log e enters; the paper recommends 1e-3.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .5 in the authors' code on
+            dialogue, where TRL's default is .1.
+        label_smoothing: e in (0, .5), > 0 as log e enters. The default is the authors' code's, e^-10; TRL recommends 1e-3.
 
     Returns:
         (pairs,) nats, >= 0, 0 where sigma(beta h) = 1 - e. Metric `margin`: beta h.
@@ -41,7 +45,7 @@ def exo_pair(
     Raises:
         LossError (from `get_loss`): beta or label_smoothing out of range.
 
-    Source: arXiv 2402.00856, eq. 16; TRL's `exo_pair`.
+    Source: arXiv 2402.00856, eq. 16, and its authors' code (beta, e); TRL's `exo_pair`.
     """
     margin = beta * pairs.log_ratio_margin()
     won = sigmoid(margin) * (logsigmoid(margin) - math.log1p(-label_smoothing))

@@ -67,6 +67,7 @@ def _entry_of(function: Callable) -> Entry:
         "needs": getattr(function, "needs", ("ref_logps",)),
         "level": getattr(function, "level", "pair"),
         "scorer": getattr(function, "scorer", "uniform"),
+        "against": getattr(function, "against", ()),
         "paper": "",
     }
     return Entry(name, function, facts, origin=f"{getattr(function, '__module__', '?')}.{name}")

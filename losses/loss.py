@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from plo.configured import HyperParameterError, accepted, checked, full_name, read_call, shown
+from plo.configured import HyperParameterError, accepted, changed, checked, full_name, read_call, shown
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.losses.generators import GENERATORS
@@ -41,6 +41,7 @@ def register_loss(
     scorer: str = "uniform",
     model: str | Callable[..., str] | None = None,
     detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
+    against: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     paper: str = "",
     replace: bool = False,
 ) -> Callable:
@@ -66,6 +67,9 @@ def register_loss(
         detached: the statistics behind a stop-gradient, `("chosen.kl_ref_pi",)`, without a side for both; or a
             function of the hyper-parameters that returns them. There alone may the gradient differ from the
             derivative.
+        against: the sides that the loss pulls against the preference on purpose, `("chosen",)` where it makes chosen
+            responses less likely; or a function of the hyper-parameters that returns them. Any other loss that does
+            so fails `plo verify`.
         paper: arXiv number or citation.
 
     Raises:
@@ -82,7 +86,7 @@ def register_loss(
 
     def register(target):
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {"model": model, "detached": detached}
+        facts |= {"model": model, "detached": detached, "against": against}
         return LOSSES.register(name, replace=replace, **facts)(target)
 
     return register
@@ -103,7 +107,7 @@ class Loss(nn.Module):
     Attributes:
         name: registered name plus the hyper-parameters that differ from their defaults, "bpo(lam=0.5)".
         params: every hyper-parameter, and `scorer` where the loss needs token weights.
-        needs, level, model, detached: as registered, for these hyper-parameters.
+        needs, level, model, detached, against: as registered, for these hyper-parameters.
         scorer: makes the token weights; None for a loss that needs none.
         terms: ((weight, Loss), ...): itself, or the terms of a sum.
     """
@@ -123,6 +127,7 @@ class Loss(nn.Module):
         self.level = entry.facts["level"]
         self.needs = tuple(_fact(entry, "needs", self.params) or ())
         self.detached = tuple(_fact(entry, "detached", self.params) or ())
+        self.against = tuple(_fact(entry, "against", self.params) or ())
         self.model = _check_model(entry.name, _fact(entry, "model", self.params))
         self.name = full_name(entry, self.params)
         self.scorer: Scorer | None = None
@@ -139,6 +144,38 @@ class Loss(nn.Module):
     @property
     def terms(self) -> tuple[tuple[float, "Loss"], ...]:
         return ((1.0, self),)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter by the name that `with_params` takes, those of the scorer as `scorer.gamma`."""
+        inner = {} if self.scorer is None or self.is_recipe else self.scorer.params
+        return {**self.params, **{f"scorer.{name}": value for name, value in inner.items()}}
+
+    def with_params(self, changes: Mapping[str, Any]) -> "Loss":
+        """Make the same loss with some of its `settings` changed; the others keep their values.
+
+        Raises:
+            LossError, HyperParameterError: it has no such hyper-parameter, or they do not fit each other.
+
+        Example:
+            >>> get_loss("twdpo").with_params({"scorer": "position_decay", "scorer.gamma": 0.5}).name  # doctest: +SKIP
+            'twdpo(scorer=position_decay(gamma=0.5))'
+        """
+        params, inner = changed(self.entry, self._own), {}
+        if self.scorer is not None and not self.is_recipe:
+            params["scorer"] = self.scorer
+        for name, value in changes.items():
+            if name.startswith("scorer."):
+                inner[name.removeprefix("scorer.")] = value
+            else:
+                params[name] = value
+        if inner:
+            params["scorer"] = get_scorer(params["scorer"]).with_params(inner)
+        return Loss(self.entry, params)
+
+    def each_term(self, change: "Callable[[Loss], Loss]") -> "Loss":
+        """Apply `change` to the loss, or to every term of a sum."""
+        return change(self)
 
     @property
     def source(self) -> str:
@@ -238,7 +275,10 @@ class LossSum(Loss):
         self._weights = [float(weight) for weight, _ in terms]
         self._losses = nn.ModuleList([loss for _, loss in terms])
         self.needs = tuple(dict.fromkeys(need for _, loss in terms for need in loss.needs))
-        self.detached = tuple(dict.fromkeys(name for _, loss in terms for name in loss.detached))
+        self.detached, self.against = (
+            tuple(dict.fromkeys(name for _, loss in terms for name in getattr(loss, fact)))
+            for fact in ("detached", "against")
+        )
         self.model = None
         self.level = "batch" if any(loss.level == "batch" for _, loss in terms) else "pair"
         self.name = " + ".join(
@@ -256,6 +296,9 @@ class LossSum(Loss):
     @property
     def terms(self) -> tuple[tuple[float, Loss], ...]:
         return tuple(zip(self._weights, self._losses, strict=True))
+
+    def each_term(self, change: Callable[[Loss], Loss]) -> Loss:
+        return LossSum([(weight, change(loss)) for weight, loss in self.terms])
 
     @property
     def source(self) -> str:

@@ -22,7 +22,7 @@ def _rewards(pairs: Pairs, beta: float) -> tuple[Tensor, Tensor, dict[str, Tenso
     model="each response is pulled on its own, the chosen one down too: not the log-odds of a pair",
     paper="2402.05369",
 )
-def nca_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
+def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
     """-log sigma(r_w) - .5 log sigma(-r_w) - .5 log sigma(-r_l),  r = beta D(y).
 
     Idea: The chosen response is pulled up to a fixed reward, ln 2, and no further; the rejected one is pushed
@@ -32,7 +32,8 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         2), and the chosen one also from its reward-tilted target.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .01 in the
+            authors' code, where TRL's default is .1.
 
     Returns:
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
@@ -40,7 +41,7 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     Raises:
         LossError (from `get_loss`): beta <= 0.
 
-    Source: arXiv 2402.05369; TRL's `nca_pair`.
+    Source: arXiv 2402.05369 and its authors' code (beta); TRL's `nca_pair`.
     """
     chosen, rejected, metrics = _rewards(pairs, beta)
     return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected), metrics
@@ -81,7 +82,7 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     model="hard labels instead of win probabilities: its optimum is not normalised to the reference's",
     paper="2405.00675",
 )
-def sppo_hard(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
+def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str, Tensor]]:
     """(D(y_w) - 1/(2 beta))^2 + (D(y_l) + 1/(2 beta))^2.
 
     Idea: Each response's log-ratio is regressed on a fixed target, the chosen one's above 0, the rejected one's
@@ -92,7 +93,8 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
         iteration; on logged pairs this is only its loss.
 
     Args:
-        beta: sets the targets, > 0: they are +-1 / (2 beta) nats (beta is 1 / eta of the paper).
+        beta: sets the targets, > 0: they are +-1 / (2 beta) nats (beta is 1 / eta of the paper). At the
+            authors' 1e-3 they are 500 nats away, so that every pair is pulled alike; at TRL's default, .1, 5 nats.
 
     Returns:
         (pairs,) nats squared; 1 / (2 beta^2) where pi is the reference. Metric `margin`: D(y_w) - D(y_l), nats.
@@ -100,7 +102,7 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
     Raises:
         LossError (from `get_loss`): beta <= 0.
 
-    Source: arXiv 2405.00675, eq. 4.7; TRL's `sppo_hard`.
+    Source: arXiv 2405.00675, eq. 4.7, and its authors' code (beta); TRL's `sppo_hard`.
     """
     chosen, rejected, metrics = _rewards(pairs, 1.0)
     target = 1 / (2 * beta)
@@ -140,6 +142,7 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     "apo_down",
     needs=("ref_logps",),
     model="the chosen response is pushed down on its own, so no one pair's log-odds is its optimum",
+    against=("chosen",),
     paper="2408.06266",
 )
 def apo_down(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 from plo.errors import PloError
+from plo.near import near
+from plo.values import read_list
 
 
 class ConfigError(PloError, ValueError):
@@ -36,6 +38,37 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
     first_defaults: ClassVar[dict[str, Any]] = {}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Check settings that a user gave.
+
+        Args:
+            where: the place they come from, for the message: "The experiment of FILE".
+
+        Raises:
+            ConfigError: what is wrong, where, and what is possible there.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "\n".join(f"  {_problem(e, cls)}" for e in error.errors())
+            raise ConfigError(f"{where} cannot be used:\n{problems}") from None
+
+
+def _as_list(value: Any) -> Any:
+    """Make a list of its short forms: `losses: dpo`, `seeds: 0,1`, `eval_at: 0.5`, and a mapping of losses."""
+    if isinstance(value, Mapping):
+        return [{name: params} for name, params in value.items()]
+    if isinstance(value, str):
+        return read_list(value)
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _targets(value: Any) -> Any:
+    """`lora_targets: q_proj,v_proj` is a list; one name is a pattern."""
+    parts = read_list(value) if isinstance(value, str) else []
+    return parts if len(parts) > 1 else value
+
 
 class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
@@ -45,7 +78,7 @@ class ModelConfig(Section):
     lora_r: PositiveInt = 16
     lora_alpha: PositiveFloat = 32
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    lora_targets: str | list[str] = "all-linear"
+    lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = "all-linear"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the hardware has it"
     )
@@ -70,6 +103,10 @@ class DataConfig(Section):
     truncation: Literal["keep_start", "keep_end"] = "keep_start"
     strict: bool = Field(False, description="any bad row is an error")
     options: dict[str, Any] = Field(default_factory=dict, description="of the source, e.g. {chat: true}")
+    columns: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="the source's names of columns, e.g. {prompt: question}; {system: null} leaves one out",
+    )
 
 
 class TrainConfig(Section):
@@ -104,8 +141,8 @@ class TrainConfig(Section):
 
         names = [member.value for member in (SchedulerType if info.field_name == "schedule" else OptimizerNames)]
         if value not in names:
-            near = difflib.get_close_matches(value, names, n=3, cutoff=0.4)
-            raise ValueError(f"transformers knows no such name; near ones: {', '.join(near or names)}")
+            close = difflib.get_close_matches(value, names, n=3, cutoff=0.4)
+            raise ValueError(f"transformers knows no such name; near ones: {', '.join(close or names)}")
         return value
 
     @model_validator(mode="after")
@@ -115,13 +152,6 @@ class TrainConfig(Section):
                 f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}"
             )
         return self
-
-
-def _as_list(value: Any) -> Any:
-    """`losses: dpo`, `seeds: 0`, `eval_at: 0.5` are lists of one; a mapping of losses is a list of variants."""
-    if isinstance(value, Mapping):
-        return [{name: params} for name, params in value.items()]
-    return value if isinstance(value, list | tuple) else [value]
 
 
 class EvaluationConfig(Section):
@@ -203,8 +233,7 @@ class Experiment(Section):
         try:
             TrainConfig.model_validate({**self.train.model_dump(), **self.sft})
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise ValueError(f"sft.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            raise ValueError(f"sft.{_problem(error.errors()[0], TrainConfig)}") from None
         return self
 
     @property
@@ -231,11 +260,7 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
     for section, key in SHORT.items():
         if isinstance(raw.get(section), str):
             raw[section] = {key.split(".")[1]: raw[section]}
-    try:
-        return Experiment.model_validate(raw)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_problem(e)}" for e in error.errors())
-        raise ConfigError(f"The experiment of {where} cannot be run:\n{problems}") from None
+    return Experiment.of(raw, f"The experiment of {where}")
 
 
 def field_names(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
@@ -275,13 +300,16 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def _problem(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "the top level"
+def _problem(error: Mapping[str, Any], section: type[Section]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        names = field_names()
-        near = difflib.get_close_matches(place, names, n=2) or [n for n in names if n.endswith(f".{place}")][:2]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(names)}"
+        names = field_names(section)
+        meant = near(place, names)
+        hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(names)}"
         return f"{place}: there is no such setting; {hint}"
     if error["type"] == "missing":
         return f"{place}: is missing; e.g. 'losses: [dpo, ipo]'"
-    return f"{place}: {error['msg']} (got {error['input']!r})"
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
+    return f"{place}: {message}{got}" if place else message

@@ -1,6 +1,7 @@
 """A registered thing with its hyper-parameters set: reading, checking and naming them, the same for losses and scorers."""
 
 import ast
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from plo.errors import PloError
 from plo.registry import Entry, hyper_parameters
+from plo.values import read_list
 
 
 class HyperParameterError(PloError, ValueError):
@@ -124,8 +126,12 @@ def hints_of(target: Callable) -> dict[str, Any]:
 
 
 def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:
+    adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
+        if isinstance(value, str):
+            with contextlib.suppress(ValidationError):  # `tasks=gsm8k,arc_easy` where a list is wanted
+                return adapter.validate_python(read_list(value))
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.") from None

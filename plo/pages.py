@@ -329,12 +329,13 @@ def _use(entry: Entry) -> str:
 
 def _use_of_scorer(entry: Entry, doc: Docstring) -> str:
     params = _some(entry)
+    recipes = [each.name for each in _built_in(LOSSES) if each.facts.get("recipe", ("", ""))[1] == entry.name]
     loss = next((name for name in _users(entry.name) if LOSSES[name].facts["scorer"] == entry.name), None)
     said = re.findall(r"`(\w+)`", doc.sections["Idea"])
     taking = [name for name in said if name in LOSSES and "weights" in get_loss(name).needs]
     loss = loss or next(iter(taking), "twdpo")
     settings = "".join(f" {key}={value}" for key, value in params.items())
-    spec = f"{loss}(scorer={_call(entry.name, params)})"
+    spec = _call(recipes[0], params) if recipes else f"{loss}(scorer={_call(entry.name, params)})"
     command = f'plo compare --loss "{spec}" --loss dpo name=try-{entry.name}'
     return _code(f"plo scores {entry.name}{settings} --pairs 2\n{command}", "sh")
 

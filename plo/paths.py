@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 
@@ -10,6 +11,16 @@ def plo_home() -> Path:
     home = Path(os.environ.get("PLO_HOME") or "~/.cache/plo").expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+def slug(name: str) -> str:
+    """Make a name that can be a folder's: no separators, no leading dot, at most 100 characters.
+
+    Example:
+        >>> slug("../../evil"), slug("dpo + 0.2*sft")
+        ('evil', 'dpo-+-0.2-sft')
+    """
+    return re.sub(r"[^a-zA-Z0-9_.+-]+", "-", name)[:100].strip("-.") or "unnamed"
 
 
 def content_digest(path: Path) -> str:

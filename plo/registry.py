@@ -1,13 +1,20 @@
 """The one registry: every kind of plug-in (losses, statistics, generators, data sources, evaluations) is kept in a `Registry`."""
 
 import difflib
+import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
+import linecache
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,8 +148,15 @@ class Registry:
                 ) from error
 
 
+PLUGINS = "PLO_PLUGINS"  # environment variable: the files that this process loaded, for its child processes
+_PREFIX = "plo_plugin_"
+
+
 def load_plugin(path: str | Path) -> ModuleType:
     """Run a Python file for the registrations in it (`--plugin my_loss.py`). A file is run once a process.
+
+    The module's name follows from the path, so that what the file defines can be pickled. A child process that has
+    imported plo finds the file by itself; any other one calls `load_plugin` before it unpickles.
 
     Returns:
         The file as a module.
@@ -150,21 +164,41 @@ def load_plugin(path: str | Path) -> ModuleType:
     Raises:
         RegistryError: the file is not there, or fails when run.
     """
-    path = Path(path).resolve()
-    name = f"plo_plugin_{path.stem}_{abs(hash(path)):x}"
+    path = Path(path).expanduser().resolve()
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
         raise RegistryError(f"The plug-in file {path} does not exist.")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    known = os.environ.get(PLUGINS, "").split("\n")
+    os.environ[PLUGINS] = "\n".join(dict.fromkeys([*filter(None, known), str(path)]))
+    linecache.checkcache(str(path))
+    linecache.getlines(str(path))  # as it is run: should it be edited meanwhile, `plo.identity` sees what was run
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(name)
     except Exception as error:
-        del sys.modules[name]
         raise RegistryError(f"The plug-in {path} failed: {type(error).__name__}: {error}") from error
-    return module
+
+
+def _module_name(path: Path) -> str:
+    digest = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()
+    return f"{_PREFIX}{re.sub(r'[^a-zA-Z0-9]', '_', path.stem)}_{digest[:12]}"
+
+
+class _PluginFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of plug-ins, here and in child processes."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not fullname.startswith(_PREFIX):
+            return None
+        files = map(Path, filter(None, os.environ.get(PLUGINS, "").split("\n")))
+        found = next((file for file in files if _module_name(file) == fullname), None)
+        # The loader is named, as a plug-in's file may end otherwise than in .py.
+        loader = importlib.machinery.SourceFileLoader(fullname, str(found)) if found else None
+        return importlib.util.spec_from_file_location(fullname, found, loader=loader) if found else None
+
+
+sys.meta_path.append(_PluginFinder())
 
 
 def hyper_parameters(target: Callable) -> dict[str, inspect.Parameter]:

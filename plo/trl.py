@@ -11,7 +11,7 @@ What is exact: the mean over an optimiser step. It is over all its pairs (or tok
 over accumulation and processes (DDP). TRL takes the mean of its micro-batches' means, another number where they are
 uneven: in a ragged last step, and always for tokens. What is as TRL does it: logged metrics and evaluation are means of
 the batches' means; one process's dropout is not another's; with several processes the last step repeats rows to give
-all of them some.
+all of them some. `rewards/accuracies` counts a margin that is 0 but for rounding as 1/2 (`plo.margins`), where TRL counts its sign.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ from plo.backbone.head import scaled
 from plo.backbone.statistics import STATISTICS, Head, needs_reference, register_statistic, token_statistics
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
 from plo.losses import Loss, get_loss
+from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
 from plo.trl_checks import SummedSide, TRLError, causal_lm, check_class, checked
 
@@ -194,7 +195,7 @@ class _WithLoss:
             rewards = {name: self.plo_beta * side.log_ratio() for name, side in sides.items()}
             margins = rewards["chosen"] - rewards["rejected"]
             of_pairs |= {f"rewards/{name}": values for name, values in rewards.items()}
-            of_pairs |= {"rewards/accuracies": (margins > 0).to(margins), "rewards/margins": margins}
+            of_pairs |= {"rewards/accuracies": self._accuracy(pairs), "rewards/margins": margins}
         of_pairs |= terms.metrics
         values = self.accelerator.gather(torch.stack([v.float() for v in of_pairs.values()], dim=1)).mean(0).tolist()
         metrics = dict(zip(of_pairs, values, strict=True))
@@ -215,6 +216,14 @@ class _WithLoss:
         if mode == "train":
             self._total_train_tokens += int(seen)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+    def _accuracy(self, pairs: Pairs) -> Tensor:
+        """(pairs,) 1, or 1/2 for a margin that is 0 but for rounding, which TRL counts by its sign, or 0."""
+        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        weights = causal_lm(self).get_output_embeddings().weight
+        dtype = halves.get(self.accelerator.mixed_precision, weights.dtype)
+        tokens = pairs.chosen.lengths + pairs.rejected.lengths
+        return wins(without_rounding(pairs.log_ratio_margin(), tokens, dtype))
 
     # The exact mean.
 

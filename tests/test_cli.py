@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.cli.lists import _show
-from plo.cli.settings import _scalar, sort_settings, with_hyper_parameters
+from plo.cli.settings import sort_settings, with_hyper_parameters
 from plo.config import ConfigError, load_experiment
+from plo.losses import LOSSES, get_loss
+from plo.values import read_value
 
 runner = CliRunner()
 PLUGIN = """
@@ -155,10 +158,11 @@ def test_scores_are_shown(scores_of, tmp_path):
         ("hh", "hh"),
         ("none", "none"),
         ("", None),
+        ("{lr: 1e-4, steps: 5}", {"lr": 1e-4, "steps": 5}),
     ],
 )
 def test_values_on_the_command_line(text, value):
-    assert _scalar(text) == value
+    assert read_value(text) == value
 
 
 def test_settings_go_where_they_belong():
@@ -167,14 +171,110 @@ def test_settings_go_where_they_belong():
     assert hyper == {"beta": 0.2, "dpo.beta": 0.3}
 
 
+def test_settings_inside_a_mapping_go_to_the_experiment():
+    settings = {"sft.lr": 1e-4, "data.options.chat": True, "evaluation.judge": {"hf:embedded": {}}}
+    assert sort_settings(settings) == (settings, {})
+    experiment = load_experiment(None, {"losses": "dpo", "stages": "sft,preference", **settings})
+    assert (experiment.sft, experiment.data.options) == ({"lr": 1e-4}, {"chat": True})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("seeds", (0, 1)),
+        ("losses", ("dpo", "bpo(lam=0.5, s=2)")),
+        ("stages", ("sft", "preference")),
+        ("eval_at", (0.5, 1.0)),
+        ("plugins", (Path("a.py"), Path("b.py"))),
+        ("evaluation.suite", ("repetition", "hh")),
+        ("model.lora_targets", ["q_proj", "v_proj"]),
+    ],
+)
+def test_lists_with_commas(setting, value):
+    text = ", ".join(map(str, value))
+    section = load_experiment(None, {"losses": "dpo", setting: text})
+    for part in setting.split("."):
+        section = getattr(section, part)
+    assert section == value
+
+
 def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
     experiment = load_experiment(None, {"losses": ["dpo", "sft", {"bpo": {"lam": 0.5}}]})
-    losses = with_hyper_parameters(experiment, {"beta": 0.2, "dpo.beta": 0.3}).losses
-    assert losses == ({"name": "dpo", "beta": 0.3}, "sft", {"name": "bpo", "lam": 0.5, "beta": 0.2})
+    losses = with_hyper_parameters(experiment, {"dpo.beta": 0.3, "beta": 0.2}).losses
+    assert losses == ("dpo(beta=0.3)", "sft", "bpo(beta=0.2, lam=0.5)")
     losses = with_hyper_parameters(load_experiment(None, {"losses": ["sigmoid"]}), {"sigmoid.beta": 0.3}).losses
-    assert losses == ({"name": "dpo", "beta": 0.3},)
+    assert losses == ("dpo(beta=0.3)",)
     with pytest.raises(ConfigError, match=r"gamma=1: neither a setting .* dpo: beta, label_smoothing"):
         with_hyper_parameters(experiment, {"gamma": 1})
+
+
+@pytest.mark.parametrize(
+    ("losses", "hyper", "changed"),
+    [
+        ("twdpo", {"beta": 0.2}, "twdpo(beta=0.2)"),
+        ("sepo", {"sepo.gamma": 2}, "sepo(gamma=2)"),
+        ("twdpo", {"scorer": "uniform"}, "twdpo"),
+        ("twdpo", {"scorer": "position_decay", "scorer.gamma": 0.5}, "twdpo(scorer=position_decay(gamma=0.5))"),
+        ({"twdpo": {"scorer": {"position_decay": {"gamma": 0.9}}}}, {"beta": 1}, None),
+        ({"twdpo": {"scorer": "attention_judge"}}, {"twdpo.scorer.layer": "mean"}, None),
+        ("d2po", {"gamma": 0.5, "beta": 0.2}, "d2po(gamma=0.5, beta=0.2)"),
+        ("bpo", {"alpha": 0.3, "ratio": "alpha"}, "bpo(ratio=alpha, alpha=0.3)"),  # each alone would not fit
+        ("dpo + 0.2*ipo", {"beta": 0.5}, "dpo(beta=0.5) + 0.2*ipo(beta=0.5)"),
+        ("dpo + 0.2*ipo - 0.1*sft", {"ipo.beta": 0.5}, "dpo + 0.2*ipo(beta=0.5) + -0.1*sft"),
+    ],
+)
+def test_losses_with_scorers_recipes_and_sums_take_hyper_parameters(losses, hyper, changed):
+    experiment = with_hyper_parameters(load_experiment(None, {"losses": [losses]}), hyper)
+    (spec,) = experiment.losses
+    if changed is None:  # what was set before stays
+        changed = {
+            "beta": "twdpo(scorer=position_decay(gamma=0.9), beta=1)",
+            "twdpo.scorer.layer": "twdpo(scorer=attention_judge(layer=mean))",
+        }[next(iter(hyper))]
+    assert get_loss(spec).name == changed
+
+
+OTHER = {  # a valid value that is not the default, where half of the default is none
+    "generator": "kliep", "clip": (0.01, None), "ratio": "js", "divergence": "forward_kl", "reduction": "sum", "kl": "k3",
+    "layer": "mean", "loss_type": "ipo", "base": "ipo(reduction=sum)", "model": "org/small", "transform": "binary",
+    "gamma_beta_ratio": 0.25, "alpha": 0.3, "k_rejected": 0.2, "oracle_lr": 1e-5, "max_log_w": 3.0, "scorer": "position_decay",
+    "share": 0.25,
+}  # fmt: skip
+WITH = {  # what else must be said, for it to have an effect
+    ("bpo", "alpha"): {"ratio": "alpha"},
+    ("bpo", "gamma_beta_ratio"): {"ratio": "simpo"},
+    ("f_dpo", "alpha"): {"divergence": "alpha"},
+}
+
+
+def _other(loss, name, default):
+    if name == "loss_type" and loss == "simpo":
+        return "hinge"
+    if name == "kl" and loss != "tbpo_a":
+        return 0.25
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 1
+    if isinstance(default, float) and default:
+        return default / 2
+    return OTHER.get(name, 0.125)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in LOSSES])
+def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
+    for parameter, default in get_loss(name).settings.items():
+        value = _other(name, parameter.removeprefix("scorer."), default)
+        hyper = {f"{name}.{key}": v for key, v in {parameter: value, **WITH.get((name, parameter), {})}.items()}
+        for losses in (name, f"sft + 0.5*{name}"):
+            experiment = with_hyper_parameters(load_experiment(None, {"losses": [losses]}), hyper)
+            (spec,) = experiment.losses
+            settings = get_loss(spec).terms[-1][1].settings
+            assert settings[parameter] == value != default
+            own = {
+                key: v for key, v in get_loss(name).params.items() if key != "scorer" and f"{name}.{key}" not in hyper
+            }
+            assert {key: settings[key] for key in own} == own  # the others stay as they were
 
 
 @pytest.mark.parametrize(
@@ -185,7 +285,18 @@ def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
         (["compare", "--loss", "dpo", "gamma=1"], "neither a setting"),
         (["compare", "--loss", "dpo", "train.lrr=1"], "no such setting"),
         (["compare", "--loss", "dpo", "batch_size=4"], "ambiguous: train.batch_size or evaluation.batch_size"),
-        (["compare", "--loss", "dpo + 0.2*sft", "beta=1"], "in the sum"),
+        (["compare", "--loss", "dpo + 0.2*sft", "gamma=1"], "They have: dpo: beta, label_smoothing; sft: none."),
+        (["compare", "--loss", "dpo", "train.learning_rate=1"], "did you mean train.lr?"),
+        (["compare", "--loss", "dpo", "batch=4"], "Did you mean train.batch_size"),
+        (["compare", "lossess=dpo", "--loss", "dpo"], "Did you mean losses?"),
+        (["compare", "--loss", "dpo", "seeds=0,a"], "seeds.1: Input should be a valid integer"),
+        (["compare", "--loss", "dpo", "sft.lr=1e-4"], "stages: [sft, preference]"),
+        (
+            ["compare", "--loss", "dpo", "stages=sft,preference", "sft.lrr=1"],
+            "sft.lrr: there is no such setting; did you mean lr",
+        ),
+        (["eval", "embedded", "--suite", "hh", "--judge-money", "-1"], "judge_money: Input should be greater than 0"),
+        (["judge-check", "replay:x.json", "--judge-money", "0"], "judge_money: Input should be greater than 0"),
         (["compare", "missing.yaml"], "missing.yaml cannot be read"),
         (["compare"], "losses: is missing"),
         (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from plo.environment import environment
-from plo.tracking import Tracker, TrackingError, store_uri
+from plo.tracking import CellRun, Tracker, TrackingError, Unrecorded, store_uri
 from plo.tracking.store import _make_sqlite_store
 
 FORK = multiprocessing.get_context("fork")  # the children need not import MLflow again
@@ -153,6 +153,16 @@ def test_errors_name_the_remedy(tracker, tmp_path):
         Tracker(tmp_path / "text.db")
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9 cannot be reached"):
         Tracker("http://127.0.0.1:9")
+
+
+def test_what_records_nothing_has_the_names_of_what_does():
+    for nothing, kind in ((Unrecorded(), CellRun), (Unrecorded(Tracker), Tracker)):
+        for name in (name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))):
+            assert getattr(nothing, name)(1, x=2) is None
+    assert Unrecorded().run_id is None
+    for name in ("taable", "start_cell", "_client"):
+        with pytest.raises(AttributeError, match=f"no method '{name}'"):
+            getattr(Unrecorded(), name)
 
 
 def test_where_the_store_is(tmp_path, monkeypatch):

@@ -1,13 +1,12 @@
 """Calls of a judge: counted, within a budget, and made again where they failed for now."""
 
-import itertools
 import math
-import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
+from plo.retry import again
 
 
 @dataclass
@@ -61,14 +60,18 @@ class Calls:
 
     def ask(self, judge: Judge, question: Question, stop: threading.Event) -> Verdict:
         """One verdict; a call that failed for now is made again, with growing waits, until `stop`."""
-        for attempt in itertools.count():
-            try:
-                return self._call(judge, question)
-            except TransientError as error:
-                # Spread by chance, so that calls which failed together are not made again together.
-                wait = min(0.5 * 2**attempt, 8) * random.uniform(0.75, 1) if error.wait is None else error.wait
-                if attempt >= judge.retries or stop.wait(wait):
-                    raise JudgeError(f"{error} It was called {attempt + 1} times.") from error
+        calls = 0
+
+        def call() -> Verdict:
+            nonlocal calls
+            calls += 1
+            return self._call(judge, question)
+
+        try:
+            for_now = lambda error: isinstance(error, TransientError)  # noqa: E731
+            return again(call, when=for_now, retries=judge.retries, stop=stop)
+        except TransientError as error:
+            raise JudgeError(f"{error} It was called {calls} times.") from error
 
     def _call(self, judge: Judge, question: Question) -> Verdict:
         """Call the judge once, if the budget allows it, and count that."""

@@ -34,6 +34,16 @@ class HuggingFace(Judge):
         self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in template.labels]
         self.room = context_of(self.model, self.tokenizer) - max(map(len, self.labels))
         self.version = f"{template.identity} {identity}"
+        self._asked = self._unlikely = 0
+
+    @property
+    def remarks(self) -> list[str]:
+        if not self._unlikely:
+            return []
+        return [
+            f"{self.name}: in {self._unlikely} of {self._asked} questions its two labels together hold less than half of the "
+            f"probability, so that the verdict compares what it would hardly say (a model that thinks or explains first)."
+        ]
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         return [self._ask(question) for question in questions]
@@ -47,6 +57,8 @@ class HuggingFace(Judge):
             if start not in after:
                 after[start] = last_logits(self.model, [*ids, *start], len(label)).log_softmax(-1)
         a, b = (sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels)
+        self._asked += 1
+        self._unlikely += math.exp(a) + math.exp(b) < 0.5
         return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:

@@ -49,7 +49,7 @@ class Verdict:
     Attributes:
         p: P(b is better), in [0, 1]; None where the answer could not be read.
         answer: what the judge said, where it said something.
-        cost: money spent on it, in the currency of the judge's prices.
+        cost: money spent on it, in the currency of the judge's prices; estimated where the server does not say.
         refused: the judge does not take this question (too long, filtered); `answer` is its reason. It is not asked
             again in this run, and asked anew in the next.
     """
@@ -64,7 +64,7 @@ class Judge:
     """Answers questions. A subclass gives `judge`; `get_judge` makes one of a callable `(prompt, a, b) -> P(b better)`.
 
     Attributes:
-        name: what tables call it: "openai:gpt-4o".
+        name: what tables call it: "openai:my-judge".
         template: the prompt it is asked with; None: it reads none.
         version: everything its verdicts depend on beside its name and the question (judge prompt, settings, weights).
         pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
@@ -73,6 +73,7 @@ class Judge:
         light: to make one loads nothing and calls nobody.
         concurrency: how many questions may be under way at once.
         retries: how often `Judging` makes a call again that failed with `TransientError`.
+        timeout: seconds after which a call ends at the latest; None: nothing is known of that.
     """
 
     name = "judge"
@@ -84,6 +85,12 @@ class Judge:
     light = True
     concurrency = 1
     retries = 0
+    timeout: float | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What must be said beside its verdicts, a sentence each, as far as its calls so far have shown."""
+        return []
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         """A verdict for each question, in the order of the questions; one call each, not made again where it fails."""
@@ -102,7 +109,7 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
     """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
     A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
-    ("gpt-4o" of "openai:gpt-4o", "" without one) and `template` the judge's prompt.
+    ("my-judge" of "openai:my-judge", "" without one) and `template` the judge's prompt.
 
     Example:
         >>> @register_judge("longer")
@@ -113,7 +120,7 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
 
 
 def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`"openai:gpt-4o(price_in=2.5)"` or `{"openai:gpt-4o": {"price_in": 2.5}}` as ("openai:gpt-4o", {"price_in": 2.5}).
+    """`"openai:m(price_in=2.5)"` or `{"openai:m": {"price_in": 2.5}}` as ("openai:m", {"price_in": 2.5}).
 
     The name in a mapping is taken as it is, so that one which ends in brackets ("hf:my model (2)") can be given there.
 
@@ -179,8 +186,8 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
         RegistryError: no such kind. HyperParameterError: no such option.
 
     Example:
-        >>> get_judge("openai:gpt-4o@http://localhost:8000/v1(timeout=9, request={'seed': 1})").name
-        'openai:gpt-4o@http://localhost:8000/v1'
+        >>> get_judge("openai:my-judge@http://localhost:8000/v1(timeout=9, request={'seed': 1})").name
+        'openai:my-judge@http://localhost:8000/v1'
     """
     if isinstance(spec, Judge):
         return spec

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ from plo.evals.judges.cache import VerdictCache
 from plo.evals.judges.calls import Calls, money_text
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_judge, get_judge, name_of
 from plo.evals.judges.template import Template
+from plo.threads import run_all
 
+IN_A_ROW = 20  # answers that cannot be read, after which the judge is given up
+UNREADABLE = (
+    "A prompt that wants the label alone (instruction, AlpacaEval's) needs a judge that says nothing else; one that thinks "
+    "first needs room for it, openai:MODEL(max_tokens=4096), and one that talks first a prompt that ends with the label, "
+    "such as --template helpful (hh.template=helpful)."
+)
 AGAIN = 3  # how often an unreadable answer is asked for again
 EVERY = 30.0  # seconds between two lines of progress
 
@@ -35,7 +41,7 @@ class Judging:
 
     Attributes:
         counts: what was asked, found, unreadable and spent.
-        templates: prompts that it was asked with; emptied before each evaluation.
+        templates: prompts that it was asked with since `begin`.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Judging:
         self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
         self._judges: dict[str, Judge] = {}
+        self._read = self._unread = 0  # questions, since `begin`
 
     @property
     def name(self) -> str:
@@ -128,7 +135,8 @@ class Judging:
             JudgeError: as `verdicts`.
         """
         judge, distinct = self.judge(template), list(dict.fromkeys(questions))
-        known = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
+        ties = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
+        known = dict(ties)
         keep, tries = judge.cached and not fresh, dict.fromkeys(distinct, 0)
         if keep:
             for q, (verdict, had) in self.cache.get(judge, (q for q in distinct if q not in known)).items():
@@ -143,35 +151,72 @@ class Judging:
             money = judge.estimate(missing)
             cost = f", cost {money_text(money)}" if money != 0 else ""
             self._tell(f"{judge.name}: {len(missing)} of {len(distinct)} questions to ask{cost}")
+        watch = _Unread(judge, any(verdict.p is not None for q, verdict in known.items() if q not in ties))
         while missing:
-            known |= self._ask_all(judge, missing, keep)
+            known |= self._ask_all(judge, missing, keep, tries, watch)
             for q in missing:
                 tries[q] += 1
             missing = [q for q in missing if known[q].p is None and not known[q].refused and tries[q] <= AGAIN]
             if self._calls.over_budget(judge, missing):
                 break
+        self._count_read(known[q] for q in distinct if q not in ties)
         if unread := [known[q] for q in distinct if known[q].p is None]:
             self.counts.unreadable += len(unread)
             said = f"{len(unread)} of {len(distinct)} answers could not be read, the first: {unread[0].answer[:300]!r}"
             self._tell(f"{judge.name}: {said}")
         return [known[q] for q in questions]
 
-    def _ask_all(self, judge: Judge, questions: Sequence[Question], keep: bool) -> dict[Question, Verdict]:
+    @property
+    def remarks(self) -> list[str]:
+        """What must be said beside the verdicts of the judges that were asked since `begin`."""
+        return [said for template in self.templates for said in self._judges[template].remarks]
+
+    def begin(self) -> None:
+        """Forget which prompts the judge was asked with and what could be read: an evaluation begins."""
+        self.templates.clear()
+        self._read = self._unread = 0
+
+    def enforce_read(self) -> None:
+        """Raise if questions were asked since `begin` and no answer could be read.
+
+        Raises:
+            JudgeError: there is no verdict at all.
+        """
+        if self._unread and not self._read:
+            raise JudgeError(
+                f"None of the {self._unread} answers of the judge {self.name} could be read, so there is no verdict. "
+                f"{UNREADABLE}"
+            )
+
+    def _count_read(self, verdicts: Iterable[Verdict]) -> None:
+        read = [verdict.p is not None for verdict in verdicts]
+        self._read += sum(read)
+        self._unread += len(read) - sum(read)
+
+    def _ask_all(
+        self, judge: Judge, questions: Sequence[Question], keep: bool, tries: Mapping[Question, int], watch: "_Unread"
+    ) -> dict[Question, Verdict]:
         answers: dict[Question, Verdict] = {}
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(judge.concurrency, thread_name_prefix="judge")
-        told = time.monotonic()
-        try:
-            futures = {pool.submit(self._ask, judge, question, keep, stop): question for question in questions}
-            for future in as_completed(futures):
-                answers[futures[future]] = future.result()
-                if time.monotonic() - told >= EVERY:
-                    told = time.monotonic()
-                    spent = f", spent {money_text(self.counts.cost)}" if self.counts.cost else ""
-                    self._tell(f"{judge.name}: {len(answers)}/{len(questions)}{spent}")
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)  # after a fault: what is under way is paid for, so it is waited for
+        stop, told = threading.Event(), time.monotonic()
+
+        def done(question: Question, verdict: Verdict) -> None:
+            nonlocal told
+            answers[question] = verdict
+            watch.see(verdict, first=tries[question] == 0)
+            if time.monotonic() - told >= EVERY:
+                told = time.monotonic()
+                spent = f", spent {money_text(self.counts.cost)}" if self.counts.cost else ""
+                self._tell(f"{judge.name}: {len(answers)}/{len(questions)}{spent}")
+
+        def awaited(calls: int) -> None:
+            longest = "" if judge.timeout is None else f" (at most {judge.timeout:g} s)"
+            self._tell(
+                f"{judge.name}: stopping; {calls} calls under way are waited for{longest}, as they are paid for. Ctrl-C "
+                f"leaves at once. What was had is kept: the same command goes on from there."
+            )
+
+        ask = lambda question: self._ask(judge, question, keep, stop)  # noqa: E731
+        run_all(ask, questions, judge.concurrency, done=done, stop=stop, awaited=awaited)
         return answers
 
     def _ask(self, judge: Judge, question: Question, keep: bool, stop: threading.Event) -> Verdict:
@@ -179,6 +224,35 @@ class Judging:
         if keep and not verdict.refused:
             self.cache.put(judge, question, verdict)
         return verdict
+
+
+class _Unread:
+    """Notices a judge that cannot be read, before it is asked hundreds of questions four times each.
+
+    Args:
+        read: an answer of it could be read before. Then only questions asked for the first time count: those asked again
+            are the ones that it cannot answer.
+    """
+
+    def __init__(self, judge: Judge, read: bool):
+        self.judge, self.read, self.in_a_row = judge, read, 0
+
+    def see(self, verdict: Verdict, *, first: bool) -> None:
+        """Count an answer.
+
+        Raises:
+            JudgeError: `IN_A_ROW` answers in a row could not be read.
+        """
+        if verdict.p is not None:
+            self.read, self.in_a_row = True, 0
+        elif not verdict.refused and (first or not self.read):
+            self.in_a_row += 1
+        if self.in_a_row >= IN_A_ROW:
+            said = repr(verdict.answer[:200]) if verdict.answer else "nothing"
+            raise JudgeError(
+                f"{IN_A_ROW} answers in a row of the judge {self.judge.name} could not be read; the last one is {said}. "
+                f"{UNREADABLE}"
+            )
 
 
 def _numbers(verdicts: Iterable[Verdict]) -> np.ndarray:

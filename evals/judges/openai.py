@@ -1,42 +1,42 @@
 """Judges behind any server that speaks OpenAI's chat protocol: OpenAI, vLLM, llama.cpp, `transformers serve`."""
 
-import email.utils
 import json
 import math
-import os
-import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from plo.endpoint import PROVIDER, EndpointError, read_endpoint
+from plo.evals.answers import without_thought
 from plo.evals.judges.fitting import fit
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
+from plo.served import Answer, CallError, Served
 
-OPENAI = "https://api.openai.com/v1"
-# Errors that are about this one question, by code or type, or by what the many servers say of a text that is too long.
-OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error"}
-TOO_LONG = re.compile(r"context[ _](length|size|window)|too long|maximum\b.*\btokens", re.IGNORECASE | re.DOTALL)
-LONGEST_WAIT = 600.0  # seconds, whatever the server asks for
+MOST = 0.5  # mass of the first token that the labels must hold for its log-probs to be the verdict
+UNLIMITED = 1024  # tokens that an answer is taken to have where nothing limits it
 
 
 class OpenAI(Judge):
     """`openai:<model>[@base_url]`, asked at temperature 0.
 
     With a first_token prompt p = P(label b) / (P(label a) + P(label b)) over the first token's 20 likeliest, those that
-    are the same label but for white space added up; where the server gives no log-probs, or neither label is among
-    them, the text is read. With a last_line prompt the text is read.
+    are the same label but for white space added up. Where the server gives no log-probs, the two labels hold no more than
+    half of the mass, or the judge thinks before it answers, the text is read, without the thought. With a last_line prompt
+    the text is read. A judge that thinks needs room for it: max_tokens=4096.
 
     A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
     lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, after
-    which `Judging` calls again.
+    which `Judging` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.served`.
+
+    The key is the environment variable OPENAI_API_KEY for the default provider, and PLO_KEY_<HOST> for any other host
+    (PLO_KEY_LOCALHOST), where set: an experiment file can name any host, and no host is sent the key of another.
 
     Args:
         argument: the model, and after "@" the server's address, which ends in /v1 on most.
         max_tokens: of the answer; 1 with a first_token prompt and 512 with a last_line one where not given.
         logprobs: ask for log-probs; False for a server that refuses the field.
         price_in, price_out: money per million tokens of prompt and answer. A server of one's own costs nothing where
-            they are not given.
+            they are not given. Where the server does not say how many tokens it used, the texts' length is taken.
         concurrency: calls under way at once.
         timeout: seconds.
         retries: times that a failed call is made again.
@@ -63,47 +63,55 @@ class OpenAI(Judge):
         longest: int | None = None,
         request: dict[str, Any] | None = None,
     ):
-        self.model, self.base_url = re.fullmatch(r"(.*?)(?:@(https?://.+))?", argument, re.DOTALL).groups()
-        self.name, self.template, self.concurrency, self.retries = f"openai:{argument}", template, concurrency, retries
-        if not self.model or "@http" in self.model:
-            raise JudgeError(
-                f"The judge {self.name!r} names no model: write openai:MODEL or openai:MODEL@http://HOST:PORT/v1, options "
-                f"after it in brackets."
-            )
+        try:
+            self.endpoint = read_endpoint(argument, "openai", PROVIDER)
+        except EndpointError as error:
+            raise JudgeError(str(error)) from None
+        own = "@" in argument
+        self.name = f"openai:{self.endpoint.model}@{self.endpoint.url}" if own else f"openai:{argument}"
+        self.template, self.concurrency, self.retries, self.timeout = template, concurrency, retries, timeout
         first = template.answer == "first_token"
         fields = {"temperature": 0, "max_tokens": max_tokens or (1 if first else 512)}
         if first and logprobs:
             fields |= {"logprobs": True, "top_logprobs": 20}
+        self.ours = fields.keys() - (request or {}).keys() - ({"max_tokens"} if max_tokens else set())
         fields |= request or {}
         self.fields = {name: value for name, value in fields.items() if value is not None}
         self.longest = longest
         self.version = json.dumps([template.identity, self.fields, longest], sort_keys=True)
-        free = 0.0 if self.base_url else math.nan
+        free = math.nan if self.endpoint.is_provider else 0.0
         self.price_in = free if price_in is None else price_in / 1e6
         self.price_out = free if price_out is None else price_out / 1e6
-        self.client = self._client(timeout)
+        self.served, self._by_length = self._made(timeout), False
 
-    def _client(self, timeout: float) -> Any:
-        try:
-            import openai
-        except ImportError as error:
-            raise JudgeError(f"The judge {self.name} needs the package openai: pip install 'plo[evals]'.") from error
-        key = os.environ.get("OPENAI_API_KEY") or ("none" if self.base_url else None)
-        if key is None:
+    def _made(self, timeout: float) -> Served:
+        if self.endpoint.is_provider and self.endpoint.key is None:
             raise JudgeError(
                 f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name a server of "
-                f"your own, openai:{self.model}@http://HOST:PORT/v1."
+                f"your own, openai:{self.endpoint.model}@http://HOST:PORT/v1."
             )
-        # The default address is given too: the client would take another from the environment, unknown to our name.
-        return openai.OpenAI(api_key=key, base_url=self.base_url or OPENAI, timeout=timeout, max_retries=0)
+        try:
+            return Served(self.endpoint, timeout)
+        except ImportError as error:
+            raise JudgeError(f"The judge {self.name} needs the package openai: pip install 'plo[evals]'.") from error
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         return [self._ask(question) for question in questions]
 
+    @property
+    def remarks(self) -> list[str]:
+        said = [f"{self.name} is asked {how}, as its server wants it." for how in self.served.adaptations]
+        if self._by_length:
+            said.append(
+                f"The server of {self.name} does not say how many tokens it used: costs are estimated, a token as 3 bytes "
+                f"of text, without what the judge may think unseen."
+            )
+        return said
+
     def estimate(self, questions: Sequence[Question]) -> float:
         """A token taken as 3 bytes of text, and every answer as long as it may be."""
         texts = sum(len(m["content"].encode()) + 30 for q in questions for m in self._messages(q))
-        most = self.fields.get("max_tokens") or self.fields.get("max_completion_tokens", 0)
+        most = self.fields.get("max_tokens") or self.fields.get("max_completion_tokens") or UNLIMITED
         return texts / 3 * self.price_in + len(questions) * most * self.price_out
 
     def _messages(self, question: Question) -> list[dict[str, str]]:
@@ -116,96 +124,59 @@ class OpenAI(Judge):
         return sum(len(message["content"]) for message in self.template.fill(*texts))
 
     def _ask(self, question: Question) -> Verdict:
-        import openai
+        try:
+            answer = self.served.ask(self._messages(question), self.fields, self.ours)
+        except CallError as error:
+            if error.of_the_question:
+                return Verdict(None, error.said, refused=True)
+            cost = self._most(question) if error.answered else 0.0
+            if error.later:
+                raise TransientError(self._unasked(error), error.wait, cost) from error
+            raise JudgeError(self._unasked(error)) from error
+        text = answer.text or ""
+        p = self.template.read(text) if (likely := self._from_logprobs(answer)) is None else likely
+        return Verdict(p, text, self._cost(question, answer))
 
-        create = self.client.chat.completions.with_raw_response.create  # raw: a body that is no JSON is ours to see to
-        try:
-            # extra_body lets fields through that the client's signature lacks.
-            reply = create(model=self.model, messages=self._messages(question), extra_body=self.fields)
-        except openai.APIStatusError as error:
-            if _of_the_question(error):
-                return Verdict(None, error.response.text, refused=True)
-            if _for_now(error):
-                raise TransientError(self._unasked(error), _wait(error.response.headers)) from error
-            raise JudgeError(self._unasked(error)) from error
-        except openai.APIConnectionError as error:  # a time-out too, and what timed out may have been answered
-            raise TransientError(self._unasked(error), cost=self._most(question)) from error
-        except openai.OpenAIError as error:
-            raise JudgeError(self._unasked(error)) from error
-        try:
-            return self._read(json.loads(reply.content))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise TransientError(
-                f"The judge {self.name} answered with no chat completion, {reply.content[:200]!r}. See that its address "
-                f"is that of an OpenAI-compatible server (most end in /v1).",
-                _wait(reply.headers),
-                self._most(question),
-            ) from error
+    def _cost(self, question: Question, answer: Answer) -> float:
+        tokens_in, tokens_out = answer.usage or (0, 0)
+        if answer.usage is None and (self.price_in or self.price_out):
+            self._by_length = True
+            tokens_in = sum(len(m["content"].encode()) + 30 for m in self._messages(question)) / 3
+            tokens_out = len((answer.text or "").encode()) / 3
+        cost = tokens_in * self.price_in + tokens_out * self.price_out
+        return 0.0 if math.isnan(cost) else cost
 
     def _most(self, question: Question) -> float:
         """What a call costs whose answer does not say."""
         most = self.estimate([question])
         return 0.0 if math.isnan(most) else most
 
-    def _unasked(self, error: Exception) -> str:
-        status, said = getattr(error, "status_code", None), str(error)
-        if status is not None:  # the client's own words leave out what is not in OpenAI's form
-            said = f"HTTP {status}: {error.response.text[:500]}"
+    def _unasked(self, error: CallError) -> str:
+        if error.status == 200:
+            return (
+                f"The judge {self.name} answered with no chat completion, {error.said}. See that its address is that of an "
+                f"OpenAI-compatible server (most end in /v1)."
+            )
+        said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
         remedy = "See to the server, the key and the model's name"
-        if status in (400, 422):
+        if error.status in (401, 403) and self.endpoint.key is None:
+            remedy = f"Set the environment variable {self.endpoint.key_name} to the key of this host"
+        if error.status in (400, 422):
             remedy = (
                 f"A server without log-probs takes {self.name}(logprobs=false), a small context "
-                f"{self.name}(longest=CHARACTERS), one that wants or refuses a field {self.name}(request={{'FIELD': "
+                f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that wants or refuses a field {self.name}(request={{'FIELD': "
                 f"VALUE}}), None to leave it out"
             )
-        return (
-            f"The judge {self.name} cannot be asked: {type(error).__name__}: {said}\n{remedy}, and start again: the "
-            f"verdicts had so far are kept."
-        )
+        return f"The judge {self.name} cannot be asked: {said}\n{remedy}, and start again: the verdicts had so far are kept."
 
-    def _read(self, body: Any) -> Verdict:
-        choice = body["choices"][0]
-        answer = choice["message"]["content"] or ""
-        usage = body.get("usage") or {}
-        tokens = [usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0]
-        cost = tokens[0] * self.price_in + tokens[1] * self.price_out
-        p = self._from_logprobs(choice) if self.template.answer == "first_token" else None
-        return Verdict(self.template.read(answer) if p is None else p, answer, 0.0 if math.isnan(cost) else cost)
-
-    def _from_logprobs(self, choice: dict[str, Any]) -> float | None:
-        """P(label b) over both labels, or None where they are not there, or not in OpenAI's form."""
+    def _from_logprobs(self, answer: Answer) -> float | None:
+        """P(label b) over both labels, or None where the first token is no verdict, or its log-probs not in OpenAI's form."""
+        if self.template.answer != "first_token" or answer.thought or without_thought(answer.text or "").thought:
+            return None
         try:
-            likely = [
-                (t["token"].strip(), math.exp(t["logprob"])) for t in choice["logprobs"]["content"][0]["top_logprobs"]
-            ]
+            first = answer.choice["logprobs"]["content"][0]["top_logprobs"]
+            likely = [(t["token"].strip(), math.exp(t["logprob"])) for t in first]
         except (KeyError, TypeError, IndexError, AttributeError, OverflowError):
             return None
         a, b = (sum(p for token, p in likely if token == label) for label in self.template.labels)
-        return b / (a + b) if a + b > 0 else None
-
-
-def _of_the_question(error: Any) -> bool:
-    """Whether the server refuses this question, and may take others."""
-    if error.status_code == 413 or OF_THE_QUESTION & {str(error.code), str(error.type)}:
-        return True
-    return error.status_code in (400, 422) and bool(TOO_LONG.search(error.response.text))
-
-
-def _for_now(error: Any) -> bool:
-    """Whether the call may succeed later: what the server says, else by the status."""
-    says = {"true": True, "false": False}.get(error.response.headers.get("x-should-retry"))
-    return error.status_code in (408, 409, 429) or error.status_code >= 500 if says is None else says
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait: retry-after-ms, or retry-after in seconds or as a date."""
-    try:
-        if milliseconds := headers.get("retry-after-ms"):
-            wait = float(milliseconds) / 1000
-        elif (after := headers.get("retry-after", "")).strip().replace(".", "", 1).isdigit():
-            wait = float(after)
-        else:
-            wait = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
-    except (ValueError, TypeError):
-        return None
-    return min(max(wait, 0.0), LONGEST_WAIT)
+        return b / (a + b) if a + b > MOST else None

@@ -1,7 +1,5 @@
 """Rows of texts from files: recorded verdicts, and pairs with gold labels."""
 
-import csv
-import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,27 +8,24 @@ from typing import Any
 import pandas as pd
 
 from plo.data import DropReport
+from plo.data.errors import BadRow, Tie
 from plo.data.files import read_path
-from plo.data.rows import BadRow, Message, check, to_chat, to_row
-from plo.data.sources import read_source
+from plo.data.messages import are_messages_as_text, read_messages
+from plo.data.rows import CellNumber, Message, check, to_chat, to_row
+from plo.data.shapes import recognise
 from plo.evals.judges.judge import JudgeError
 
 
 def read_texts(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a .json, .jsonl or .csv file (also .gz), each with its place under "where".
 
-    CSV cells stay text: `read_path` makes numbers of them, and the answer "4.0" would be another than "4".
+    CSV cells stay text, numbers too: the answer "4.0" would be another than "4".
 
     Raises:
         DataError: the file cannot be read.
     """
-    rows = list(read_path(path))  # checks a CSV file too
-    if not path.name.lower().removesuffix(".gz").endswith(".csv"):
-        yield from rows
-        return
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        for row, text in zip(rows, csv.DictReader(file), strict=True):
-            yield {**text, "where": row["where"]}
+    for row in read_path(path):
+        yield {name: value.text if isinstance(value, CellNumber) else value for name, value in row.items()}
 
 
 def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFrame:
@@ -38,12 +33,13 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
 
     Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or are
     preferences as plo trains on: prompt, chosen, rejected as texts or lists of messages, without prompt as whole
-    conversations, HH's dialogues, TL;DR's comparisons. These are shown in an order that a hash of the texts draws, so
-    that it is always the same. A conversation of several turns is shown with its speakers.
+    conversations, or one of the formats of `plo.data.shapes` (HH, TL;DR, HelpSteer3, SHP, ...). These are shown in an
+    order that a hash of the texts draws, so that it is always the same. A conversation of several turns is shown with
+    its speakers, also where it is written as text, as in a CSV file.
 
     Args:
         report: is filled with the preferences left out: those without a response, with the same on both sides, with two
-            prompts, or without valid Unicode.
+            prompts, without valid Unicode, or ties.
 
     Raises:
         JudgeError: a row has none of these forms.
@@ -51,11 +47,11 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
     """
     path, report = Path(path).expanduser(), DropReport(str(path)) if report is None else report
     rows = list(read_texts(path))
-    if "candidate_0" in rows[0] or (isinstance(rows[0].get("chosen"), str) and "prompt" not in rows[0]):
-        rows = list(read_source("tldr" if "candidate_0" in rows[0] else "hh", path, {}))
     report.rows += len(rows)
     pairs = [pair for row in rows if (pair := _gold_row(row, report))]
     report.enforce()
+    if not pairs:
+        raise JudgeError(f"{path}: all {len(rows)} rows are ties. Give pairs of which one is better.")
     # dtype: pandas' own text type refuses lone surrogates
     return pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
 
@@ -64,7 +60,7 @@ def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str
     if "output_1" in row:
         texts = (row.get("input"), row["output_1"], row.get("output_2"))
         gold = {"1": 0, "2": 1}.get(str(row.get("label")))
-    elif "chosen" in row:
+    elif "chosen" in row or recognise(row):
         return _preference(row, report)
     else:
         texts = (row.get("prompt"), row.get("a"), row.get("b"))
@@ -75,17 +71,26 @@ def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str
             f"0: a), or prompt, chosen, rejected (texts or messages; without prompt whole dialogues), or is LLMBar's "
             f"(input, output_1, output_2, label 1 or 2)."
         )
-    return (*texts, gold)
+    try:
+        shown = [_shown(read_messages(t, "text", row["where"])) if are_messages_as_text(t) else t for t in texts]
+    except BadRow as error:
+        report.add(error.reason, row["where"], " | ".join(repr(text[:60]) for text in texts))
+        return None
+    return (*shown, gold)
 
 
 def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
     """None where the row is bad, which the report is told."""
+    shape = recognise(raw)
     try:
-        row = to_row(raw)
+        row = to_row(shape.convert(dict(raw)) if shape else raw)
         if reason := check(row):
             raise BadRow(reason)
+    except Tie:
+        report.ties += 1
+        return None
     except BadRow as error:
-        report.add(error.reason, raw["where"], f"{str(raw['chosen'])[:60]!r} | {str(raw.get('rejected'))[:60]!r}")
+        report.add(error.reason, raw["where"], f"{str(raw.get('chosen'))[:60]!r} | {str(raw.get('rejected'))[:60]!r}")
         return None
     if row.conversational or row.prompt.startswith("\n\nHuman:"):
         row = to_chat(row)

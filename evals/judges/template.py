@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plo.errors import PloError
+from plo.evals.answers import without_thought
 
 FOLDER = Path(__file__).parent / "templates"
 _SLOT = re.compile(r"\{(prompt|a|b)\}")
@@ -49,8 +50,9 @@ class Template:
         """P(b better) that an answer in words states: 0 or 1, or None where it states neither.
 
         The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
-        white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).".
+        white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". A thought before it is not read.
         """
+        answer = without_thought(answer).text
         lines = answer.strip().splitlines() if self.answer == "last_line" else [answer.strip()]
         label = _bare(lines[-1]) if lines else ""
         return float(self.labels.index(label)) if label in self.labels else None

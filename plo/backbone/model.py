@@ -290,7 +290,7 @@ class Backbone(nn.Module):
             "sums": terms.sums,
             "counts": terms.counts,
             "finite": terms.finite,
-            "metrics": terms.metrics | always_logged(pairs),
+            "metrics": terms.metrics | always_logged(pairs, self.head_dtype),
         }
 
     def count(self, batch: dict[str, Any]) -> list[int]:

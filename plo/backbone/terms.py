@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from plo.losses import Loss
+from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
 
 
@@ -107,15 +108,20 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def always_logged(pairs: Pairs) -> dict[str, Tensor]:
-    """What is logged whatever the loss, (pairs,), in nats, without beta."""
+def always_logged(pairs: Pairs, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta.
+
+    Args:
+        dtype: of the model's matrix products: a margin within its rounding of 0 is a tie, half right.
+    """
     margin = pairs.log_ratio_margin()
+    tokens = pairs.chosen.lengths + pairs.rejected.lengths
     metrics = {
         "logps/chosen": pairs.chosen.logp(),
         "logps/rejected": pairs.rejected.logp(),
         "log_ratios/chosen": pairs.chosen.log_ratio(),
         "log_ratios/rejected": pairs.rejected.log_ratio(),
         "margin": margin,
-        "accuracy": (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin),
+        "accuracy": wins(without_rounding(margin, tokens, dtype)),
     }
     return {name: values.detach() for name, values in metrics.items()}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from plo import store
+from plo import interrupt, store
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.clipping import clip
@@ -32,6 +32,7 @@ from plo.backbone.terms import check_counts
 from plo.config import TrainConfig
 from plo.data import Pair
 from plo.errors import PloError
+from plo.margins import without_rounding
 
 TRAINED = "trained.safetensors"
 SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack want the rest
@@ -125,8 +126,13 @@ class PreferenceTrainer(Trainer):
         self._probe = _probe_batch(backbone, *probe) if probe else None
         self._probe_every = config.probe_every
         self._probed = 0  # the step of the last probe
+        self.stopped_by: int | None = None  # the signal that asked the launch to end
         super().__init__(
-            backbone, arguments, data_collator=list, train_dataset=range(len(pairs)), callbacks=[*callbacks]
+            backbone,
+            arguments,
+            data_collator=list,
+            train_dataset=range(len(pairs)),
+            callbacks=[_StopAtSignal(self), *callbacks],
         )
         self.add_callback(_Clock(self))
         self.remove_callback(PrinterCallback)
@@ -251,7 +257,9 @@ class PreferenceTrainer(Trainer):
 
     def _stop_at_non_finite(self) -> None:
         """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
-        bad = [row for rows in distributed.everyone(self._bad) for row in rows]
+        bad, signals = zip(*distributed.everyone((self._bad, interrupt.requested())), strict=True)
+        self.stopped_by = next(filter(None, signals), None)
+        bad = [row for rows in bad for row in rows]
         if bad:
             raise NonFiniteLoss(
                 f"The loss {self._unwrapped.loss.name!r} is not finite at step {self.state.global_step + 1}, "
@@ -275,7 +283,10 @@ class PreferenceTrainer(Trainer):
         return self.optimizer
 
     def train(self, *arguments, **keywords):
-        with self._unwrapped.casts_kept():
+        with (
+            interrupt.finishing("waiting for the training step under way and its checkpoint"),
+            self._unwrapped.casts_kept(),
+        ):
             return super().train(*arguments, **keywords)
 
     def _defer_fsdp_gradient_reduction(self):
@@ -313,9 +324,8 @@ class PreferenceTrainer(Trainer):
                 strict=True,
             )
             logs |= {name: total / sum(pairs) for name, total in _added(sums).items()}
-            both = logs["log_ratios/chosen"] < 0 and logs["log_ratios/rejected"] < 0
             logs |= {
-                "both_falling": float(both),
+                "both_falling": float(self._both_falling(logs, sum(pairs), sum(tokens))),
                 "clipped": self._clipped / self._steps,
                 "tokens_per_second": sum(tokens) / max(self._seconds, 1e-9),
                 "peak_memory_gb": max(peaks),
@@ -329,6 +339,13 @@ class PreferenceTrainer(Trainer):
                 logs |= self.probe()
                 self._probed = self.state.global_step
         super().log(logs, start_time)
+
+    def _both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
+        """Whether both responses' log-ratios are below 0 by more than rounding, in the mean over the logged pairs."""
+        sums = torch.tensor(
+            [logs[f"log_ratios/{side}"] * pairs for side in ("chosen", "rejected")], dtype=torch.float64
+        )
+        return bool((without_rounding(sums, torch.tensor(tokens), self._unwrapped.head_dtype) < 0).all())
 
     def probe(self) -> dict[str, float]:
         """Full-vocabulary KL and entropy on the probe batch, nats per response token."""
@@ -429,6 +446,18 @@ def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = la
                 return path
             store.drop(path, wrong)
     return None
+
+
+class _StopAtSignal(TrainerCallback):
+    """Ends the training with a checkpoint after the step in which Ctrl-C or SIGTERM came, in all processes alike."""
+
+    def __init__(self, trainer: PreferenceTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if number := self.trainer.stopped_by:
+            interrupt.request(number)
+            control.should_save = control.should_log = control.should_training_stop = True
 
 
 class _Clock(TrainerCallback):

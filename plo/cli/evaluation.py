@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from plo.cli.settings import split
 from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
+from plo.terminal import Terminal, say
 
 
 def evaluate(
@@ -72,12 +72,10 @@ def evaluate(
                 )
             failed = evaluate_recorded(comparison, only, changes, tracker, console)
         else:
-            config = EvaluationConfig(**changes)
+            config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
             failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)
     if failed:
-        console.print(
-            f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red", highlight=False, soft_wrap=True
-        )
+        say(console, f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red")
         raise typer.Exit(1)
 
 
@@ -99,7 +97,10 @@ def judge_check(
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI, in which the card is recorded.")] = None,
     as_json: Json = False,
 ):
-    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals."""
+    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals.
+
+    Exit code 1: no answer could be read.
+    """
     from plo.config import ConfigError, EvaluationConfig
 
     with friendly():
@@ -114,9 +115,12 @@ def judge_check(
         from plo.tracking import Tracker
 
         file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
-        config = EvaluationConfig(judge=judge, judge_calls=judge_calls, judge_money=judge_money)
-        card = measure_judge(config, file, template, limit, retest, Tracker(store), Console(stderr=as_json))
+        settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+        config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
+        card = measure_judge(config, file, template, limit, retest, Tracker(store), Terminal(stderr=as_json))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:
-        console.print("\n".join(card.lines()), highlight=False, markup=False, soft_wrap=True)
+        say(console, "\n".join(card.lines()))
+    if card.unreadable_share.value == 1:  # no verdict at all
+        raise typer.Exit(1)

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table
-from rich.text import Text
 
 from plo.cli.shared import Json, Plugins, console, load_plugins
+from plo.terminal import line, say
 
 WIDEST = 32  # characters of a name or a default on one line: both, and what stands beside them, fit in 80
 
@@ -42,7 +42,7 @@ def losses(plugin: Plugins = [], as_json: Json = False):  # noqa: B006  (typer r
         return _show(rows, as_json, "loss")
     _show([{k: v for k, v in row.items() if k != "recipe"} for row in rows if not row["recipe"]], False, "loss")
     if recipes := [{k: v for k, v in row.items() if k not in ("needs", "level")} for row in rows if row["recipe"]]:
-        console.print("\nRecipes: a loss whose token weights a scorer makes.\n")
+        say(console, "\nRecipes: a loss whose token weights a scorer makes.\n")
         _show(recipes, False, "loss")
 
 
@@ -137,7 +137,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, what: str) -> None:
         width = min(widest, WIDEST) if key in ("name", "defaults") else None
         table.add_column(heading, width=width, overflow="fold")
     for cells in shown:
-        table.add_row(*map(Text, cells.values()))
+        table.add_row(*map(line, cells.values()))
     console.print(table)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from plo.cli.shared import console, friendly
+from plo.terminal import plain, say
 
 
 def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/methods")):
@@ -14,7 +15,7 @@ def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path(
         from plo.pages import write
 
         written = write(out)
-    console.print(f"{len(written)} pages written to {out}.", highlight=False, soft_wrap=True)
+    say(console, f"{len(written)} pages written to {out}.")
 
 
 def leaderboard(
@@ -35,10 +36,10 @@ def leaderboard(
     with friendly():
         board = read(Tracker(store, create=False), comparison, baseline, metric or None)
         write(board, out)
-    print(to_markdown(board))
-    console.print(f"Written to {out}/leaderboard.md, .csv and .json.", highlight=False, soft_wrap=True)
+    print(plain(to_markdown(board)))
+    say(console, f"Written to {out}/leaderboard.md, .csv and .json.")
     if said := _frontier(board, out):
-        console.print(f"Reward against KL: {said}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"Reward against KL: {said}")
 
 
 def _frontier(board, out: Path) -> str:

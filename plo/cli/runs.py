@@ -7,6 +7,7 @@ import typer
 
 from plo.cli.settings import sort_settings, split, with_hyper_parameters
 from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
+from plo.terminal import say
 
 
 def verify(
@@ -83,7 +84,7 @@ def scores(
         pairs, weights = zip(*scored[:count], strict=True)
         if page is not None:
             write_html(page, pairs, tokenizer, weights, f"Token weights: {configured.name}")
-            console.print(f"Written to {page}.", highlight=False, soft_wrap=True)
+            say(console, f"Written to {page}.")
             return
         for table in to_tables(pairs, tokenizer, weights):
             console.print(table, highlight=False)
@@ -124,10 +125,5 @@ def compare(
 
         outcome = compare(experiment, console)
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
-        console.print(
-            f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}",
-            style="red",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}", style="red")
         raise typer.Exit(1)

@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
+
+from plo.near import near
+from plo.values import read_value
+
+SECTIONS = ("data", "model", "train", "evaluation")
 
 
 def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
@@ -13,18 +17,7 @@ def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
     if len(paths) > 1:
         raise typer.BadParameter(f"one experiment file, not {len(paths)}: {', '.join(paths)}")
     pairs = (a.split("=", 1) for a in arguments if "=" in a)
-    return (Path(paths[0]) if paths else None), {key: _scalar(value) for key, value in pairs}
-
-
-def _scalar(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    try:  # YAML reads 1e-4 as text
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return (Path(paths[0]) if paths else None), {key: read_value(value) for key, value in pairs}
 
 
 def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,7 +29,8 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     leaves = [name.rsplit(".", 1)[-1] for name in names]
     known, hyper = {}, {}
     for key, value in settings.items():
-        if key in names or key in ("data", "model") or key.split(".")[0] in ("data", "model", "train", "evaluation"):
+        # `sft.lr`, `data.options.chat`: inside a setting that is a mapping
+        if key in (*names, *SECTIONS) or key.startswith(tuple(f"{name}." for name in (*names, *SECTIONS))):
             known[key] = value
         elif leaves.count(key) == 1:
             known[short[key]] = value
@@ -49,31 +43,41 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def with_hyper_parameters(experiment, hyper: dict[str, Any]):
-    """beta=0.2 goes to every loss that has it, dpo.beta=0.2 to `dpo` alone."""
-    from plo.config import ConfigError
-    from plo.losses import LOSSES, get_loss
-    from plo.registry import hyper_parameters
+    """Change the losses of an experiment: `beta=0.2` reaches every loss that has it, `dpo.beta=0.2` dpo alone.
 
-    specs = list(experiment.losses)
-    for key, value in hyper.items():
-        name, _, parameter = key.rpartition(".")
-        name = LOSSES[name].name if name in LOSSES else name  # an alias
-        taken = False
-        for i, loss in enumerate(map(get_loss, specs)):
-            if loss.entry and parameter in hyper_parameters(loss.target) and name in ("", loss.entry.name, loss.name):
-                changed = {k: v for k, v in loss.params.items() if v != hyper_parameters(loss.target)[k].default}
-                specs[i] = {"name": loss.entry.name, **changed, parameter: value}
-                taken = True
-            elif not loss.entry and any(
-                parameter in term.params and name in ("", term.entry.name) for _, term in loss.terms
-            ):
-                raise ConfigError(
-                    f"{key}={value}: in the sum {loss.name!r} write it in its terms, 'dpo({parameter}={value})'."
-                )
-        if not taken:
-            has = {loss.name: list(loss.params) for loss in map(get_loss, specs)}
-            raise ConfigError(
-                f"{key}={value}: neither a setting of the experiment nor a hyper-parameter of its losses; they have: "
-                + "; ".join(f"{loss}: {', '.join(params) or 'none'}" for loss, params in has.items())
-            )
-    return experiment.model_copy(update={"losses": tuple(specs)})
+    The terms of a sum are losses like any other, and `scorer.gamma=0.5` is a hyper-parameter of a loss's scorer. What
+    names a loss goes before what does not.
+    """
+    from plo.config import ConfigError, field_names
+    from plo.losses import LOSSES, get_loss
+
+    taken = set()
+
+    def changed(loss):
+        names = {loss.entry.name, loss.name, *LOSSES.aliases(loss.entry.name)}
+        for scorers in (True, False):  # another scorer first: it has hyper-parameters of its own
+            addressed = {f"{name}.{parameter}": parameter for name in names for parameter in loss.settings}
+            found = {key: key for key in hyper if key in loss.settings}
+            found |= {key: addressed[key] for key in hyper if key in addressed}
+            found = {key: parameter for key, parameter in found.items() if (parameter == "scorer") == scorers}
+            if found:
+                taken.update(found)
+                loss = loss.with_params({parameter: hyper[key] for key, parameter in found.items()})
+        return loss
+
+    before = [get_loss(spec) for spec in experiment.losses]
+    after = [loss.each_term(changed) for loss in before]
+    if lost := [key for key in hyper if key not in taken]:
+        terms = {term.name: list(term.settings) for loss in before for _, term in loss.terms}
+        has = "; ".join(f"{name}: {', '.join(parameters) or 'none'}" for name, parameters in terms.items())
+        meant = near(lost[0], [*field_names(), *(p for parameters in terms.values() for p in parameters)])
+        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        raise ConfigError(
+            f"{lost[0]}={hyper[lost[0]]}: neither a setting of the experiment nor a hyper-parameter of its losses.{hint} "
+            f"They have: {has}."
+        )
+    specs = tuple(
+        new.name if new.name != old.name else spec
+        for spec, old, new in zip(experiment.losses, before, after, strict=True)
+    )
+    return experiment.model_copy(update={"losses": specs})

@@ -1,14 +1,16 @@
 """What the commands share: the console, two options, plugins, silence, and how errors are told."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from plo.errors import PloError
+from plo.interrupt import SIGNALS, Interrupted, listening
+from plo.terminal import Terminal, plain
 
-console = Console()
+console = Terminal()
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
 
@@ -37,14 +39,21 @@ def quiet() -> None:
 
 
 class friendly:
-    """Errors that plo words itself are shown as they are, without a traceback; exit code 2."""
+    """Shows errors that plo words itself without a traceback, exit code 2, and answers Ctrl-C and SIGTERM (`plo.interrupt`)."""
 
     def __enter__(self):
+        self.signals = listening()
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.signals.__exit__(None, None, None)
+        if isinstance(error, Interrupted):
+            for number in SIGNALS:  # while Python waits for threads in which a call is under way
+                signal.signal(number, signal.SIG_DFL)
+            raise typer.Exit(error.exit_code) from None
         if isinstance(error, PloError):
             name = typer.style(f"{type(error).__name__}: ", fg="red")
-            typer.echo(f"{name}{error}", err=True)  # in one piece: several processes may say it at once
+            typer.echo(f"{name}{plain(error)}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False

@@ -1,8 +1,10 @@
 """Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with fingerprints."""
 
-from plo.data.load import PreferenceData, load_data, read_rows
+from plo.data.errors import DataError
+from plo.data.load import PreferenceData, load_data
+from plo.data.reading import read_rows
 from plo.data.report import DropReport
-from plo.data.rows import DataError, Row
+from plo.data.rows import Row
 from plo.data.sources import SOURCES, register_source
 from plo.data.tokenize import Pair, render, tokenize_prompt
 

@@ -1,4 +1,4 @@
-"""Rows from files (.jsonl, .json, .csv, .parquet; .gz of the first three) and from folders of them."""
+"""Rows from files (.jsonl, .json, .csv, .tsv, .parquet; .gz of all but the last) and from folders of them."""
 
 import csv
 import gzip
@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plo.data.rows import DataError, split_of
+from plo.data.errors import DataError
+from plo.data.rows import CellNumber, split_of
+from plo.data.shapes import Raw
 
-Raw = dict[str, Any]  # a row as it came, with "where" added
+TEXTS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "split"}  # never a number, even in CSV
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of cells in a CSV file; the first where they are equal
+HOLDERS = {"data", "rows", "examples", "records", "items", "instances"}  # of a file {"data": [rows]}
 
 
 def read_path(path: Path, keep: Callable[[Path], bool] = lambda path: True) -> Iterator[Raw]:
@@ -60,20 +64,25 @@ def _read_file(path: Path) -> Iterator[Raw]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read after row {count}: {error}. Copy the file again.") from error
     if not count:
-        raise DataError(f"{path}: the file holds no rows. Remove it, or fill it.")
+        raise DataError(f"{path}: the file holds no rows. Fill it, or remove it from its folder.")
 
 
 def _open(path: Path) -> io.BufferedIOBase:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _jsonl(path: Path) -> Iterator[Raw]:
+def _jsonl(path: Path, *, maybe_array: bool = True) -> Iterator[Raw]:
     with _open(path) as file:
         for number, line in enumerate(file, 1):  # bytes end at \n alone, not at U+2028
             where = f"{path}:{number}"
             text = _decode(line, where, first=number == 1)
-            if text.strip():
-                yield _object(_json(text, where), where)
+            if not text.strip():
+                continue
+            if maybe_array and text.lstrip().startswith("["):  # the whole file is one JSON array, under this name
+                yield from _json_file(path)
+                return
+            maybe_array = False
+            yield from _objects(_json(text, where), where)
 
 
 def _json_file(path: Path) -> Iterator[Raw]:
@@ -85,11 +94,12 @@ def _json_file(path: Path) -> Iterator[Raw]:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         if str(error).startswith("Extra data"):  # JSON lines under the name .json, as on the hub
-            yield from _jsonl(path)
+            yield from _jsonl(path, maybe_array=False)
             return
         values = _json(text, str(path))
-    if isinstance(values, dict):  # one row: JSON lines of one line, again
-        values = [values]
+    if isinstance(values, dict):
+        yield from _objects(values, str(path))
+        return
     if not isinstance(values, list):
         raise DataError(
             f"{path}: the file holds one {type(values).__name__}, not a list of rows. Write [{{...}}, ...]."
@@ -99,11 +109,27 @@ def _json_file(path: Path) -> Iterator[Raw]:
         yield _object(value, where)
 
 
+def _objects(value: Any, where: str) -> Iterator[Raw]:
+    """The rows of an object that holds them, {"data": [...]} or {"train": [...], "test": [...]}; else the object."""
+    lists = {}
+    if isinstance(value, dict) and not TEXTS - {"split"} & set(value):
+        named = {name: rows for name, rows in value.items() if name in HOLDERS or split_of(name)}
+        lists = {n: rows for n, rows in named.items() if rows and isinstance(rows, list) and isinstance(rows[0], dict)}
+    if not lists:
+        yield _object(value, where)
+    for name, rows in lists.items():
+        for number, row in enumerate(rows):
+            yield {"split": split_of(name), **_object(row, f"{where}[{name}][{number}]")}
+
+
 def _csv(path: Path) -> Iterator[Raw]:
-    """All cells are text; beside prompt and responses, those that read as numbers become numbers."""
+    """All cells are text; but for prompt and responses, those that read as numbers become numbers that keep their text.
+
+    Cells are parted by commas, or by what parts the header into more names: semicolons or tabs.
+    """
     csv.field_size_limit(2**31 - 1)  # the module's default of 128 kB is less than some texts
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.DictReader(lines, strict=True, delimiter=_delimiter(path))
         count = reader.reader  # its line_num is right inside an error, unlike that of the DictReader
         names: list[str] = []
         try:
@@ -113,7 +139,10 @@ def _csv(path: Path) -> Iterator[Raw]:
             for raw in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in raw or None in raw.values():
-                    raise DataError(f"{where}: the row has not the {len(names)} cells of the header. Quote its commas.")
+                    raise DataError(
+                        f"{where}: the row has not the {len(names)} cells of the header. Quote cells that hold "
+                        f"a {DELIMITERS[reader.reader.dialect.delimiter]}."
+                    )
                 yield {**{name: _cell(name, text) for name, text in raw.items()}, "where": where}
         except csv.Error as error:
             raise DataError(f"{path}:{count.line_num}: malformed CSV: {error}. Mend the line.") from error
@@ -121,18 +150,17 @@ def _csv(path: Path) -> Iterator[Raw]:
             raise DataError(f"{path}: after line {count.line_num} the text is not UTF-8. Save it as UTF-8.") from error
 
 
+def _delimiter(path: Path) -> str:
+    with _open(path) as file:
+        header = file.readline().decode("utf-8-sig", errors="replace")
+    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+
+
 def _cell(name: str, text: str) -> Any:
-    if name in ("prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "split"):
-        if text.startswith("[{"):
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                return text
-            is_chat = all(isinstance(message, dict) and {"role", "content"} <= set(message) for message in value)
-            return value if is_chat else text
+    if name in TEXTS:
         return text
     try:
-        return float(text)
+        return CellNumber(text)
     except ValueError:
         return text
 
@@ -178,4 +206,4 @@ def _object(value: Any, where: str) -> Raw:
     return {**value, "where": where}
 
 
-READERS = {".jsonl": _jsonl, ".json": _json_file, ".csv": _csv, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".json": _json_file, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}

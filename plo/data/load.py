@@ -3,16 +3,18 @@
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from plo.data.errors import DataError
+from plo.data.reading import read_rows
 from plo.data.report import DropReport
-from plo.data.rows import BadRow, DataError, Row, check, to_chat, to_row
-from plo.data.sources import read_source
-from plo.data.split import row_digest, split_rows
+from plo.data.rows import Row, to_chat
+from plo.data.split import row_digest, split_is_fixed, split_rows
 from plo.data.tokenize import TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
 
 
@@ -52,6 +54,7 @@ class PreferenceData:
             "train_rows_with_eval_prompt": "training rows left out, as their prompt is held out",
             "dated_template": "chat template prints today's date: tokens and digest change from day to day",
         }
+        lines += [f"  {line}" for line in self.report.notes]
         lines += [f"  {s[name]} {words}" for name, words in notes.items() if s[name]]
         return Text("\n".join(lines + ([str(self.report)] if self.report.total else [])))
 
@@ -68,6 +71,7 @@ def load_data(
     truncation: str = "keep_start",
     strict: bool = False,
     options: dict[str, Any] | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> PreferenceData:
     """Read, check, split and tokenise preference pairs.
 
@@ -82,6 +86,8 @@ def load_data(
         truncation: "keep_start" or "keep_end".
         strict: any bad row is an error; without it, more than 5% are.
         options: of the source; `chat=True`, which all have, makes plain rows conversational.
+        columns: names in the source for names that plo reads, such as {"prompt": "question"}; None leaves a column
+            out.
 
     Raises:
         DataError: with the thing, the place and the remedy.
@@ -93,9 +99,9 @@ def load_data(
     options = dict(options or {})
     chat = options.pop("chat", False)
     if not isinstance(chat, bool):
-        raise DataError(f"The option chat is {chat!r}. Give true or false.")
+        raise DataError(f"The option data.options.chat is {chat!r}. Give true or false.")
     report = DropReport(f"{source} ({path})" if path is not None else source)
-    rows = read_rows(source, path, options, report)
+    rows = read_rows(source, path, options, report, columns)
     report.enforce(strict)
     conversational = chat or _one_form(rows)
     check_tokenizer(tokenizer, conversational)
@@ -108,7 +114,7 @@ def load_data(
         for rows, most in ((train_rows, limit), (eval_rows, eval_limit))
     ]
     report.enforce(strict)
-    _check_splits(tokenized, report.source, eval_fraction)
+    _check_splits(tokenized, rows, report.source, eval_fraction)
     train, held = ([pair for _, pair in part] for part in tokenized)
     template = template_of(tokenizer) if conversational else "plain"
     names = ("truncated_prompts", "truncated_responses", "responses_without_eos", "merged_boundaries")
@@ -131,37 +137,13 @@ def load_data(
     return PreferenceData(train, held, report, stats, fingerprints, _sha256(*fingerprints.values()))
 
 
-def read_rows(source: str, path: str | Path | None, options: dict[str, Any], report: DropReport) -> list[Row]:
-    """The sound rows of a source, in its order; the others are counted in `report`.
-
-    Raises:
-        DataError: as in `read_source`, or there are no rows.
-    """
-    rows = []
-    for raw in read_source(source, path, options):
-        report.rows += 1
-        try:
-            row = to_row(raw)
-        except BadRow as error:
-            sides = " | ".join(f"{name} {str(raw[name])[:60]!r}" for name in ("chosen", "rejected"))
-            report.add(error.reason, raw["where"], sides)
-            continue
-        if reason := check(row):
-            report.add(reason, row.where, row.excerpt)
-            continue
-        rows.append(row)
-    if not report.rows:
-        raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
-    return rows
-
-
 def _one_form(rows: list[Row]) -> bool:
     """Whether the rows are conversational; all of them must be, or none."""
     for row in rows:
         if row.conversational != rows[0].conversational:
             raise DataError(
                 f"Rows of plain text and of messages are mixed: {rows[0].where} and {row.where}. "
-                f"Load all as messages with the option chat=true, or separate them."
+                f"Read all as messages with data.options: {{chat: true}}, or separate them."
             )
     return rows[0].conversational
 
@@ -192,30 +174,34 @@ def _check_arguments(
     eval_fraction: float, limit: int | None, eval_limit: int | None, max_length: int, truncation: str
 ) -> None:
     if not 0 <= eval_fraction < 1 or math.isnan(eval_fraction):
-        raise DataError(f"eval_fraction is {eval_fraction}. Give a share in [0, 1), such as 0.1.")
+        raise DataError(f"data.eval_fraction is {eval_fraction}. Give a share in [0, 1), such as 0.1.")
     for name, value, least in (
         ("limit", limit, 1),
         ("eval_limit", eval_limit, 1),
         ("max_length", max_length, 2),
     ):
         if value is not None and value < least:
-            raise DataError(f"{name} is {value}. Give {least} or more.")
+            raise DataError(f"data.{name} is {value}. Give {least} or more.")
     if truncation not in TRUNCATIONS:
-        raise DataError(f"truncation is {truncation!r}. Choose {' or '.join(map(repr, TRUNCATIONS))}.")
+        raise DataError(f"data.truncation is {truncation!r}. Choose {' or '.join(map(repr, TRUNCATIONS))}.")
 
 
-def _check_splits(tokenized: list[list], source: str, eval_fraction: float) -> None:
-    train, held = tokenized
+def _check_splits(tokenized: list[list], rows: list[Row], source: str, eval_fraction: float) -> None:
+    train, held = map(len, tokenized)
+    if train and (held or not eval_fraction):
+        return
+    fixed = split_is_fixed(rows)
     if not train:
-        raise DataError(
-            f"{source}: no training pairs are left ({len(held)} held out). Lower eval_fraction, or add rows."
-        )
-    if not held and eval_fraction > 0:
-        raise DataError(
-            f"{source}: no pair is held out of {len(train)}. Raise eval_fraction ({eval_fraction}), add "
-            "rows, "
-            f"or hold out nothing with eval_fraction=0."
-        )
+        found = f"no training pairs are left ({held} held out)"
+        remedy = "Lower data.eval_fraction" if held else "Raise data.max_length"
+        if fixed:
+            remedy = "The source fixes what is held out: leave its split out with data.columns: {split: null}"
+    else:
+        found = f"no pair is held out of {train}"
+        remedy = f"Raise data.eval_fraction ({eval_fraction})"
+        if fixed:
+            remedy = "The source fixes what is held out, and all of that was dropped: raise data.max_length"
+    raise DataError(f"{source}: {found}. {remedy}, or add rows.")
 
 
 def _token_digest(splits: list[list[Pair]]) -> str:

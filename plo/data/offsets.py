@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plo.data.rows import DataError, Row, Text
+from plo.data.errors import DataError
+from plo.data.rows import Row, Text
 from plo.data.tokenize import Pair, common_prefix, render
 
 Span = tuple[int, int]  # characters [start, end)

@@ -1,11 +1,12 @@
-"""What was dropped, and why."""
+"""What was read and how, what was dropped, and why."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.table import Table
-from rich.text import Text
 
-from plo.data.rows import DataError
+from plo.data.errors import UNREADABLE, DataError
+from plo.terminal import line
 
 EXAMPLES = 3  # shown for each reason
 CHANCE = 2  # bad rows that say little of those that a limit left untokenised
@@ -14,7 +15,7 @@ MAX_BAD_SHARE = 0.05
 
 @dataclass
 class DropReport:
-    """Dropped rows, counted by reason, with up to three examples each (place and excerpt).
+    """How rows were read, and the dropped ones, counted by reason, with up to three examples each (place and excerpt).
 
     Rows are dropped in two stages: when read, and when tokenised. With a limit fewer rows are tokenised
     than read.
@@ -23,6 +24,11 @@ class DropReport:
         source: name of the data, for messages.
         rows: rows read.
         tokenised: rows tokenised.
+        ties: sound rows that prefer neither response; they are left out.
+        read_as: rows of each format other than plo's own, by a sentence that says what became of their columns.
+        unused: columns of text that nothing reads, in the order of their appearance.
+        duplicates: rows that repeat an earlier one, text for text; they stay.
+        contradictions: pairs of responses to one prompt that are preferred both ways round; they stay.
     """
 
     source: str = "data"
@@ -32,6 +38,11 @@ class DropReport:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     dropped_read: int = 0
     dropped_tokenised: int = 0
+    ties: int = 0
+    read_as: Counter[str] = field(default_factory=Counter)
+    unused: dict[str, None] = field(default_factory=dict)
+    duplicates: int = 0
+    contradictions: int = 0
 
     def add(self, reason: str, where: str, excerpt: str, *, stage: str = "read") -> None:
         """Count one dropped row; `stage` is "read" or "tokenised"."""
@@ -59,6 +70,20 @@ class DropReport:
             return self.total / max(self.rows, 1)
         return read + (1 - read) * self.dropped_tokenised / max(self.tokenised, 1)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of how the rows were read, a line each."""
+        lines = [f"{count} rows read as {how}" for how, count in self.read_as.items()]
+        counts = {
+            "rows prefer neither response (ties); they are left out": self.ties,
+            "rows repeat an earlier row exactly; they are kept": self.duplicates,
+            "pairs of responses are preferred both ways round; they are kept": self.contradictions,
+        }
+        lines += [f"{count} {words}" for words, count in counts.items() if count]
+        if self.unused:
+            lines.append(f"columns of text that are not used: {', '.join(self.unused)}")
+        return lines
+
     def enforce(self, strict: bool = False) -> None:
         """Raise where more than 5% of the rows are bad, or any with `strict`.
 
@@ -70,6 +95,8 @@ class DropReport:
             remedy = "Mend or remove these rows in the source"
             if self.dropped_tokenised:
                 remedy += ", or raise data.max_length where truncation is the reason"
+            if UNREADABLE in self.counts:
+                remedy += ", or save it as JSON lines or Parquet"
             if strict:
                 remedy += ", or leave strict out to have them dropped"
             found = f"{self.dropped_read} of {self.rows} rows read"
@@ -87,10 +114,11 @@ class DropReport:
         return "\n".join(lines)
 
     def __rich__(self) -> Table:
-        table = Table(title=f"{self.source}: {self.total} of {self.rows} rows dropped", title_justify="left")
+        title = line(f"{self.source}: {self.total} of {self.rows} rows dropped")
+        table = Table(title=title, title_justify="left")
         for heading in ("reason", "rows", "examples"):
             table.add_column(heading, overflow="fold")
         for reason, count in self.counts.items():
             shown = "\n".join(f"{where}: {excerpt}" for where, excerpt in self.examples[reason])
-            table.add_row(reason, str(count), Text(shown))  # no markup in it
+            table.add_row(line(reason), str(count), line(shown))
         return table

@@ -1,38 +1,33 @@
 """The canonical row, a prompt and two responses: how a raw mapping becomes one, and what makes it bad."""
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plo.errors import PloError
+from plo.data.errors import EMPTY, HALF_MESSAGES, IDENTICAL, NOT_UNICODE, PROMPTS_DIFFER, BadRow, DataError
+from plo.data.messages import Message, are_messages_as_text, read_messages
 
-Message = dict[str, str]  # {"role": ..., "content": ...}
 Text = str | list[Message]
-
-# Why a row is dropped.
-EMPTY = "empty response"
-IDENTICAL = "identical responses"
-PROMPTS_DIFFER = "prompts differ between the sides"
-NOT_UNICODE = "text is not valid Unicode"
 
 TRAIN_NAMES = {"train", "training"}
 EVAL_NAMES = {"eval", "evaluation", "test", "validation", "valid", "val", "dev"}
-_OWN_KEYS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "where", "split"}
+OWN_KEYS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "where", "split"}
+SYSTEM_NAMES = ("system", "system_prompt", "system_message")  # columns that hold a system message
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-class DataError(PloError, ValueError):
-    """Data that cannot be used. The message names the thing, the place (file and row) and the remedy."""
+class CellNumber(float):
+    """A cell of a CSV file that reads as a number. It keeps its text, as the cell may be an answer."""
 
+    __slots__ = ("text",)
 
-class BadRow(Exception):
-    """A row to be dropped; `reason` is one of the constants of this package."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
+    def __new__(cls, text: str) -> "CellNumber":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class Row:
         columns: the numeric columns that came with the row, finite values only.
         where: the place in the source, "file.jsonl:17" (line) or "name[train][17]" (index).
         split: "train" or "eval" where the source fixes it.
+        system: the system message that a plain prompt begins with, for `to_chat`; "" where there is none.
     """
 
     prompt: Text
@@ -53,6 +49,7 @@ class Row:
     columns: dict[str, float] = field(default_factory=dict)
     where: str = "?"
     split: str | None = None
+    system: str = ""
 
     @property
     def conversational(self) -> bool:
@@ -87,13 +84,14 @@ def to_row(raw: Mapping[str, Any]) -> Row:
     """
     where = str(raw.get("where", "?"))
     if raw.get("tools") or raw.get("chat_template_kwargs"):
-        raise DataError(f"{where}: the columns 'tools' and 'chat_template_kwargs' are not supported. Remove them.")
+        raise DataError(
+            f"{where}: the columns 'tools' and 'chat_template_kwargs' are not supported. Remove such rows, or leave the "
+            "columns out with data.columns: {tools: null, chat_template_kwargs: null}."
+        )
     for name in ("chosen", "rejected"):
         if name not in raw:
             raise _missing(name, raw, where)
-    chosen, rejected = (_text(raw[name], name, where) for name in ("chosen", "rejected"))
-    if type(chosen) is not type(rejected):
-        raise DataError(f"{where}: 'chosen' is text and 'rejected' messages, or the reverse. Give both in one form.")
+    chosen, rejected = _sides(raw, where)
     prompt = _prompt(raw, where)
     if isinstance(chosen, str):
         if prompt is None:
@@ -102,7 +100,8 @@ def to_row(raw: Mapping[str, Any]) -> Row:
             chosen, rejected = _reply(chosen), _reply(rejected)
     else:
         prompt, chosen, rejected = _conversation(prompt, chosen, rejected, raw, where)
-    return Row(prompt, chosen, rejected, _columns(raw), where, _own_split(raw, where))
+    prompt, system = _with_system(prompt, raw, where)
+    return Row(prompt, chosen, rejected, _columns(raw), where, _own_split(raw, where), system)
 
 
 def check(row: Row) -> str | None:
@@ -126,16 +125,19 @@ def to_chat(row: Row) -> Row:
     """
     if row.conversational:
         return row
-    prompt = [{"role": "user", "content": row.prompt.strip()}]
-    if row.prompt.startswith("\n\nHuman:") and row.prompt.endswith("\n\nAssistant:"):
-        _, *parts = _TURN.split(row.prompt.removesuffix("\n\nAssistant:"))
+    text = row.prompt.removeprefix(row.system)
+    prompt = [{"role": "user", "content": text.strip()}]
+    if text.startswith("\n\nHuman:") and text.rstrip().endswith("\n\nAssistant:"):
+        _, *parts = _TURN.split(text.rstrip().removesuffix("\n\nAssistant:"))
         prompt = []
-        for speaker, text in zip(parts[::2], parts[1::2], strict=True):
+        for speaker, said in zip(parts[::2], parts[1::2], strict=True):
             role = "user" if speaker == "Human" else "assistant"
             if prompt and prompt[-1]["role"] == role:
-                prompt[-1]["content"] += "\n\n" + text.strip()
+                prompt[-1]["content"] += "\n\n" + said.strip()
             else:
-                prompt.append({"role": role, "content": text.strip()})
+                prompt.append({"role": role, "content": said.strip()})
+    if row.system:
+        prompt.insert(0, {"role": "system", "content": row.system.strip()})
     chosen, rejected = _reply(row.chosen.strip()), _reply(row.rejected.strip())
     return Row(prompt, chosen, rejected, row.columns, row.where, row.split)
 
@@ -178,31 +180,58 @@ def _prompt(raw: Mapping, where: str) -> Text | None:
     return None
 
 
+def _sides(raw: Mapping, where: str) -> tuple[Text, Text]:
+    """Both responses; lists of messages that became text are read, never taken for prose.
+
+    Where one is such a text, the other must be messages, such a text or nothing. A text answer may quote messages.
+    """
+    values = [raw["chosen"], raw["rejected"]]
+    if any(map(are_messages_as_text, values)):
+        values = [None if isinstance(value, str) and value.strip() in ("", "[]") else value for value in values]
+        if any(isinstance(value, str) and not are_messages_as_text(value) for value in values):
+            raise BadRow(HALF_MESSAGES)
+    chosen, rejected = (_text(value, name, where) for value, name in zip(values, ("chosen", "rejected"), strict=True))
+    if type(chosen) is not type(rejected):
+        if not chosen or not rejected:
+            raise BadRow(EMPTY)
+        raise DataError(f"{where}: 'chosen' is text and 'rejected' messages, or the reverse. Give both in one form.")
+    return chosen, rejected
+
+
 def _text(value: Any, name: str, where: str) -> Text:
     """A checked text or list of messages; a null is an empty text."""
     if value is None:
         return ""
-    if isinstance(value, str):
+    if isinstance(value, CellNumber):
+        return value.text
+    if isinstance(value, str) and not are_messages_as_text(value):
         return value
-    if not isinstance(value, list):
-        raise DataError(
-            f"{where}: {name!r} is {type(value).__name__} {str(value)[:40]!r}. Give text, or a list of messages."
-        )
-    for message in value:
-        texts = isinstance(message, Mapping) and isinstance(message.get("role"), str)
-        if not texts or not isinstance(message.get("content"), str) or message.get("tool_calls"):
+    return read_messages(value, name, where)
+
+
+def _with_system(prompt: Text, raw: Mapping, where: str) -> tuple[Text, str]:
+    """The prompt with the row's system message before it, and that message where the prompt is plain text."""
+    for name in SYSTEM_NAMES:
+        system = raw.get(name)
+        if not isinstance(system, str) or not system.strip():
+            continue
+        if isinstance(prompt, str):
+            return system.rstrip() + ("" if prompt.startswith("\n\n") else "\n\n") + prompt, system.rstrip()
+        first = prompt[0] if prompt and prompt[0]["role"] == "system" else None
+        if first and first["content"].strip() != system.strip():
             raise DataError(
-                f'{where}: {name!r} has the message {str(message)[:80]!r}. Every message is {{"role": text, '
-                f'"content": text}}, without tool calls or parts of other kinds.'
+                f"{where}: the column {name!r} and the system message of the prompt differ: {system[:40]!r} and "
+                f"{first['content'][:40]!r}. Leave the column out with data.columns: {{{name}: null}}."
             )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+        return (prompt if first else [{"role": "system", "content": system}, *prompt]), ""
+    return prompt, ""
 
 
 def _columns(raw: Mapping) -> dict[str, float]:
     """The numeric columns. NaN and infinities stay out, so that a loss which asks for the column is told the row."""
     columns = {}
     for name, value in raw.items():
-        if name in _OWN_KEYS or not isinstance(value, int | float):
+        if name in OWN_KEYS or not isinstance(value, int | float):
             continue
         try:
             number = float(value)
@@ -219,19 +248,26 @@ def _own_split(raw: Mapping, where: str) -> str | None:
         return None
     split = split_of(value) if isinstance(value, str) else None
     if split is None:
-        raise DataError(f"{where}: the column 'split' is {value!r}. Write 'train' or 'eval', or rename the column.")
+        raise DataError(
+            f"{where}: the column 'split' is {value!r}. Write 'train' or 'eval', or leave the column out with "
+            "data.columns: {split: null}."
+        )
     return split
 
 
 def _missing(name: str, raw: Mapping, where: str) -> DataError:
-    present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
-    hint = f"Rename a column to {name!r}."
+    present = [key for key in raw if key not in ("where", "split")]
+    free = [key for key in present if key not in OWN_KEYS]
+    wanted = [key for key in ("prompt", "chosen", "rejected") if key not in raw]
+    names = {key: next(iter(difflib.get_close_matches(key, free, n=1, cutoff=0.5)), "NAME") for key in wanted}
+    hint = (
+        f"Say which columns they are with data.columns: {{{', '.join(f'{k}: {v}' for k, v in names.items())}}}, or "
+        "register a reader of your own with plo.data.register_source."
+    )
     if name == "prompt":
-        hint += (
-            " Without it 'chosen' and 'rejected' must be whole conversations, lists of messages;"
-            " for dialogues in the form of HH take the source 'hh' with path=."
-        )
-    return DataError(f"{where}: the column {name!r} is missing; there are {present}. {hint}")
+        hint += " Without a prompt 'chosen' and 'rejected' must be whole conversations: lists of messages."
+    found = ", ".join(map(repr, present)) or "none"
+    return DataError(f"{where}: the column {name!r} is missing; there are {found}. {hint}")
 
 
 def _reply(text: str) -> list[Message]:

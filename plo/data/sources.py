@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plo.data.files import READERS, Raw, read_path
-from plo.data.rows import DataError, split_of
+from plo.data import shapes
+from plo.data.errors import DataError
+from plo.data.files import READERS, read_path
+from plo.data.rows import split_of
+from plo.data.shapes import Raw
 from plo.registry import Registry, RegistryError, hyper_parameters
 
 SOURCES = Registry("data source", group="plo.sources")
@@ -52,15 +55,18 @@ def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -
         has = ", ".join(["chat", *known])
         raise DataError(f"The data source {source!r} has no option {', '.join(map(repr, unknown))}; it has: {has}.")
     if lacking := [name for name, p in known.items() if p.default is p.empty and name not in options]:
-        raise DataError(f"The data source {source!r} needs the option {', '.join(map(repr, lacking))}.")
+        raise DataError(
+            f"The data source {source!r} needs the option {', '.join(map(repr, lacking))}. Set data.options: "
+            f"{{{lacking[0]}: ...}}."
+        )
     return function(Path(path).expanduser() if path is not None else None, **options)
 
 
 @register_source("file")
 def file(path: Path | None) -> Iterator[Raw]:
-    """A file or a folder of files: .jsonl, .json, .csv (each also .gz), .parquet; or what `save_to_disk` wrote."""
+    """A file or a folder of files: .jsonl, .json, .csv, .tsv (each also .gz), .parquet; or what `save_to_disk` wrote."""
     if path is None:
-        raise DataError("The data source 'file' needs a path: the file or folder to read.")
+        raise DataError("The data source 'file' needs a path. Give the file or folder itself as data.source.")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         yield from _saved_to_disk(path)
     else:
@@ -79,7 +85,7 @@ def hub(
 ) -> Iterator[Raw]:
     """Any hub data set. Its train and its eval, test and validation splits are kept; one `split` alone is split by hash."""
     if path is not None:
-        raise DataError("The data source 'hub' takes no path. Files and folders are read by the source 'file'.")
+        raise DataError("The data source 'hub' takes no path. Give the file or folder itself as data.source.")
     yield from _load(name, splits=None, name=config, data_dir=data_dir, split=split, revision=revision)
 
 
@@ -98,7 +104,7 @@ def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
     else:
         rows = read_path(path / subset if subset else path)
     for raw in rows:
-        yield _require(raw, "chosen", "rejected") | _cut_dialogue(raw)
+        yield shapes.hh(_require(raw, "chosen", "rejected"))
 
 
 @register_source("tldr")
@@ -113,13 +119,7 @@ def tldr(path: Path | None) -> Iterator[Raw]:
         if "prompt" in raw and "chosen" in raw:
             yield raw
             continue
-        _require(raw, "input_text", "candidate_0", "candidate_1", "choice")
-        if raw["choice"] not in (0, 1):
-            raise DataError(f"{raw['where']}: 'choice' is {raw['choice']!r}. It names the better candidate: 0 or 1.")
-        sides = raw["candidate_0"], raw["candidate_1"]
-        best = int(raw["choice"])
-        others = {k: v for k, v in raw.items() if k not in ("input_text", "candidate_0", "candidate_1", "choice")}
-        yield {**others, "prompt": raw["input_text"], "chosen": sides[best], "rejected": sides[1 - best]}
+        yield shapes.tldr(_require(raw, "input_text", "candidate_0", "candidate_1", "choice"))
 
 
 @register_source("ultrafeedback")
@@ -143,25 +143,12 @@ def sentiment(path: Path | None) -> Iterator[Raw]:
     yield from read_path(path or SENTIMENT)
 
 
-def _cut_dialogue(raw: Raw) -> Raw:
-    cut = {}
-    for side in ("chosen", "rejected"):
-        text = raw[side]
-        if not isinstance(text, str):
-            raise DataError(
-                f"{raw['where']}: {side!r} is {type(text).__name__}, not a dialogue as text. Use the source 'file'."
-            )
-        before, mark, response = text.rpartition("\n\nAssistant:")
-        cut |= {side: response, f"{side}_prompt": before + mark} if mark else {side: "", f"{side}_prompt": text}
-    return cut
-
-
 def _require(raw: Raw, *names: str) -> Raw:
     if missing := [name for name in names if name not in raw]:
         present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
         raise DataError(
             f"{raw['where']}: the column {missing[0]!r} is missing; there are {present}. "
-            f"Rename the columns, or choose the source that has this form."
+            "Give the file or folder itself as data.source, with data.columns: {prompt: ..., chosen: ..., rejected: ...}."
         )
     return raw
 
@@ -175,8 +162,8 @@ def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> It
     except Exception as error:  # a dozen kinds, from no network to a misspelt name: all end the same way
         raise DataError(
             f"The hub data set {hub_name!r} could not be loaded: {type(error).__name__}: {str(error)[:300]} "
-            "Check name and options; without a network (or with HF_HUB_OFFLINE=1) give a local copy with "
-            "path=."
+            "Check name and options; without a network (or with HF_HUB_OFFLINE=1) give a local copy as "
+            f"{'data.source' if splits is None else 'data.path'}."
         ) from error
     if not isinstance(loaded, dict):  # one split was asked for: what it is called no longer matters
         yield from _rows(loaded, f"{hub_name}[{arguments.get('split')}]", None)

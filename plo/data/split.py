@@ -38,7 +38,7 @@ def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], li
     order of the rows in the source does not matter, so that a limit takes the same rows everywhere.
     """
     rows = sorted(rows, key=lambda row: (_text_digest(row), row_digest(row)))
-    if {"train", "eval"} <= {row.split for row in rows}:
+    if split_is_fixed(rows):
         held_out = {prompt_key(row) for row in rows if row.split == "eval"}
         fixed = {prompt_key(row) for row in rows if row.split == "train"}
     else:  # files or splits of one kind only say nothing about what to hold out
@@ -59,6 +59,11 @@ def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], li
         else:
             train.append(row)
     return train, held, left_out
+
+
+def split_is_fixed(rows: Iterable[Row]) -> bool:
+    """Whether the source itself says of some rows that they train, and of others that they are held out."""
+    return {"train", "eval"} <= {row.split for row in rows}
 
 
 def _fraction(text: str) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from plo.data.rows import EMPTY, IDENTICAL, BadRow, DataError, Row, Text
+from plo.data.errors import EMPTY, IDENTICAL, BadRow, DataError
+from plo.data.rows import Row, Text
 
 TRUNCATED_EMPTY = "truncation leaves a response empty"
 TRUNCATED_IDENTICAL = "truncation leaves identical responses"
@@ -66,8 +67,8 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
     except Exception as error:  # templates raise what they like
         raise DataError(
             f"{row.where}: the chat template of {_name(tokenizer)} refuses the row: {type(error).__name__}: "
-            f"{error}. "
-            f"Remove or mend such rows, or choose a template that takes the roles {_roles(row)}."
+            f"{error}. Remove or mend such rows, or choose a template that takes the roles {_roles(row)}; a column of "
+            "system messages is left out with data.columns: {system: null}."
         ) from error
 
 
@@ -203,15 +204,13 @@ def check_tokenizer(tokenizer: Any, conversational: bool) -> None:
     """
     if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
         raise DataError(
-            f"{_name(tokenizer)} has no EOS token, so that no response could end. Set tokenizer.eos_token "
-            "to the "
-            f"token that the model ends its answers with."
+            f"{_name(tokenizer)} has no EOS token, so that no response could end. Set eos_token in its "
+            "tokenizer_config.json to the token that the model ends its answers with."
         )
     if conversational and template_of(tokenizer) is None:
         raise DataError(
-            f"{_name(tokenizer)} has no chat template, and the rows are conversational. Take the tokenizer "
-            "of a chat "
-            f"model, set tokenizer.chat_template, or give rows of plain text."
+            f"{_name(tokenizer)} has no chat template, and the rows are conversational. Take the tokenizer of a chat "
+            "model, set chat_template in its tokenizer_config.json, or give rows of plain text."
         )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import TrainerCallback
 
-from plo import store
+from plo import interrupt, store
 from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -28,7 +28,8 @@ from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
-from plo.paths import plo_home
+from plo.margins import wins, without_rounding
+from plo.paths import plo_home, slug
 from plo.tracking import CellRun
 
 PROBE_PAIRS = 8
@@ -65,8 +66,7 @@ class Cell:
         return steps + EVALUATION_UNITS * len(experiment.points)
 
     def folder(self, root: Path) -> Path:
-        slug = re.sub(r"[^a-zA-Z0-9.+]+", "-", self.variant).strip("-")
-        return root / f"{slug}-seed{self.seed}-{self.key[:8]}"
+        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
 
 
 def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
@@ -225,7 +225,8 @@ class Evaluator(TrainerCallback):
         if metrics is None:
             if step != now:  # `lacking` chose another checkpoint, had it been so at the start
                 raise RuntimeError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
-            metrics = self._evaluate(step)
+            with interrupt.awaiting("the evaluation under way is made again at the next start"):
+                metrics = self._evaluate(step)
         self.run.log(metrics, step)
         self.progress(EVALUATION_UNITS)
 
@@ -274,14 +275,14 @@ class Evaluator(TrainerCallback):
 
 
 def preference_accuracy(bench: Workbench) -> float:
-    """Share of held-out pairs whose log-ratio margin h is above 0 (ties count half)."""
+    """Return the share of held-out pairs whose log-ratio margin h is above 0; a tie counts half."""
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
     margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
-    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(pairs)
+    return wins(margins).mean().item()
 
 
-def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> list[float]:
-    """h of each pair (nats), the policy's log-ratio to the stored reference."""
+def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
+    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
     found: list[float] = []
     for start in range(0, len(pairs), ACCURACY_PAIRS):
         indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
@@ -290,7 +291,8 @@ def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Refe
         totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
         half = len(indices)
         found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
-    return found
+    tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])
+    return without_rounding(torch.tensor(found, dtype=torch.float64), tokens, backbone.head_dtype)
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

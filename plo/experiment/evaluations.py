@@ -1,14 +1,14 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
-from plo import store
+from plo import interrupt, store
 from plo.backbone import distributed
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
@@ -24,15 +24,15 @@ from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
 from plo.registry import load_plugin
-from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError
+from plo.terminal import say
+from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError, closing
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
     """The judge of a configuration, with its budget; None where none is named."""
     if config.judge is None:
         return None
-    tell = lambda line: console.print(escape(line), highlight=False, soft_wrap=True)  # noqa: E731
-    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=tell)
+    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=partial(say, console))
 
 
 def evaluate_cells(
@@ -47,7 +47,7 @@ def evaluate_cells(
         return {}
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.on_model)
-        console.print(f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
+        say(console, f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
     for cell in cells:
@@ -72,7 +72,7 @@ def evaluate_recorded(
         )
     recorded = comparison.config()
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
-    experiment = Experiment.model_validate(recorded)
+    experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
     for plugin in experiment.plugins:
         load_plugin(plugin)
     bench = workbench(experiment, console)
@@ -105,7 +105,7 @@ def evaluate_anything(
         raise ConfigError(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
-    judging, failed = judging_of(config, console), {}
+    judging = judging_of(config, console)
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None
     if subject.fixed and len(seeds) > 1:
@@ -113,20 +113,20 @@ def evaluate_anything(
             f"{what} holds one set of outputs: {len(seeds)} seeds would be {len(seeds)} copies of it. Give one --seed."
         )
     parent = tracker.comparison(name, sha256([name]), {}, {"plo.model": ANY, **environment()})
-    for seed in seeds:
-        subject.seed = seed
-        if against:
-            subject.reference.seed = seed
-        key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
-        tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
-        if key not in tracker.finished(parent):
-            tracker.start_cell(parent, key, label, tags | environment()).finish()
-        for evaluation in evaluations:
-            settings = partial(Settings.of, evaluation, judging, subject.reference)
-            of = key, label
-            if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
-                console.print(f"{escape(evaluation.name)} of {escape(label)} is recorded already.", highlight=False)
-    tracker.end_comparison(parent, ok=not failed)
+    with closing(tracker, parent) as failed:
+        for seed in seeds:
+            subject.seed = seed
+            if against:
+                subject.reference.seed = seed
+            key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
+            tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
+            if key not in tracker.finished(parent):
+                tracker.start_cell(parent, key, label, tags | environment()).finish()
+            for evaluation in evaluations:
+                settings = partial(Settings.of, evaluation, judging, subject.reference)
+                of = key, label
+                if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
+                    say(console, f"{evaluation.name} of {label} is recorded already.")
     return failed
 
 
@@ -194,9 +194,9 @@ def _once(
             run.fail(error)
         if not isinstance(error, Exception):
             raise
+        interrupt.check()  # a library may have made another error of it
         failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
-        line = f"[red]failed[/red] {escape(evaluation.name)} of {escape(name)}: {escape(str(error))}"
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {error}")
     else:
         _tell(console, evaluation, name, found)
     return True
@@ -206,9 +206,13 @@ def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Fin
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
     if judging is not None:
-        judging.templates.clear()
+        judging.begin()
     try:
-        return evaluation(subject, judging)
+        found = evaluation(subject, judging)
+        if judging is None:
+            return found
+        judging.enforce_read()
+        return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
         if backbone is not None:
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
@@ -255,11 +259,9 @@ def measure_judge(
 def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
     verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
     shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
-    console.print(
-        f"[green]done[/green]   {escape(evaluation.name)} of {escape(name)}: {shown}", highlight=False, soft_wrap=True
-    )
+    say(console, ("done", "green"), f"   {evaluation.name} of {name}: {shown}")
     for note in found.notes:
-        console.print(f"         {escape(note)}", highlight=False, soft_wrap=True)
+        say(console, f"         {note}")
 
 
 def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None] | None:

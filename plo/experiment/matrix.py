@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.markup import escape
 
+from plo import interrupt
 from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
@@ -22,10 +22,11 @@ from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
 from plo.identity import sha256
 from plo.losses import Loss, get_loss
-from plo.paths import plo_home
+from plo.paths import plo_home, slug
 from plo.registry import load_plugin
+from plo.terminal import Terminal, plain, say
 from plo.tracking import Cell as Recorded
-from plo.tracking import Tracker, Unrecorded
+from plo.tracking import Tracker, Unrecorded, closing
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     With several processes the main one alone records and prints.
     """
     distributed.start()
-    console = console or Console()
+    console = console or Terminal()
     console.quiet |= not distributed.is_main()
     for plugin in experiment.plugins:
         load_plugin(plugin)
     losses = configured_losses(experiment)
     bench = workbench(experiment, console)
-    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded()
+    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
-    root = experiment.out / f"{experiment.name}-{key[:8]}"
+    root = experiment.out / f"{slug(experiment.name)}-{key[:8]}"
     with _only_one(tracker, key):
         parent = distributed.on_main(
             lambda: tracker.comparison(
@@ -66,15 +67,11 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
-        failed = {"": "interrupted"}
-        try:
+        with closing(tracker, parent) as failed:
             prepare(bench, console)
-            found = _run(bench, cells, tracker, parent, root, console)
+            failed |= _run(bench, cells, tracker, parent, root, console)
             if bench.on_model:
-                found |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
-            failed = found
-        finally:
-            tracker.end_comparison(parent, ok=not failed)
+                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
     return Outcome(parent, failed)
 
 
@@ -116,11 +113,11 @@ def _run(
     references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
-        console.print(f"{skipped} of {len(cells)} cells are finished already.")
+        say(console, f"{skipped} of {len(cells)} cells are finished already.")
     with progress_bar(console) as bar:
         task = bar.add_task("cells", total=sum(cell.units(experiment, len(bench.data.train)) for cell in todo))
         for number, cell in enumerate(todo, 1):
-            bar.update(task, description=escape(f"[{number}/{len(todo)}] {cell.name}"))
+            bar.update(task, description=plain(f"[{number}/{len(todo)}] {cell.name}"))
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
@@ -130,26 +127,20 @@ def _run(
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
                 metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
-            except Exception as error:
+            except BaseException as error:
                 run.fail(error)
+                if not isinstance(error, Exception):
+                    raise
+                interrupt.check()  # another process of the launch may have ended before this one
                 if not distributed.all_failed():
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = f"{type(error).__name__}: {error}"
-                console.print(
-                    f"[red]failed[/red] {escape(cell.name)}: {escape(failed[cell.name])}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-                console.print(traceback.format_exc(), style="dim", highlight=False, markup=False)
-            except BaseException as error:  # Ctrl-C: say so in the record, and stop
-                run.fail(error)
-                raise
+                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}")
+                say(console, traceback.format_exc(), style="dim")
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id
-                console.print(
-                    f"[green]done[/green]   {escape(cell.name)}: {_line(metrics)}", highlight=False, soft_wrap=True
-                )
+                say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
             bar.update(task, completed=before + cell.units(experiment, len(bench.data.train)))
     return failed
 

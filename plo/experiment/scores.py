@@ -75,6 +75,9 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
     backbone = stages.backbone
     parts += [backbone.reference_fingerprint, str(backbone.compute_dtype)] if _reads_reference(scorer) else []
     parts += [backbone.fingerprint] if "model" in scorer.reads else []
+    if "tokenizer" in scorer.reads:
+        special = {id: str(token) for id, token in stages.tokenizer.added_tokens_decoder.items() if token.special}
+        parts += [stages.tokenizer.eos_token_id, sorted(special.items())]
     if "texts" in scorer.reads:  # how they are tokenised and put in a chat template counts too
         parts += [_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
     return sha256(parts)

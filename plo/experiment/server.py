@@ -1,26 +1,30 @@
 """A model behind an OpenAI-compatible server, as something that evaluations of level "model" ask for text."""
 
-import os
-import time
+import logging
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
 
 from plo import store
 from plo.data.rows import Text
+from plo.endpoint import EndpointError, read_endpoint
 from plo.evals import EvaluationError
 from plo.experiment.subjects import Outputs, rendered
 from plo.identity import sha256
 from plo.paths import plo_home
+from plo.retry import again
+from plo.served import CallError, Served
+from plo.threads import run_all
 
 
 class Server(Outputs):
     """An OpenAI-compatible server of completions (vLLM, llama.cpp, `transformers serve`): "server:MODEL@http://host:port/v1".
 
-    Its key is the environment variable OPENAI_API_KEY, where set. Rate limits, server errors and lost connections are
-    asked again by OpenAI's client, with growing waits, and so is what is no completion.
+    Its key is the environment variable PLO_KEY_<HOST> (of the default provider OPENAI_API_KEY), where set. Rate limits, server
+    errors, lost connections and what is no completion are asked again, with growing waits. A refusal of max_tokens,
+    temperature, top_p or seed is adapted to (see `plo.served`) and reported.
 
     A server tells nothing of its weights: what it says is kept under model and address, and comes back when other weights
     are served there under the same name. Serve them under a name of their own.
@@ -28,6 +32,7 @@ class Server(Outputs):
     Args:
         workers: calls under way at once.
         retries: times that a failed call is made again.
+        timeout: seconds of a call.
 
     Raises:
         EvaluationError: the address is none, or the package is not installed; when asked: the server refuses the call, or
@@ -36,18 +41,19 @@ class Server(Outputs):
 
     fixed = False
 
-    def __init__(self, spec: str, seed: int, *, workers: int = 8, retries: int = 8):
-        self.model, _, self.url = spec.removeprefix("server:").partition("@")
-        if not self.model or not self.url.startswith("http"):
-            raise EvaluationError(f"{spec!r} names no server: write server:MODEL@http://host:port/v1.")
-        self.name, self.seed, self.workers, self.path = self.model, seed, workers, spec
+    def __init__(self, spec: str, seed: int, *, workers: int = 8, retries: int = 8, timeout: float = 600.0):
+        try:
+            self.endpoint = read_endpoint(spec.removeprefix("server:"), "server")
+        except EndpointError as error:
+            raise EvaluationError(str(error)) from None
+        self.model, self.url = self.endpoint.model, self.endpoint.url
+        self.name, self.seed, self.workers, self.retries, self.timeout = self.model, seed, workers, retries, timeout
+        self.path = f"server:{self.model}@{self.url}"
         self.identity = sha256([self.model, self.url])
         try:
-            from openai import OpenAI
+            self.served = Served(self.endpoint, timeout)
         except ImportError:
             raise EvaluationError(f"{spec} needs the package openai: pip install 'plo[evals]'.") from None
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = OpenAI(base_url=self.url, api_key=key, max_retries=retries)
 
     def sample(
         self,
@@ -60,52 +66,50 @@ class Server(Outputs):
     ) -> pd.DataFrame:
         settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens, "model": self.model}
 
-        def row(number: int, k: int) -> dict[str, Any]:
+        stop, rows = threading.Event(), {}
+
+        def row(at: tuple[int, int]) -> dict[str, Any]:
+            number, k = at
             prompt = prompts[number]
             own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
             file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
             if (said := store.read_json(file)) is None:
-                said = self._ask(prompt, own)
+                said = self._ask(prompt, own, stop)
                 store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
+            said = {"null": False, "adapted": [], **said}
             return named | said | {"tokens": float("nan")}
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            numbers = [(i, k) for i in range(len(prompts)) for k in range(samples)]
-            return pd.DataFrame(pool.map(lambda at: row(*at), numbers))
+        def awaited(calls: int) -> None:
+            logging.getLogger("plo").warning(
+                f"{self.path}: stopping; {calls} calls under way are waited for (at most {self.timeout:g} s). Ctrl-C leaves at "
+                f"once. What it said so far is kept: the same command goes on from there."
+            )
 
-    def _ask(self, prompt: Text, settings: Mapping[str, Any]) -> dict[str, Any]:
-        for attempt in range(self.client.max_retries + 1):
-            try:
-                return self._asked_once(prompt, settings)
-            except EvaluationError:
-                raise
-            except (
-                AttributeError,
-                IndexError,
-                TypeError,
-                ValueError,
-            ) as error:  # no completion, but half of one, or a page
-                fault = error
-                time.sleep(min(0.1 * 2**attempt, 8))
-        raise EvaluationError(
-            f"{self.path} answers the prompt {rendered(prompt)[:60]!r} with no completion. See that its address is that "
-            f"of an OpenAI-compatible server (most end in /v1), and start again: what it said so far is kept."
-        ) from fault
+        places = [(number, k) for number in range(len(prompts)) for k in range(samples)]
+        run_all(row, places, self.workers, done=rows.__setitem__, stop=stop, awaited=awaited)
+        return pd.DataFrame([rows[place] for place in places])
 
-    def _asked_once(self, prompt: Text, settings: Mapping[str, Any]) -> dict[str, Any]:
-        import openai
-
+    def _ask(self, prompt: Text, settings: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
+        fields = {name: value for name, value in settings.items() if name != "model"}
         try:
-            if isinstance(prompt, str):
-                choice = self.client.completions.create(prompt=prompt, **settings).choices[0]
-                text = choice.text
-            else:
-                choice = self.client.chat.completions.create(messages=prompt, **settings).choices[0]
-                text = choice.message.content or ""
-        except openai.OpenAIError as error:
-            raise EvaluationError(
-                f"{self.path} cannot be asked the prompt {rendered(prompt)[:60]!r}: {type(error).__name__}: {error}. See to "
-                f"the server, the model's name and OPENAI_API_KEY, and start again: what it said so far is kept."
-            ) from error
-        return {"text": text, "finished": choice.finish_reason == "stop"}
+            call = lambda: self.served.ask(prompt, fields, ours=fields)  # noqa: E731
+            answer = again(call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop)
+        except CallError as error:
+            raise EvaluationError(self._unasked(prompt, error)) from error
+        finished = answer.choice.get("finish_reason") == "stop"
+        adapted = list(self.served.adaptations)
+        return {"text": answer.text or "", "finished": finished, "null": answer.text is None, "adapted": adapted}
+
+    def _unasked(self, prompt: Text, error: CallError) -> str:
+        asked = repr(rendered(prompt)[:60])
+        if error.status == 200:
+            return (
+                f"{self.path} answers the prompt {asked} with no completion, {error.said}. See that its address is that of an "
+                f"OpenAI-compatible server (most end in /v1), and start again: what it said so far is kept."
+            )
+        said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
+        return (
+            f"{self.path} cannot be asked the prompt {asked}: {said} See to the server, the model's name and the key "
+            f"({self.endpoint.key_name}), and start again: what it said so far is kept."
+        )

@@ -200,7 +200,7 @@ class Stages:
         changed = {name: value for name, value in stage.train.items() if value is not None}
         if "epochs" in changed and "steps" not in changed:
             changed["steps"] = None  # the experiment's would come before the stage's epochs
-        return TrainConfig.model_validate({**self.train.model_dump(), **changed})
+        return TrainConfig.of({**self.train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
 
 
 def _numbers(policy: Path) -> dict[str, float]:

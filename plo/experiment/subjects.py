@@ -195,7 +195,7 @@ class Outputs:
                 )
             for k, text in enumerate(texts[:samples]):
                 row = {"prompt_id": number, "sample": k, "prompt": rendered(prompt), "text": text}
-                found.append(row | {"tokens": float("nan"), "finished": True})
+                found.append(row | {"tokens": float("nan"), "finished": float("nan")})
         return pd.DataFrame(found)
 
     def causal_lm(self) -> tuple[Any, Any]:

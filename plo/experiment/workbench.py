@@ -21,6 +21,7 @@ from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.paths import plo_home
 from plo.scorers import Scorer, Scores, Stage
+from plo.terminal import line, say
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Workbench:
 def workbench(experiment: Experiment, console: Console) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
-    with console.status(f"loading {experiment.model.name}"):
+    with console.status(line(f"loading {experiment.model.name}")):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
     settings = experiment.data.model_dump()
-    with console.status(f"reading {experiment.data.source}"):
+    with console.status(line(f"reading {experiment.data.source}")):
         data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)
-    console.print(data.summary(), highlight=False, soft_wrap=True)
+    say(console, str(data.summary()))
     store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
     stages = Stages(backbone, tokenizer, **common, folder=plo_home() / "stages")
@@ -67,7 +68,7 @@ def prepare(bench: Workbench, console: Console) -> None:
         stage, is_reference = _sft(experiment), experiment.reference in (None, "sft")
         if is_reference:
             backbone.check_reference_can_be_trained()
-        console.print("stage sft", highlight=False)
+        say(console, "stage sft")
         key = bench.stages.key(stage)
         state = bench.stages.trained(stage, "sft")
         backbone.start_from(state, key, reference=is_reference)
@@ -144,7 +145,7 @@ def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tup
 
 def progress_bar(console: Console) -> Progress:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -1,6 +1,6 @@
 """Scorers that compare models trained first: log-ratios of a DPO oracle, and weights made of such log-ratios."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -63,7 +63,7 @@ def log_ratio(
         yield tuple(trained - initial for initial, trained in zip(before, after, strict=True))
 
 
-@register_scorer("tis_rank", stages=_two_oracles, paper="2410.04350 (TIS-DPO)")
+@register_scorer("tis_rank", stages=_two_oracles, reads=("tokenizer",), paper="2410.04350 (TIS-DPO)")
 def tis_rank(
     material: Material,
     *,
@@ -77,10 +77,11 @@ def tis_rank(
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
 ) -> Iterator[Scores]:
-    """a_t = transform of log pi+ / pi- (chosen), of log pi- / pi+ (rejected); a_T = 0 (the last token, EOS).
+    """a_t = transform of log pi+ / pi- (chosen), of log pi- / pi+ (rejected); 0 for EOS and what follows it.
 
-    pi+ is a DPO model, pi- a DPO model of the pairs reversed. The last token takes part in the transform before it is
-    set to 0, also where truncation cut EOS.
+    pi+ is a DPO model, pi- a DPO model of the pairs reversed. EOS and what a chat template writes after it (a newline)
+    take part in the transform before they are set to 0. Where a turn ends in another special token than EOS, that
+    token counts as EOS; a response that truncation left without an end keeps all its weights.
 
     Idea: Tokens that a model of good answers finds likelier than a model of bad ones count more, in a narrow range.
         Ranks keep outliers harmless; two models have to be trained first, and a rank says nothing of how far apart
@@ -101,8 +102,8 @@ def tis_rank(
         model, share, oracle_beta, oracle_lr: of both models, as in `log_ratio`.
 
     Yields:
-        (T_w,), (T_l,) weights. By rank they sum to T (low + high) / 2 less the last token's, which is T less about 1
-        for .7 and 1.3; a response of one token has 0.
+        (T_w,), (T_l,) weights. By rank they sum to T (low + high) / 2 less those of EOS and what follows, which is T
+        less about 1 for .7 and 1.3 where EOS is last.
 
     Source: the authors' code, which rounds log-ratios to two decimals before it ranks them; here they are not, as ties are
     ranked by position.
@@ -113,11 +114,14 @@ def tis_rank(
         "threshold": lambda raw: clipped(raw, -clip, clip),
         "threshold_and_scale": lambda raw: scaled(raw, -clip, clip, low, high),
     }
-    for positive, negative in zip(material.logps("positive"), material.logps("negative"), strict=True):
+    models = (material.logps("positive"), material.logps("negative"))
+    for pair, positive, negative in zip(material.pairs, *models, strict=True):
         sides = []
-        for sign, plus, minus in zip((1, -1), positive, negative, strict=True):
+        for ids, sign, plus, minus in zip(
+            (pair.chosen_ids, pair.rejected_ids), (1, -1), positive, negative, strict=True
+        ):
             weights = transforms[transform](sign * (plus - minus))
-            weights[-1] = 0
+            weights[end_of_turn(ids, material.tokenizer) :] = 0
             sides.append(weights)
         yield tuple(sides)
 
@@ -155,6 +159,14 @@ def tgdpo(
     for before, after in zip(material.logps("oracle.reference"), material.logps("oracle"), strict=True):
         sides = zip((1, -1), before, after, strict=True)
         yield tuple(1 + sign * alpha * beta * (trained - initial) for sign, initial, trained in sides)
+
+
+def end_of_turn(ids: Sequence[int], tokenizer: Any) -> int:
+    """Index of a response's first EOS; without one, of its last special token; without that, its length."""
+    if tokenizer.eos_token_id in ids:
+        return ids.index(tokenizer.eos_token_id)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max((place for place, id in enumerate(ids) if id in special), default=len(ids))
 
 
 # Transforms of a response's (tokens,) log-ratios to (tokens,) weights, of the same dtype.

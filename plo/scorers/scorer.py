@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from plo.configured import accepted, checked, full_name, read_call
+from plo.configured import accepted, changed, checked, full_name, read_call
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.registry import Entry, Registry
@@ -86,7 +86,7 @@ def register_scorer(
     Args:
         name: what users write, `twdpo(scorer=position_decay(gamma=0.9))`.
         stages: a function of the hyper-parameters that names the models to be trained first.
-        reads: what its numbers depend on beside the token ids: "texts", "model".
+        reads: what its numbers depend on beside the token ids: "texts", "model", "tokenizer" (its special tokens).
         seeded: whether they depend on the run's seed; others are computed once for all seeds.
         paper: arXiv number or citation.
 
@@ -122,6 +122,10 @@ class Scorer:
         self.inner = get_scorer(inner) if inner is not None else None
         if self.inner is not None:
             self.stages |= self.inner.stages
+
+    def with_params(self, changes: Mapping[str, Any]) -> "Scorer":
+        """Make the same scorer with some hyper-parameters changed; the others keep their values."""
+        return Scorer(self.entry, {**changed(self.entry, self.params), **changes})
 
     @property
     def seeded(self) -> bool:

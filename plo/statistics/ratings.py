@@ -38,7 +38,11 @@ def head_to_head(scores: Iterable[pd.DataFrame], *, higher_is_better: bool = Tru
     frames = []
     for one in scores:
         for a, b in combinations(one.columns, 2):
-            gap = (one[a] - one[b]).dropna() * (1 if higher_is_better else -1)
+            both = one[[a, b]].dropna()
+            gap = (both[a] - both[b]) * (1 if higher_is_better else -1)
+            gap[np.isclose(both[a], both[b], rtol=1e-12, atol=1e-15)] = (
+                0.0  # means of the same numbers in another order
+            )
             frames.append(
                 pd.DataFrame({"prompt_id": gap.index, "a": a, "b": b, "win": (np.sign(gap) + 1).to_numpy() / 2})
             )

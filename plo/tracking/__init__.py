@@ -9,6 +9,17 @@ superseded by the next attempt.
 from plo.tracking.reading import ANY, Cell, Comparison, Finding
 from plo.tracking.recording import CellRun, Unrecorded
 from plo.tracking.store import TrackingError, store_uri
-from plo.tracking.tracker import Tracker
+from plo.tracking.tracker import Tracker, closing
 
-__all__ = ["ANY", "Cell", "CellRun", "Comparison", "Finding", "Tracker", "TrackingError", "Unrecorded", "store_uri"]
+__all__ = [
+    "ANY",
+    "Cell",
+    "CellRun",
+    "Comparison",
+    "Finding",
+    "Tracker",
+    "TrackingError",
+    "Unrecorded",
+    "closing",
+    "store_uri",
+]

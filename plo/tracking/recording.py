@@ -4,11 +4,12 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from plo.interrupt import requested
 from plo.tracking.store import Store, allowed_name, import_mlflow
 
 
@@ -66,16 +67,27 @@ class CellRun:
         self._client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as FAILED (KILLED if the user interrupted it), the traceback in error.txt."""
+        """Close the run as FAILED (KILLED if it was interrupted), the traceback in error.txt."""
+        killed = isinstance(error, KeyboardInterrupt) or requested()  # a library may have made another error of it
         self._client.set_tag(self.run_id, "plo.error", f"{type(error).__name__}: {error}"[:500])
         self._client.log_text(self.run_id, "".join(traceback.format_exception(error)), "error.txt")
-        self._client.set_terminated(self.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
 
 
 class Unrecorded:
-    """Stands for a `Tracker` or a `CellRun` in a process that records nothing: takes every call, gives back None."""
+    """Stands for a `CellRun`, or another `kind`, in a process that records nothing: its methods return None.
 
-    def __getattr__(self, name: str):
+    A name that the kind does not have is an AttributeError, as it is in the process that records.
+    """
+
+    run_id = None
+
+    def __init__(self, kind: type = CellRun):
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("_") or not callable(getattr(self._kind, name, None)):
+            raise AttributeError(f"{self._kind.__name__} has no method {name!r}")
         return lambda *arguments, **keywords: None
 
 

@@ -1,7 +1,8 @@
 """Where a process records what it runs, and where it finds what was recorded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from plo.tracking.reading import Cell, Comparison
@@ -106,9 +107,9 @@ class Tracker(Store):
         self._log_params(run_id, params or {})
         return CellRun(self, run_id)
 
-    def end_comparison(self, parent_id: str, ok: bool) -> None:
-        """Close the comparison: FINISHED, or FAILED where a cell failed or is missing."""
-        self._client.set_terminated(parent_id, "FINISHED" if ok else "FAILED")
+    def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
+        """Close the comparison: FINISHED, KILLED by the user, or FAILED where a cell failed or is missing."""
+        self._client.set_terminated(parent_id, "KILLED" if killed else "FINISHED" if ok else "FAILED")
 
     def judge_check(self, judge: str, version: str, card: Mapping[str, Any]) -> None:
         """Record the card of a judge, of this version (weights, prompt, ...), so that tables show it beside its verdicts."""
@@ -162,3 +163,15 @@ class Tracker(Store):
             }
             for run in reversed(self._search(f"{of_parent}tags.`plo.kind` = 'stage'"))
         ]
+
+
+@contextmanager
+def closing(tracker: Any, parent_id: str) -> Iterator[dict[str, str]]:
+    """Close the comparison however the block ends. The block puts what fails into the dictionary: {name: error}."""
+    failed: dict[str, str] = {}
+    try:
+        yield failed
+    except BaseException as error:
+        tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
+        raise
+    tracker.end_comparison(parent_id, ok=not failed)

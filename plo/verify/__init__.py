@@ -10,7 +10,8 @@ import torch
 from plo.losses import Loss
 from plo.verify.bregman import generator_checks, generator_of
 from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
-from plo.verify.describe import directions, scale, step_zero
+from plo.verify.describe import scale, step_zero
+from plo.verify.direction import directions
 from plo.verify.gradients import derivative, reach
 from plo.verify.inputs import HIDDEN, make_pairs, make_statistics, per_pair
 from plo.verify.invariance import extremes, order, padding, split

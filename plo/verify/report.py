@@ -5,9 +5,10 @@ import math
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from plo.terminal import line, say
 from plo.verify import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check, Report
 
 COLOURS = {PASSED: "green", FAILED: "bold red", NOT_APPLICABLE: "yellow", DESCRIBED: "cyan"}
@@ -18,6 +19,7 @@ COLUMNS = {  # of the matrix: heading and the checks under it
     "order": ("batch order",),
     "split": ("batch split",),
     "extremes": ("extremes",),
+    "direct.": ("direction",),
     "gener.": ("h convex", "h' rising", "closed form", "minimum", "generator"),
     "recovery": ("policy recovery",),
 }
@@ -33,13 +35,13 @@ def print_report(report: Report, console: Console) -> None:
     for check in report.checks:
         if not check.name.startswith(LABELS):
             colour = COLOURS[check.result]
-            table.add_row(check.name, f"[{colour}]{check.result}[/{colour}]", _told(check))
-    console.print(f"[bold]{escape(report.name)}[/bold]")
+            table.add_row(line(check.name), Text(check.result, colour), _told(check))
+    say(console, (report.name, "bold"))
     console.print(table)
     _print_labels([check for check in report.checks if check.name.startswith(LABELS)], console)
     failed = [check.name for check in report.checks if check.result == FAILED]
-    outcome = f"[bold red]failed: {', '.join(failed)}[/bold red]" if failed else "[green]nothing failed[/green]"
-    console.print(f"{outcome}, {report.seconds:.1f} s", highlight=False)
+    outcome = (f"failed: {', '.join(failed)}", "bold red") if failed else ("nothing failed", "green")
+    say(console, outcome, f", {report.seconds:.1f} s")
 
 
 def print_matrix(reports: list[Report], console: Console) -> None:
@@ -49,9 +51,7 @@ def print_matrix(reports: list[Report], console: Console) -> None:
     for heading in (*COLUMNS, "s"):
         table.add_column(heading, no_wrap=True)
     for report in reports:
-        table.add_row(
-            escape(report.name), *(_cell(report, names) for names in COLUMNS.values()), f"{report.seconds:.1f}"
-        )
+        table.add_row(line(report.name), *(_cell(report, names) for names in COLUMNS.values()), f"{report.seconds:.1f}")
     console.print(table)
     for report in reports:
         for check in report.checks:
@@ -60,11 +60,10 @@ def print_matrix(reports: list[Report], console: Console) -> None:
             ):
                 colour = COLOURS[check.result]
                 told = "; ".join(part for part in (check.measured, check.meaning, check.where, check.remedy) if part)
-                head = f"[bold]{escape(report.name)}[/bold] {check.name} [{colour}]{check.result}[/{colour}]"
-                console.print(f"{head}: {escape(told)}", highlight=False)
+                say(console, (report.name, "bold"), f" {check.name} ", (check.result, colour), f": {told}")
     failed = sum(not report.passed for report in reports)
     seconds = sum(report.seconds for report in reports)
-    console.print(f"{len(reports)} losses, {failed} failed, {seconds:.1f} s", highlight=False)
+    say(console, f"{len(reports)} losses, {failed} failed, {seconds:.1f} s")
 
 
 def as_json(reports: list[Report]) -> str:
@@ -81,15 +80,15 @@ def as_json(reports: list[Report]) -> str:
     return json.dumps(rows, indent=2, allow_nan=False)
 
 
-def _told(check: Check) -> str:
-    lines = [escape(check.measured)] if check.measured else []
+def _told(check: Check) -> Text:
+    lines = [line(check.measured)] if check.measured else []
     claim = "what must hold: " if check.result == FAILED else ""
-    lines.append(f"[dim]{claim}{escape(check.meaning)}[/dim]")
+    lines.append(line((f"{claim}{check.meaning}", "dim")))
     if check.where:
-        lines.append(f"[red]where:[/red] {escape(check.where)}")
+        lines.append(line(("where:", "red"), f" {check.where}"))
     if check.remedy:
-        lines.append(f"[red]remedy:[/red] {escape(check.remedy)}")
-    return "\n".join(lines)
+        lines.append(line(("remedy:", "red"), f" {check.remedy}"))
+    return Text("\n").join(lines)
 
 
 def _print_labels(checks: list[Check], console: Console) -> None:
@@ -97,9 +96,7 @@ def _print_labels(checks: list[Check], console: Console) -> None:
         return
     values = [check.values or {} for check in checks]
     best, start = values[0].get("best", math.nan), values[0].get("reference", math.nan)
-    console.print(
-        f"Of other labels (described): the reward's pi* has {best:.3f}, the reference {start:.3f}", highlight=False
-    )
+    say(console, f"Of other labels (described): the reward's pi* has {best:.3f}, the reference {start:.3f}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("labels")
     table.add_column("KL to pi*, nats", justify="right")
@@ -107,16 +104,16 @@ def _print_labels(checks: list[Check], console: Console) -> None:
     for check, numbers in zip(checks, values, strict=True):
         note = check.meaning[check.meaning.index(" (") :] if " (" in check.meaning else ""
         kl, reward = numbers.get("kl", math.nan), numbers.get("reward", math.nan)
-        table.add_row(f"{check.name.removeprefix(LABELS)}[dim]{escape(note)}[/dim]", f"{kl:.2g}", f"{reward:.3f}")
+        table.add_row(line(check.name.removeprefix(LABELS), (note, "dim")), f"{kl:.2g}", f"{reward:.3f}")
     console.print(table)
 
 
-def _cell(report: Report, names: tuple[str, ...]) -> str:
+def _cell(report: Report, names: tuple[str, ...]) -> Text:
     found = [check for check in report.checks if check.name in names]
     for result, shown in ((FAILED, "FAIL"), (NOT_APPLICABLE, "-"), (DESCRIBED, "see")):
         if any(check.result == result for check in found):
-            return f"[{COLOURS[result]}]{shown}[/{COLOURS[result]}]"
-    return f"[{COLOURS[PASSED]}]ok[/{COLOURS[PASSED]}]" if found else "[dim].[/dim]"
+            return Text(shown, COLOURS[result])
+    return Text("ok", COLOURS[PASSED]) if found else Text(".", "dim")
 
 
 def _plain(value: Any) -> Any:

@@ -217,6 +217,14 @@ def test_both_falling_is_flagged(train):
     assert [e for e in train("sft", "up").state.log_history if "loss" in e][-1]["both_falling"] == 0.0
 
 
+def test_what_falls_by_rounding_alone_does_not_fall(train):
+    """Four pairs of 40 tokens in float64: their sum is rounding up to 100 * 2^-52 * sqrt(40) = 1.4e-13 nats."""
+    trainer = train("dpo")
+    for each, falls in ((-1e-17, False), (-3e-14, False), (-4e-14, True)):
+        logs = {"log_ratios/chosen": each, "log_ratios/rejected": each}
+        assert trainer._both_falling(logs, pairs=4, tokens=40) is falls
+
+
 def test_a_token_mask_that_depends_on_values_is_refused(train):
     def unstable(pairs):
         return -pairs.chosen.logps, pairs.chosen.mask & (pairs.chosen.logps < -1)

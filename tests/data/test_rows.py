@@ -117,8 +117,8 @@ def test_reasons(given, reason):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (dict(chosen="a", reject="b", where="f:1"), ["f:1", "'rejected' is missing", "'reject'", "Rename"]),
-        (dict(chosen="a", rejected="b", where="f:1"), ["f:1", "'prompt' is missing", "whole conv", "'hh'"]),
+        (dict(chosen="a", reject="b", where="f:1"), ["f:1", "'rejected' is missing", "'reject'", "rejected: reject}"]),
+        (dict(chosen="a", rejected="b", where="f:1"), ["f:1", "'prompt' is missing", "whole conv", "data.columns"]),
         (dict(chosen=[assistant("a")], rejected=[assistant("b")], where="f:1"), ["'prompt' is missing"]),
         (raw(chosen=3), ["f.jsonl:3", "'chosen' is int", "Give text"]),
         (raw(chosen=["x"]), ["f.jsonl:3", "'chosen' has the message", '"role"']),

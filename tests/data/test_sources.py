@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from plo.data import SOURCES, DataError, load_data, register_source
+from plo.data.rows import to_row
 from plo.data.sources import SENTIMENT, read_source
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -57,7 +58,8 @@ def test_messages_survive_parquet_and_csv(tmp_path):
     with (tmp_path / "d.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["chosen", "rejected"], [json.dumps(chat), "[{ not messages"]])
     row = read("file", tmp_path / "d.csv")[0]
-    assert (row["chosen"], row["rejected"]) == (chat, "[{ not messages")
+    assert to_row({**row, "rejected": row["chosen"].replace('"a"', '"b"')}).chosen == chat[1:]
+    assert row["rejected"] == "[{ not messages"
 
 
 def test_csv_with_long_cells_newlines_and_nul(tmp_path):
@@ -81,10 +83,11 @@ def test_folder_splits_by_file_names(write):
     ("name", "content", "words"),
     [
         ("a.jsonl", '{"prompt": "q"}\n{"prompt": "q", \n', ["a.jsonl:2", "malformed JSON", "Mend"]),
-        ("a.jsonl", "[1]\n", ["a.jsonl:1", "a row is list", "Write an object"]),
+        ("a.jsonl", "[1]\n", ["a.jsonl[0]", "a row is int", "Write an object"]),
+        ("a.jsonl", "[1]\n[2]\n", ["a.jsonl:1", "a row is list", "Write an object"]),
         ("a.jsonl", b'{"prompt": "\xff"}', ["a.jsonl:1", "not UTF-8"]),
         ("a.jsonl", '{"prompt": "q"}'.encode("utf-16"), ["a.jsonl:1", "not UTF-8", "Save"]),
-        ("a.jsonl", "[" * 100_000, ["a.jsonl:1", "unreadable JSON"]),
+        ("a.jsonl", "[" * 100_000, ["a.jsonl", "unreadable JSON"]),
         ("a.jsonl", "", ["a.jsonl", "no rows"]),
         ("a.jsonl", b"\xef\xbb\xbf\r\n", ["no rows"]),
         ("a.jsonl.gz", b"not gzip", ["a.jsonl.gz", "cannot be read", "Copy"]),
@@ -129,7 +132,7 @@ def test_unknown_source_names_near_ones():
 
 def test_hub_offline_says_what_to_do():
     message = fails("nobody-plo/nothing")
-    assert all(word in message for word in ("'nobody-plo/nothing'", "HF_HUB_OFFLINE", "path=")), message
+    assert all(word in message for word in ("'nobody-plo/nothing'", "HF_HUB_OFFLINE", "data.source")), message
 
 
 def test_a_source_of_ones_own(tokenizer, good_rows):

@@ -111,8 +111,8 @@ def test_the_same_prompts_are_held_out_with_chat(tokenizer, write, good_rows):
         ({"truncation": "left"}, ["truncation is 'left'", "'keep_start' or 'keep_end'"]),
         ({"options": {"chat": "yes"}}, ["chat is 'yes'", "true or false"]),
         ({"options": {"colour": 1}}, ["'file'", "no option 'colour'", "chat"]),
-        ({"eval_fraction": 0.0001}, ["no pair is held out", "eval_fraction=0"]),
-        ({"eval_fraction": 0.99999999}, ["no training pairs", "Lower eval_fraction"]),
+        ({"eval_fraction": 0.0001}, ["no pair is held out", "Raise data.eval_fraction"]),
+        ({"eval_fraction": 0.99999999}, ["no training pairs", "Lower data.eval_fraction"]),
     ],
 )
 def test_argument_errors(arguments, words, tokenizer, write, good_rows):

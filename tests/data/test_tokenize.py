@@ -213,9 +213,9 @@ def test_lone_surrogates_and_long_lines_are_no_crash(tokenizer, write, good_rows
 @pytest.mark.parametrize(
     ("changes", "chat", "words"),
     [
-        ({"eos_token": None}, False, ["no EOS token", "Set tokenizer.eos_token"]),
+        ({"eos_token": None}, False, ["no EOS token", "Set eos_token in its tokenizer_config"]),
         ({"eos_token": None}, True, ["no EOS token"]),
-        ({"chat_template": None}, True, ["no chat template", "set tokenizer.chat_template"]),
+        ({"chat_template": None}, True, ["no chat template", "set chat_template in its tokenizer_config"]),
         ({"chat_template": {"tool_use": "x"}}, True, ["no chat template"]),
         (
             {"chat_template": "{{ raise_exception('no') }}"},
@@ -251,7 +251,7 @@ def test_a_row_that_the_tokenizer_refuses_is_named(tokenizer):
 def test_mixed_rows_are_an_error_and_chat_mends_it(tokenizer, write, good_rows):
     chat = {"prompt": messages("q", "user"), "chosen": messages("a"), "rejected": messages("b")}
     path = write([*good_rows(), chat])
-    with pytest.raises(DataError, match=r"mixed: .*:1 and .*:41.*chat=true"):
+    with pytest.raises(DataError, match=r"mixed: .*:1 and .*:41.*chat: true"):
         load_data("file", path, tokenizer=tokenizer)
     assert load_data("file", path, tokenizer=tokenizer, options={"chat": True}).stats["rows"] == 41
 

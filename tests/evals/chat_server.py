@@ -12,7 +12,7 @@ FAILURES = ("429", "500", "timeout", "garbage", "html", "empty choices", "hung u
 
 class Server(ThreadingHTTPServer):
     """Answers with `says(body)`: a text, a text and {token: log-prob}, or (status, body, headers) as they are. `asked`:
-    the bodies of all requests.
+    the bodies of all requests, `headers` their headers.
 
     A share `failing` of the requests fails, in each of the ways `failures` in turn; "timeout" answers `stall` seconds late.
     """
@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, says, failing=0.0, delay=0.0, failures=FAILURES, stall=1.5):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.says, self.failing, self.delay, self.failures, self.stall = says, failing, delay, failures, stall
-        self.asked, self.failed, self.answered = [], [], 0
+        self.asked, self.headers, self.failed, self.answered = [], [], [], 0
         self.random, self.lock = random.Random(0), threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -36,6 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.asked.append(body)
+            server.headers.append(self.headers)
             failure = None
             if server.random.random() < server.failing:
                 failure = server.failures[len(server.failed) % len(server.failures)]

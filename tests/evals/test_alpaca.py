@@ -159,8 +159,8 @@ def test_no_data_no_length_control(shared_data, tmp_path):
 
 def test_nothing_readable_and_known_prompts_are_said(baseline):
     subject = Answers(lambda i: "mine")
-    subject.trained_on = ("task 1", "something else")
-    found = on_model("alpaca_eval", {"baseline": baseline})(subject, Judging(lambda prompt, a, b: None))
+    subject.trained_on = ("task 2", "something else")
+    found = on_model("alpaca_eval", {"baseline": baseline, "instructions": 2})(subject, Judging(lambda p, a, b: None))
     assert math.isnan(found.metrics["win_rate"]) and found.metrics["unreadable"] == 1
     assert found.notes[-1] == "1 of the instructions were among the model's training prompts."
 

@@ -178,7 +178,7 @@ def test_without_a_reference(hh_file):
     found = hh(StubSubject(silent), Judging(longer), path=path)
     assert "win_rate_reference" not in found.metrics and "stub has no reference" in " ".join(found.notes)
     alone = hh(StubSubject(silent), Judging(longer), path=path, against=("reference",))
-    assert alone.metrics == {"length": 7.0} and alone.tables == {}
+    assert alone.metrics == {"length": 7.0, "empty": 0.0, "truncated": 0.0} and alone.tables == {}
 
 
 def test_the_judge_is_shown_the_post_alone(tmp_path):

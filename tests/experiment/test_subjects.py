@@ -322,7 +322,8 @@ def served(tiny):
 def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"]
-    monkeypatch.setenv("OPENAI_API_KEY", "mine")
+    monkeypatch.setenv("OPENAI_API_KEY", "of another host")
+    monkeypatch.setenv("PLO_KEY_127_0_0_1", "mine")
     subject = load_subject(served.spec, 1, CONFIG)
     assert subject.sample(["p"])["text"].tolist() == ["Bearer mine"] and not subject.fixed
 
@@ -330,8 +331,8 @@ def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((404, '{"error": {"message": "no such model"}}'), "NotFoundError.*no such model.*See to the server"),
-        ((401, "{}"), "AuthenticationError.*OPENAI_API_KEY"),
+        ((404, '{"error": {"message": "no such model"}}'), "HTTP 404.*no such model.*See to the server"),
+        ((401, "{}"), "HTTP 401.*PLO_KEY_127_0_0_1"),
         ((200, '{"choices": []}'), "with no completion.*most end in /v1"),
         ((200, "{}"), "with no completion"),
         ((200, '"text"'), "with no completion"),
@@ -347,7 +348,7 @@ def test_a_server_that_fails_is_named(served, answer, message):
 
 
 def test_what_is_no_completion_is_asked_again(served, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("plo.retry.LONGEST", 0.1)
     served.first = [(200, '{"choices": []}'), (200, '{"choices": [{"mess'), (200, "<html>"), (500, "{}")]
     assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"] and not served.first
 
@@ -368,8 +369,8 @@ def test_no_server_and_no_client(served, monkeypatch):
 
     with pytest.raises(EvaluationError, match="server:m@http://127.0.0.1:9/v1 cannot be asked.*APIConnectionError"):
         Server("server:m@http://127.0.0.1:9/v1", 0, retries=0).sample(["p"])
-    for spec in ("server:m", "server:@http://x/v1"):
-        with pytest.raises(EvaluationError, match="names no server: write server:MODEL@"):
+    for spec, lacks in (("server:m", "server"), ("server:@http://x/v1", "model")):
+        with pytest.raises(EvaluationError, match=f"names no {lacks}: write server:MODEL@"):
             load_subject(spec, 0, CONFIG)
     with pytest.raises(EvaluationError, match="gives texts alone, and this evaluation needs the model"):
         load_subject(served.spec, 0, CONFIG).causal_lm()

@@ -112,8 +112,12 @@ CASES = [
     ("apo_down(beta=0.5)", 1 / (1 + exp(-0.5)) + 1 - Q, 1.0),
     ("aot(beta=0.5)", log1p(exp(-1)), 1.0),
     ("aot_unpaired(beta=0.5, label_smoothing=0.1)", 0.9 * log1p(exp(-1)) + 0.1 * log1p(exp(1)), 1.0),
-    ("wpo(beta=0.5)", WPO * log1p(exp(-1)), 1.0),
-    ("wpo(base=hinge, beta=0.25)", WPO * 0.5, 0.5),
+    # WPO = 2.5: a pair weighs 1 at most by default
+    ("wpo(beta=0.5)", log1p(exp(-1)), 1.0),
+    ("wpo(beta=0.5, cap=2)", 2 * log1p(exp(-1)), 1.0),
+    ("wpo(beta=0.5, cap=3)", WPO * log1p(exp(-1)), 1.0),
+    ("wpo(beta=0.5, cap=None)", WPO * log1p(exp(-1)), 1.0),
+    ("wpo(base=hinge, beta=0.25, cap=None)", WPO * 0.5, 0.5),
     ("wpo(base='ipo(reduction=sum)', beta=0.25)", 0.0, 2.0),
     # .5 (1.25 + 2); with lengths 1.25/2 + 2/3 = 31/24, less 1
     ("twdpo(beta=0.5)", log1p(exp(-1.625)), 1.625),
@@ -177,14 +181,15 @@ def test_dpop_penalises_a_chosen_response_below_the_reference():
 def test_wpo_weights_carry_no_gradient():
     """The gradient is the weight times the base loss's."""
     gradients = []
-    for spec in ("wpo(beta=0.5)", "dpo(beta=0.5)"):
+    for spec in ("wpo(beta=0.5, cap=None)", "dpo(beta=0.5)"):
         pairs, chosen, rejected = hand()
         value = get_loss(spec).evaluate(pairs)
         value.values.sum().backward()
         gradients.append((chosen["logps"].grad, rejected["logps"].grad))
         assert chosen["log_p2"].grad is None
     torch.testing.assert_close(gradients[0], tuple(WPO * gradient for gradient in gradients[1]), rtol=1e-12, atol=0)
-    assert evaluate("wpo").metrics["weight"].item() == pytest.approx(WPO, abs=1e-12)
+    assert evaluate("wpo", cap=None).metrics["weight"].item() == pytest.approx(WPO, abs=1e-12)
+    assert evaluate("wpo").metrics["weight"].item() == 1.0
 
 
 def test_aot_compares_quantiles_over_the_batch():
@@ -224,10 +229,10 @@ def test_sft():
 @pytest.mark.parametrize(
     ("params", "log_w"),
     [
-        ({}, (2.0, 0.0)),  # b = 2 hidden: 2 (2 - 1), 2 (3 - 3)
-        ({"center": True}, (1.0, -1.0)),  # less the mean of 2 and 0
-        ({"max_log_w": 0.5}, (0.5, 0.0)),
-        ({"center": True, "max_log_w": 0.25}, (0.25, -0.25)),  # centred first, then clamped
+        ({"center": False}, (2.0, 0.0)),  # b = 2 hidden: 2 (2 - 1), 2 (3 - 3)
+        ({}, (1.0, -1.0)),  # less the mean of 2 and 0
+        ({"max_log_w": None}, (1.0, -1.0)),
+        ({"max_log_w": 0.25}, (0.25, -0.25)),  # centred first, then clamped
     ],
 )
 def test_tbpo_q(params, log_w):
@@ -238,14 +243,25 @@ def test_tbpo_q(params, log_w):
     expected = (sba_0(0.5 * (-1 + log_w[0])) + sba_0(0.5 * (-0.5 + log_w[1]))) / 2
     value = loss.evaluate(hand()[0])
     assert value.values.item() == pytest.approx(expected, abs=1e-12)
+    metrics = {name: values.item() for name, values in value.metrics.items()}
+    assert metrics["policy_margin"] == pytest.approx(0.5 * (1 + 0.5) / 2, abs=1e-12)
+    assert metrics["log_w"] == pytest.approx(0.5 * sum(map(abs, log_w)) / 2, abs=1e-12)
+    assert metrics["margin"] == pytest.approx(metrics["policy_margin"] - 0.5 * sum(log_w) / 2, abs=1e-12)
     value.values.sum().backward()
-    # a clamp cuts the gradient too; token 2 has none anyway without centring (x_l = x_w)
-    assert (loss.module.baseline.weight.grad.item() == 0) == ("max_log_w" in params)
+    assert (loss.module.baseline.weight.grad.item() == 0) == (params.get("max_log_w") == 0.25)  # the clamp cuts both
+
+
+def test_tbpo_q_clamps_log_w_at_10_by_default():
+    """b = 1000 hidden: centred log w is +-500, cut to +-10."""
+    loss = get_loss("tbpo_q", beta=0.5).build(1)
+    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(loss.module.baseline.weight, 1000.0)
+    assert loss.evaluate(hand()[0]).metrics["log_w"].item() == pytest.approx(0.5 * 10)
 
 
 def test_tbpo_q_baseline_gradient():
     """dL/db: slope in log R is (R + 1)/4, log R_t = .5 (... + w (x_l - x_w)), x_l - x_w = 1 and 0."""
-    loss = get_loss("tbpo_q", beta=0.5).build(1)
+    loss = get_loss("tbpo_q", beta=0.5, center=False).build(1)
     loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
     torch.nn.init.constant_(loss.module.baseline.weight, 2.0)
     loss(hand()[0]).sum().backward()

@@ -158,12 +158,12 @@ def test_bregman_loss_on_given_log_R(case):
 @pytest.mark.parametrize("generator", ["sba_lam_0_s_4", "lr", "kliep"])
 @pytest.mark.parametrize("case", ["unclamped_range_10", "clamped_range_10_large_baselines", "zero_baseline"])
 def test_tbpo_q(case, generator):
-    """center=True, max_log_w=10 is the released code: value, gradients of logits and linear head."""
+    """The default is the released code: value, gradients of logits and linear head."""
     file = load("tbpo_q_log_R")
     scale = {"unclamped_range_10": 1, "clamped_range_10_large_baselines": 12, "zero_baseline": 0}[case]
     stored = file["outputs"][case]["losses"][generator]
     pairs, logits = common_pairs()
-    loss = get_loss("tbpo_q", generator=generator.split("_")[0], center=True, max_log_w=10.0)
+    loss = get_loss("tbpo_q", generator=generator.split("_")[0])
     loss.build(6).double()
     head = torch.nn.Linear(6, 1, dtype=torch.float64)
     with torch.no_grad():
@@ -180,14 +180,14 @@ def test_tbpo_q(case, generator):
     assert_values(head.bias.grad, stored["gradient_of_mean_wrt_head_bias"])
 
 
-def test_centring_is_where_plo_departs():
-    """Nothing is centred by default: log w of a pair with one common token is 0 in the release, not here."""
+def test_centring_is_where_the_release_departs_from_the_paper():
+    """Nothing is centred in the paper: log w of a pair with one common token is 0 in the release, not there."""
     file = load("tbpo_q_log_R")
     case = file["outputs"]["unclamped_range_10"]
     mask = torch.tensor(case["loss_mask"])
     log_w = (tensor(case["b_rejected"]) - tensor(case["b_chosen"])) * mask
     pairs, _ = common_pairs()
-    loss = get_loss("tbpo_q").build(6).double()
+    loss = get_loss("tbpo_q(center=False)").build(6).double()
     loss.module.baseline = torch.nn.Linear(6, 1, dtype=torch.float64)
     with torch.no_grad():
         loss.module.baseline.weight.copy_(tensor(file["inputs"]["baseline_head_weight"])[None])

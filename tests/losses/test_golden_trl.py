@@ -27,7 +27,7 @@ TRL = {
     "sigmoid_norm": "sigmoid_norm(beta={beta})",
     "sigmoid_ld_alpha_0p5": "ld_dpo(beta={beta}, alpha=0.5)",
     "sft": "sft",
-    "sigmoid_wpo_weighting": "wpo(beta={beta})",
+    "sigmoid_wpo_weighting": "wpo(beta={beta}, cap=None)",
     "sigmoid_forward_kl": "f_dpo(beta={beta}, divergence=forward_kl)",
     "sigmoid_js_divergence": "f_dpo(beta={beta}, divergence=js)",
     "sigmoid_alpha_divergence_coef_0p5": "f_dpo(beta={beta}, divergence=alpha, alpha=0.5)",

@@ -2,7 +2,9 @@
 
 import functools
 import importlib.metadata
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -163,6 +165,8 @@ def test_needs_follow_the_hyper_parameters(spec, needs):
         (lambda: get_loss("wpo", base="tbpo_q"), "base='tbpo_q' must be .*no parameters of its own"),
         (lambda: get_loss("wpo", base="dpo + ipo"), "base='dpo \\+ ipo' must be one loss"),
         (lambda: get_loss("wpo", base="dpo(beta=0.3)"), "beta is set beside it"),
+        (lambda: get_loss("wpo", cap=0), "cap=0 of the loss 'wpo': .*greater than 0"),
+        (lambda: get_loss("tbpo_q", center=False, max_log_w=5), "max_log_w=5.0 has no effect with center=False"),
         (lambda: get_loss("wpo", base="dop"), "'wpo': There is no loss 'dop'"),
         (lambda: get_loss("dpo +"), "Cannot read the loss 'dpo \\+'"),
         (lambda: get_loss("2*3"), "is not a term"),
@@ -291,6 +295,30 @@ def test_load_plugin(tmp_path):
     assert get_loss("bpo", generator="cubic")(PAIRS).shape == (4,)
 
 
+def test_what_a_plugin_defines_can_be_pickled_to_another_process(tmp_path):
+    """Strings are hashed anew in each process: the module's name may not depend on that."""
+    path = tmp_path / "my-loss.v2.py"  # no identifier
+    path.write_text(PLUGIN)
+    module = load_plugin(path)
+    (tmp_path / "value.pickle").write_bytes(pickle.dumps([module.margin_only, get_loss("margin_only", scale=2)]))
+    code = "import pickle, sys, plo.registry as r; path, own = sys.argv[1:]; own and r.load_plugin(own)\n"
+    code += "plain, loss = pickle.load(open(path, 'rb')); print(plain.__name__, loss.name, plain is loss.target)"
+    for environment, own in (({"PLO_PLUGINS": os.environ["PLO_PLUGINS"]}, ""), ({"PLO_PLUGINS": ""}, str(path))):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "value.pickle"), own],
+            env={**os.environ, "PYTHONHASHSEED": "1", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "margin_only margin_only(scale=2) True\n", done.stderr
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_name_of, [get_loss("margin_only", scale=2)]) == "margin_only(scale=2)"
+
+
+def _name_of(loss):
+    return loss.name
+
+
 def test_load_plugin_failures(tmp_path):
     with pytest.raises(RegistryError, match=r"nowhere.py does not exist"):
         load_plugin(tmp_path / "nowhere.py")
@@ -358,3 +386,20 @@ def test_an_entry_point_that_fails_is_named(installed):
     message = r"'theirs' \(no_such_package:loss\).*ModuleNotFoundError.*uninstall"
     with pytest.raises(RegistryError, match=message):
         registry["dpo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("wpo", {"beta": 0.01, "cap": 1.0}),  # training_configs/*.yaml and scripts/run_wpo.py of its authors
+        ("nca_pair", {"beta": 0.01}),  # yamls/preference_qlora.yaml
+        ("sppo_hard", {"beta": 0.001}),  # scripts/pipeline.sh
+        ("exo_pair", {"beta": 0.5, "label_smoothing": 4.5399929762484854e-05}),  # exp/hh_exp, loss.py: e^-10
+        ("discopop", {"beta": 0.05, "tau": 0.05}),  # recipes/zephyr-7b-gemma/gpo
+        ("tbpo_q", {"beta": 0.1, "center": True, "max_log_w": 10.0}),
+        ("attention_po", {"beta": 0.005}),
+    ],
+)
+def test_defaults_are_the_authors(name, defaults):
+    params = get_loss(name).params
+    assert {key: params[key] for key in defaults} == defaults

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,18 @@ GOLDEN = Path(os.environ.get("PLO_GOLDEN", Path(__file__).parents[3] / "shared" 
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden values in {GOLDEN} (PLO_GOLDEN)")
 
 
-def tis_by_the_equation(plus, minus, sign, low=0.7, high=1.3):
-    """Rank of a token: how many tokens lie below it, or are equal to it and stand before it."""
+EOS = 9
+ENDS_IN_9 = SimpleNamespace(eos_token_id=EOS, added_tokens_decoder={})
+
+
+def tis_by_the_equation(ids, plus, minus, sign, low=0.7, high=1.3):
+    """Rank of a token: how many tokens lie below it, or are equal to it and stand before it. 0 from EOS on."""
     raw = [sign * (p - m) for p, m in zip(plus, minus, strict=True)]
     n = len(raw)
     ranked = [sum(other < x or (other == x and j < i) for j, other in enumerate(raw)) for i, x in enumerate(raw)]
     weights = [low + (high - low) * rank / (n - 1) for rank in ranked] if n > 1 else [1.0]
-    return [*weights[:-1], 0.0]
+    end = ids.index(EOS) if EOS in ids else n
+    return [*weights[:end], *[0.0] * (n - end)]
 
 
 @needs_golden
@@ -46,19 +52,21 @@ def test_transforms_are_the_released_ones(case, transform):
 
 def test_tis_rank_is_the_equation(material, tiny_pairs):
     pairs = tiny_pairs(60)
-    made = material(pairs, ("positive", "negative"))
+    made = material(pairs, ("positive", "negative"), tokenizer=ENDS_IN_9)
+    assert sum(EOS in pair.chosen_ids[:-1] for pair in pairs) > 5  # what follows EOS is tried
     scores = get_scorer("tis_rank")(made)
-    for got, plus, minus in zip(scores, made.stages["positive"], made.stages["negative"], strict=True):
-        for side, sign in enumerate((1, -1)):
-            expected = tis_by_the_equation(plus[side].tolist(), minus[side].tolist(), sign)
+    stages = (made.stages["positive"], made.stages["negative"])
+    for pair, got, plus, minus in zip(pairs, scores, *stages, strict=True):
+        for side, (ids, sign) in enumerate(((pair.chosen_ids, 1), (pair.rejected_ids, -1))):
+            expected = tis_by_the_equation(ids, plus[side].tolist(), minus[side].tolist(), sign)
             assert got[side].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_tis_rank_in_words(material):
-    """By hand: chosen log-ratios 2, -1, 0, 5 rank 2, 0, 1, 3; the last token then has weight 0. Rejected: the reverse."""
-    pair = Pair((2,), (5, 6, 7, 8), (5, 6, 7, 9), "", "here", {})
+    """By hand: chosen log-ratios 2, -1, 0, 5 rank 2, 0, 1, 3; EOS then has weight 0. Rejected: the reverse."""
+    pair = Pair((2,), (5, 6, 7, EOS), (5, 6, 8, EOS), "", "here", {})
     ratio = torch.tensor([2.0, -1.0, 0.0, 5.0])
-    made = material([pair])
+    made = material([pair], tokenizer=ENDS_IN_9)
     made.stages = {"positive": [(ratio - 6, ratio - 6)], "negative": [(torch.full((4,), -6.0),) * 2]}
     chosen, rejected = next(get_scorer("tis_rank")(made))
     assert chosen.tolist() == pytest.approx([1.1, 0.7, 0.9, 0.0])
@@ -69,6 +77,24 @@ def test_tis_rank_in_words(material):
     assert [part.tolist() for part in cut] == [[1, -1, 0, 0], [-1, 1, 0, 0]]
     linear = next(get_scorer("tis_rank(transform=threshold_and_scale)")(made))
     assert linear[0].tolist() == pytest.approx([1.3, 0.8, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Yes.<|im_end|>\n", "Yes."),  # as ChatML writes a turn: a newline follows its end
+        ("Yes.<|endoftext|>", "Yes."),  # a turn that ends in another special token than EOS
+        ("Yes, it", "Yes, it"),  # cut by truncation: no end to leave out
+    ],
+)
+def test_tis_rank_leaves_out_the_end_of_a_turn(material, make_tokenizer, answer, kept):
+    tokenizer = make_tokenizer()
+    ids = tuple(tokenizer(answer)["input_ids"])
+    pair = Pair((2,), ids, ids, "", "here", {})
+    made = material([pair], ("positive", "negative"), tokenizer=tokenizer)
+    counted = len(tokenizer(kept)["input_ids"])
+    for weights in next(get_scorer("tis_rank")(made)):
+        assert (weights != 0).tolist() == [True] * counted + [False] * (len(ids) - counted)
 
 
 def test_top_share_keeps_ties_together():

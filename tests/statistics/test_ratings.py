@@ -24,6 +24,12 @@ def test_head_to_head():
     assert head_to_head([]).empty
 
 
+def test_scores_that_differ_by_rounding_tie():
+    """.1 + .2 is not .3 in floating point: means of the same rewards in another order."""
+    seed = pd.DataFrame({"x": [0.1 + 0.2, 0.3, 1.0], "y": [0.3, 0.1 + 0.2, 1.0 + 1e-9]})
+    assert head_to_head([seed])["win"].tolist() == [0.5, 0.5, 0.0]
+
+
 def test_two_contestants_are_the_log_odds():
     found = ratings(
         games(*[(i, "x", "y", 1.0) for i in range(7)], *[(i, "y", "x", 1.0) for i in range(2)], (9, "x", "y", 0.5))

@@ -38,9 +38,8 @@ def follows(make, loss="dpo", falls=0.2, **settings):
     )
     assert logged(ours) == pytest.approx(logged(theirs), abs=1e-3)
     for name in SAME_METRICS:
-        first = (
-            1 if name == "rewards/accuracies" else 0
-        )  # before the first step all pairs are ties, told apart by rounding
+        # Before the first step all pairs are ties, which TRL counts by the sign of their rounding, and plo as 1/2.
+        first = 1 if name == "rewards/accuracies" else 0
         expected = pytest.approx(logged(theirs, name)[first:], abs=1e-3, rel=1e-3)
         assert logged(ours, name)[first:] == expected, name
     return ours

@@ -106,6 +106,15 @@ def test_the_metrics_have_trls_names_and_the_losses_own(trl_trainer):
     assert entry["loss/tbpo_a"] + entry["loss/sft"] == pytest.approx(entry["loss"], abs=0.05)
 
 
+@pytest.mark.parametrize("peft", ["full", "lora"])
+def test_before_the_first_step_every_pair_is_a_tie(peft, trl_trainer):
+    """TRL counts margins above 0: rounding decides there."""
+    trainer = plo.trl.use(trl_trainer(peft, max_steps=1), "dpo")
+    trainer.train()
+    (first,) = (entry for entry in trainer.state.log_history if "rewards/accuracies" in entry)
+    assert first["rewards/accuracies"] == 0.5
+
+
 def test_a_reference_free_loss_costs_no_reference_pass(trl_trainer):
     trainer = plo.trl.use(trl_trainer("full"), "simpo")
     trainer.ref_model.forward = None  # would fail when called

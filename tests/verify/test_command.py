@@ -27,6 +27,9 @@ def plain(pairs, *, beta: float = 0.1):
 def flipped(pairs, *, beta: float = 0.1):
     return -logsigmoid(-beta * pairs.log_ratio_margin())
 
+def squared(pairs, *, beta: float = 0.1):
+    return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
+
 def by_width(pairs, *, beta: float = 0.1):
     return -beta * pairs.log_ratio_margin() / pairs.chosen.mask.shape[1]
 
@@ -64,7 +67,7 @@ def test_built_in_losses_pass(spec):
 def test_the_table(plugin):
     code, output = ran("dpo")
     assert code == 0
-    for text in ("derivative", "policy recovery", "0.693147 = ln 2", "nats", "nothing failed", "labels"):
+    for text in ("direction", "derivative", "policy recovery", "0.693147 = ln 2", "nats", "nothing failed", "labels"):
         assert text in output
 
 
@@ -100,8 +103,16 @@ def test_plugin_and_name(plugin):
     assert code == 0 and json.loads(output)[0]["loss"] == "registered_name"
 
 
-def test_an_undeclared_loss_that_is_wrong_is_described(plugin):
-    code, output = ran(f"{plugin}:flipped", "--json")
+def test_a_loss_that_pulls_the_wrong_way_fails(plugin):
+    code, output = ran(f"{plugin}:flipped")
+    assert code == 1 and "failed: direction" in output
+    check = next(c for c in json.loads(ran(f"{plugin}:flipped", "--json")[1])[0]["checks"] if c["name"] == "direction")
+    assert check["measured"] == "0% falls in chosen, 0% rises in rejected" and "rises on 100%" in check["where"]
+    assert "against=('chosen', 'rejected')" in check["remedy"]
+
+
+def test_an_undeclared_loss_of_another_optimum_is_described(plugin):
+    code, output = ran(f"{plugin}:squared", "--json")
     check = next(check for check in json.loads(output)[0]["checks"] if check["name"] == "policy recovery")
     assert code == 0 and check["result"] == "described" and "not recovered" in check["meaning"]
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from plo.losses import get_loss, register_loss
+from plo.losses import LOSSES, get_loss, register_loss
+from plo.pairs import Pairs
 from plo.verify import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, verify
+from plo.verify.direction import directions
 
 INVARIANCES = ("padding", "batch order", "batch split", "extremes")
 
@@ -110,7 +112,7 @@ def test_directions_by_hand():
     """ipo(reduction=sum, beta=.1), (h - 5)^2: falls in chosen where h < 5. On a grid of 21 steps of 2 nats h = 2k - 2l:
     flat nowhere (5 is odd); of the 441 points those with k - l >= 3 rise: (18 * 19) / 2 = 171."""
     check = verify(get_loss("ipo(reduction=sum)"), labels=False)["direction"]
-    assert check.result == DESCRIBED
+    assert check.result == PASSED
     assert check.values["chosen otherwise"] == pytest.approx(171 / 441)
     assert check.values["rejected rises"] == pytest.approx(270 / 441)
     assert "rises on 39% (as at D_w" in check.meaning
@@ -149,3 +151,44 @@ def test_generators_that_want_a_clip(generator):
     assert verify(get_loss(f"bpo(generator={generator})"), labels=False)["extremes"].result == FAILED
     for mild in ("ba, lam=-0.5", "sba, lam=-0.5", "lr"):
         assert verify(get_loss(f"bpo(generator={mild})"), labels=False)["extremes"].result == PASSED
+
+
+FLIPPED = ["dpo", "hinge", "ipo(reduction=sum)", "simpo", "confpo", "sft", "orpo", "tdpo1", "tbpo_a", "twdpo", "aot"]
+
+
+@pytest.mark.parametrize("spec", FLIPPED)
+def test_a_loss_turned_round_fails(spec):
+    """Every family, its sides exchanged: it pulls the wrong way wherever it pulls."""
+    right = get_loss(spec)
+
+    def turned(pairs):
+        return right(Pairs(chosen=pairs.rejected, rejected=pairs.chosen))
+
+    turned.needs, turned.level = right.needs, right.level
+    check = directions(get_loss(turned))
+    assert check.result == FAILED, check
+    assert "register it with against=(" in check.remedy
+
+
+def test_a_loss_that_means_to_pull_the_other_way_says_so():
+    def unlearning(pairs):
+        return pairs.chosen.log_ratio() + pairs.rejected.log_ratio()
+
+    assert directions(get_loss(unlearning)).result == FAILED
+    unlearning.against = ("rejected",)  # the wrong side
+    assert directions(get_loss(unlearning)).result == FAILED
+    unlearning.against = ("chosen",)
+    check = directions(get_loss(unlearning))
+    assert check.result == DESCRIBED and "in chosen, as declared" in check.meaning
+
+    def unlikelihood(pairs):  # on rejected responses alone
+        return -torch.log1p(-0.5 * pairs.rejected.mean(pairs.rejected.logps).exp())
+
+    assert directions(get_loss(unlikelihood)).result == PASSED
+
+
+@pytest.mark.parametrize("entry", list(LOSSES), ids=lambda entry: entry.name)
+def test_every_registered_loss_pulls_the_way_it_says(entry):
+    loss = get_loss(entry.name)
+    assert directions(loss).result == (DESCRIBED if loss.against else PASSED)
+    assert (entry.name == "apo_down") == bool(loss.against)

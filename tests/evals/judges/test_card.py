@@ -155,6 +155,37 @@ def test_conversations_and_the_data_sets_own_forms(tmp_path, row, prompt):
     assert pair.prompt == prompt and (pair.a, pair.b)[pair.gold] == "good" and {pair.a, pair.b} == {"good", "bad"}
 
 
+def test_public_formats_and_other_tables_hold_gold_pairs(tmp_path):
+    shp = {"history": "q", "human_ref_A": "worse", "human_ref_B": "better", "labels": 0, "score_ratio": 2.0}
+    steer = {"context": [{"role": "user", "content": "q"}], "response1": "better", "response2": "worse"}
+    rows = [shp, {**steer, "overall_preference": -2}, {**steer, "overall_preference": 0}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = DropReport()
+    frame = read_gold(tmp_path / "pairs.jsonl", report)
+    assert [(row.prompt, (row.a, row.b)[row.gold]) for row in frame.itertuples()] == [("q", "better")] * 2
+    assert report.ties == 1 and report.total == 0
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[2]))
+    with pytest.raises(JudgeError, match="all 1 rows are ties"):
+        read_gold(tmp_path / "pairs.jsonl")
+    (tmp_path / "gold.csv").write_text("prompt;a;b;gold\n2+2?;4.0;4,0;1\n")
+    assert read_gold(tmp_path / "gold.csv").values.tolist() == [["2+2?", "4.0", "4,0", 1]]
+    (tmp_path / "gold.tsv").write_text("prompt\ta\tb\tgold\n2+2?\t4.0\t4\t1\n")
+    assert read_gold(tmp_path / "gold.tsv").values.tolist() == [["2+2?", "4.0", "4", 1]]
+
+
+def test_conversations_written_as_text_are_shown_as_conversations(tmp_path):
+    side = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "It's a"}]
+    pd.DataFrame([{"prompt": side[:1], "a": side[1:], "b": "b", "gold": 0}]).to_csv(tmp_path / "gold.csv", index=False)
+    assert read_gold(tmp_path / "gold.csv").values.tolist() == [["q", "It's a", "b", 0]]
+    pd.DataFrame([{"prompt": str(side)[:-9], "a": "a", "b": "b", "gold": 0}]).to_csv(tmp_path / "gold.csv", index=False)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_gold(tmp_path / "gold.csv")
+    sides = {"chosen": side, "rejected": [side[0], {"role": "assistant", "content": "b"}]}
+    pd.DataFrame([sides]).to_csv(tmp_path / "pairs.csv", index=False)
+    (pair,) = read_gold(tmp_path / "pairs.csv").itertuples()
+    assert (pair.prompt, (pair.a, pair.b)[pair.gold]) == ("q", "It's a")
+
+
 def test_a_card_on_hh(shared_data):
     path, report = shared_data / "hh" / "harmless-base_test.jsonl.gz", DropReport()
     pairs = read_gold(path, report)

@@ -1,0 +1,115 @@
+"""What a model answered, apart from what it thought before: cut, counted and reported."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+THINK_END = "</think>"
+# Directions of the metrics that `shares` adds.
+DIRECTIONS = {"empty*": False, "truncated*": False}
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A text in two.
+
+    Attributes:
+        text: without the thoughts at its beginning.
+        thought: there was one.
+        open: the thought does not end, so that there is no answer.
+    """
+
+    text: str
+    thought: bool
+    open: bool
+
+
+def without_thought(text: str, end: str | None = THINK_END, *, begun: bool = False) -> Parted:
+    """`text` without the thoughts that it begins with.
+
+    A thought is <think> ... </think>, or what stands before a first </think> without a <think>: many chat templates write
+    the <think> themselves. Only thoughts at the beginning count, so that an answer may quote the marks.
+
+    Args:
+        end: the mark at which a thought ends; it begins with the same without "/". None: nothing is a thought.
+        begun: the prompt ends with the beginning mark.
+
+    Example:
+        >>> without_thought("<think>7 x 8, so 56</think>It is 56.").text
+        'It is 56.'
+    """
+    if not end:
+        return Parted(text, False, False)
+    start = end.replace("/", "", 1)
+    if start == end:  # no mark of a beginning is known
+        _, closed, after = text.partition(end)
+        return Parted(after.lstrip(), True, False) if closed else Parted(text, False, False)
+    rest, thought = text.lstrip(), False
+    before, closed, _ = rest.partition(end)
+    if begun or (closed and start not in before):
+        rest = start + rest
+    while rest.startswith(start):
+        _, closed, after = rest.partition(end)
+        if not closed:
+            return Parted("", True, True)
+        rest, thought = after.lstrip(), True
+    return Parted(rest if thought else text, thought, False)
+
+
+def answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.DataFrame:
+    """A subject's samples with what they answer in `text`, and the columns thought, open, empty, truncated (0, 1 or NaN).
+
+    `empty`: of nothing but white space, which `content: null` of a server and a thought without an end are too.
+    `truncated`: ended by the limit of tokens; NaN where the subject does not say (a file of outputs).
+    """
+    marks = think_end_token.replace("/", "", 1) if think_end_token else None
+    begun = [bool(marks) and str(prompt).rstrip().endswith(marks) for prompt in drawn["prompt"]]
+    parted = [
+        without_thought(text, think_end_token, begun=begins) for text, begins in zip(drawn["text"], begun, strict=True)
+    ]
+    finished = drawn["finished"] if "finished" in drawn else pd.Series(np.nan, drawn.index)
+    return drawn.assign(
+        text=[part.text for part in parted],
+        thought=[float(part.thought) for part in parted],
+        open=[float(part.open) for part in parted],
+        empty=[float(not part.text.strip()) for part in parted],
+        truncated=1 - finished.astype(float),
+    )
+
+
+def remarks(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> list[str]:
+    """What must be said of the answers, a sentence each; nothing where all is as one expects.
+
+    Args:
+        what: whose answers they are, "hh: tiny".
+        drawn: as `answers` returns it.
+    """
+    said, count = [], len(drawn)
+    if thoughts := int(drawn["thought"].sum()):
+        unended = int(drawn["open"].sum())
+        said.append(
+            f"{what}: {thoughts} of {count} answers begin with a thought, which is cut up to {think_end_token} before "
+            f"anything is judged or measured (think_end_token=None keeps it)"
+            + (f"; {unended} of them end in it and count as empty: allow more tokens." if unended else ".")
+        )
+    if empty := int(drawn["empty"].sum()):
+        null = int(drawn["null"].sum()) if "null" in drawn else 0
+        said.append(
+            f"{what}: {_share(empty, count)} answers are empty"
+            + (f", {null} of them `content: null`." if null else ".")
+        )
+    if truncated := int(drawn["truncated"].sum()):
+        said.append(f"{what}: {_share(truncated, count)} answers were cut at the limit of tokens.")
+    if "adapted" in drawn:
+        said += [f"{what}: drawn {how}, as the server wants it." for how in _distinct(drawn["adapted"])]
+    return said
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({part / whole:.1%})"
+
+
+def _distinct(lists: Iterable[Iterable[str]]) -> list[str]:
+    return sorted({item for items in lists for item in items})

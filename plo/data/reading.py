@@ -1,0 +1,123 @@
+"""The sound rows of a source: its columns renamed, its format recognised, bad rows and oddities counted."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plo.data.errors import BadRow, DataError, Tie
+from plo.data.messages import are_messages_as_text, parse
+from plo.data.report import DropReport
+from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, Text, check, to_row
+from plo.data.shapes import Raw, recognise
+from plo.data.sources import read_source
+
+SIDES = ("chosen", "rejected")
+
+
+def read_rows(
+    source: str,
+    path: str | Path | None,
+    options: dict[str, Any],
+    report: DropReport,
+    columns: Mapping[str, str | None] | None = None,
+) -> list[Row]:
+    """The sound rows of a source, in its order; what else there is to say of them goes into `report`.
+
+    Args:
+        columns: names in the source for names that plo reads, such as {"prompt": "question"}; None leaves a column
+            out.
+
+    Raises:
+        DataError: as in `read_source`, or there are no rows.
+    """
+    rows = []
+    for raw in read_source(source, path, options):
+        report.rows += 1
+        given = raw = _renamed(raw, columns or {})
+        try:
+            if shape := recognise(raw):
+                raw = shape.convert(raw)
+                report.read_as[str(shape)] += 1
+            row = to_row(raw)
+            if reason := check(row):
+                raise BadRow(reason)
+        except Tie:
+            report.ties += 1
+            continue
+        except BadRow as error:
+            report.add(error.reason, given["where"], _excerpt(raw))
+            continue
+        _note(raw, row, report)
+        rows.append(row)
+    if not report.rows:
+        raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
+    if report.ties == report.rows:
+        raise DataError(f"{report.source}: all {report.rows} rows are ties. Add rows that prefer a response.")
+    if rows and all(_is_listed(row.chosen) and _is_listed(row.rejected) for row in rows):
+        raise DataError(
+            f"{rows[0].where}: the responses are lists of one text that were written as text, in all {len(rows)} rows, "
+            f"such as {rows[0].chosen[:40]!r}. Write the text itself, without brackets and quotes."
+        )
+    _count_repeats(rows, report)
+    return rows
+
+
+def _renamed(raw: Raw, columns: Mapping[str, str | None]) -> Raw:
+    if not columns:
+        return raw
+    for name, given in columns.items():
+        if given is not None and given not in raw:
+            present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
+            raise DataError(
+                f"{raw['where']}: data.columns takes {name!r} from the column {given!r}, which is missing; there are "
+                f"{present}. Name one of them, or register a reader with plo.data.register_source."
+            )
+    kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
+    return kept | {name: raw[given] for name, given in columns.items() if given is not None}
+
+
+def _note(raw: Raw, row: Row, report: DropReport) -> None:
+    if any(are_messages_as_text(raw.get(name)) for name in ("prompt", *SIDES)):
+        report.read_as["messages that were written as text"] += 1
+    system = [name for name in SYSTEM_NAMES if isinstance(raw.get(name), str) and raw[name].strip()][:1]
+    for name in system:
+        place = "the system message" if row.conversational else "text before the prompt"
+        report.read_as[f"having the column {name} as {place}; data.columns: {{{name}: null}} leaves it out"] += 1
+    for name, value in raw.items():
+        if name not in OWN_KEYS and name not in system and isinstance(value, str | list | Mapping) and value:
+            report.unused[name] = None
+
+
+def _is_listed(side: Text) -> bool:
+    """Whether a response reads "['an answer']". One may be meant so; where all do, a column of lists became text."""
+    if not isinstance(side, str) or not side.startswith(("['", '["')):
+        return False
+    try:
+        value = parse(side)
+    except ValueError:
+        return False
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+
+def _excerpt(raw: Raw) -> str:
+    return " | ".join(f"{name} {str(raw[name])[:60]!r}" for name in SIDES if name in raw)
+
+
+def _count_repeats(rows: list[Row], report: DropReport) -> None:
+    """Exact duplicates, and pairs of responses that are preferred both ways round."""
+    seen: set[bytes] = set()
+    contradicted: set[bytes] = set()
+    for row in rows:
+        key, reverse = (
+            _digest(row.prompt, *sides) for sides in ((row.chosen, row.rejected), (row.rejected, row.chosen))
+        )
+        report.duplicates += key in seen
+        if reverse in seen:
+            contradicted.add(min(key, reverse))
+        seen.add(key)
+    report.contradictions = len(contradicted)
+
+
+def _digest(*texts: Any) -> bytes:
+    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).digest()[:16]

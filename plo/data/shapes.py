@@ -1,0 +1,308 @@
+"""Formats of public preference data: how each is recognised, and how its row becomes prompt, chosen and rejected."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plo.data.errors import BadRow, DataError, Tie
+from plo.data.messages import are_messages_as_text, parse, read_messages
+
+Raw = dict[str, Any]  # a row as it came, with "where" added
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One format.
+
+    Args:
+        name: what the format is called.
+        columns: the columns that a row of it has; of alternatives, written "a|b", one.
+        convert: makes a raw row one of the forms of `to_row`; what it does not use stays in the row.
+        how: what becomes of the columns, for the line that says how rows were read.
+        fits: tells what the names of the columns alone do not.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    convert: Callable[[Raw], Raw]
+    how: str
+    fits: Callable[[Raw], bool] = lambda raw: True
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.how}"
+
+
+def recognise(raw: Mapping[str, Any]) -> Shape | None:
+    """The first shape of the table that a row has; None for rows in plo's own form, and for unknown ones."""
+    has_pair = "chosen" in raw and "rejected" in raw
+    if has_pair and ("prompt" in raw or "chosen_prompt" in raw or _is_conversation(raw["chosen"])):
+        return None
+    for shape in SHAPES:
+        if all(any(name in raw for name in names.split("|")) for names in shape.columns) and shape.fits(raw):
+            return shape
+    return None
+
+
+def hh(raw: Raw) -> Raw:
+    """Anthropic/hh-rlhf: `chosen` and `rejected` are whole dialogues, whose prompt ends at the last "Assistant:"."""
+    cut = {}
+    for side in ("chosen", "rejected"):
+        text = raw[side]
+        if not isinstance(text, str) or are_messages_as_text(text):
+            raise DataError(
+                f"{raw['where']}: {side!r} is {type(text).__name__} {str(text)[:40]!r}, not a dialogue as text. Lists of messages are read "
+                "where the file or folder itself is data.source."
+            )
+        before, mark, response = text.rpartition("\n\nAssistant:")
+        cut |= {side: response, f"{side}_prompt": before + mark} if mark else {side: "", f"{side}_prompt": text}
+    return raw | cut
+
+
+def tldr(raw: Raw) -> Raw:
+    """openai/summarize_from_feedback as exported: `choice` names the better of `candidate_0` and `candidate_1`."""
+    better = _one_of(raw, "choice", {0: 0, 1: 1})
+    return _oriented(raw, "input_text", ("candidate_0", "candidate_1"), better, "choice")
+
+
+def openai(raw: Raw) -> Raw:
+    """OpenAI's preference fine-tuning: `input` holds the messages (and tools), the two outputs are messages."""
+    given = raw["input"] if isinstance(raw["input"], Mapping) else _parsed(raw, "input")
+    if not isinstance(given, Mapping) or "messages" not in given:
+        raise DataError(f"{raw['where']}: 'input' has no messages. Write {{\"messages\": [...]}}.")
+    used = {"input", "preferred_output", "non_preferred_output"}
+    row = {**_others(raw, used), "prompt": _turns(given, "messages", raw["where"])}
+    if given.get("tools"):
+        row["tools"] = given["tools"]
+    sides = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
+    return row | {side: _turns(raw, name, raw["where"]) for side, name in sides.items()}
+
+
+def sharegpt(raw: Raw) -> Raw:
+    """ShareGPT with a chosen and a rejected turn (hiyouga/DPO-En-Zh-20k, LLaMA-Factory); `messages` likewise."""
+    name = "conversations" if "conversations" in raw else "messages"
+    sides = {side: _turns(raw, side, raw["where"]) for side in ("chosen", "rejected")}
+    return _others(raw, {name}) | {"prompt": _turns(raw, name, raw["where"])} | sides
+
+
+def nectar(raw: Raw) -> Raw:
+    """berkeley-nest/Nectar: `answers` with ranks, 1 the best; the best is chosen, the last rejected.
+
+    Its prompt ends in "Assistant: "; the blank goes to the answers, as in HH, where it belongs to their first token.
+    """
+    answers = raw["answers"] if isinstance(raw["answers"], list) else _parsed(raw, "answers")
+    try:
+        ranked = sorted(((float(answer["rank"]), answer["answer"]) for answer in answers), key=lambda pair: pair[0])
+    except (TypeError, KeyError, ValueError):
+        ranked = []
+    if len(ranked) < 2:
+        raise DataError(
+            f'{raw["where"]}: \'answers\' holds no two answers with ranks. Write [{{"answer": text, "rank": 1}}, ...].'
+        )
+    (best, chosen), (last, rejected) = ranked[0], ranked[-1]
+    if best == last:
+        raise Tie
+    prompt = raw["prompt"]
+    if isinstance(prompt, str) and prompt.endswith("\n\nAssistant: "):
+        prompt, chosen, rejected = prompt[:-1], f" {chosen}", f" {rejected}"
+    pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "margin": last - best}
+    return _others(raw, {"answers"}) | pair
+
+
+def helpsteer(raw: Raw) -> Raw:
+    """nvidia/HelpSteer3 (and HelpSteer2's preferences): -3 (the first response is much better) to 3 (the second is)."""
+    third = "overall_preference" in raw
+    label, prompt = ("overall_preference", "context") if third else ("preference_strength", "prompt")
+    strength = _number(raw, label)
+    if strength == 0:
+        raise Tie
+    sides = ("response1", "response2") if third else ("response_1", "response_2")
+    row = _oriented(raw, prompt, sides, int(strength > 0), label)
+    return row | {"prompt": _turns(raw, prompt, raw["where"]), "margin": abs(strength)}
+
+
+def shp(raw: Raw) -> Raw:
+    """stanfordnlp/SHP (and SHP-2): `labels` is 1 where human_ref_A has the better score; `score_ratio` says by how much."""
+    better = _one_of(raw, "labels", {1: 0, 0: 1})
+    return _oriented(raw, "history", ("human_ref_A", "human_ref_B"), better, "labels")
+
+
+def safe_rlhf(raw: Raw) -> Raw:
+    """PKU-Alignment/PKU-SafeRLHF: `better_response_id` names the more helpful of two responses, `safer_response_id` the safer."""
+    better = _one_of(raw, "better_response_id", {0: 0, 1: 1})
+    return _oriented(raw, "prompt", ("response_0", "response_1"), better, "better_response_id", "safer_response_id")
+
+
+def alpaca(raw: Raw) -> Raw:
+    """Alpaca's `instruction` with an optional `input` below it (tatsu-lab/alpaca); earlier turns are in `history`.
+
+    The answers are `chosen` and `rejected`, or the `output` is a list of the two (LLaMA-Factory, old and new).
+    """
+    row = _others(raw, {"instruction", "input", "history"})
+    row["prompt"] = "\n".join(text for text in (_string(raw, "instruction"), _string(raw, "input")) if text)
+    if turns := raw.get("history"):
+        turns = turns if isinstance(turns, list) else _parsed(raw, "history")
+        try:
+            texts = [text for question, answer in turns for text in (question, answer)] + [row["prompt"]]
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{raw['where']}: 'history' holds no turns. Write [[question, answer], ...], or leave the column out "
+                "with data.columns: {history: null}."
+            ) from None
+        row["prompt"] = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    if "chosen" not in raw:
+        output = raw["output"] if isinstance(raw["output"], list) else _parsed(raw, "output")
+        if not isinstance(output, list) or len(output) != 2:
+            raise DataError(f"{raw['where']}: 'output' holds no two answers. Write [chosen, rejected].")
+        row = _others(row, {"output"}) | {"chosen": output[0], "rejected": output[1]}
+    return row
+
+
+def orca(raw: Raw) -> Raw:
+    """Intel/orca_dpo_pairs (`question`) and argilla/distilabel-intel-orca-dpo-pairs (`input`), each with a `system`."""
+    name = "question" if "question" in raw else "input"
+    return _others(raw, {name}) | {"prompt": raw[name]}
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether a side is a list of turns that begins before the answer does; a half-read one is not."""
+    try:
+        turns = read_messages(value, "chosen", "?") if not isinstance(value, str) or are_messages_as_text(value) else []
+    except (BadRow, DataError):
+        return False
+    return bool(turns) and turns[0]["role"] != "assistant"
+
+
+def _is_dialogue(raw: Raw) -> bool:
+    return isinstance(raw["chosen"], str) and raw["chosen"].startswith("\n\nHuman:")
+
+
+SHAPES = (
+    Shape("HH", ("chosen", "rejected"), hh, "the prompt ends at the last 'Assistant:' of the dialogues", _is_dialogue),
+    Shape(
+        "TL;DR comparisons",
+        ("input_text", "candidate_0", "candidate_1", "choice"),
+        tldr,
+        "prompt from input_text, chosen the candidate that choice names",
+    ),
+    Shape(
+        "OpenAI's preference format",
+        ("input", "preferred_output", "non_preferred_output"),
+        openai,
+        "prompt from input.messages, chosen from preferred_output, rejected from non_preferred_output",
+    ),
+    Shape(
+        "ShareGPT",
+        ("conversations|messages", "chosen", "rejected"),
+        sharegpt,
+        "prompt from the turns of conversations or messages",
+    ),
+    Shape(
+        "Nectar",
+        ("prompt", "answers"),
+        nectar,
+        "chosen the answer of the best rank, rejected that of the last, margin the ranks between them",
+        lambda raw: not {"chosen", "rejected"} & set(raw),
+    ),
+    Shape(
+        "HelpSteer3",
+        ("context", "response1", "response2", "overall_preference"),
+        helpsteer,
+        "prompt from context, chosen by the sign of overall_preference, margin its size",
+    ),
+    Shape(
+        "HelpSteer2",
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        helpsteer,
+        "chosen by the sign of preference_strength, margin its size",
+    ),
+    Shape(
+        "SHP",
+        ("history", "human_ref_A", "human_ref_B", "labels"),
+        shp,
+        "prompt from history, chosen human_ref_A where labels is 1, else human_ref_B",
+    ),
+    Shape(
+        "PKU-SafeRLHF",
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        safe_rlhf,
+        "chosen by better_response_id; for the safer one set data.columns: {better_response_id: safer_response_id}",
+    ),
+    Shape("Alpaca", ("instruction", "chosen", "rejected"), alpaca, "prompt from instruction, and from input below it"),
+    Shape(
+        "Alpaca",
+        ("instruction", "output"),
+        alpaca,
+        "prompt from instruction and input, output is [chosen, rejected]",
+        lambda raw: not isinstance(raw["output"], str) or raw["output"].lstrip().startswith("["),
+    ),
+    Shape("Orca", ("question|input", "chosen", "rejected"), orca, "prompt from question or input"),
+)
+
+
+def _others(raw: Raw, used: set[str]) -> Raw:
+    return {name: value for name, value in raw.items() if name not in used}
+
+
+def _oriented(raw: Raw, prompt: str, sides: tuple[str, str], better: int, *labels: str) -> Raw:
+    """A row of two numbered responses, with their other columns named after chosen and rejected too.
+
+    A number of one response, such as `score_A` or `is_response_0_safe`, means nothing once the order is gone.
+    """
+    chosen, rejected = sides[better], sides[1 - better]
+    if sides[0].startswith("response"):
+        marks = [(re.escape(side), name) for side, name in ((chosen, "chosen"), (rejected, "rejected"))]
+    else:  # SHP's score_A belongs to human_ref_A
+        marks = [(f"(?<=_){side[-1]}$", name) for side, name in ((chosen, "chosen"), (rejected, "rejected"))]
+    row = {}
+    for column, value in _others(raw, {prompt, *sides, *labels}).items():
+        for mark, name in marks:
+            column = re.sub(mark, name, column)
+        row[column] = value
+    return row | {"prompt": raw[prompt], "chosen": raw[chosen], "rejected": raw[rejected]}
+
+
+def _parsed(raw: Raw, name: str) -> Any:
+    """A cell that a CSV file holds as text; None where it is no list or mapping."""
+    try:
+        return parse(raw[name]) if isinstance(raw[name], str) else None
+    except ValueError:
+        return None
+
+
+def _turns(holder: Mapping, name: str, where: str) -> Any:
+    """The messages of a column, whatever their notation; plain text stays as it is."""
+    value = holder[name]
+    if isinstance(value, list | Mapping) or are_messages_as_text(value):
+        return read_messages(value, name, where)
+    return value
+
+
+def _string(raw: Raw, name: str) -> str:
+    value = raw.get(name)
+    value = getattr(value, "text", value)  # a number in a CSV file
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{raw['where']}: {name!r} is {type(value).__name__} {str(value)[:40]!r}. Give text.")
+    return value or ""
+
+
+def _number(raw: Raw, name: str) -> float:
+    try:
+        number = float(raw[name])
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise DataError(f"{raw['where']}: {name!r} is {raw[name]!r}. Write a number, or remove the row.")
+    return number
+
+
+def _one_of(raw: Raw, name: str, meanings: Mapping[int, int]) -> int:
+    """Which of the two responses a label names."""
+    value = raw[name]
+    if isinstance(value, str) and value.strip() in map(str, meanings):
+        value = int(value)
+    if not isinstance(value, int | float) or value not in meanings:
+        allowed = " or ".join(map(str, sorted(meanings)))
+        raise DataError(f"{raw['where']}: {name!r} is {value!r}. It names the better response: {allowed}.")
+    return meanings[value]

@@ -1,0 +1,129 @@
+"""The address of a served model, and the key that its host, and no other, is sent: "MODEL@http://host:port/v1"."""
+
+import ipaddress
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from plo.errors import PloError
+
+PROVIDER = "https://api.openai.com/v1"
+NO_SECRET = 6  # characters: a shorter key ("none", "EMPTY") hides nothing, and would be cut out of honest answers
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+_AS_NAME = {".": "_", "-": "__", "_": "___", ":": "____"}  # no two hosts have one variable
+
+
+class EndpointError(PloError, ValueError):
+    """An address that cannot be used. The message names it, the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A served model.
+
+    Attributes:
+        model: what the server calls it.
+        url: base address of the server's OpenAI-compatible interface.
+        key_name: environment variable that holds this host's key: OPENAI_API_KEY for the default provider,
+            PLO_KEY_<HOST> for any other.
+        key: its value; None where it is not set.
+    """
+
+    model: str
+    url: str
+    key_name: str
+    key: str | None = field(repr=False)
+
+    @property
+    def is_provider(self) -> bool:
+        """Whether this is the default provider."""
+        return self.key_name == "OPENAI_API_KEY"
+
+    def redacted(self, text: str) -> str:
+        """`text` with the key, wherever a server echoes it, replaced by its variable's name."""
+        if self.key is None or len(self.key) < NO_SECRET:
+            return text
+        for written in (self.key, json.dumps(self.key)[1:-1]):
+            text = text.replace(written, f"[{self.key_name}]")
+        return text
+
+
+def read_endpoint(spec: str, kind: str, default: str | None = None) -> Endpoint:
+    """The endpoint that `spec`, "MODEL@ADDRESS" or with a `default` address "MODEL", names.
+
+    An address without a scheme is http where its host is this machine or in a private network; of any other host the
+    scheme must be given, since it decides whether the key travels in clear.
+
+    Args:
+        kind: what stands before the colon, for messages: "openai", "server".
+
+    Raises:
+        EndpointError: no model is named, or the address is missing or malformed.
+    """
+    written, example = f"{kind}:{spec}", f"{kind}:MODEL@http://HOST:PORT/v1"
+    if full := re.fullmatch(r"(.*?)@(\w*://.*)", spec, re.DOTALL):
+        model, address = full.groups()
+    else:
+        model, at, address = spec.rpartition("@")
+        if not at:
+            model, address = spec, default
+    if not model:
+        raise EndpointError(f"{written!r} names no model: write {example}.")
+    if address is None:
+        raise EndpointError(f"{written!r} names no server: write {example}.")
+    try:
+        url, parts = _checked(address)
+    except ValueError as error:
+        raise EndpointError(
+            f"The address {address!r} of {written!r} cannot be used: {error}. Write {example}."
+        ) from None
+    name = _key_name(parts)
+    return Endpoint(model, url, name, os.environ.get(name) or None)
+
+
+def _checked(address: str) -> tuple[str, SplitResult]:
+    """The address with its scheme, and its parts; a ValueError that says what is wrong with it."""
+    if re.search(r"\s", address):
+        raise ValueError("it has white space in it")
+    bare = "://" not in address
+    parts = urlsplit(f"http://{address}" if bare else address)
+    host, port = parts.hostname or "", parts.port  # a port that is no number is a ValueError
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{parts.scheme}:// is neither http:// nor https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a key is no part of an address, it belongs in the environment")
+    if parts.netloc.endswith(":"):
+        raise ValueError("its colon is followed by no port")
+    if parts.query or parts.fragment or "//" in parts.path:
+        raise ValueError("after the port a path may follow, /v1 on most servers, and nothing else")
+    if not _is_address(host) and (not _HOST.fullmatch(host) or host.replace(".", "").isdigit()):
+        raise ValueError(f"{host!r} is no host" if host else "it names no host")
+    if bare:
+        if not _is_local(host):
+            raise ValueError(f"say whether {host} speaks https:// or http://")
+        if host != "localhost" and port is None and not parts.path:
+            raise ValueError("a host without port and path reads like a part of the model's name")
+    return f"http://{address}" if bare else address, parts
+
+
+def _key_name(parts: SplitResult) -> str:
+    if parts.scheme == "https" and parts.hostname == urlsplit(PROVIDER).hostname and parts.port in (None, 443):
+        return "OPENAI_API_KEY"
+    host = (parts.hostname or "").rstrip(".")
+    return "PLO_KEY_" + "".join(_AS_NAME.get(letter, letter) for letter in host).upper()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _is_local(host: str) -> bool:
+    """Whether the host is this machine, or one of a private network."""
+    if _is_address(host):
+        return ipaddress.ip_address(host).is_private
+    return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan"))

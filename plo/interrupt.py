@@ -1,0 +1,173 @@
+"""Ctrl-C and SIGTERM: the first signal is answered at once in a sentence and ends the run in order, the second ends it at once.
+
+    with listening():                                     # the commands do this
+        with awaiting("waiting for 3 calls to the judge"):
+            ...                                           # a signal raises `Interrupted` in here, and the sentence says so
+        with finishing("waiting for the step under way"):
+            while not requested():                        # a signal raises nothing in here: look for it
+                ...
+        # and here it raises, at the latest
+
+Outside `listening` all of this does nothing, and Ctrl-C is Python's `KeyboardInterrupt`.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_REQUEST = 3.0  # seconds: a launcher passes on to its processes the Ctrl-C that the terminal has sent them already
+
+Awaited = str | Callable[[], str]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it.
+
+    Attributes:
+        exit_code: 130 after SIGINT, 143 after SIGTERM, as a shell reports them.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """What the sentence says, and whether a signal raises at once."""
+
+    what: Awaited
+    raises: bool
+
+
+_waits = [_Wait("the run ends", raises=True)]
+_at_signal: _Wait | None = None  # the last of them when the main thread took the signal up; it may be gone since
+_received: int | None = None  # the signal that asked for the end
+_listening = False
+
+
+@contextmanager
+def listening(tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Answer SIGINT and SIGTERM as the module says. Inside another `listening`, or in another thread, it does nothing.
+
+    Args:
+        tell: prints the sentence; None: to standard error. It is called in a thread of its own, so that a main thread that is busy in compiled
+            code, or waits there, does not delay it.
+    """
+    global _received, _listening, _at_signal
+    if _listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    _listening, _received, _at_signal = True, None, None
+    watch = threading.Thread(target=_answer, args=(ours, tell or _to_stderr), daemon=True)
+    watch.start()
+    descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        theirs.close()  # ends the thread
+        watch.join(timeout=1)
+        ours.close()
+        _listening, _received = False, None
+
+
+@contextmanager
+def awaiting(what: Awaited) -> Iterator[None]:
+    """Inside, a signal raises `Interrupted` at once, and `what` is the part of the sentence that says what happens next.
+
+    Args:
+        what: a clause, "waiting for 3 calls to the judge", or a function that returns one.
+    """
+    check()
+    with _waiting(_Wait(what, raises=True)):
+        yield
+
+
+@contextmanager
+def finishing(what: Awaited) -> Iterator[None]:
+    """Inside, a signal is only noted (see `requested`), for something to be done first; after the block it raises.
+
+    Args:
+        what: as in `awaiting`.
+    """
+    with _waiting(_Wait(what, raises=False)):
+        yield
+    if _waits[-1].raises:
+        check()
+
+
+def requested() -> int | None:
+    """The signal that asked the process to end; None: go on."""
+    return _received
+
+
+def request(number: int) -> None:
+    """Take over a signal that another process of the launch has received."""
+    global _received
+    _received = _received or number
+
+
+def check() -> None:
+    """Raise `Interrupted` if the process was asked to end: call it where a library may have swallowed the exception."""
+    if _received is not None:
+        raise Interrupted(_received)
+
+
+@contextmanager
+def _waiting(wait: _Wait) -> Iterator[None]:
+    _waits.append(wait)
+    try:
+        yield
+    finally:
+        _waits.pop()
+
+
+def _raise(number: int, frame: object) -> None:
+    """The signal handler, which Python calls in the main thread, between two of its own operations."""
+    global _received, _at_signal
+    if _received is not None:
+        return
+    _received, _at_signal = number, _waits[-1]
+    if _at_signal.raises:
+        raise Interrupted(number)
+
+
+def _answer(signals: socket.socket, tell: Callable[[str], None]) -> None:
+    """Print the sentence at the first signal, end the process at the second. Runs in a thread of its own."""
+    first = None
+    while numbers := signals.recv(1):
+        if (number := numbers[0]) not in SIGNALS:
+            continue
+        if first is None:
+            first = time.monotonic()
+            if int(os.environ.get("RANK", "0")) == 0:  # one process speaks
+                tell(sentence(number))
+        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - first > SAME_REQUEST:
+            os._exit(128 + number)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # looked up now: a progress bar takes its place for a while
+
+
+def sentence(number: int) -> str:
+    """What the user reads after the first signal."""
+    what = (_at_signal or _waits[-1]).what
+    again = "Ctrl-C again" if number == signal.SIGINT else "a second signal"
+    return (
+        f"\nInterrupted ({signal.Signals(number).name}): {what() if callable(what) else what}. Start the same command again to go on: what is finished "
+        f"is kept. To end at once: {again}."
+    )

@@ -1,0 +1,229 @@
+"""One call of a model behind a server that speaks OpenAI's protocol: its answer, or an error that says what to make of it."""
+
+import email.utils
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plo.endpoint import Endpoint
+from plo.errors import PloError
+
+# Errors that are about this one question, by code or type, or by what the many servers say of a text that is too long.
+OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error"}
+TOO_LONG = re.compile(r"context[ _](length|size|window)|too long|maximum\b.*\btokens", re.IGNORECASE | re.DOTALL)
+# A 429 that no waiting mends.
+NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+LONGEST_WAIT = 600.0  # seconds, whatever the server asks for
+FEWER = 5  # likeliest tokens, where 20 are refused
+ADAPTABLE = ("temperature", "top_p", "seed", "max_tokens", "top_logprobs", "logprobs")
+
+
+class CallError(PloError):
+    """A call without an answer.
+
+    Attributes:
+        later: it may succeed when it is made again; `wait` is how many seconds the server asks to wait, None: it does not say.
+        of_the_question: the server refuses this question (too long, filtered) and may take others.
+        answered: the server may have computed an answer, and charge for it.
+        status: of the reply; None without one.
+        said: the reply, or what went wrong without one.
+    """
+
+    def __init__(
+        self,
+        said: str,
+        *,
+        later: bool = False,
+        wait: float | None = None,
+        of_the_question: bool = False,
+        answered: bool = False,
+        status: int | None = None,
+    ):
+        super().__init__(said)
+        self.said, self.later, self.wait, self.status = said, later, wait, status
+        self.of_the_question, self.answered = of_the_question, answered
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion.
+
+    Attributes:
+        text: None where the server gives none (`content: null`).
+        choice: as the server sent it.
+        usage: tokens of prompt and completion; None where the server does not say, or not in numbers.
+        thought: the server gives reasoning apart from the text.
+    """
+
+    text: str | None
+    choice: Mapping[str, Any]
+    usage: tuple[int, int] | None
+    thought: bool
+
+
+class Served:
+    """A model behind a server, called once at a time; many threads may call.
+
+    A 400 that names a field of ours which not every model takes (temperature, max_tokens, logprobs, ...) is adapted to: the
+    field goes, or gets the name or the size that the server wants, and the call is made again. That is remembered.
+
+    Raises:
+        ImportError: the package openai is not installed.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout: float):
+        import openai
+
+        self.endpoint, self._lock = endpoint, threading.Lock()
+        self._renamed: dict[str, str] = {}
+        self._lowered: dict[str, int] = {}
+        self._left_out: set[str] = set()
+        headers: dict[str, Any] = {"Authorization": f"Bearer {endpoint.key or 'none'}"}
+        if not endpoint.is_provider:  # what the client would take from the environment is for the default provider too
+            custom = (
+                line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+            )
+            names = {"OpenAI-Organization", "OpenAI-Project", *filter(None, custom)}
+            headers = dict.fromkeys(names, openai.Omit()) | headers
+        # The address is always given: the client would take another from the environment, unknown to our name.
+        self.client = openai.OpenAI(
+            api_key=endpoint.key or "none",
+            base_url=endpoint.url,
+            timeout=timeout,
+            max_retries=0,
+            default_headers=headers,
+        )
+
+    def ask(self, prompt: str | list[dict[str, str]], fields: Mapping[str, Any], ours: Collection[str] = ()) -> Answer:
+        """The completion of a text, or the answer to messages.
+
+        Args:
+            fields: of the request.
+            ours: those of them that nobody asked for by name, and that may be left out or lowered.
+
+        Raises:
+            CallError: there is none.
+        """
+        import openai
+
+        if isinstance(prompt, str):
+            make, asked = self.client.completions.with_raw_response.create, {"prompt": prompt}
+        else:
+            make, asked = self.client.chat.completions.with_raw_response.create, {"messages": prompt}
+        while True:
+            sent = self._adapted(fields)
+            try:
+                # extra_body lets fields through that the client's signature lacks.
+                reply = make(model=self.endpoint.model, extra_body=sent, **asked)
+            except openai.APIStatusError as error:
+                fault = self._fault(error)
+                if (
+                    fault.status in (400, 422)
+                    and not fault.of_the_question
+                    and self._adapt(fault.said, fields, sent, ours)
+                ):
+                    continue
+                raise fault from None  # the client's own error holds the reply as it came, the key in it
+            except openai.APIConnectionError as error:  # a time-out too, and what timed out may have been answered
+                cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
+                said = f"{type(error).__name__}: {error}{cause}"
+                raise CallError(self.endpoint.redacted(said), later=True, answered=True) from None
+            except openai.OpenAIError as error:
+                raise CallError(self.endpoint.redacted(f"{type(error).__name__}: {error}")) from None
+            text = self.endpoint.redacted(reply.content.decode("utf-8", "replace"))
+            try:
+                return self._read(json.loads(text))
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+                said = f"{text[:200]!r} is no completion"
+                raise CallError(said, later=True, wait=_wait(reply.headers), answered=True, status=200) from None
+
+    @property
+    def adaptations(self) -> list[str]:
+        """What the server made us change, a clause each: "without temperature"."""
+        with self._lock:
+            return [
+                *(f"with {new} in the place of {old}" for old, new in self._renamed.items()),
+                *(f"with {name}={value}" for name, value in self._lowered.items()),
+                *(f"without {name}" for name in sorted(self._left_out)),
+            ]
+
+    def _adapted(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            kept = {name: value for name, value in fields.items() if name not in self._left_out}
+            lowered = {name: self._lowered.get(name, value) for name, value in kept.items()}
+            return {self._renamed.get(name, name): value for name, value in lowered.items()}
+
+    def _adapt(self, said: str, fields: Mapping[str, Any], sent: Mapping[str, Any], ours: Collection[str]) -> bool:
+        """Take from a refusal which field it is about; whether the next call differs from what was sent."""
+        named = [name for name in ADAPTABLE if name in ours and re.search(rf"\b{name}\b", said)]
+        with self._lock:
+            if (
+                "max_tokens" in sent and "max_completion_tokens" in said
+            ):  # the same by another name, whoever asked for it
+                self._renamed["max_tokens"] = "max_completion_tokens"
+            elif "top_logprobs" in named and sent.get("top_logprobs", 0) > FEWER:
+                self._lowered["top_logprobs"] = FEWER
+            elif named:
+                gone = set(named) & set(sent)
+                both = {"logprobs", "top_logprobs"}
+                self._left_out |= gone | (both & set(sent) if gone & both else set())
+        return self._adapted(fields) != sent
+
+    def _fault(self, error: Any) -> CallError:
+        status, said = error.status_code, self.endpoint.redacted(error.response.text)
+        names = {str(error.code), str(error.type)}
+        too_long = status in (400, 422) and bool(TOO_LONG.search(said))
+        says = {"true": True, "false": False}.get(error.response.headers.get("x-should-retry"))
+        later = status in (408, 409, 429) or status >= 500 if says is None else says
+        return CallError(
+            said,
+            later=later and not names & NO_CREDIT,
+            wait=_wait(error.response.headers),
+            of_the_question=status == 413 or bool(names & OF_THE_QUESTION) or too_long,
+            status=status,
+        )
+
+    def _read(self, body: Any) -> Answer:
+        choice = body["choices"][0]
+        message = choice.get("message") or {}
+        text = _text(message["content"] if "message" in choice else choice["text"])
+        thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
+        return Answer(text if text is None else self.endpoint.redacted(text), choice, _usage(body), thought)
+
+
+def _text(content: Any) -> str | None:
+    """A message's content: text, or a list of parts, of which those of text count."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise TypeError(f"content is {type(content).__name__}")
+    parts = [part if isinstance(part, str) else part.get("text") for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _usage(body: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Tokens of prompt and completion; None unless both are numbers."""
+    usage = body.get("usage")
+    counts = [usage.get(f"{side}_tokens") for side in ("prompt", "completion")] if isinstance(usage, Mapping) else []
+    if len(counts) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
+        return counts[0], counts[1]
+    return None
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait: retry-after-ms, or retry-after in seconds or as a date."""
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            wait = float(milliseconds) / 1000
+        elif (after := headers.get("retry-after", "")).strip().replace(".", "", 1).isdigit():
+            wait = float(after)
+        else:
+            wait = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return None
+    return min(max(wait, 0.0), LONGEST_WAIT)

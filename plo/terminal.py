@@ -1,0 +1,61 @@
+"""Text on a terminal: whatever a user, a file, a model or a server wrote is shown as it is, and never obeyed.
+
+A terminal obeys control characters (it clears the screen, renames the window, hides a line), and rich obeys `[red]`.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.text import Text
+
+LAYOUT = "\n\t"
+# Marks that turn the reading direction round, and line ends that are none on a terminal.
+UNSEEN = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u2028", "\u2029"}
+
+
+def plain(text: object) -> str:
+    r"""Show control characters as escapes: ESC as `\x1b`; line ends and tabs stay.
+
+    Example:
+        >>> plain("\x1b[2Jhi\n")
+        '\\x1b[2Jhi\n'
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if c not in LAYOUT and _obeyed(c) else c for c in text)
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """Join texts, each alone or with a style as `("done", "green")`; nothing in them is markup."""
+    return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
+    """Print `line(*parts)`, which the terminal alone breaks. The only way to print text that plo did not write itself."""
+    console.print(line(*parts), style=style or None, highlight=False, soft_wrap=True)
+
+
+class Terminal(Console):
+    """A console that shows control characters as escapes wherever they stand: in lines, tables, progress bars.
+
+    Strings are no markup; styles are given by `say` and by `rich.text.Text`.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
+
+    def render(self, *arguments: Any, **settings: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **settings):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+def _obeyed(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in UNSEEN
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()

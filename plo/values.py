@@ -1,0 +1,48 @@
+"""Values as users write them: on the command line, and as the short form of a list."""
+
+from typing import Any
+
+import yaml
+
+
+def read_value(text: str) -> Any:
+    """Read a value as YAML does, and numbers that YAML takes for text (1e-4) as numbers, inside lists too."""
+    try:
+        return _numbers(yaml.safe_load(text))
+    except yaml.YAMLError:
+        return text
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def read_list(text: str) -> list[Any]:
+    """Read "0, 1" as [0, 1]: commas separate values, except inside brackets and quotes. One value is a list of one.
+
+    Example:
+        >>> read_list("dpo, bpo(lam=0.5, s=2)")
+        ['dpo', 'bpo(lam=0.5, s=2)']
+    """
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [read_value(part.strip()) for part in parts if part.strip()]
