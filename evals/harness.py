@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 
 from plo.evals.answers import THINK_END
 from plo.evals.evaluation import EvaluationError, register_evaluation
@@ -38,9 +39,9 @@ def lm_eval(
     *,
     tasks: tuple[str, ...] = PAPERS,
     include_path: Path | None = None,
-    limit: int | None = None,
-    num_fewshot: int | None = None,
-    batch_size: int = 8,
+    limit: PositiveInt | None = None,
+    num_fewshot: NonNegativeInt | None = None,
+    batch_size: PositiveInt = 8,
     chat: bool = False,
     think_end_token: str | None = THINK_END,
 ) -> Findings:

@@ -15,9 +15,14 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from plo.registry import Registry, hyper_parameters
+from plo.errors import PloError
+from plo.registry import Registry, check_signature, hyper_parameters
 
 GENERATORS = Registry("Bregman generator", group="plo.generators")
+
+
+class GeneratorError(PloError, ValueError):
+    """A generator that cannot be configured. The message names it and the remedy."""
 
 
 class Generator:
@@ -51,7 +56,7 @@ class Generator:
         for key in params:
             if key not in known:
                 has = f"It has: {', '.join(known)}." if known else "It has none."
-                raise ValueError(f"The generator {name or h!r} has no hyper-parameter {key!r}. {has}")
+                raise GeneratorError(f"The generator {name or h!r} has no hyper-parameter {key!r}. {has}")
         self._h, self._closed_form, self.params = h, closed_form, params
         self._base_name = name or getattr(h, "__name__", type(h).__name__)
 
@@ -94,7 +99,7 @@ class Generator:
         # torch.func, not autograd.grad: it differentiates under no_grad too, and stays differentiable itself
         value, pull_back = torch.func.vjp(self.h, R)
         if value.shape != R.shape:
-            raise ValueError(
+            raise GeneratorError(
                 f"The generator {self.name!r} returned {tuple(value.shape)} for R of shape {tuple(R.shape)}: "
                 f"h must be elementwise, one value per entry."
             )
@@ -120,7 +125,12 @@ def register_generator(
         ... def h(R, *, p: float = 2.0):
         ...     return R**p
     """
-    return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)
+
+    def register(h: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        check_signature("Bregman generator", name, h, given="R")
+        return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)(h)
+
+    return register
 
 
 def get_generator(
@@ -149,7 +159,7 @@ def get_generator(
     defaults = {key: p.default for key, p in hyper_parameters(of).items()} if of else {}
     for key, value in offered.items():
         if key not in generator.free and (key not in defaults or value != defaults[key]):
-            raise ValueError(
+            raise GeneratorError(
                 f"{key}={value} has no effect with the generator {generator.name!r}, "
                 f"{'which sets it itself' if key in hyper_parameters(generator._h) else 'which has none'}: "
                 f"leave {key} at its default, or take a generator that has it ({_that_have(key)})."
@@ -183,12 +193,12 @@ def box_cox(log_R: Tensor, a: float) -> Tensor:
 
 def _check_lam(lam: float) -> None:
     if lam <= -1:
-        raise ValueError(f"lam={lam} of the generator 'ba' must be > -1, where h is convex; sba takes any.")
+        raise GeneratorError(f"lam={lam} of the generator 'ba' must be > -1, where h is convex; sba takes any.")
 
 
 def _check_s(s: float) -> None:
     if s <= 0:
-        raise ValueError(f"s={s} of the generator 'sba' must be > 0: 4 gives DPO's gradient weight at R = 1.")
+        raise GeneratorError(f"s={s} of the generator 'sba' must be > 0: 4 gives DPO's gradient weight at R = 1.")
 
 
 def _lr(log_R: Tensor) -> Tensor:

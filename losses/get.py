@@ -7,7 +7,7 @@ from typing import Any
 
 from plo.configured import HyperParameterError, call_of
 from plo.losses.loss import LOSSES, Loss, LossError, LossSum
-from plo.registry import Entry
+from plo.registry import Entry, check_signature
 
 
 def get_loss(spec: "str | Mapping[str, Any] | Callable | Loss", /, **params: Any) -> Loss:
@@ -63,11 +63,13 @@ def _entry_of(function: Callable) -> Entry:
         if entry.target is function:
             return entry
     name = getattr(function, "__name__", type(function).__name__)
+    check_signature("loss", name, function, given="pairs")
     facts = {
         "needs": getattr(function, "needs", ("ref_logps",)),
         "level": getattr(function, "level", "pair"),
         "scorer": getattr(function, "scorer", "uniform"),
         "against": getattr(function, "against", ()),
+        "target_margin": getattr(function, "target_margin", None),
         "paper": "",
     }
     return Entry(name, function, facts, origin=f"{getattr(function, '__module__', '?')}.{name}")

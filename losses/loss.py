@@ -14,7 +14,7 @@ from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.losses.generators import GENERATORS
 from plo.pairs import Pairs, Side
-from plo.registry import Entry, Registry, RegistryError
+from plo.registry import Entry, Registry, RegistryError, check_signature
 from plo.scorers import Scorer, get_scorer
 
 LOSSES = Registry("loss", group="plo.losses")
@@ -42,6 +42,7 @@ def register_loss(
     model: str | Callable[..., str] | None = None,
     detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     against: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
+    target_margin: float | Callable[..., float | None] | None = None,
     paper: str = "",
     replace: bool = False,
 ) -> Callable:
@@ -70,10 +71,13 @@ def register_loss(
         against: the sides that the loss pulls against the preference on purpose, `("chosen",)` where it makes chosen
             responses less likely; or a function of the hyper-parameters that returns them. Any other loss that does
             so fails `plo verify`.
+        target_margin: the value of the metric `margin` at which the loss is least, where there is one; or a function of the
+            hyper-parameters that returns it. A training that ends under a tenth of it is told so.
         paper: arXiv number or citation.
 
     Raises:
-        LossError: level or model is none of the known ones.
+        LossError: level, model or a side of `against` is none of the known ones; a text where names in a tuple belong.
+        RegistryError: the name is taken or cannot be written; a hyper-parameter is not keyword-only.
 
     Example:
         >>> @register_loss("hinge2", needs=("ref_logps",))
@@ -83,10 +87,13 @@ def register_loss(
     if level not in LEVELS:
         raise LossError(f"level={level!r} of the loss {name!r} must be one of {', '.join(LEVELS)}.")
     _check_model(name, model)
+    for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
+        _check_names(name, fact, names)
 
     def register(target):
+        check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {"model": model, "detached": detached, "against": against}
+        facts |= {"model": model, "detached": detached, "against": against, "target_margin": target_margin}
         return LOSSES.register(name, replace=replace, **facts)(target)
 
     return register
@@ -108,6 +115,7 @@ class Loss(nn.Module):
         name: registered name plus the hyper-parameters that differ from their defaults, "bpo(lam=0.5)".
         params: every hyper-parameter, and `scorer` where the loss needs token weights.
         needs, level, model, detached, against: as registered, for these hyper-parameters.
+        target_margin: as registered, for these hyper-parameters; None where there is none.
         scorer: makes the token weights; None for a loss that needs none.
         terms: ((weight, Loss), ...): itself, or the terms of a sum.
     """
@@ -125,10 +133,11 @@ class Loss(nn.Module):
         if check := entry.facts.get("check"):
             _run_check(check, entry.name, self.params)
         self.level = entry.facts["level"]
-        self.needs = tuple(_fact(entry, "needs", self.params) or ())
-        self.detached = tuple(_fact(entry, "detached", self.params) or ())
-        self.against = tuple(_fact(entry, "against", self.params) or ())
+        self.needs, self.detached, self.against = (
+            _check_names(entry.name, fact, _fact(entry, fact, self.params)) for fact in ("needs", "detached", "against")
+        )
         self.model = _check_model(entry.name, _fact(entry, "model", self.params))
+        self.target_margin: float | None = _fact(entry, "target_margin", self.params)
         self.name = full_name(entry, self.params)
         self.scorer: Scorer | None = None
         if self.is_recipe and scorer is None:
@@ -279,7 +288,7 @@ class LossSum(Loss):
             tuple(dict.fromkeys(name for _, loss in terms for name in getattr(loss, fact)))
             for fact in ("detached", "against")
         )
-        self.model = None
+        self.model = self.target_margin = None
         self.level = "batch" if any(loss.level == "batch" for _, loss in terms) else "pair"
         self.name = " + ".join(
             loss.name if weight == 1 else f"{shown(float(weight))}*{loss.name}" for weight, loss in terms
@@ -343,6 +352,17 @@ def _run_check(check: Callable[..., None], loss: str, params: Mapping[str, Any])
 def _fact(entry: Entry, name: str, params: Mapping[str, Any]) -> Any:
     fact = entry.facts.get(name)
     return fact(**accepted(fact, params)) if callable(fact) else fact
+
+
+def _check_names(loss: str, fact: str, names: Any) -> tuple[str, ...]:
+    if callable(names):
+        return ()
+    if isinstance(names, str):
+        raise LossError(f"{fact}={names!r} of the loss {loss!r} must be a tuple of names: {fact}=({names!r},).")
+    names = tuple(names or ())
+    if fact == "against" and (unknown := [side for side in names if side not in ("chosen", "rejected")]):
+        raise LossError(f"against={names} of the loss {loss!r}: {unknown[0]!r} is neither 'chosen' nor 'rejected'.")
+    return names
 
 
 def _check_model(loss: str, model: Any) -> Any:

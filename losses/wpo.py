@@ -23,6 +23,7 @@ def _base(base: str, beta: float) -> Loss:
     check=lambda base, beta: _base(base, beta),
     model="weights move with the policy and are held fixed in its gradient, so that it minimises no one loss",
     detached=("logps", "log_p2"),
+    target_margin=lambda base, beta: _base(base, beta).target_margin,
     paper="2406.11827",
 )
 def wpo(

@@ -73,7 +73,10 @@ def _targets(value: Any) -> Any:
 class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
 
-    name: str = Field("embedded", description="'embedded', a local folder, or a hub name")
+    name: str = Field(
+        "embedded",
+        description="'embedded', a local folder, or a hub name: of a model, or of a LoRA adapter with its base",
+    )
     peft: Literal["lora", "full"] = "lora"
     lora_r: PositiveInt = 16
     lora_alpha: PositiveFloat = 32
@@ -109,10 +112,19 @@ class DataConfig(Section):
     )
 
 
+LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr says none
+
+
 class TrainConfig(Section):
     """Optimisation, equal for every loss of a comparison."""
 
-    lr: float = Field(2e-4, gt=0, allow_inf_nan=False)
+    lr: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="learning rate; None: by kind of fine-tuning, 2e-4 with LoRA, 1e-5 in full (at some 100M parameters: "
+        "7B models take 5e-7 to 1e-6). An experiment holds the number",
+    )
     batch_size: PositiveInt = Field(8, description="pairs per optimiser step, of all processes together")
     micro_batch_size: PositiveInt | None = Field(
         None, description="pairs per forward pass on each device at most; None: its whole share of the batch"
@@ -221,6 +233,13 @@ class Experiment(Section):
         if len(set(value)) < len(value):
             raise ValueError("a seed stands there twice")
         return value
+
+    @model_validator(mode="after")
+    def _learning_rate_is_known(self) -> "Experiment":
+        if self.train.lr is None:  # the number goes into records and keys
+            train = self.train.model_copy(update={"lr": LEARNING_RATES[self.model.peft]})
+            object.__setattr__(self, "train", train)
+        return self
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "Experiment":

@@ -7,3 +7,20 @@ class PloError(Exception):
     The command line prints the message without a traceback and exits with code 2. Each package derives its own errors
     from this class and from the built-in exception that a caller would expect (`ValueError`, `LookupError`, ...).
     """
+
+
+def one_line(error: BaseException, most: int = 400) -> str:
+    """Kind and message of an error on one line; of an error that plo did not word, also where it was raised."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= most else f"{text[:most]}..."
+    where = "" if isinstance(error, PloError) else f" ({raised_at(error)})"
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def raised_at(error: BaseException) -> str:
+    """File and line of the innermost call that raised."""
+    frames, where = error.__traceback__, "nowhere"
+    while frames is not None:
+        where = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
+        frames = frames.tb_next
+    return where

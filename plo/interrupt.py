@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from plo.terminal import plain
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_REQUEST = 3.0  # seconds: a launcher passes on to its processes the Ctrl-C that the terminal has sent them already
 
@@ -160,7 +162,7 @@ def _answer(signals: socket.socket, tell: Callable[[str], None]) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # looked up now: a progress bar takes its place for a while
+    print(plain(line), file=sys.stderr, flush=True)  # looked up now: a progress bar takes its place for a while
 
 
 def sentence(number: int) -> str:

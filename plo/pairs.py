@@ -15,6 +15,10 @@ class MissingStatistic(PloError, LookupError):
     """
 
 
+class ShapeError(PloError, ValueError):
+    """Tensors of a `Side` or of `Pairs` that do not fit each other."""
+
+
 class Side:
     """One response of every pair in the batch; index t is the t-th response token, left-aligned.
 
@@ -36,10 +40,10 @@ class Side:
 
     def __init__(self, *, logps: Tensor, mask: Tensor, **statistics: Tensor):
         if mask.dtype != torch.bool or mask.dim() != 2:
-            raise ValueError(f"mask must be a bool tensor (pairs, tokens), not {mask.dtype} {tuple(mask.shape)}.")
+            raise ShapeError(f"mask must be a bool tensor (pairs, tokens), not {mask.dtype} {tuple(mask.shape)}.")
         for name, values in {"logps": logps, **statistics}.items():
             if values.shape[:2] != mask.shape:
-                raise ValueError(f"{name} is {tuple(values.shape)} where mask is {tuple(mask.shape)}.")
+                raise ShapeError(f"{name} is {tuple(values.shape)} where mask is {tuple(mask.shape)}.")
         self.mask = mask
         self._statistics = {name: _on_mask(values, mask) for name, values in {"logps": logps, **statistics}.items()}
 
@@ -96,7 +100,7 @@ class Pairs:
         self, *, chosen: Side, rejected: Side, columns: Mapping[str, Tensor] | None = None, progress: float = 0.0
     ):
         if chosen.mask.shape != rejected.mask.shape:
-            raise ValueError(
+            raise ShapeError(
                 f"chosen is {tuple(chosen.mask.shape)} and rejected {tuple(rejected.mask.shape)} (pairs, tokens): "
                 f"pad the shorter side with mask False."
             )

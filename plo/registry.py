@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
+import keyword
 import linecache
 import os
 import re
@@ -73,10 +74,13 @@ class Registry:
         """Register `target` (an object, or lazily `"module:attribute"`) under `name`; without `target`, a decorator.
 
         Raises:
-            RegistryError: the name is taken (both origins are named), unless `replace=True`.
+            RegistryError: the name is taken (both origins are named), unless `replace=True`; or it is none that can be
+                written in `name(key=value)`.
         """
         if target is None:
+            self._check_name(name)
             return lambda target: self.register(name, target, replace=replace, **facts) and target
+        self._check_name(name)
         entry = Entry(name, target, facts, _origin(target))
         known = self._entries.get(self._aliases.get(name, name))
         if known is not None and not replace:
@@ -95,6 +99,7 @@ class Registry:
         Raises:
             RegistryError: `name` is taken, or nothing of the name `of` is registered.
         """
+        self._check_name(name)
         if of not in self._entries:
             raise RegistryError(f"{name!r} cannot be an alias: there is no {self.kind} {of!r}. Register that first.")
         if name in self._entries or name in self._aliases:
@@ -103,6 +108,15 @@ class Registry:
                 f"{self.kind} {name!r} is taken by {known.name!r} ({known.origin}): no alias of {of!r}."
             )
         self._aliases[name] = of
+
+    def _check_name(self, name: str) -> None:
+        if not (isinstance(name, str) and name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
+            better = re.sub(r"\W+", "_", str(name), flags=re.ASCII).strip("_")
+            better = better if better.isidentifier() and not keyword.iskeyword(better) else f"my_{better}".strip("_")
+            raise RegistryError(
+                f"{name!r} cannot be the name of a {self.kind}, as name(key=value) would not be read back: use letters, "
+                f"digits and _, such as {better!r}."
+            )
 
     def aliases(self, of: str) -> list[str]:
         """The other names of an entry, in alphabetical order."""
@@ -205,6 +219,31 @@ def hyper_parameters(target: Callable) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of a callable or class: by convention, its hyper-parameters."""
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check_signature(kind: str, name: str, target: Callable, *, given: str) -> None:
+    """Refuse hyper-parameters that are not keyword-only: nobody could set them.
+
+    Args:
+        kind: what is registered, in words ("loss").
+        given: the one argument that it is called with by position ("pairs").
+
+    Raises:
+        RegistryError: with the signature to write.
+    """
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    others = [p.name for p in positional[1:]]
+    if others:
+        raise RegistryError(
+            f"The {kind} {name!r} ({_origin(target)}) takes {', '.join(others)} by position, where nobody can set it. "
+            f"Hyper-parameters are keyword-only: write a * before them, ({given}, *, {others[0]}=...)."
+        )
+    if not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise RegistryError(f"The {kind} {name!r} ({_origin(target)}) takes no argument: it is called with {given}.")
 
 
 def _origin(target: Any) -> str:

@@ -118,7 +118,7 @@ class _WithLoss:
         else:  # DDP takes the mean over processes
             loss = (terms.sums / num_items_in_batch.to(terms.sums)).sum() * self.accelerator.num_processes
             if not torch.isfinite(loss):
-                raise RuntimeError(
+                raise TRLError(
                     f"The loss {self.plo_loss.name!r} is not finite at step {self.state.global_step + 1}, in pairs "
                     f"{(~terms.finite).nonzero().flatten().tolist()} of its batch of {len(pairs)}, whose responses "
                     f"have {pairs.chosen.lengths.int().tolist()} and {pairs.rejected.lengths.int().tolist()} tokens. "
@@ -316,7 +316,7 @@ class _OwnParameters(TrainerCallback):
 # Statistics from a TRL batch.
 
 
-LOGGED = ENTROPY, TOP1 = "trl/entropy", "trl/is_top1"  # as TRL does, and without gradient
+LOGGED = ENTROPY, TOP1 = "trl_entropy", "trl_is_top1"  # as TRL does, and without gradient
 
 
 @register_statistic(ENTROPY)

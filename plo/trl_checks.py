@@ -18,6 +18,7 @@ from plo.backbone.terms import as_pairs, nothing_known
 from plo.errors import PloError
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
+from plo.verify.trainable import check_trainable
 
 OF_TRLS_LOSS = (
     "loss_type", "loss_weights", "label_smoothing", "use_weighting", "f_divergence_type", "f_alpha_divergence_coef",
@@ -53,6 +54,7 @@ def checked(trainer: trl.DPOTrainer, loss: Loss) -> str:
     Raises:
         TRLError: with the remedy.
     """
+    check_trainable(loss)
     _check_settings(trainer, loss)
     _check_setup(trainer, loss)
     model = causal_lm(trainer)
@@ -111,6 +113,12 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
         raise TRLError(
             "plo.trl runs in one process or in several that hold the whole model each (DDP), not with FSDP, DeepSpeed "
             "or other parallelism: `accelerate launch --use_fsdp --fsdp_version 2 -m plo compare` shards any loss's model."
+        )
+    if is_peft_model(trainer.model) and getattr(causal_lm(trainer), "_hf_peft_config_loaded", False):
+        raise TRLError(
+            "The model had an adapter already when peft_config put another one on it: the new one takes its place, and the "
+            "reference is the base without it. Merge it first, "
+            "peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload(), or go on training it without peft_config."
         )
     if trainer._is_vision_dataset:
         raise TRLError("plo.trl was not tried with images: its losses see text alone.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from plo.configured import accepted
 from plo.evals.judges.judge import JudgeError
+from plo.faults import reason
 
 
 @cache
@@ -26,23 +27,20 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
     import transformers
 
     from plo.backbone.model import fingerprint_of
-    from plo.embedded import embedded_model
+    from plo.backbone.pretrained import pretrained
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = embedded_model() if model == "embedded" else model
     dtype = dtype or ("auto" if device == "cuda" else "float32")
     try:
-        loaded = getattr(transformers, kind).from_pretrained(place, dtype=dtype).eval().to(device)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
+        loaded, tokenizer = pretrained(getattr(transformers, kind), model, dtype)
+        loaded.eval().to(device)
+    except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
         raise JudgeError(
-            f"The model of the judge {judge!r} cannot be loaded: {error} Name a folder or a hub model that {kind} "
+            f"The model of the judge {judge!r} cannot be loaded: {reason(error)}. Name a folder or a hub model that {kind} "
             f"reads."
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.
-    identity = f"{fingerprint_of(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
-    adapters = {name: settings.to_dict() for name, settings in getattr(loaded, "peft_config", {}).items()}
-    return loaded, tokenizer, f"{identity} {_digest(adapters)[:16]}" if adapters else identity
+    return loaded, tokenizer, f"{fingerprint_of(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
 
 
 def tokenizer_identity(tokenizer: Any) -> str:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from plo.endpoint import PROVIDER, EndpointError, read_endpoint
 from plo.evals.answers import without_thought
 from plo.evals.judges.fitting import fit
@@ -53,14 +55,14 @@ class OpenAI(Judge):
         argument: str,
         template: Template,
         *,
-        max_tokens: int | None = None,
+        max_tokens: PositiveInt | None = None,
         logprobs: bool = True,
-        price_in: float | None = None,
-        price_out: float | None = None,
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        retries: int = 8,
-        longest: int | None = None,
+        price_in: NonNegativeFloat | None = None,
+        price_out: NonNegativeFloat | None = None,
+        concurrency: PositiveInt = 8,
+        timeout: PositiveFloat = 120.0,
+        retries: NonNegativeInt = 8,
+        longest: PositiveInt | None = None,
         request: dict[str, Any] | None = None,
     ):
         try:

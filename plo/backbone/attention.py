@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from plo.backbone.head import ModelError
+
 PACKED = "plo_packed"  # the name of this attention in transformers' registry
 BLOCK = 256  # query rows a matrix product of the backward pass: fewer waste work above the diagonal, more cost calls
 LANES = 32  # bfloat16 numbers in a register of 512 bits: what is left of a row of scores after whole ones is slow
@@ -50,10 +52,10 @@ def packed_attention(
         unused: dropout among them, which plo turns off for every model.
 
     Raises:
-        ValueError: the model gives attention sinks or position biases, which are not of groups.
+        ModelError: the model gives attention sinks or position biases, which are not of groups.
     """
     if s_aux is not None or position_bias is not None:
-        raise ValueError("attention sinks and position biases cannot be packed")
+        raise ModelError("attention sinks and position biases cannot be packed")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         dtype = torch.get_autocast_dtype(query.device.type)

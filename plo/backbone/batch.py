@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plo.backbone.attention import layout
-from plo.data import Pair
+from plo.data import DataError, Pair
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]  # prompt ids, ids of each response
 PAD = 0  # masked everywhere, so that any id serves
@@ -41,7 +41,7 @@ def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_sid
     sequences = [(prompt, responses[i]) for i in range(len(groups[0][1])) for prompt, responses in groups]
     for row, (prompt, response) in enumerate(sequences):
         if not len(prompt) or not len(response):
-            raise ValueError(f"Row {row} of the batch has no prompt or no response: nothing to predict from, or to.")
+            raise DataError(f"Row {row} of the batch has no prompt or no response: nothing to predict from, or to.")
     lengths = torch.tensor([len(response) for _, response in sequences])
     return {
         **(_packed(groups) if packed else _padded(sequences, padding_side)),
@@ -101,5 +101,5 @@ def _packed(groups: Sequence[Group]) -> dict[str, Tensor]:
 def _column(pair: Pair, name: str) -> float:
     if name not in pair.columns:
         has = ", ".join(sorted(pair.columns)) or "none"
-        raise ValueError(f"{pair.where}: the loss needs the numeric column {name!r}; the row has: {has}.")
+        raise DataError(f"{pair.where}: the loss needs the numeric column {name!r}; the row has: {has}.")
     return pair.columns[name]

@@ -14,6 +14,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from plo.errors import PloError
+
+
+class LaunchError(PloError, ValueError):
+    """Processes that were started in a way that plo cannot use."""
+
+
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # of processes that wait while the main one does something of its own, such as judging
 
@@ -34,16 +41,16 @@ def wants_shards() -> bool:
     """Whether `accelerate launch --use_fsdp --fsdp_version 2` started this process, and others with it.
 
     Raises:
-        ValueError: FSDP1, or an option of accelerate's that plo does not have.
+        LaunchError: FSDP1, or an option of accelerate's that plo does not have.
     """
     wanted = flag("ACCELERATE_USE_FSDP") and processes() > 1
     os.environ["ACCELERATE_USE_FSDP"] = "false"  # plo.backbone.sharding does it
     if wanted and os.environ.get("FSDP_VERSION", "1") != "2":
-        raise ValueError("plo shards with FSDP2: add --fsdp_version 2 to accelerate launch.")
+        raise LaunchError("plo shards with FSDP2: add --fsdp_version 2 to accelerate launch.")
     if wanted and (
         refused := [name for name in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING") if flag(name)]
     ):
-        raise ValueError(f"plo has no {' and no '.join(refused)}: leave the option out of accelerate launch.")
+        raise LaunchError(f"plo has no {' and no '.join(refused)}: leave the option out of accelerate launch.")
     return wanted
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -23,6 +24,20 @@ def scaled(config: PreTrainedConfig, logits: Tensor) -> Tensor:
     if getattr(config, "final_logit_softcapping", None) is not None:  # Gemma2
         logits = config.final_logit_softcapping * torch.tanh(logits / config.final_logit_softcapping)
     return logits
+
+
+def check_plain(model: PreTrainedModel) -> None:
+    """Raise where a model has adapters of its own: those that are trained take their place, as they have the same name.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ModelError(
+            f"The model {model.name_or_path!r} has an adapter on it, which new adapters would take the place of, and training "
+            f"would start from the base alone. Merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
+            f".merge_and_unload()."
+        )
 
 
 def check_head(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None:

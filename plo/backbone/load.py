@@ -4,18 +4,22 @@ import warnings
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from plo.backbone import distributed
+from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError
 from plo.backbone.packing import disagreement, why_not
+from plo.backbone.pretrained import pretrained
 from plo.config import ModelConfig
-from plo.embedded import embedded_model
+from plo.faults import reason
 
 
 def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, Any]:
     """The backbone and its tokenizer, on the GPU where there is one.
+
+    An adapter is merged into its base: the two together are the policy's start, and the reference.
 
     LoRA holds the frozen base in the compute dtype; full fine-tuning holds float32 master weights. Pairs are packed where
     the model computes the same numbers so; a warning says why, where it does not.
@@ -23,32 +27,34 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     Args:
         longest: tokens of the longest sequence it will see.
     """
-    path = str(embedded_model()) if config.name == "embedded" else config.name
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute_dtype = _compute_dtype(config.dtype, device)
     if device.type == "cpu":
         keep_freed_memory()
     weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
     attention = None if config.attention == "auto" else config.attention
+    remedy = "Give 'embedded', a local folder, or a hub name (and, for the hub, a connection or a filled cache)."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=weights_dtype, attn_implementation=attention)
+        model, tokenizer = pretrained(AutoModelForCausalLM, config.name, weights_dtype, attn_implementation=attention)
+    except ModelError:
+        raise
+    except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
+        raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
+    check_vocabulary(model, tokenizer)
+    try:
         if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"The model {config.name!r} cannot be loaded: {error}. Give 'embedded', a local folder, or a hub name "
-            f"(and, for the hub, a connection or a filled cache)."
-        ) from error
+        raise ModelError(f"The model {config.name!r} cannot be loaded: {error}. {remedy}") from error
     backbone.longest = longest
     if config.packed:
-        reason = why_not(model, longest) or disagreement(backbone, longest)
-        if reason:
+        why = why_not(model, longest) or disagreement(backbone, longest)
+        if why:
             warnings.warn(
-                f"{config.name}: pairs are padded, not packed, which is slower: {reason}. (model.packed=false says so at once.)",
+                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false says so at once.)",
                 stacklevel=2,
             )
     return backbone, tokenizer

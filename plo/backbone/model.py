@@ -17,11 +17,12 @@ from plo.backbone import distributed, sharding
 from plo.backbone.activations import keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
-from plo.backbone.head import ModelError, check_head, scaled
+from plo.backbone.head import ModelError, check_head, check_plain, scaled
 from plo.backbone.lora import fuse, lora_config
 from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
 from plo.config import ModelConfig
+from plo.faults import reason
 from plo.losses import Loss
 from plo.pairs import Pairs
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         device: torch.device | None = None,
     ):
         super().__init__()
+        check_plain(model)
         self.settings = settings
         self.compute_dtype = compute_dtype
         self.loss: Loss | None = None
@@ -162,9 +164,9 @@ class Backbone(nn.Module):
             else:
                 state = type(self.policy).from_pretrained(folder, dtype=torch.float32).state_dict()
                 unexpected = self.policy.load_state_dict(state, strict=False).unexpected_keys
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a file that is damaged or a pickle: each library has its own error
             raise ModelError(
-                f"The trained policy {folder} cannot be read: {error}. Train it again, or mend the path."
+                f"The trained policy {folder} cannot be read: {reason(error)}. Train it again, or mend the path."
             ) from error
         if unexpected:
             raise ModelError(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from plo.backbone import distributed
-from plo.config import TrainConfig
+from plo.config import ConfigError, TrainConfig
 from plo.data import Pair
 from plo.losses import Loss
 
@@ -15,14 +15,14 @@ def micro_batches(config: TrainConfig, loss: Loss) -> tuple[int, int]:
     share, rest = divmod(config.batch_size, processes)
     micro = min(config.micro_batch_size or share, share)
     if rest or share % micro:
-        raise ValueError(
+        raise ConfigError(
             f"train.batch_size={config.batch_size} is the batch of all {processes} processes together, which cannot "
             f"share it in passes of {max(1, micro)} pairs each: set a multiple of {processes * max(1, micro)}, or start "
             f"another number of processes."
         )
     if micro < config.batch_size and loss.level == "batch":
         remedy = f"set train.micro_batch_size={config.batch_size}" if processes == 1 else "start one process"
-        raise ValueError(
+        raise ConfigError(
             f"The loss {loss.name!r} compares the pairs of a whole optimiser step, and gradient accumulation or "
             f"several processes would show it {micro} of {config.batch_size}: {remedy}."
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plo.losses import Loss
+from plo.losses import Loss, LossError
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
 
@@ -62,10 +62,10 @@ def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
     """After the forward pass: what each term averaged over is what `count` said before it.
 
     Raises:
-        RuntimeError: a token-level mask that depends on values.
+        LossError: a token-level mask that depends on values.
     """
     if got != promised:
-        raise RuntimeError(
+        raise LossError(
             f"The loss {loss.name!r} averages over {got} pairs or tokens where its mask promised {promised}: the mask "
             f"of a token-level loss may depend on lengths, not on values."
         )

@@ -23,13 +23,14 @@ from plo import interrupt, store
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.clipping import clip
+from plo.backbone.head import ModelError
 from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.steps import arrange, micro_batches, tokens_of
 from plo.backbone.terms import check_counts
-from plo.config import TrainConfig
+from plo.config import LEARNING_RATES, ConfigError, TrainConfig
 from plo.data import Pair
 from plo.errors import PloError
 from plo.margins import without_rounding
@@ -75,7 +76,7 @@ class PreferenceTrainer(Trainer):
     ):
         longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
         if backbone.packed and backbone.longest and longest > backbone.longest:
-            raise ValueError(
+            raise ModelError(
                 f"Pairs of up to {longest} tokens, and packing was tried with {backbone.longest}: "
                 f"load_backbone(..., longest={longest}) tries it for them."
             )
@@ -83,7 +84,7 @@ class PreferenceTrainer(Trainer):
         self.reference = reference
         self.weights = weights
         if "weights" in backbone.loss.needs and weights is None:
-            raise ValueError(
+            raise ConfigError(
                 f"The loss {backbone.loss.name!r} needs token weights: give weights=, those of its scorer "
                 f"{backbone.loss.scorer.name!r}."
             )
@@ -94,7 +95,7 @@ class PreferenceTrainer(Trainer):
             output_dir=str(folder),
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=accumulation,
-            learning_rate=config.lr,
+            learning_rate=config.lr or LEARNING_RATES[backbone.settings.peft],
             num_train_epochs=config.epochs,
             max_steps=config.steps or -1,
             lr_scheduler_type=config.schedule,
@@ -404,7 +405,7 @@ class PreferenceTrainer(Trainer):
         trained = self._unwrapped.trained()
         if saved.keys() != trained.keys():
             different = sorted(saved.keys() ^ trained.keys())[:5]
-            raise ValueError(f"The checkpoint {resume_from_checkpoint} is of another model or loss: {different} ...")
+            raise ModelError(f"The checkpoint {resume_from_checkpoint} is of another model or loss: {different} ...")
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(sharding.like(saved[name], parameter))

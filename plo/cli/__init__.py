@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that `plo --help` answers at once.
 import typer
 
 from plo.cli import evaluation, lists, reports, runs
+from plo.cli.shared import friendly
 
 app = typer.Typer(
     help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
@@ -13,15 +14,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(lists.losses)
-app.command()(lists.generators)
+app.command()(friendly()(lists.losses))
+app.command()(friendly()(lists.generators))
 app.command()(reports.docs)
 app.command()(runs.verify)
-app.command()(lists.scorers)
+app.command()(friendly()(lists.scorers))
 app.command()(runs.scores)
 app.command()(runs.compare)
 app.command("eval")(evaluation.evaluate)
 app.command()(evaluation.judge_check)
-app.command()(lists.evaluations)
-app.command()(lists.judges)
+app.command()(friendly()(lists.evaluations))
+app.command()(friendly()(lists.judges))
 app.command()(reports.leaderboard)

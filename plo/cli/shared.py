@@ -1,5 +1,6 @@
 """What the commands share: the console, two options, plugins, silence, and how errors are told."""
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plo.errors import PloError
+from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
 from plo.terminal import Terminal, plain
 
@@ -19,9 +21,8 @@ def load_plugins(plugins) -> None:
     """Run the files that register losses and the like."""
     from plo.registry import load_plugin
 
-    with friendly():
-        for plugin in plugins:
-            load_plugin(plugin)
+    for plugin in plugins:
+        load_plugin(plugin)
 
 
 def quiet() -> None:
@@ -38,8 +39,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class friendly:
-    """Shows errors that plo words itself without a traceback, exit code 2, and answers Ctrl-C and SIGTERM (`plo.interrupt`)."""
+class friendly(contextlib.ContextDecorator):
+    """Shows errors that plo words itself, and faults of the machine, without a traceback, exit code 2.
+
+    Ctrl-C and SIGTERM are answered as `plo.interrupt` says.
+    """
 
     def __enter__(self):
         self.signals = listening()
@@ -52,8 +56,10 @@ class friendly:
             for number in SIGNALS:  # while Python waits for threads in which a call is under way
                 signal.signal(number, signal.SIG_DFL)
             raise typer.Exit(error.exit_code) from None
-        if isinstance(error, PloError):
-            name = typer.style(f"{type(error).__name__}: ", fg="red")
-            typer.echo(f"{name}{plain(error)}", err=True)  # in one piece: several processes may say it at once
+        ours = isinstance(error, PloError)
+        said = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
+        if said is not None:
+            name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
+            typer.echo(f"{name}{plain(said)}", err=True)  # in one piece: several processes may say it at once
             raise typer.Exit(2) from None
         return False

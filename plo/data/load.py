@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,17 @@ class PreferenceData:
             "truncated_responses": "responses truncated",
             "responses_without_eos": "responses without EOS",
             "merged_boundaries": "prompts whose last token merges with a response",
+            "rewritten_prompts": f"prompts that the chat template ends differently once a response follows: "
+            f"{s['rewritten_tokens']} tokens are cut off them, and what it writes instead is trained as part of the response",
             "rows_with_special_tokens": "rows whose text holds a special token, tokenised as that token",
             "train_rows_with_eval_prompt": "training rows left out, as their prompt is held out",
             "dated_template": "chat template prints today's date: tokens and digest change from day to day",
         }
         lines += [f"  {line}" for line in self.report.notes]
+        if self.report.read_as and (row := self.train[0].row) and not row.conversational:
+            lines.append(
+                "  prompts and responses are plain text, one after the other; data.options: {chat: true} makes messages"
+            )
         lines += [f"  {s[name]} {words}" for name, words in notes.items() if s[name]]
         return Text("\n".join(lines + ([str(self.report)] if self.report.total else [])))
 
@@ -72,6 +78,7 @@ def load_data(
     strict: bool = False,
     options: dict[str, Any] | None = None,
     columns: Mapping[str, str | None] | None = None,
+    ends: Collection[int] = (),
 ) -> PreferenceData:
     """Read, check, split and tokenise preference pairs.
 
@@ -88,6 +95,7 @@ def load_data(
         options: of the source; `chat=True`, which all have, makes plain rows conversational.
         columns: names in the source for names that plo reads, such as {"prompt": "question"}; None leaves a column
             out.
+        ends: ids that end a response besides the tokenizer's EOS, such as those of the model's `generation_config`.
 
     Raises:
         DataError: with the thing, the place and the remedy.
@@ -110,7 +118,7 @@ def load_data(
         train_rows, eval_rows = ([to_chat(row) for row in part] for part in (train_rows, eval_rows))
     counts: Counter[str] = Counter()
     tokenized = [
-        _tokenize(rows, tokenizer, max_length, truncation, most, report, counts)
+        _tokenize(rows, tokenizer, max_length, truncation, ends, most, report, counts)
         for rows, most in ((train_rows, limit), (eval_rows, eval_limit))
     ]
     report.enforce(strict)
@@ -118,6 +126,7 @@ def load_data(
     train, held = ([pair for _, pair in part] for part in tokenized)
     template = template_of(tokenizer) if conversational else "plain"
     names = ("truncated_prompts", "truncated_responses", "responses_without_eos", "merged_boundaries")
+    names += ("rewritten_prompts", "rewritten_tokens")
     stats = {
         "rows": report.rows,
         "dropped": report.total,
@@ -153,12 +162,13 @@ def _tokenize(
     tokenizer: Any,
     max_length: int,
     truncation: str,
+    ends: Collection[int],
     limit: int | None,
     report: DropReport,
     counts: Counter[str],
 ) -> list[tuple[Row, Pair]]:
     kept: list[tuple[Row, Pair]] = []
-    for row, pair, what in tokenize_rows(rows, tokenizer, max_length, truncation):
+    for row, pair, what in tokenize_rows(rows, tokenizer, max_length, truncation, ends):
         report.tokenised += 1
         if isinstance(pair, str):
             report.add(pair, row.where, row.excerpt, stage="tokenised")

@@ -1,6 +1,5 @@
 """The sound rows of a source: its columns renamed, its format recognised, bad rows and oddities counted."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,18 +105,16 @@ def _excerpt(raw: Raw) -> str:
 
 def _count_repeats(rows: list[Row], report: DropReport) -> None:
     """Exact duplicates, and pairs of responses that are preferred both ways round."""
-    seen: set[bytes] = set()
-    contradicted: set[bytes] = set()
+    seen: set[tuple] = set()  # of the rows' own strings: exact, and no copies
+    contradicted: set[frozenset] = set()
     for row in rows:
-        key, reverse = (
-            _digest(row.prompt, *sides) for sides in ((row.chosen, row.rejected), (row.rejected, row.chosen))
-        )
-        report.duplicates += key in seen
-        if reverse in seen:
-            contradicted.add(min(key, reverse))
-        seen.add(key)
+        prompt, chosen, rejected = map(_hashable, (row.prompt, row.chosen, row.rejected))
+        report.duplicates += (prompt, chosen, rejected) in seen
+        if (prompt, rejected, chosen) in seen:
+            contradicted.add(frozenset([(prompt, chosen), (prompt, rejected)]))
+        seen.add((prompt, chosen, rejected))
     report.contradictions = len(contradicted)
 
 
-def _digest(*texts: Any) -> bytes:
-    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).digest()[:16]
+def _hashable(text: Text) -> Any:
+    return text if isinstance(text, str) else tuple((message["role"], message["content"]) for message in text)

@@ -1,7 +1,7 @@
 """Rows to token ids: the same ids as TRL's `DPOTrainer`, in training, sampling and evaluation."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -80,21 +80,23 @@ def tokenize_prompt(prompt: Text, tokenizer: Any) -> Ids:
     return tuple(_encode([text], tokenizer, conversational)[0])
 
 
-def tokenize_row(row: Row, tokenizer: Any, max_length: int = 512, truncation: str = "keep_start") -> Pair:
+def tokenize_row(
+    row: Row, tokenizer: Any, max_length: int = 512, truncation: str = "keep_start", ends: Collection[int] = ()
+) -> Pair:
     """One row as a `Pair`; see `tokenize_rows`.
 
     Raises:
         BadRow: the row is to be dropped.
         DataError: as in `render`.
     """
-    _, pair, _ = next(tokenize_rows([row], tokenizer, max_length, truncation))
+    _, pair, _ = next(tokenize_rows([row], tokenizer, max_length, truncation, ends))
     if isinstance(pair, str):
         raise BadRow(pair)
     return pair
 
 
 def tokenize_rows(
-    rows: Iterable[Row], tokenizer: Any, max_length: int, truncation: str
+    rows: Iterable[Row], tokenizer: Any, max_length: int, truncation: str, ends: Collection[int] = ()
 ) -> Iterator[tuple[Row, Pair | str, dict[str, int]]]:
     """Each row with its `Pair`, or the reason to drop it, and counts of what happened to it.
 
@@ -104,9 +106,13 @@ def tokenize_rows(
     the longer response needs. (TRL cuts each side alone there, which gives the two responses of a pair
     different prompts.)
 
+    Args:
+        ends: ids that end a response besides the tokenizer's EOS, such as those of the model's `generation_config`.
+
     Yields:
         row, pair or reason, and {"truncated_prompts": 0 or 1, "truncated_responses": 0 to 2,
-        "responses_without_eos": 0 to 2, "merged_boundaries": 0 or 1, "rows_with_special_tokens": 0 or 1}.
+        "responses_without_eos": 0 to 2, "merged_boundaries": 0 or 1, "rewritten_prompts": 0 or 1,
+        "rewritten_tokens": tokens of such a prompt that are gone, "rows_with_special_tokens": 0 or 1}.
     """
     numbers = list(range(len(tokenizer)))  # one object an id, not one an occurrence, in a fifth of the memory
     special = re.compile("|".join(map(re.escape, sorted(set(tokenizer.all_special_tokens)))) or "(?!)")
@@ -114,13 +120,18 @@ def tokenize_rows(
     while chunk := list(islice(rows, BATCH)):
         texts = [render(row, tokenizer) for row in chunk]
         encoded = _encode_rows(chunk, texts, tokenizer)
-        for row, (prompt, *_), ids in zip(chunk, texts, encoded, strict=True):
+        for row, (prompt, *sides), ids in zip(chunk, texts, encoded, strict=True):
             counts = {"rows_with_special_tokens": int(_has_special(row, special, tokenizer.eos_token))}
             try:
-                cut = _cut(*ids, max_length, truncation, tokenizer.eos_token_id, counts)
+                cut = _cut(*ids, max_length, truncation, {tokenizer.eos_token_id, *ends}, counts)
             except BadRow as error:
                 yield row, error.reason, counts
                 continue
+            changed = counts.pop("changed_tokens")
+            rewritten = not all(text.startswith(prompt) for text in sides)  # else only its last characters join a token
+            counts["merged_boundaries"] = int(changed > 0 and not rewritten)
+            counts["rewritten_prompts"] = int(changed > 0 and rewritten)
+            counts["rewritten_tokens"] = changed if rewritten else 0
             shared = (tuple(map(numbers.__getitem__, x)) for x in cut)
             yield row, Pair(*shared, prompt, row.where, row.columns, row), counts
 
@@ -131,14 +142,14 @@ def _cut(
     rejected: list[int],
     max_length: int,
     truncation: str,
-    eos: int,
+    ends: set[int],
     counts: dict[str, int],
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids of the prompt and of the two whole sequences, to ids of prompt and responses, truncated."""
     start = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
-    counts["merged_boundaries"] = int(start < len(prompt))
+    counts["changed_tokens"] = len(prompt) - start
     prompt, sides = prompt[:start], [chosen[start:], rejected[start:]]
-    if any(all(token == eos for token in side) for side in sides):
+    if any(all(token in ends for token in side) for side in sides):
         raise BadRow(EMPTY)
     if sides[0] == sides[1]:
         raise BadRow(IDENTICAL)
@@ -159,7 +170,7 @@ def _cut(
         if room < 1:
             raise BadRow(NO_PROMPT)
         prompt = prompt[-room:]
-    counts["responses_without_eos"] = sum(eos not in side for side in sides)
+    counts["responses_without_eos"] = sum(ends.isdisjoint(side) for side in sides)
     return prompt, *sides
 
 

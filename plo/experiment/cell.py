@@ -18,10 +18,11 @@ from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.statistics import STATISTICS, needs_reference
+from plo.backbone.targets import short_of_target
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
-from plo.evals import EVALUATIONS, evaluate
+from plo.evals import EVALUATIONS, EvaluationError, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT
@@ -124,6 +125,7 @@ def run_cell(
     root: Path,
     reference_samples: pd.DataFrame | None,
     progress: Callable[[int], None] = lambda units: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train (resuming from the last whole checkpoint), evaluate at every point, record. Returns the final metrics.
 
@@ -132,6 +134,7 @@ def run_cell(
         root: folder of the comparison; checkpoints and the trained adapter go into a folder of the cell's own.
         reference_samples: the reference's samples of the same seed, for win rates; None for the reference itself.
         progress: told the units of work done since the last call.
+        note: told what a reader of the cell's numbers should know; the record has it as the tag `plo.notes`.
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +144,11 @@ def run_cell(
         with bench.backbone.reference():
             evaluator.at_step(0, 0)
     else:
-        _train(cell, bench, run, folder, evaluator)
+        notes = _train(cell, bench, run, folder, evaluator)
+        if notes:
+            run.tag("plo.notes", json.dumps(notes))
+        for text in notes:
+            note(text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.finish(metrics)
@@ -150,7 +157,7 @@ def run_cell(
     return metrics
 
 
-def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> None:
+def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
     if scorer := cell.loss.scorer:
@@ -180,6 +187,7 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
     backbone.save(folder / "model")
     distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.tag("plo.folder", str((folder / "model").resolve()))
+    return short_of_target(cell.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
 class Evaluator(TrainerCallback):
@@ -224,7 +232,7 @@ class Evaluator(TrainerCallback):
         metrics = distributed.on_main(lambda: self._evaluated(step))
         if metrics is None:
             if step != now:  # `lacking` chose another checkpoint, had it been so at the start
-                raise RuntimeError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
+                raise EvaluationError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
             with interrupt.awaiting("the evaluation under way is made again at the next start"):
                 metrics = self._evaluate(step)
         self.run.log(metrics, step)

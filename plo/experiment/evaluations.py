@@ -14,6 +14,7 @@ from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
+from plo.errors import one_line
 from plo.evals import EvaluationError, Findings, OnModel
 from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.evals.judges.judge import text_of
@@ -195,8 +196,8 @@ def _once(
         if not isinstance(error, Exception):
             raise
         interrupt.check()  # a library may have made another error of it
-        failed[f"{evaluation.name} of {name}"] = f"{type(error).__name__}: {error}"
-        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {error}")
+        failed[f"{evaluation.name} of {name}"] = one_line(error)
+        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {one_line(error)}")
     else:
         _tell(console, evaluation, name, found)
     return True

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,20 @@ from plo import interrupt
 from plo.backbone import distributed
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
+from plo.errors import one_line
+from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
+from plo.experiment.preflight import check_columns, check_losses, with_stages
 from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
+from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
 from plo.terminal import Terminal, plain, say
 from plo.tracking import Cell as Recorded
-from plo.tracking import Tracker, Unrecorded, closing
+from plo.tracking import CellRun, Tracker, Unrecorded, closing
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     for plugin in experiment.plugins:
         load_plugin(plugin)
     losses = configured_losses(experiment)
+    trained = with_stages(losses)
+    check_losses(trained)
     bench = workbench(experiment, console)
+    check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
     key = _comparison_key(bench)
@@ -126,17 +132,19 @@ def _run(
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                metrics = run_cell(cell, bench, run, root, reference, lambda units: bar.advance(task, units))
+                advance = partial(bar.advance, task)
+                note = partial(_note, console, cell.name)
+                metrics = run_cell(cell, bench, run, root, reference, advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
                     raise
                 interrupt.check()  # another process of the launch may have ended before this one
-                if not distributed.all_failed():
+                if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
-                failed[cell.name] = f"{type(error).__name__}: {error}"
-                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}")
-                say(console, traceback.format_exc(), style="dim")
+                failed[cell.name] = one_line(error)
+                traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, CellRun) else ""
+                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id
@@ -145,9 +153,13 @@ def _run(
     return failed
 
 
+def _note(console: Console, cell: str, text: str) -> None:
+    say(console, ("note", "yellow"), f"   {cell}: {text}")
+
+
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
     if cell.seed not in references:
-        raise RuntimeError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
     return tracker.table(references[cell.seed], "samples.json")
 
 

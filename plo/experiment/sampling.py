@@ -17,6 +17,7 @@ from transformers import (
 
 from plo import store
 from plo.backbone.batch import collate_groups
+from plo.backbone.limits import check_length
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig
 from plo.data import Pair
@@ -104,6 +105,7 @@ def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
 
 def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
     """Response ids, EOS included where it came; `config.samples` in a row for each prompt. Batches are kept in `folder`."""
+    check_sampled(backbone, prompts, config)
     eos = eos_ids(backbone, tokenizer)
     generation = GenerationConfig(
         do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
@@ -198,6 +200,17 @@ def eos_ids(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> list[int]
     of_model = backbone.causal_lm.generation_config.eos_token_id
     ids = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
     return list(dict.fromkeys(i for i in ids if i is not None))
+
+
+def check_sampled(backbone: Backbone, prompts: Sequence[Prompt], config: EvaluationConfig) -> None:
+    """Raise where a continuation would be longer than the positions that the model has learned.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    longest = max((len(prompt.ids) for prompt in prompts), default=0)
+    what = f"A prompt of {longest} tokens with max_new_tokens={config.max_new_tokens}"
+    check_length(backbone.causal_lm, longest + config.max_new_tokens, what, "lower max_new_tokens, or data.max_length")
 
 
 def _cut_after_eos(response: list[int], eos: Sequence[int]) -> list[int]:

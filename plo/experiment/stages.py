@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from plo import store as stored
 from plo.backbone import distributed
+from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore
@@ -82,6 +83,7 @@ class Stages:
                     f"The model {stage.model!r} has another tokenizer than {self.model.name!r}, and token scores are of "
                     f"the policy's tokens: choose a model of the same family."
                 )
+            check_rows(backbone.causal_lm, self.pairs)
             self._others[stage.model] = backbone
         return self._others[stage.model]
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from plo.backbone import distributed
 from plo.backbone.head import ModelError
+from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
@@ -16,6 +17,8 @@ from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.evals.judges import Judging
 from plo.evals.judges.template import get_template
+from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
+from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
@@ -52,7 +55,16 @@ def workbench(experiment: Experiment, console: Console) -> Workbench:
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
     settings = experiment.data.model_dump()
     with console.status(line(f"reading {experiment.data.source}")):
-        data = load_data(settings.pop("source"), settings.pop("path"), tokenizer=tokenizer, **settings)
+        data = load_data(
+            settings.pop("source"),
+            settings.pop("path"),
+            tokenizer=tokenizer,
+            ends=eos_ids(backbone, tokenizer),
+            **settings,
+        )
+    check_rows(backbone.causal_lm, [*data.train, *data.eval])
+    prompts, config = held_out_prompts(data.eval, experiment.evaluation.prompts), experiment.evaluation
+    check_sampled(backbone, prompts, config)
     say(console, str(data.summary()))
     store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
@@ -137,7 +149,10 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]
 def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tuple[list[tuple[Pair, Scores]], Any]:
     """An experiment's training pairs, each with the scorer's weights of its response tokens, and its tokenizer."""
     distributed.start()
+    trained = losses_of_stages(scorer)
+    check_losses(trained)
     bench = workbench(experiment, console)
+    check_columns(trained, bench.data.train)
     prepare(bench, console)
     weights = token_weights(bench.stages, scorer, experiment.seeds[0], plo_home() / "scores")
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer

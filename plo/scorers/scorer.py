@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from plo.configured import accepted, changed, checked, full_name, read_call
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
-from plo.registry import Entry, Registry
+from plo.registry import Entry, Registry, check_signature
 
 SCORERS = Registry("token scorer", group="plo.scorers")
 
@@ -98,7 +98,12 @@ def register_scorer(
         ...                     for ids in (pair.chosen_ids, pair.rejected_ids))
     """
     facts = {"stages": stages, "reads": tuple(reads), "seeded": seeded, "paper": paper}
-    return SCORERS.register(name, replace=replace, **facts)
+
+    def register(function: Callable) -> Callable:
+        check_signature("token scorer", name, function, given="material")
+        return SCORERS.register(name, replace=replace, **facts)(function)
+
+    return register
 
 
 class Scorer:

@@ -6,6 +6,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from plo.statistics.intervals import StatisticsError
+
 EFFECTS = (("loss",), ("seed",), ("prompt",), ("loss", "prompt"), ("loss", "seed"))
 
 
@@ -32,7 +34,7 @@ def variance_components(frame: pd.DataFrame, value: str = "value") -> pd.Series:
         a factor, or one observation a combination, tells nothing of it (its variance is in text, else in the residual).
 
     Raises:
-        ValueError: no prompt is there for every combination of the others.
+        StatisticsError: no prompt is there for every combination of the others.
 
     Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4.
     """
@@ -88,7 +90,7 @@ def _balanced(frame: pd.DataFrame, factors: list[str], value: str) -> tuple[np.n
     wide = wide.reindex(pd.MultiIndex.from_tuples(every, names=others))
     complete = np.isfinite(wide).all()
     if not complete.any():
-        raise ValueError(f"No prompt has a value in every combination of {', '.join(others)}.")
+        raise StatisticsError(f"No prompt has a value in every combination of {', '.join(others)}.")
     shape = [frame[factor].nunique() for factor in others]
     y = wide.loc[:, complete].to_numpy().reshape(*shape, -1)
     return np.moveaxis(y, -1, 2), int((~complete).sum())

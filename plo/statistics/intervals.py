@@ -8,6 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from plo.errors import PloError
+
+
+class StatisticsError(PloError, ValueError):
+    """Numbers that no interval or rating can be made of. The message says what they lack."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -150,14 +156,16 @@ def paired(a: pd.Series | pd.DataFrame, b: pd.Series | pd.DataFrame) -> pd.DataF
             seed, such as the order of the data, cancels.
 
     Raises:
-        ValueError: no seed or no prompt is common to both.
+        StatisticsError: no seed or no prompt is common to both.
     """
     a, b = _by_prompt(a), _by_prompt(b)
     seeds = [seed for seed in a if seed in b]
     if not seeds or a.index.intersection(b.index).empty:
         lacking, values = ("seed", [list(a), list(b)]) if not seeds else ("prompt", [list(a.index), list(b.index)])
         shown = " and ".join(str(v[:5]) for v in values)
-        raise ValueError(f"The two have no {lacking} in common: {shown}. Only what both were asked can be compared.")
+        raise StatisticsError(
+            f"The two have no {lacking} in common: {shown}. Only what both were asked can be compared."
+        )
     return a[seeds] - b[seeds]
 
 

@@ -8,6 +8,8 @@ import evalica
 import numpy as np
 import pandas as pd
 
+from plo.statistics.intervals import StatisticsError
+
 
 @dataclass(frozen=True)
 class Ratings:
@@ -61,15 +63,15 @@ def ratings(games: pd.DataFrame, *, rounds: int = 200, level: float = 0.95, seed
         games: columns prompt_id, a, b, win (a's share of the win, in [0, 1]).
 
     Raises:
-        ValueError: fewer than two contestants, or a `win` outside [0, 1].
+        StatisticsError: fewer than two contestants, or a `win` outside [0, 1].
 
     Source: Bradley and Terry (1952); computed by evalica.
     """
     names = sorted({*games["a"], *games["b"]})
     if len(names) < 2:
-        raise ValueError(f"Ratings need two contestants; there is {', '.join(names) or 'none'}.")
+        raise StatisticsError(f"Ratings need two contestants; there is {', '.join(names) or 'none'}.")
     if not games["win"].between(0, 1).all():
-        raise ValueError("A column `win` must be a's share of the win: 1, 0, .5 for a tie, or between.")
+        raise StatisticsError("A column `win` must be a's share of the win: 1, 0, .5 for a tie, or between.")
     place = {name: number for number, name in enumerate(names)}
     prompt, prompts = pd.factorize(games["prompt_id"])
     a, b, win = games["a"].map(place), games["b"].map(place), games["win"].astype(float)

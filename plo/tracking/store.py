@@ -20,6 +20,7 @@ import pandas as pd
 from filelock import FileLock
 
 from plo.errors import PloError
+from plo.faults import disk_fault
 
 STORE = "plo.db"
 
@@ -89,6 +90,8 @@ class Store:
                     found = self._client.get_experiment_by_name(experiment)
                 names = [] if found else [e.name for e in self._client.search_experiments()]
         except Exception as error:
+            if fault := disk_fault(error):
+                raise TrackingError(f"The MLflow store {self.uri} cannot be opened: {fault}") from error
             reason = str(error).strip().split("\n")[0]
             raise TrackingError(
                 f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from plo.errors import raised_at
 from plo.losses import Loss
 from plo.verify.bregman import generator_checks, generator_of
 from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
@@ -100,11 +101,8 @@ def _tried(name: str, checks: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _raised(name: str, error: Exception, meaning: str) -> Check:
-    frames, where = error.__traceback__, ""
-    while frames is not None:
-        where = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
-        frames = frames.tb_next
-    return Check(name, FAILED, type(error).__name__, meaning, f"{error} ({where})", "mend the error at that line.")
+    where = f"{error} ({raised_at(error)})"
+    return Check(name, FAILED, type(error).__name__, meaning, where, "mend the error at that line.")
 
 
 __all__ = ["DESCRIBED", "FAILED", "NOT_APPLICABLE", "PASSED", "Check", "Report", "verify", "verify_generator"]

@@ -14,7 +14,7 @@ from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.trainer import NonFiniteLoss, PreferenceTrainer, last_checkpoint
 from plo.config import ModelConfig, TrainConfig
-from plo.losses import get_loss
+from plo.losses import LossError, get_loss
 
 LOSSES = ["dpo", "sft", "tdpo2", "tbpo_q", "dpo + 0.2*sft"]
 CONFIG = TrainConfig(
@@ -230,7 +230,7 @@ def test_a_token_mask_that_depends_on_values_is_refused(train):
         return -pairs.chosen.logps, pairs.chosen.mask & (pairs.chosen.logps < -1)
 
     unstable.level = "token"
-    with pytest.raises(RuntimeError, match="may depend on lengths, not on values"):
+    with pytest.raises(LossError, match="may depend on lengths, not on values"):
         train(unstable)
 
 

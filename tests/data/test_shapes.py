@@ -193,6 +193,16 @@ def test_unused_text_repeats_and_contradictions_are_said_once(write, tokenizer):
     assert len(data.train) + len(data.eval) == 33
 
 
+def test_plain_text_of_a_chat_format_is_said(write, tokenizer):
+    path = write([{**SHP, "history": f"q{i}"} for i in range(40)])
+    words = "data.options: {chat: true} makes messages"
+    assert words in str(load_data("file", path, tokenizer=tokenizer).summary())
+    chat = load_data("file", path, tokenizer=tokenizer, options={"chat": True})
+    assert words not in str(chat.summary()) and chat.train[0].row.chosen == [assistant("A day.")]
+    row, _ = one(write([NECTAR]))
+    assert (to_chat(row).prompt, to_chat(row).chosen) == ([user("q")], [assistant("best")])
+
+
 def test_names_of_columns(write, tmp_path):
     path = write([{"q": "42", "good": "7", "bad": "8", "prompt": "another"}])
     row, _ = one(path, columns={"prompt": "q", "chosen": "good", "rejected": "bad"})

@@ -152,6 +152,40 @@ def test_a_template_without_eos_is_counted_not_mended(make_tokenizer):
     assert bare.eos_token_id not in pair.chosen_ids and counts["responses_without_eos"] == 2
 
 
+def test_a_response_may_end_as_the_models_generation_settings_say(make_tokenizer, write, good_rows):
+    """Gemma-it: EOS is one token, the template ends a turn with another one, which only `generation_config` names."""
+    gemma = make_tokenizer(eos_token="<|endoftext|>")  # CHATML ends turns with <|im_end|>
+    turn = gemma.convert_tokens_to_ids("<|im_end|>")
+    options = {"tokenizer": gemma, "options": {"chat": True}}
+    unknown = load_data("file", write(good_rows(30)), **options)
+    known = load_data("file", write(good_rows(30)), **options, ends=[turn])
+    assert unknown.stats["responses_without_eos"] == 2 * len(unknown.train + unknown.eval)
+    assert known.stats["responses_without_eos"] == 0 and "without EOS" not in str(known.summary())
+    assert known.digest == unknown.digest
+    cut = load_data("file", write(good_rows(30)), **options, ends=[turn], max_length=len(known.train[0].prompt_ids) + 2)
+    assert cut.stats["responses_without_eos"] > 0
+
+
+def test_a_template_that_changes_the_prompts_end_is_no_merge(make_tokenizer, write, good_rows):
+    """As Qwen3's: the generation prompt holds an empty thought, which the template leaves out where a response follows."""
+    thought = "{% if add_generation_prompt %}<|im_start|>assistant\n<think></think>\n{% endif %}"
+    changing = make_tokenizer(chat_template=make_tokenizer().chat_template.partition("{% if")[0] + thought)
+    row = to_chat(Row("Which?", "Yes, this", "No, that"))
+    _, pair, counts = next(tokenize_rows([row], changing, 99, "keep_start"))
+    assert changing.decode(pair.prompt_ids).endswith("<|im_start|>assistant\n")
+    taken_back = len(changing("<think></think>\n")["input_ids"])
+    assert counts["merged_boundaries"] == 0 and counts["rewritten_prompts"] == 1
+    assert counts["rewritten_tokens"] == taken_back > 1
+    data = load_data("file", write(good_rows(30)), tokenizer=changing, options={"chat": True})
+    rows = len(data.train + data.eval)
+    said = str(data.summary())
+    assert (
+        f"{rows} prompts that the chat template ends differently once a response follows: {rows * taken_back} tokens"
+        in said
+    )
+    assert "merges" not in said
+
+
 @pytest.mark.parametrize("row", [Row("Sampled:", "yes", "no"), PLAIN[2], *CHAT[-2:]])
 def test_the_prompt_for_sampling_has_the_ids_of_training(row, tokenizer):
     _, pair, counts = next(tokenize_rows([row], tokenizer, 99, "keep_start"))

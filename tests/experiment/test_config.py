@@ -64,3 +64,24 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
         load_experiment(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ({}, 2e-4),
+        ({"model.peft": "full"}, 1e-5),
+        ({"model.peft": "full", "train.lr": 3e-4}, 3e-4),
+        ({"train.lr": None, "model": {"peft": "full"}}, 1e-5),
+    ],
+)
+def test_the_learning_rate_is_by_kind_of_fine_tuning_and_recorded_as_a_number(settings, lr):
+    from plo.experiment.cell import Cell
+    from plo.experiment.matrix import _params
+    from plo.losses import get_loss
+
+    experiment = load_experiment(None, {"losses": ["dpo"], **settings})
+    assert experiment.train.lr == experiment.model_dump(mode="json")["train"]["lr"] == lr
+    assert float(_params(experiment, Cell(get_loss("dpo"), 0, "key"))["lr"]) == lr
+    again = load_experiment(None, experiment.model_dump(mode="json"))  # as a recorded configuration is read back
+    assert again.train.lr == lr

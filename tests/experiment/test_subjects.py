@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plo.backbone.model import Backbone
+from plo.backbone.model import Backbone, ModelError
 from plo.config import EvaluationConfig
 from plo.data.rows import Row
 from plo.evals import EvaluationError
@@ -188,23 +188,23 @@ def test_an_adapter_that_is_more_than_its_layers_is_refused(adapter):
         file.write_text(usual)
         edit(file, **{name: value})
         said = re.escape(f"{name}={json.dumps(value)}")
-        with pytest.raises(EvaluationError, match=f"says {said}, which plo does not know how to honour. Merge it"):
+        with pytest.raises(ModelError, match=f"says {said}, which plo does not know how to honour. Merge it"):
             load_subject(str(folder), 0, CONFIG)
 
 
 def test_an_adapter_that_does_not_fit(adapter):
     folder = adapter(r=4)
     edit(folder / "adapter_config.json", r=8)
-    with pytest.raises(EvaluationError, match="does not fit its base .* size mismatch"):
+    with pytest.raises(ModelError, match="does not fit its base .* size mismatch"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", r=4, target_modules=["q_proj", "v_proj", "o_proj"])
-    with pytest.raises(EvaluationError, match=r"lacks .*o_proj.*are of two adapters"):
+    with pytest.raises(ModelError, match=r"lacks .*o_proj.*are of two adapters"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", target_modules=["q_proj"])
-    with pytest.raises(EvaluationError, match=r"has .*v_proj.*which its settings do not make"):
+    with pytest.raises(ModelError, match=r"has .*v_proj.*which its settings do not make"):
         load_subject(str(folder), 0, CONFIG)
     edit(folder / "adapter_config.json", peft_type="IA3")
-    with pytest.raises(EvaluationError, match="is no LoRA adapter"):
+    with pytest.raises(ModelError, match="is no LoRA adapter"):
         load_subject(str(folder), 0, CONFIG)
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
@@ -26,6 +27,7 @@ from plo.losses import (
 from plo.losses.dpo import dpo
 from plo.pairs import MissingStatistic, Pairs
 from plo.registry import Registry, RegistryError, load_plugin
+from plo.scorers import register_scorer
 
 PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
 
@@ -403,3 +405,69 @@ def test_an_entry_point_that_fails_is_named(installed):
 def test_defaults_are_the_authors(name, defaults):
     params = get_loss(name).params
     assert {key: params[key] for key in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("my loss", "my_loss"),
+        ("dpo-2", "dpo_2"),
+        ("a+b", "a_b"),
+        ("2dpo", "my_2dpo"),
+        ("", "my"),
+        ("lambda", "my_lambda"),
+    ],
+)
+@pytest.mark.parametrize("register", [register_loss, register_generator, register_scorer], ids=lambda r: r.__name__)
+def test_a_name_that_could_not_be_written_is_refused(register, name, better):
+    with pytest.raises(RegistryError, match=re.escape(f"{name!r} cannot be the name of a")) as refused:
+        register(name)(lambda given: given)
+    assert f"such as {better!r}" in str(refused.value)
+
+
+def test_an_alias_that_could_not_be_written_is_refused():
+    with pytest.raises(RegistryError, match="'d p o' cannot be the name of a loss"):
+        LOSSES.alias("d p o", of="dpo")
+
+
+@pytest.mark.parametrize(
+    ("register", "given"), [(register_loss, "pairs"), (register_generator, "R"), (register_scorer, "material")]
+)
+def test_hyper_parameters_by_position_are_refused(register, given):
+    with pytest.raises(
+        RegistryError, match=rf"takes beta, other by position.*write a \* before them, \({given}, \*, beta="
+    ):
+        register("by_position")(lambda given, beta=0.1, other=2: given)
+    with pytest.raises(RegistryError, match=f"takes no argument: it is called with {given}"):
+        register("by_position")(lambda: None)
+
+
+def test_hyper_parameters_by_position_of_a_module_and_of_a_plain_function():
+    class Own(torch.nn.Module):
+        def __init__(self, hidden_size, width=3):
+            super().__init__()
+
+    with pytest.raises(RegistryError, match=r"takes width by position.*\(hidden_size, \*, width="):
+        register_loss("own")(Own)
+
+    def plain(pairs, beta=0.1):
+        return beta * pairs.chosen.logp()
+
+    with pytest.raises(RegistryError, match="'plain' .* takes beta by position"):
+        get_loss(plain)
+
+
+@pytest.mark.parametrize("fact", ["needs", "detached", "against"])
+def test_a_text_where_a_tuple_belongs_is_refused(fact):
+    with pytest.raises(
+        LossError, match=rf"{fact}='chosen' of the loss 'x' must be a tuple of names: {fact}=\('chosen',\)"
+    ):
+        register_loss("x", **{fact: "chosen"})
+    register_loss("x", **{fact: lambda: "chosen"})(lambda pairs: pairs.chosen.logp())
+    with pytest.raises(LossError, match="must be a tuple"):
+        get_loss("x")
+
+
+def test_a_side_that_there_is_not():
+    with pytest.raises(LossError, match="'winner' is neither 'chosen' nor 'rejected'"):
+        register_loss("x", against=("winner",))

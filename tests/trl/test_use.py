@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import plo.trl
 from plo.losses import LossError
 from plo.pairs import MissingStatistic
+from plo.trl_checks import TRLError
 
 ROWS = [
     {"prompt": f"It {'was ' * i}", "chosen": " right" * (7 - i), "rejected": " wrong" * (1 + i % 3), "margin": i % 3}
@@ -272,6 +274,15 @@ def test_trls_beta_is_handed_on(trl_trainer):
     assert losses(trainer) == pytest.approx(losses(theirs), abs=1e-4)
 
 
+def test_an_adapter_that_another_one_took_the_place_of_is_refused(trl_trainer, tiny_model):
+    """As `AutoModelForCausalLM.from_pretrained(ADAPTER)` gives it; TRL starts from the base alone, and says nothing."""
+    model = tiny_model()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    trainer = trl_trainer("lora", model=model)
+    with pytest.raises(plo.trl.TRLError, match="had an adapter already when peft_config put another one on it"):
+        plo.trl.use(trainer, "dpo")
+
+
 def test_wrong_uses_are_refused(trl_trainer, tiny_model):
     trainer = plo.trl.use(trl_trainer("lora"), "dpo")
     with pytest.raises(plo.trl.TRLError, match="trains 'dpo' already"):
@@ -302,7 +313,7 @@ def test_a_token_mask_that_depends_on_values_is_refused(trl_trainer):
         return -pairs.chosen.logps, pairs.chosen.mask & (pairs.chosen.logps > -3)
 
     confident.level, confident.needs = "token", ()
-    with pytest.raises(RuntimeError, match="may depend on lengths, not on values"):
+    with pytest.raises(LossError, match="may depend on lengths, not on values"):
         plo.trl.use(trl_trainer("lora"), confident).train()
 
 
@@ -310,5 +321,5 @@ def test_a_loss_that_is_not_finite_stops_with_the_pairs(trl_trainer):
     def breaks(pairs):
         return pairs.log_ratio_margin() / torch.tensor([1.0, 0.0, 1.0, 1.0]) * torch.tensor([1.0, 0.0, 1.0, 1.0])
 
-    with pytest.raises(RuntimeError, match=r"not finite at step 1, in pairs \[1\] of its batch of 4"):
+    with pytest.raises(TRLError, match=r"not finite at step 1, in pairs \[1\] of its batch of 4"):
         plo.trl.use(trl_trainer("lora"), breaks).train()

@@ -190,7 +190,8 @@ def test_the_version_of_an_adapter_names_how_it_is_scaled(tiny, embedded):
 
     base = LlamaForCausalLM.from_pretrained(tiny(LlamaForCausalLM))
     folder = tiny(LlamaForCausalLM).parent / "adapter"
-    get_peft_model(base, LoraConfig(r=2, lora_alpha=32, target_modules=["q_proj"])).save_pretrained(folder)
+    settings = LoraConfig(r=2, lora_alpha=32, target_modules=["q_proj"], init_lora_weights=False)  # not 0
+    get_peft_model(base, settings).save_pretrained(folder)
     embedded[1].save_pretrained(folder)
     first = get_judge(f"hf:{folder}").version
     settings = folder / "adapter_config.json"

@@ -1,0 +1,100 @@
+"""Models and tokenizers by name: 'embedded', a folder or a hub name, of a model or of a LoRA adapter."""
+
+import difflib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, put_on, share_kept
+from plo.backbone.head import ModelError
+from plo.embedded import embedded_model
+
+SHARE_KEPT = 0.9  # of what an adapter changes; less is left of it in the model's dtype: a warning
+TASKS = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassification": "SEQ_CLS"}
+
+
+def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any) -> tuple[PreTrainedModel, Any]:
+    """The model that a name stands for, and its tokenizer.
+
+    An adapter is merged into its base, in float32, so that whatever is trained or measured later starts from the two
+    together. Its base may be an adapter too. Where its folder holds no tokenizer, the tokenizer is the base's.
+
+    Args:
+        kind: the class of transformers that loads it.
+        dtype: of the weights; "auto": the one they are saved in, of an adapter that of its base.
+        keywords: for `from_pretrained` of the model.
+
+    Raises:
+        ModelError: there is no such folder, or an adapter that does not fit.
+        OSError, ValueError, ImportError: transformers cannot load it.
+    """
+    name = str(embedded_model()) if name == "embedded" else name
+    _check_there(name)
+    if adapter_folder(name) is None:
+        return _model(kind, name, dtype, keywords), AutoTokenizer.from_pretrained(_place(name))
+    model, tokenizer, own = _merged(kind, name, keywords, dtype)
+    return model.to(own), tokenizer
+
+
+def _merged(
+    kind: type, name: str, keywords: Any, wanted: torch.dtype | str
+) -> tuple[PreTrainedModel, Any, torch.dtype]:
+    """The model in float32, its tokenizer, and the dtype that it is to have."""
+    _check_there(name)
+    folder = adapter_folder(name)
+    if folder is None:
+        model = _model(kind, name, "auto", keywords)
+        own = model.dtype if wanted == "auto" else getattr(torch, wanted) if isinstance(wanted, str) else wanted
+        return model.float(), AutoTokenizer.from_pretrained(_place(name)), own
+    base = adapter_config(folder, TASKS[kind.__name__])["base_model_name_or_path"]
+    model, tokenizer, own = _merged(kind, base, keywords, wanted)
+    adapted = put_on(model, folder)
+    if own != torch.float32 and (kept := share_kept(adapted, own)) < SHARE_KEPT:
+        warnings.warn(
+            f"{name}: merged into weights in {str(own).removeprefix('torch.')}, {kept:.0%} of what this adapter changes is "
+            f"left, the rest is lost to rounding. model.dtype=float32 keeps it all.",
+            stacklevel=5,
+        )
+    model = adapted.merge_and_unload()
+    of_hub = not Path(_place(name)).is_dir()
+    model.name_or_path = model.config._name_or_path = name if of_hub else str(folder.resolve())
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    return model, tokenizer, own
+
+
+def _model(kind: type, name: str, dtype: torch.dtype | str, keywords: Any) -> PreTrainedModel:
+    return kind.from_pretrained(_place(name), dtype=dtype, **keywords)
+
+
+def _place(name: str) -> str:
+    """A folder with the user's home written out; a hub name as it is."""
+    return str(Path(name).expanduser())
+
+
+def _check_there(name: str) -> None:
+    """Raise where a name is that of a folder and there is no model.
+
+    Raises:
+        ModelError: with the names of folders that may be meant.
+    """
+    path = Path(_place(name))
+    if path.is_dir():
+        files = ("config.json", CONFIG)
+        if any((path / file).is_file() for file in files):
+            return
+        inside = sorted(file.parent for file in path.glob("*/*config.json") if file.name in files)
+        hint = f" {inside[0]} does: give that." if inside else ""
+        raise ModelError(f"The folder {name} holds no model: neither {' nor '.join(files)} is there.{hint}")
+    if path.exists():
+        raise ModelError(f"{name} is a file, and a model is a folder: give the folder that holds its config.json.")
+    looks_like_one = name.startswith((".", "/", "~")) or len(path.parts) > 2
+    if looks_like_one or (len(path.parts) == 2 and path.parent.is_dir()):
+        there = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+        longer = [folder for folder in sorted(there) if folder.startswith(path.name)]
+        close = [str(path.parent / folder) for folder in longer[:3] or difflib.get_close_matches(path.name, there)]
+        hint = f" Near it: {', '.join(close)}." if close else ""
+        raise ModelError(f"The model folder {name} is not there.{hint} Mend the path.")

@@ -1,0 +1,73 @@
+"""Faults of the machine, not of plo: a full or read-only disk, a folder without permission, memory that ran out.
+
+Libraries report them in as many ways as there are libraries. `sentence` says them in one, with place and remedy.
+"""
+
+import errno
+import pickle
+import re
+from collections.abc import Iterator
+
+ELSEWHERE = "name another folder (out=FOLDER, --store, the environment variable PLO_HOME)"
+FULL = re.compile(r"no space left|disk is full|quota exceeded|os error (28|122)\b|file write failed", re.I)
+READ_ONLY = re.compile(r"read-only file system|readonly database|os error 30\b", re.I)
+DENIED = re.compile(r"permission denied|unable to open database file|os error 13\b", re.I)
+DISK = {
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EROFS: READ_ONLY, errno.EACCES: DENIED, errno.EPERM: DENIED,
+}  # fmt: skip
+PLACES = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Say in a sentence that a disk cannot be written, where that is what `error` or an error behind it came from."""
+    for one in _behind(error):
+        number = one.errno if isinstance(one, OSError) else None
+        kind = DISK.get(number) or next((kind for kind in (FULL, READ_ONLY, DENIED) if kind.search(str(one))), None)
+        if kind is None:
+            continue
+        place = _place(one) or "a file of the MLflow store, of --out or of PLO_HOME"
+        if kind is FULL:
+            return f"{place} cannot be written: the disk is full. Make room there, or {ELSEWHERE}."
+        if kind is READ_ONLY:
+            return f"{place} cannot be written: the disk is read-only. Mount it to be written, or {ELSEWHERE}."
+        return f"{place} cannot be read or written: permission is denied. Change its permissions, or {ELSEWHERE}."
+    return None
+
+
+def sentence(error: BaseException) -> str | None:
+    """Say in a sentence what fault of the machine `error` came from; None where it is none."""
+    if fault := disk_fault(error):
+        return fault
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename:
+        return f"{error.filename}: {error.strerror}. Name another file or folder."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "Memory ran out. Set train.micro_batch_size (pairs a forward pass) or data.max_length lower, or take a smaller "
+            "model."
+        )
+    return None
+
+
+def reason(error: BaseException, longest: int = 250) -> str:
+    """Shorten the error of a library to a clause: one line, without a full stop; a refused pickle in plain words."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "its weights are a pickle that would run code or is damaged, and plo loads none; convert them to safetensors "
+            "where you trust them"
+        )
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{text[:longest]}…" if len(text) > longest else text or type(error).__name__
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from or during."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _place(error: BaseException) -> str | None:
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    return str(name) if name else None

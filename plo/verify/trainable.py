@@ -1,0 +1,38 @@
+"""Whether a loss can be trained at all: asked before anything is, in milliseconds and without a model."""
+
+import copy
+
+import torch
+
+from plo.errors import PloError
+from plo.losses import Loss, LossError
+from plo.verify.inputs import CONSTANTS, HIDDEN, make_pairs, make_statistics, mean
+
+
+def check_trainable(loss: Loss) -> None:
+    """Call a loss on pairs of random statistics, and look for a gradient in what the policy computes.
+
+    A mistake inside the loss (any error but plo's own) is left for training to meet, and its traceback for the record.
+
+    Raises:
+        LossError: the loss touches a statistic that it does not need, returns another thing than its level asks for, or
+            has no gradient in any of the policy's statistics.
+    """
+    statistics = make_statistics(loss.needs)
+    carriers = [
+        values.requires_grad_() for side in statistics for name, values in side.items() if name not in CONSTANTS
+    ]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            total = mean(copy.deepcopy(loss).build(HIDDEN).double(), make_pairs(statistics, loss.needs))
+    except PloError as error:
+        said = str(error) if repr(loss.name) in str(error) else f"The loss {loss.name!r}: {error}"
+        raise LossError(said) from None
+    except Exception:
+        return
+    gradients = torch.autograd.grad(total, carriers, allow_unused=True) if total.requires_grad else []
+    if all(gradient is None for gradient in gradients):
+        raise LossError(
+            f"The loss {loss.name!r} has no gradient in anything that the policy computes, so that nothing would be "
+            f"trained. Compute it from pairs.chosen.logps or pairs.rejected.logps, without detach(), no_grad() or .item()."
+        )
