@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow clean
+.PHONY: setup demo demo-full test test-avx2 test-slow clean
 
 setup: $(VENV)/ready
 
@@ -18,12 +18,21 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/plo compare docs/demo.yaml
-	$(BIN)/plo leaderboard demo
+	$(BIN)/plo demo
+
+demo-full: setup
+	$(BIN)/plo demo --full
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+# The tests that compare floating-point numbers, computed as on a CPU that has AVX2 but neither AVX-512 nor AMX.
+NUMERIC := tests/backbone tests/losses tests/statistics tests/verify tests/trl tests/scorers
+
+test-avx2: setup
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+		$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(NUMERIC)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal

@@ -132,7 +132,12 @@ def _load(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, list[An
                 f"include_path=FOLDER."
             )
         try:
-            found = manager.load([name])
+            with _no_metric_lost(name):
+                found = manager.load([name])
+        except StopIteration as error:  # its first row is looked at
+            raise EvaluationError(
+                f"The data of the lm-eval task {name!r} has no rows: mend the data_files of its task file, or leave it out."
+            ) from error
         except ImportError as error:
             raise EvaluationError(
                 f"The lm-eval task {name!r} needs the package {error.name!r}, which is not installed: "
@@ -151,6 +156,42 @@ def _load(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, list[An
             key: made for kind in ("tasks", "groups") for key, made in found[kind].items() if key not in children
         }
     return manager, list(loaded.values())
+
+
+@contextlib.contextmanager
+def _no_metric_lost(task: str) -> Iterator[None]:
+    """Refuse a task with a metric that lm-eval does not know: it only logs that, and reports the others.
+
+    Raises:
+        EvaluationError: names the metric, and near ones.
+    """
+    lost: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if found := re.match(r"(.+) not found in the evaluate library", record.getMessage()):
+                lost.append(found[1])
+
+    logger, listener = logging.getLogger("lm_eval"), Listener()
+    logger.addHandler(listener)
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    finally:
+        logger.removeHandler(listener)
+    if lost:
+        from lm_eval.api.registry import metric_registry
+
+        close = difflib.get_close_matches(lost[0], list(metric_registry), n=3)
+        hint = f" Near: {', '.join(close)}." if close else ""
+        raise EvaluationError(
+            f"The lm-eval task {task!r} asks for the metric {lost[0]!r}, which lm-eval does not have.{hint} Mend the "
+            f"metric_list of its task file."
+        ) from error
+    if error is not None:
+        raise error
 
 
 @cache

@@ -77,7 +77,7 @@ def _entry_of(function: Callable) -> Entry:
 
 def _from_text(text: str, params: Mapping[str, Any]) -> Loss:
     if text in LOSSES or text in LOSSES.absent:  # the look-up tells why one is absent; "ti-dpo" is no difference
-        return Loss(LOSSES[text], params)
+        return _configured(LOSSES[text], params)
     try:
         terms = _terms(ast.parse(text.strip(), mode="eval").body, 1.0)
     except (SyntaxError, LossError, HyperParameterError) as error:
@@ -87,12 +87,26 @@ def _from_text(text: str, params: Mapping[str, Any]) -> Loss:
         ) from None
     if len(terms) == 1 and terms[0][0] == 1.0:
         _, name, own = terms[0]
-        return Loss(LOSSES[name], {**own, **params})
+        return _configured(LOSSES[name], {**own, **params})
     if params:
         raise LossError(
             f"Hyper-parameters of a sum belong to its terms: 'dpo(beta=0.2) + 0.2*sft', not {dict(params)}."
         )
-    return LossSum([(weight, Loss(LOSSES[name], own)) for weight, name, own in terms])
+    configured = [(weight, _configured(LOSSES[name], own)) for weight, name, own in terms]
+    return LossSum([(weight * inner, term) for weight, loss in configured for inner, term in loss.terms])
+
+
+def _configured(entry: Entry, params: Mapping[str, Any]) -> Loss:
+    """A registered loss; with `preset`, those hyper-parameters below the given ones, in each term."""
+    presets = entry.facts.get("presets") or {}
+    if not presets or params.get("preset") is None:
+        return Loss(entry, {key: value for key, value in params.items() if key != "preset" or not presets})
+    own = dict(params)
+    preset = own.pop("preset")
+    if preset not in presets:
+        raise LossError(f"preset={preset!r} of the loss {entry.name!r} must be one of {', '.join(presets)}.")
+    terms = [(weight, Loss(entry, {**settings, **own})) for weight, settings in presets[preset]]
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else LossSum(terms)
 
 
 def _terms(node: ast.expr, weight: float) -> list[tuple[float, str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """`register_loss`, and `Loss`: a registered loss with its hyper-parameters set, to be called on `Pairs`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ def register_loss(
     detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     against: tuple[str, ...] | Callable[..., tuple[str, ...]] = (),
     target_margin: float | Callable[..., float | None] | None = None,
+    presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] | None = None,
     paper: str = "",
     replace: bool = False,
 ) -> Callable:
@@ -73,6 +74,8 @@ def register_loss(
             so fails `plo verify`.
         target_margin: the value of the metric `margin` at which the loss is least, where there is one; or a function of the
             hyper-parameters that returns it. A training that ends under a tenth of it is told so.
+        presets: settings by name, for `name(preset=...)`: hyper-parameters that differ from the defaults, each with the
+            weight of its term, `{"hh": [(1.0, {"lam": 1.2})]}`; several terms are a sum.
         paper: arXiv number or citation.
 
     Raises:
@@ -93,7 +96,13 @@ def register_loss(
     def register(target):
         check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
         facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {"model": model, "detached": detached, "against": against, "target_margin": target_margin}
+        facts |= {
+            "model": model,
+            "detached": detached,
+            "against": against,
+            "target_margin": target_margin,
+            "presets": presets or {},
+        }
         return LOSSES.register(name, replace=replace, **facts)(target)
 
     return register

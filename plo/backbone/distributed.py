@@ -5,12 +5,14 @@ Alone, every function here does the obvious thing at once, so that no caller ask
 
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -34,6 +36,26 @@ def start() -> None:
     wants_shards()  # takes it off the environment before transformers and accelerate look
     if dist.is_initialized():
         _patient_group()  # all processes have to make it, at the same moment: here they do
+
+
+def lost_processes() -> str | None:
+    """Say in a sentence that `accelerate launch` was asked for several processes and started one; None where it was not.
+
+    It does so with `--cpu`, without a word.
+    """
+    if "ACCELERATE_USE_CPU" not in os.environ or processes() > 1:
+        return None
+    try:
+        command = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    asked = re.search(r"--num[_-]processes[ =](\d+)", " ".join(command))
+    if asked is None or int(asked[1]) < 2:
+        return None
+    return (
+        f"accelerate launch was asked for {asked[1]} processes and started this one alone, as it does with --cpu: on CPUs "
+        f"start them with torchrun --nproc_per_node {asked[1]} -m plo ..."
+    )
 
 
 @cache

@@ -5,7 +5,7 @@ Heavy imports stand inside the commands, so that `plo --help` answers at once.
 
 import typer
 
-from plo.cli import evaluation, lists, reports, runs
+from plo.cli import demo, evaluation, lists, reports, runs
 from plo.cli.shared import friendly
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo.demo)
 app.command()(friendly()(lists.losses))
 app.command()(friendly()(lists.generators))
 app.command()(reports.docs)

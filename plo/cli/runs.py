@@ -119,6 +119,12 @@ def compare(
         experiment = load_experiment(path, {**flags, **known})
         load_plugins(experiment.plugins)
         experiment = with_hyper_parameters(experiment, hyper)
+    run(experiment)
+
+
+def run(experiment) -> None:
+    """Run the comparison; exit code 1 where a cell failed."""
+    with friendly():
         quiet()
         from plo.backbone.distributed import is_main
         from plo.experiment.matrix import compare

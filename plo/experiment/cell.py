@@ -62,9 +62,14 @@ class Cell:
         """Units of progress that the cell takes."""
         if self.loss is None:
             return EVALUATION_UNITS
+        return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
+
+    def steps(self, experiment: Experiment, pairs: int) -> int:
+        """Optimiser steps that the cell takes."""
         train = experiment.train
-        steps = train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
-        return steps + EVALUATION_UNITS * len(experiment.points)
+        if self.loss is None:
+            return 0
+        return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
 
     def folder(self, root: Path) -> Path:
         return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
@@ -124,7 +129,7 @@ def run_cell(
     run: CellRun,
     root: Path,
     reference_samples: pd.DataFrame | None,
-    progress: Callable[[int], None] = lambda units: None,
+    progress: Callable[..., None] = lambda units, steps=0: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train (resuming from the last whole checkpoint), evaluate at every point, record. Returns the final metrics.
@@ -133,7 +138,7 @@ def run_cell(
         run: where it is recorded.
         root: folder of the comparison; checkpoints and the trained adapter go into a folder of the cell's own.
         reference_samples: the reference's samples of the same seed, for win rates; None for the reference itself.
-        progress: told the units of work done since the last call.
+        progress: told the units of work done since the last call, and how many of them were steps.
         note: told what a reader of the cell's numbers should know; the record has it as the tag `plo.notes`.
     """
     folder = cell.folder(root)
@@ -201,7 +206,7 @@ class Evaluator(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.points = self._points(state.max_steps)
-        self.progress(state.global_step)
+        self.progress(state.global_step, state.global_step)
         for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
             if "loss" in entry:
                 self.run.log(_numbers(entry), entry["step"])
@@ -212,7 +217,7 @@ class Evaluator(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
         control.should_log |= control.should_save  # a resumed run starts from empty sums: so does every checkpoint
-        self.progress(1)
+        self.progress(1, 1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:  # not the Trainer's own summary at the end

@@ -21,13 +21,14 @@ from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.preflight import check_columns, check_losses, with_stages
-from plo.experiment.workbench import Workbench, prepare, progress_bar, workbench
+from plo.experiment.progress import CellsProgress
+from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
-from plo.terminal import Terminal, plain, say
+from plo.terminal import Terminal, say
 from plo.tracking import Cell as Recorded
 from plo.tracking import CellRun, Tracker, Unrecorded, closing
 
@@ -120,21 +121,20 @@ def _run(
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
         say(console, f"{skipped} of {len(cells)} cells are finished already.")
-    with progress_bar(console) as bar:
-        task = bar.add_task("cells", total=sum(cell.units(experiment, len(bench.data.train)) for cell in todo))
-        for number, cell in enumerate(todo, 1):
-            bar.update(task, description=plain(f"[{number}/{len(todo)}] {cell.name}"))
+    pairs = len(bench.data.train)
+    work = [(cell.units(experiment, pairs), cell.steps(experiment, pairs)) for cell in todo]
+    with CellsProgress(console, work) as progress:
+        for cell in todo:
+            progress.begin(cell.name)
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
             run = distributed.on_main(start, share=False) or Unrecorded()
-            before = bar.tasks[task].completed
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                advance = partial(bar.advance, task)
                 note = partial(_note, console, cell.name)
-                metrics = run_cell(cell, bench, run, root, reference, advance, note)
+                metrics = run_cell(cell, bench, run, root, reference, progress.advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
@@ -149,7 +149,7 @@ def _run(
                 if cell.loss is None:
                     references[cell.seed] = run.run_id
                 say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
-            bar.update(task, completed=before + cell.units(experiment, len(bench.data.train)))
+            progress.end()
     return failed
 
 

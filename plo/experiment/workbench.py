@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from plo.backbone import distributed
 from plo.backbone.head import ModelError
@@ -18,6 +17,7 @@ from plo.evals import EVALUATIONS, OnModel, on_model
 from plo.evals.judges import Judging
 from plo.evals.judges.template import get_template
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
+from plo.experiment.progress import progress_bar
 from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
@@ -50,6 +50,8 @@ class Workbench:
 
 def workbench(experiment: Experiment, console: Console) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
+    if lost := distributed.lost_processes():
+        say(console, lost, style="yellow")
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
     with console.status(line(f"loading {experiment.model.name}")):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
@@ -156,14 +158,3 @@ def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tup
     prepare(bench, console)
     weights = token_weights(bench.stages, scorer, experiment.seeds[0], plo_home() / "scores")
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer
-
-
-def progress_bar(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)

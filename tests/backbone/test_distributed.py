@@ -91,7 +91,7 @@ def _launch(folder: Path, name: str, cases: list[Case], environment: dict[str, s
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]

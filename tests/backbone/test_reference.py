@@ -71,7 +71,7 @@ def test_processes_that_fill_it_at_once_agree(tiny_llama, tiny_pairs, tmp_path):
     work = [context.Process(target=_fill, args=(tiny_llama(), tiny_pairs(6), tmp_path, queue)) for _ in range(3)]
     for process in work:
         process.start()
-    results = [queue.get(timeout=120) for _ in work]
+    results = [queue.get(timeout=600) for _ in work]
     for process in work:
         process.join()
     assert results[0] == results[1] == results[2]

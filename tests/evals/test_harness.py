@@ -260,6 +260,24 @@ def test_what_cannot_run_is_said(subject, task, tmp_path):
         lm_eval(subject, tasks=("colours",), include_path=folder, chat=True)
 
 
+@pytest.mark.parametrize("more", [{}, {"aggregation": "mean", "higher_is_better": True}])
+def test_a_misspelt_metric_is_no_silence(subject, task, more):
+    folder = task("things", metric_list=[{"metric": "acc"}, {"metric": "acc_nrom", **more}])
+    message = r"'things' asks for the metric 'acc_nrom', which lm-eval does not have. Near: .*acc_norm.*metric_list"
+    with pytest.raises(EvaluationError, match=message):
+        lm_eval(subject, tasks=("things",), include_path=folder)
+
+
+def test_data_without_rows_are_said(subject, task):
+    with pytest.raises(EvaluationError, match=r"'things' has no rows: mend the data_files"):
+        lm_eval(subject, tasks=("things",), include_path=task("things", []))
+
+
+@pytest.mark.parametrize(("written", "tasks"), [("gsm8k", ("gsm8k",)), ("a, b", ("a", "b")), (["a"], ("a",))])
+def test_tasks_are_a_list_however_written(written, tasks):
+    assert on_model("lm_eval", {"tasks": written}).options["tasks"] == tasks
+
+
 def test_it_is_registered_with_its_options(subject, task):
     run = on_model("lm_eval", {"tasks": ["colours"], "include_path": str(task("colours")), "limit": 2})
     assert not run.judged and set(run(subject).metrics) == {"colours.acc", "colours.acc_norm"}

@@ -74,7 +74,7 @@ def _launch(experiment, environment) -> subprocess.CompletedProcess:
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
     )
 
 

@@ -17,6 +17,7 @@ VARIANTS = [
     "bpo(generator=kliep, clip=(None, 50))",
     "bpo(ratio=simpo, beta=2, clip=(0.01, 100))",
     "bpo(ratio=js)",
+    "bpo(preset=llama3)",
     "bpo(ratio=forward_kl, clip=(0.01, 100))",
     "bpo(ratio=alpha, generator=lr)",
     "f_dpo(divergence=reverse_kl)",

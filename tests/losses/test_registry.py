@@ -391,6 +391,40 @@ def test_an_entry_point_that_fails_is_named(installed):
 
 
 @pytest.mark.parametrize(
+    ("spec", "spelt_out"),
+    [
+        ("bpo(preset=hh)", "bpo(lam=1.2, clip=(0.01, None))"),
+        ({"bpo": {"preset": "hh"}}, "bpo(lam=1.2, clip=(0.01, None))"),
+        ("bpo(preset=hh, beta=0.2)", "bpo(beta=0.2, lam=1.2, clip=(0.01, None))"),
+        ("bpo(preset=hh, lam=0.5)", "bpo(lam=0.5, clip=(0.01, None))"),
+        ("bpo(preset=tldr)", "bpo(beta=0.5, lam=-0.5, clip=(0.025, None))"),
+        (
+            "bpo(preset=llama3)",
+            "0.05*bpo(ratio=simpo, beta=2, clip=(0.01, 100)) + 0.95*bpo(ratio=simpo, beta=2, generator=lr)",
+        ),
+        (
+            "2*bpo(preset=llama3, beta=10, gamma_beta_ratio=0.3) + sft",
+            "0.1*bpo(ratio=simpo, beta=10, gamma_beta_ratio=0.3, clip=(0.01, 100)) "
+            "+ 1.9*bpo(ratio=simpo, beta=10, gamma_beta_ratio=0.3, generator=lr) + sft",
+        ),
+    ],
+)
+def test_a_preset_is_the_loss_that_it_stands_for(spec, spelt_out):
+    loss, expected = get_loss(spec), get_loss(spelt_out)
+    assert loss.name == expected.name == get_loss(loss.name).name
+    assert [weight for weight, _ in loss.terms] == pytest.approx([weight for weight, _ in expected.terms])
+    torch.testing.assert_close(loss(PAIRS), expected(PAIRS))
+
+
+def test_a_preset_that_there_is_not():
+    with pytest.raises(LossError, match="preset='imdb' of the loss 'bpo' must be one of hh, tldr, llama3"):
+        get_loss("bpo", preset="imdb")
+    with pytest.raises(LossError, match="no hyper-parameter 'preset'"):
+        get_loss("dpo", preset="hh")
+    assert get_loss("bpo", preset=None).name == "bpo"
+
+
+@pytest.mark.parametrize(
     ("name", "defaults"),
     [
         ("wpo", {"beta": 0.01, "cap": 1.0}),  # training_configs/*.yaml and scripts/run_wpo.py of its authors

@@ -1,0 +1,54 @@
+"""The demo: `plo demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plo.cli.reports import leaderboard
+from plo.cli.runs import run
+from plo.cli.shared import console, friendly
+from plo.terminal import say
+
+EXPERIMENT = Path("docs/demo.yaml")
+CHOSEN = Path("runs/demo.yaml")
+
+
+def demo(
+    full: Annotated[bool, typer.Option("--full", help="Run all of the experiment, whatever it takes.")] = False,
+    minutes: Annotated[float, typer.Option(min=0, help="Shorten the experiment until it is likely to fit.")] = 5.0,
+    experiment: Annotated[Path, typer.Option(help="The whole demo.")] = EXPERIMENT,
+    chosen: Annotated[Path, typer.Option(help="Where the shortened experiment is kept.")] = CHOSEN,
+):
+    """Compare losses on an embedded task, in a size that fits this machine, and print the leaderboard."""
+    import torch
+
+    from plo.config import load_experiment
+    from plo.demo import keep, measure, plan
+
+    with friendly():
+        if not full and chosen.exists():
+            found = load_experiment(chosen)
+            say(console, f"Going on with the demo of {chosen}; remove that file to have its size chosen anew.")
+        else:
+            speed = measure()
+            whole, fitting = plan(experiment, speed, None), plan(experiment, speed, None if full else minutes)
+            found = fitting.experiment
+            say(
+                console,
+                f"This machine multiplies matrices at {speed.float32 / 1e9:.3g} GFLOP/s in float32 and "
+                f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {torch.get_num_threads()} threads.",
+            )
+            evaluated = found.evaluation
+            say(
+                console,
+                f"The demo trains sft, {', '.join(found.losses)} with {len(found.seeds)} seed(s) on {found.data.limit} pairs in "
+                f"{found.model.dtype}, samples {evaluated.samples} answer(s) to each of {evaluated.prompts} prompts, and "
+                f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
+            )
+            if fitting.number:
+                say(console, f"All of {experiment} would take about {whole.minutes:.0f} minutes: plo demo --full.")
+            if not full:
+                keep(found, chosen)
+    run(found)
+    leaderboard(found.name)

@@ -1,0 +1,49 @@
+"""What a log that is no terminal hears of a comparison: a line now and then, with cells, steps and time left."""
+
+import io
+import time
+
+import pytest
+
+from plo.experiment import progress
+from plo.experiment.progress import CellsProgress
+from plo.terminal import Terminal
+
+WORK = [(10, 0), (34, 24), (34, 24)]  # a reference and two trained cells
+
+
+def test_the_line_by_hand():
+    """34 units of 78 took 17 minutes, so the other 44 take 22."""
+    cells = CellsProgress(Terminal(file=io.StringIO()), WORK)
+    assert cells.line(30) == ("0 of 3 cells done, 0 of 48 steps; now ; 0 min so far, time left not known yet")
+    cells.begin("reference seed 0")
+    cells.advance(10)
+    cells.end()
+    cells.begin("dpo seed 0")
+    cells.advance(24, 24)
+    assert cells.line(17 * 60) == (
+        "1 of 3 cells done, 24 of 48 steps; now dpo seed 0; 17 min so far, about 22 min left"
+    )
+    cells.end()  # its evaluation failed: done all the same
+    assert (
+        cells.line(44 * 3600)
+        == "2 of 3 cells done, 24 of 48 steps; now dpo seed 0; 44 h 0 min so far, about 34 h 0 min left"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_are_for_logs_alone(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.02)
+    file = io.StringIO()
+    with CellsProgress(Terminal(file=file, force_terminal=terminal, width=200), WORK) as cells:
+        cells.begin("dpo [red] seed 0")
+        time.sleep(0.3)
+    said = file.getvalue()
+    assert ("0 of 3 cells done, 0 of 48 steps; now dpo [red] seed 0" in said) is not terminal
+    time.sleep(0.1)
+    assert file.getvalue() == said  # nothing comes afterwards
+
+
+def test_nothing_to_do():
+    with CellsProgress(Terminal(file=io.StringIO()), []) as cells:
+        assert cells.units == cells.steps == 0
