@@ -145,7 +145,7 @@ class _Walk:
             inner = [[name, self.value(found[0])] for name, found in sorted(names.items()) if found]
             return [self._code(function.__code__), inner]
         text = syntax.plain_text(node)
-        return [text, self._references(text, closure, function.__globals__)]
+        return [text, self._references(text, closure, function.__globals__, function.__code__.co_filename)]
 
     def _class(self, cls: type) -> Any:
         if issubclass(cls, BaseException):
@@ -159,7 +159,7 @@ class _Walk:
         text = syntax.plain_text(node)
         written = [f for f in functions.values() if f.__code__.co_filename == module["__file__"]]  # no dataclass's
         closure = {name: cell for function in written for name, cell in _closure(function).items()}
-        return [text, bases, self._references(text, closure, dict(module))]
+        return [text, bases, self._references(text, closure, dict(module), module["__file__"])]
 
     def _object(self, thing: Any) -> Any:
         state = getattr(thing, "__dict__", {})
@@ -170,7 +170,7 @@ class _Walk:
         constants = [self.value(constant) for constant in code.co_consts]
         return ["code", code.co_code.hex(), constants, list(code.co_names)]
 
-    def _references(self, text: str, closure: Mapping[str, Any], module: Mapping[str, Any]) -> list[Any]:
+    def _references(self, text: str, closure: Mapping[str, Any], module: Mapping[str, Any], file: str) -> list[Any]:
         """What a definition's names are, those that are ours or constants."""
         found: dict[str, Any] = {}
         names, chains, attributes = syntax.references(text)
@@ -178,7 +178,8 @@ class _Walk:
         for name in {*names, *scope}:
             for value in _resolved(name, scope, module):
                 if not isinstance(value, ModuleType):
-                    found[name] = self._named(name, value, module if name not in scope else {})
+                    inside = name in scope
+                    found[name] = self._named(name, value, file if inside else module.get("__file__"), inside)
                     continue
                 for chain in (chain for chain in chains if chain[0] == name):
                     inner = _followed(value, chain[1:])
@@ -192,14 +193,13 @@ class _Walk:
                     found[f"{cls.__name__}.{name}"] = lambda function=function: self.value(function)
         return [[name, found[name]()] for name in sorted(found)]  # in order: parts are numbered as they are met
 
-    def _named(self, name: str, value: Any, module: Mapping[str, Any]) -> Any:
+    def _named(self, name: str, value: Any, file: str | None, inside: bool) -> Any:
         def describe() -> Any:
-            file = module.get("__file__")
-            is_code = callable(value) or isinstance(value, ModuleType)
-            if not is_code and syntax.is_state(name, file):
+            is_code = callable(value)
+            if not is_code and syntax.is_state(name, file, inside=inside):
                 return ["state"]
             said = self.value(value)
-            return [said, syntax.assignments(name, file)] if said[0] == "other" and not is_code else said
+            return [said, syntax.assignments(name, file)] if said[0] == "other" and not is_code and not inside else said
 
         return describe
 

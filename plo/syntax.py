@@ -68,9 +68,13 @@ def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
                 )
 
 
-def is_state(name: str, file: str | None) -> bool:
-    """Whether a module's global is a place to keep things in, empty at first or set by functions: its value now is chance."""
-    return name in _states("".join(linecache.getlines(file))) if file else False
+def is_state(name: str, file: str | None, *, inside: bool = False) -> bool:
+    """Whether a global is a place to keep things in, empty at first or set by functions: its value now is chance.
+
+    Args:
+        inside: the same of a function's variable.
+    """
+    return name in _states("".join(linecache.getlines(file)), inside) if file else False
 
 
 def assignments(name: str, file: str | None) -> list[str]:
@@ -106,16 +110,19 @@ def _index(source: str) -> list[tuple[str, Definition]]:
 
 
 @lru_cache(maxsize=256)
-def _states(source: str) -> frozenset[str]:
+def _states(source: str, inside: bool) -> frozenset[str]:
     tree = _parsed(source)
     if tree is None:
         return frozenset()
-    rebound = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    empty = {name for names, value, _ in _assigned(tree) if _is_empty(value) for name in names}
+    rebinds = ast.Nonlocal if inside else ast.Global
+    rebound = {name for node in ast.walk(tree) if isinstance(node, rebinds) for name in node.names}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if inside else [tree]
+    statements = (found for function in functions for found in _assigned(function))
+    empty = {name for names, value, _ in statements if _is_empty(value) for name in names}
     return frozenset(rebound | empty)
 
 
-def _assigned(tree: ast.Module | None) -> Iterator[tuple[set[str], ast.expr | None, ast.stmt]]:
+def _assigned(tree: ast.Module | ast.FunctionDef | None) -> Iterator[tuple[set[str], ast.expr | None, ast.stmt]]:
     for statement in tree.body if tree else ():
         if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -207,3 +214,6 @@ class _Plain(ast.NodeTransformer):
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return ast.Assert(test=self.visit(node.test), msg=None)
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
+        return ast.Global(names=node.names)  # alone, the definition has nothing around it that could hold them

@@ -183,6 +183,24 @@ def test_a_module_s_memory_is_no_part_of_it(tmp_path):
     assert code_identity(module.mine) != before
 
 
+def test_a_closure_s_memory_is_no_part_of_it():
+    def make(scale):
+        seen = []
+        count = 0
+
+        def remembering(x):
+            nonlocal count
+            count += 1
+            seen.append(x)
+            return scale * x
+
+        return remembering
+
+    one, two = make(2), make(2)
+    one(1.0)
+    assert code_identity(one) == code_identity(two) != code_identity(make(3))
+
+
 def test_a_helper_in_another_file_counts(tmp_path, monkeypatch):
     found = set()
     for name, number in (("one", 1), ("two", 1), ("three", 2)):
