@@ -1,7 +1,7 @@
 """The experiment, typed: what `plo compare` runs. YAML in, errors that name the place and the remedy out."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -51,7 +51,7 @@ class Section(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = "\n".join(f"  {_problem(e, cls)}" for e in error.errors())
+            problems = "\n".join(f"  {_problem(e, cls)}" for e in _once(error.errors()))
             raise ConfigError(f"{where} cannot be used:\n{problems}") from None
 
 
@@ -61,6 +61,8 @@ def _as_list(value: Any) -> Any:
         return [{name: params} for name, params in value.items()]
     if isinstance(value, str):
         return read_list(value)
+    if value is None:  # `losses=` on a command line
+        return []
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -153,7 +155,8 @@ class TrainConfig(Section):
 
         names = [member.value for member in (SchedulerType if info.field_name == "schedule" else OptimizerNames)]
         if value not in names:
-            close = difflib.get_close_matches(value, names, n=3, cutoff=0.4)
+            close = [name for name in names if name.startswith(value)]
+            close = list(dict.fromkeys([*close, *difflib.get_close_matches(value, names, n=3, cutoff=0.4)]))[:4]
             raise ValueError(f"transformers knows no such name; near ones: {', '.join(close or names)}")
         return value
 
@@ -317,6 +320,18 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"{key}={value}: {parent} is {raw[parent]!r} in the file, where settings were expected.")
         raw = raw[parent]
     raw[last] = value
+
+
+def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what only repeats another error: a type that a value might have had too, a list that lost bad items."""
+    found: dict[tuple, Mapping[str, Any]] = {}
+    for error in errors:
+        loc = tuple(part for part in error["loc"] if not str(part).startswith(("str", "dict[", "list[")))
+        if error["type"] == "too_short" and any(other[: len(loc)] == loc for other in found):
+            continue
+        if not any(loc[: len(other)] == other for other in found):
+            found[loc] = {**error, "loc": loc}
+    return list(found.values())
 
 
 def _problem(error: Mapping[str, Any], section: type[Section]) -> str:

@@ -190,7 +190,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     linecache.getlines(str(path))  # as it is run: should it be edited meanwhile, `plo.identity` sees what was run
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(f"The plug-in {path} failed: {type(error).__name__}: {error}") from error
 
 

@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from plo.cli import app
 from plo.cli.lists import _show
 from plo.cli.settings import sort_settings, with_hyper_parameters
-from plo.config import ConfigError, load_experiment
+from plo.config import ConfigError, field_names, load_experiment
+from plo.errors import PloError
+from plo.experiment.matrix import configured_losses
 from plo.losses import LOSSES, get_loss
+from plo.near import near
 from plo.values import read_value
 
 runner = CliRunner()
@@ -278,6 +281,53 @@ def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
 
 
 @pytest.mark.parametrize(
+    ("settings", "message", "remedy"),
+    [
+        ({"sft.lr": 1e-4}, r"stages: \[sft, preference\]", {"stages": ["sft", "preference"]}),
+        ({"reference": "sft"}, r"stages: \[sft, preference\]", {"stages": ["sft", "preference"]}),
+        ({"stages": "sft"}, r"write \[preference\] or \[sft, preference\]", {"stages": ["preference"]}),
+        ({"stages": "sft"}, r"write \[preference\] or \[sft, preference\]", {"stages": ["sft", "preference"]}),
+        (
+            {"losses": None},
+            r"e\.g\. 'losses: \[dpo, ipo\]'|losses: Tuple should have at least 1",
+            {"losses": ["dpo", "ipo"]},
+        ),
+        ({"train.optimizer": "adamw"}, "near ones: adamw_torch", {"train.optimizer": "adamw_torch"}),
+        ({"train.schedule": "cos"}, "near ones: cosine", {"train.schedule": "cosine"}),
+        ({"train.batch_size": 9, "train.micro_batch_size": 2}, "not a multiple", {"train.batch_size": 8}),
+        ({"evaluation.judge_money": -1}, "greater than 0", {"evaluation.judge_money": 1}),
+        ({"losses": "dpo + "}, "'dpo \\+ 0.2\\*sft'", {"losses": "dpo + 0.2*sft"}),
+        ({"losses": "dpo,dpo"}, "each variant once", {"losses": "dpo"}),
+        (
+            {"losses": [{"dpo": {}, "ipo": {}}]},
+            "write {'name': 'dpo', 'beta': 0.2}",
+            {"losses": [{"name": "dpo", "beta": 0.2}]},
+        ),
+        ({"losses": "bpo(alpha=0.3)"}, "it belongs to 'alpha'", {"losses": "bpo(alpha=0.3, ratio=alpha)"}),
+        ({"losses": "wpo(base=dpo(beta=0.3))"}, r"wpo\(base=..., beta=...\)", {"losses": "wpo(base=dpo, beta=0.3)"}),
+        ({"losses": "bpo(generator=ba, lam=-2)"}, "sba takes any", {"losses": "bpo(generator=sba, lam=-2)"}),
+        ({"losses": "dpo(0.2)"}, r"name\(key=value, ...\)", {"losses": "dpo(beta=0.2)"}),
+    ],
+)
+def test_the_remedy_of_a_message_works(settings, message, remedy):
+    """What a message says to write is written; then the experiment is accepted."""
+
+    def accepted(changes):
+        configured_losses(load_experiment(None, {"losses": "dpo", **changes}))
+
+    with pytest.raises(PloError, match=message):
+        accepted(settings)
+    accepted({**settings, **remedy})
+
+
+@pytest.mark.parametrize(
+    "key", ["train.learning_rate", "batch", "lossess", "max_len", "num_train_epochs", "eval_pairs"]
+)
+def test_a_near_name_is_a_setting(key):
+    assert near(key, field_names()) and set(near(key, field_names())) <= set(field_names())
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["compare", "--loss", "dpoo"], "Did you mean 'dpo'"),
@@ -290,6 +340,11 @@ def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
         (["compare", "--loss", "dpo", "batch=4"], "Did you mean train.batch_size"),
         (["compare", "lossess=dpo", "--loss", "dpo"], "Did you mean losses?"),
         (["compare", "--loss", "dpo", "seeds=0,a"], "seeds.1: Input should be a valid integer"),
+        (["compare", "losses="], "losses: Tuple should have at least 1 item after validation, not 0"),
+        (["compare", "--loss", "dpo", "seeds=-1"], "seeds.0: Input should be greater than or equal to 0 (got -1)"),
+        (["leaderboard", "--store", "."], "is a folder: name a file in it"),
+        (["compare", "--loss", "dpo", "out=exits.py"], "exits.py: File exists. Name another file or folder."),
+        (["losses", "--plugin", "exits.py"], "exits.py failed: SystemExit: 3"),
         (["compare", "--loss", "dpo", "sft.lr=1e-4"], "stages: [sft, preference]"),
         (
             ["compare", "--loss", "dpo", "stages=sft,preference", "sft.lrr=1"],
@@ -308,6 +363,7 @@ def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
 )
 def test_errors_are_sentences_and_exit_with_2(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)")
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())

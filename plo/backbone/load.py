@@ -39,6 +39,8 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     except ModelError:
         raise
     except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
+        if attention is not None and isinstance(error, ImportError):
+            remedy = "Install the package, or set model.attention=auto."
         raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
     check_vocabulary(model, tokenizer)
     try:
@@ -48,7 +50,10 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     except ModelError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"The model {config.name!r} cannot be loaded: {error}. {remedy}") from error
+        raise ModelError(
+            f"The model {config.name!r} cannot be trained with these settings: {reason(error)}. Change those of `model`; "
+            f"model.lora_targets=all-linear fits every model."
+        ) from error
     backbone.longest = longest
     if config.packed:
         why = why_not(model, longest) or disagreement(backbone, longest)

@@ -4,8 +4,10 @@ peft computes y = x W^T and adds s (x A^T) B^T to it: two more tensors of y's si
 whose inner dimension is the rank. Here they are accumulated in place.
 """
 
+from functools import cache
+
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -31,10 +33,27 @@ def fuse(policy: PeftModel, autocast: bool) -> None:
     The others stay peft's, but for its cast of every adapter's input to float32, which autocast would cast straight back.
     """
     for layer in policy.modules():
-        if isinstance(layer, LoraLinear) and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
+        plain = type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
+        if plain and _agrees():
             layer.forward = _Forward(layer)
         if isinstance(layer, BaseTunerLayer):
             layer.cast_input_dtype_enabled = not autocast
+
+
+@cache
+def _agrees() -> bool:
+    """Whether `_Forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        policy = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config).double()
+        layer, x = policy.base_model.model[0], torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+        inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
+        found = []
+        for forward in (layer.forward, _Forward(layer)):
+            y = forward(x)
+            found.append([y.detach(), *torch.autograd.grad(y.square().sum(), inputs)])
+    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(*found, strict=True))
 
 
 class _Forward:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from plo.backbone import distributed, sharding
-from plo.backbone.activations import keep_less
+from plo.backbone.activations import compare_parts, keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, check_plain, scaled
@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         self.packed = False
         self.longest: int | None = None  # tokens that packing was tried with
         if distributed.wants_shards():
+            compare_parts(self.policy)
             sharding.shard(self, set(model._no_split_modules or ()), ("measure", "generate"), device or self.device)
         if settings.peft == "full":
             self.initial = self.start = OnDisk(dict(model.named_parameters()))

@@ -52,6 +52,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     console.quiet |= not distributed.is_main()
     for plugin in experiment.plugins:
         load_plugin(plugin)
+    distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
     losses = configured_losses(experiment)
     trained = with_stages(losses)
     check_losses(trained)

@@ -71,6 +71,8 @@ class Store:
         file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         if file is None:
             _reach(self.uri)
+        elif file.is_dir():
+            raise TrackingError(f"The MLflow store {file} is a folder: name a file in it, {file / STORE}.")
         elif not create and not file.exists():
             raise TrackingError(f"There is no MLflow store {file}. Run `plo compare` first, or give --store.")
         elif create:
@@ -93,10 +95,10 @@ class Store:
             if fault := disk_fault(error):
                 raise TrackingError(f"The MLflow store {self.uri} cannot be opened: {fault}") from error
             reason = str(error).strip().split("\n")[0]
+            upgrade = f"Run `mlflow db upgrade {self.uri}`, or" if "database schema" in reason else "Mend it, or"
             raise TrackingError(
                 f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} "
-                f"If another version of MLflow wrote it, run `mlflow db upgrade {self.uri}`; "
-                f"else name another with --store."
+                f"{upgrade} name another with --store."
             ) from error
         if found is None:
             raise TrackingError(

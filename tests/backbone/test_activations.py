@@ -1,5 +1,7 @@
 """Less is kept for the backward pass, counted by hand; the gradients stay."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -7,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from plo.backbone.activations import keep_less
+from plo.backbone.activations import _gated_mlp, _rms_norm, agrees, keep_less
 from plo.backbone.batch import collate
 from plo.backbone.memory import saved_bytes
 from plo.backbone.model import Backbone
@@ -188,3 +190,59 @@ def test_what_is_not_known_is_left_alone(tiny_llama):
         keep_less(model, True)
     assert replaced.forward is own
     assert not any("forward" in vars(part) for part in (clipped, *adapted.modules(), *gpt2.modules()))
+
+
+def decorated(forward):
+    """As libraries wrap a forward: whatever is wrapped, the bytecode is the wrapper's."""
+
+    @functools.wraps(forward)
+    def wrapper(self, *arguments):
+        return forward(self, *arguments)
+
+    return wrapper
+
+
+def test_what_computes_other_numbers_is_left_alone_whatever_its_code():
+    """Each has the parts and the very bytecode of what is replaced, but for one number."""
+
+    class Wrapped(LlamaRMSNorm):
+        forward = decorated(LlamaRMSNorm.forward)
+
+    class Halved(LlamaRMSNorm):
+        forward = decorated(lambda self, x: LlamaRMSNorm.forward(self, x) / 2)
+
+    class Shifted(LlamaRMSNorm):
+        forward = decorated(lambda self, x: LlamaRMSNorm.forward(self, x + 1e-3))
+
+    class Straight(LlamaRMSNorm):  # the same forward, another gradient
+        forward = decorated(lambda self, x: LlamaRMSNorm.forward(self, x).detach() + 0 * x * self.weight)
+
+    class Gate(LlamaMLP):
+        forward = decorated(LlamaMLP.forward)
+
+    class Clamped(LlamaMLP):
+        forward = decorated(lambda self, x: LlamaMLP.forward(self, x.clamp(-50, 50)))
+
+    assert Wrapped.forward.__code__ is Halved.forward.__code__ is Clamped.forward.__code__
+    x = torch.randn(3, 4, requires_grad=True)
+    for part, by_formula in (
+        (Wrapped(4), True), (Halved(4), False), (Shifted(4), False), (Straight(4), False),
+        (Gate(SIZES), True), (Clamped(SIZES), False),
+    ):  # fmt: skip
+        torch.nn.init.normal_(next(part.parameters()))
+        y, kept = part(x), saved_bytes(Alone(part), {"x": x})
+        expected = torch.autograd.grad(y.sum(), (x, *part.parameters()))
+        assert agrees(part, _rms_norm if isinstance(part, LlamaRMSNorm) else _gated_mlp) is by_formula
+        keep_less(part, True)
+        got = torch.autograd.grad(part(x).sum(), (x, *part.parameters()))
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert (saved_bytes(Alone(part), {"x": x}) < kept) or not by_formula
+
+
+def test_the_comparison_draws_nothing_and_changes_nothing():
+    part = llama_mlp()
+    before, state = [p.clone() for p in part.parameters()], torch.get_rng_state()
+    keep_less(part, True)
+    assert torch.equal(torch.get_rng_state(), state) and all(map(torch.equal, before, part.parameters()))
+    assert all(p.grad is None for p in part.parameters())

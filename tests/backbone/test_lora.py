@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from plo.backbone import lora
 from plo.backbone.lora import fuse
 
 
@@ -41,6 +42,21 @@ def test_value_and_gradients_are_pefts(bias):
     fuse(ours, autocast=False)
     for a, b in zip(value_and_gradients(ours), value_and_gradients(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_peft_that_computes_otherwise_keeps_its_own_layers(monkeypatch):
+    """Tried in numbers, once a process: here as if a later peft added .1% to what its layers give."""
+    theirs = lora.LoraLinear.forward
+    try:
+        for factor, fused in ((1.001, False), (1, True)):
+            monkeypatch.setattr(lora.LoraLinear, "forward", lambda self, x, f=factor: f * theirs(self, x))
+            lora._agrees.cache_clear()
+            policy = adapted()
+            fuse(policy, autocast=False)
+            layers = [layer for layer in policy.modules() if isinstance(layer, lora.LoraLinear)]
+            assert [isinstance(layer.forward, lora._Forward) for layer in layers] == [fused, fused]
+    finally:
+        lora._agrees.cache_clear()
 
 
 def test_without_adapters_it_is_the_base():
