@@ -85,7 +85,7 @@ def launched(monkeypatch, tmp_path):
 def test_it_says_what_will_run_and_goes_on_with_it(launched):
     said, ran = launched(AVX2)
     assert "33 GFLOP/s in float32 and 0.5 in bfloat16" in said
-    assert "trains sft, dpo" in said and "plo demo --full" in said and "minutes" in said
+    assert "trains sft, dpo with 1 seed on" in said and "plo demo --full" in said and "minutes" in said
     assert ran[0].name == ran[1] == "demo-short"
     said, ran = launched(AMX)  # nothing else ran on this computer in the meantime: it must not start anew
     assert "Going on with the demo" in said and ran[2] == ran[0]

@@ -37,13 +37,13 @@ def demo(
             say(
                 console,
                 f"This machine multiplies matrices at {speed.float32 / 1e9:.3g} GFLOP/s in float32 and "
-                f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {torch.get_num_threads()} threads.",
+                f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {_count(torch.get_num_threads(), 'thread')}.",
             )
             evaluated = found.evaluation
             say(
                 console,
-                f"The demo trains sft, {', '.join(found.losses)} with {len(found.seeds)} seed(s) on {found.data.limit} pairs in "
-                f"{found.model.dtype}, samples {evaluated.samples} answer(s) to each of {evaluated.prompts} prompts, and "
+                f"The demo trains sft, {', '.join(found.losses)} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
+                f"{found.model.dtype}, samples {_count(evaluated.samples, 'answer')} to each of {evaluated.prompts} prompts, and "
                 f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
             )
             if fitting.number:
@@ -52,3 +52,7 @@ def demo(
                 keep(found, chosen)
     run(found)
     leaderboard(found.name)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -78,11 +78,11 @@ def _renamed(raw: Raw, columns: Mapping[str, str | None]) -> Raw:
 
 def _note(raw: Raw, row: Row, report: DropReport) -> None:
     if any(are_messages_as_text(raw.get(name)) for name in ("prompt", *SIDES)):
-        report.read_as["messages that were written as text"] += 1
+        report.remarks["rows hold lists of messages written as text; they are read as messages"] += 1
     system = [name for name in SYSTEM_NAMES if isinstance(raw.get(name), str) and raw[name].strip()][:1]
     for name in system:
-        place = "the system message" if row.conversational else "text before the prompt"
-        report.read_as[f"having the column {name} as {place}; data.columns: {{{name}: null}} leaves it out"] += 1
+        place = "as their system message" if row.conversational else "before their prompt"
+        report.remarks[f"rows have the column {name!r} {place}; data.columns: {{{name}: null}} leaves it out"] += 1
     for name, value in raw.items():
         if name not in OWN_KEYS and name not in system and isinstance(value, str | list | Mapping) and value:
             report.unused[name] = None

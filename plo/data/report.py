@@ -26,6 +26,7 @@ class DropReport:
         tokenised: rows tokenised.
         ties: sound rows that prefer neither response; they are left out.
         read_as: rows of each format other than plo's own, by a sentence that says what became of their columns.
+        remarks: rows of which else is to be said how they were read, by the words that follow their number.
         unused: columns of text that nothing reads, in the order of their appearance.
         duplicates: rows that repeat an earlier one, text for text; they stay.
         contradictions: pairs of responses to one prompt that are preferred both ways round; they stay.
@@ -40,6 +41,7 @@ class DropReport:
     dropped_tokenised: int = 0
     ties: int = 0
     read_as: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
     unused: dict[str, None] = field(default_factory=dict)
     duplicates: int = 0
     contradictions: int = 0
@@ -79,7 +81,7 @@ class DropReport:
             "rows repeat an earlier row exactly; they are kept": self.duplicates,
             "pairs of responses are preferred both ways round; they are kept": self.contradictions,
         }
-        lines += [f"{count} {words}" for words, count in counts.items() if count]
+        lines += [f"{count} {words}" for words, count in {**self.remarks, **counts}.items() if count]
         if self.unused:
             lines.append(f"columns of text that are not used: {', '.join(self.unused)}")
         return lines

@@ -65,7 +65,7 @@ def test_a_csv_file_that_pandas_wrote_of_ultrafeedback(as_array, tmp_path, token
         assert tokenizer.decode(pair.prompt_ids).endswith("<|im_start|>assistant\n")
         assert tokenizer.decode(pair.chosen_ids) == f"good {TRICKY}<|im_end|>\n"
         assert "role" not in tokenizer.decode(pair.rejected_ids) and pair.columns == {"score_chosen": 8.0}
-    assert "20 rows read as messages that were written as text" in str(data.summary())
+    assert "20 rows hold lists of messages written as text; they are read as messages" in str(data.summary())
 
 
 def test_json_within_json_lines_and_mixed_columns(write):

@@ -164,7 +164,7 @@ def test_the_safer_response_by_a_renamed_column(write):
 def test_a_system_column_is_read_and_said(write, tokenizer):
     row, report = one(write([ORCA]))
     assert to_chat(row).prompt == [system("Be brief."), user("q")]
-    assert "having the column system as text before the prompt" in " ".join(report.notes)
+    assert "1 rows have the column 'system' before their prompt; data.columns: {system: null}" in " ".join(report.notes)
     chat = {"system": "Be brief.", "prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
     assert one(write([chat]))[0].prompt == [system("Be brief."), user("q")]
     whole = {"system": "Be brief.", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}

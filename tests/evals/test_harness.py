@@ -189,13 +189,33 @@ def test_a_group_has_its_aggregate(subject, task, weighted):
 
 
 @torch.no_grad()
-def test_generation_with_two_readings(subject, task):
-    def says(question):
-        ids = torch.tensor([subject.tokenizer(question)["input_ids"]])
-        out = subject.model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
-        return subject.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+def says(subject, question):
+    """Four greedy tokens, by transformers alone."""
+    ids = torch.tensor([subject.tokenizer(question)["input_ids"]])
+    out = subject.model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    return subject.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
-    said = [says(row["question"]) for row in DOCS[:3]]
+
+def test_a_thought_is_no_part_of_what_is_generated(subject, task):
+    said = [says(subject, row["question"]) for row in DOCS[:3]]
+    mark = said[0].split()[0]  # a word that the model says stands for the end of a thought
+    rests = [text.split(mark)[-1].strip() for text in said]
+    rows = [{"question": row["question"], "answer": rest} for row, rest in zip(DOCS, rests, strict=False)]
+    folder = task(
+        "talk", rows, output_type="generate_until", doc_to_choice=None, doc_to_target="{{answer}}",
+        metric_list=[{"metric": "exact_match"}],
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+    )  # fmt: skip
+    found = lm_eval(subject, tasks=("talk",), include_path=folder, think_end_token=mark)
+    assert found.metrics["talk.exact_match"] == 1
+    count = sum(mark in text for text in said)
+    assert f"{count} generated texts begin with a thought, which is cut up to {mark}." in found.notes
+    kept = lm_eval(subject, tasks=("talk",), include_path=folder)  # </think> is no token of this model
+    assert kept.items["talk.exact_match"].tolist()[0] == 0 and not any("thought" in note for note in kept.notes)
+
+
+def test_generation_with_two_readings(subject, task):
+    said = [says(subject, row["question"]) for row in DOCS[:3]]
     assert all(len(text.split()) > 1 for text in said)
     # The second is right in its first word alone; the third is not right.
     answers = [said[0], said[1].split()[0], "never"]

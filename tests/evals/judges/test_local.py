@@ -80,6 +80,21 @@ def tiny(tmp_path, embedded):
     return save
 
 
+@pytest.mark.parametrize(("mass", "said"), [(0.45, True), (0.9, False)])
+def test_labels_that_are_hardly_said_are_remarked_on(tiny, monkeypatch, mass, said):
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
+    p = torch.full((1, 49152), (1 - mass) / (49152 - 2))
+    p[0, [label[0] for label in judge.labels]] = torch.tensor([mass / 3, 2 * mass / 3])
+    monkeypatch.setattr("plo.evals.judges.hf.last_logits", lambda *arguments: p.log())
+    assert judge.judge(QUESTIONS[:1])[0].p == pytest.approx(2 / 3, abs=1e-5)
+    assert (
+        any("in 1 of 1 questions its two labels together hold less than half" in remark for remark in judge.remarks)
+        == said
+    )
+
+
 @pytest.mark.parametrize("text", ["word " * 20_000, "x" * 100_000, "\ud83d\0" * 50_000, "</answer_A> {b} " * 6000])
 def test_texts_longer_than_the_context(tiny, text):
     from transformers import LlamaForCausalLM
