@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from plo.configured import HyperParameterError, accepted, changed, checked, full_name, read_call, shown
 from plo.errors import PloError
+from plo.identity import code_identity, sha256
 from plo.losses.generators import GENERATORS
-from plo.pairs import Pairs
-from plo.registry import Entry, Registry, RegistryError, check_signature, source_of
+from plo.pairs import Pairs, Side
+from plo.registry import Entry, Registry, RegistryError, check_signature
 from plo.scorers import Scorer, get_scorer
 
 LOSSES = Registry("loss", group="plo.losses")
@@ -196,20 +197,20 @@ class Loss(nn.Module):
 
     @property
     def source(self) -> str:
-        """What defines the loss: its file, its hyper-parameters, and the files of those that are code."""
+        """Hash that identifies the loss: its code with the code it calls, and its hyper-parameters, code among them too."""
         plain = str | int | float | tuple | list | None
         params = {name: value for name, value in self.params.items() if isinstance(value, plain)}
-        code = [source_of(value) for value in self.params.values() if not isinstance(value, plain)]
+        code = [self.target.loss.load() if self.is_recipe else self.target]
+        code += [value for value in self.params.values() if not isinstance(value, plain)]
         generator = self.params.get("generator")
         if isinstance(generator, str):
-            code.append(source_of(GENERATORS[generator].load()))
+            entry = GENERATORS[generator]
+            code += [entry.load(), entry.facts.get("closed_form")]
         if isinstance(base := self.params.get("base"), str):  # of a loss that changes another one
-            code.append(source_of(LOSSES[read_call(base)[0]].load()))
-        if self.scorer is not None:
-            code.append(self.scorer.source)
-        if self.is_recipe:
-            code.append(source_of(self.target.loss.load()))
-        return "\n".join([source_of(self.target), repr(params), *code])
+            code.append(LOSSES[read_call(base)[0]].load())
+        scorer = self.scorer.source if self.scorer is not None else None
+        own = [repr(params), self.needs, self.level, scorer]
+        return sha256([*own, code_identity(*code, through=(Pairs, Side))])
 
     @property
     def is_recipe(self) -> bool:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -29,7 +29,14 @@ class ConfigError(PloError, ValueError):
 
 
 class Section(BaseModel):
+    """Settings.
+
+    Attributes:
+        first_defaults: of fields whose default was changed, the first one: keys leave it out (`plo.identity`).
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    first_defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:

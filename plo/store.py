@@ -4,20 +4,17 @@ A value is a file with its checksum in `NAME.sha256` alongside, or a folder with
 both. A file is written aside and renamed, its checksum first, so that a reader never meets a value without one.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-
-from plo.errors import PloError
 
 T = TypeVar("T")
 SUMS = "SHA256SUMS"  # the checksums of a folder's files
@@ -28,35 +25,27 @@ _verified: dict[Path, tuple[int, int, int]] = {}  # file: its state when its sha
 _unsummed: set[Path] = set()  # folders of which a file without checksum was reported
 
 
-class StoreError(PloError, OSError):
-    """A value that cannot be written, because the disk is full or read-only."""
-
-
 def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -> None:
     """Make the file `path` by `writer(another path)`, whole or not at all, with its checksum. Folders are made.
 
     Args:
         durable: wait until the disk has it. Values that a later launch can compute again do without: a power failure then
             leaves at worst a file whose checksum is wrong.
-
-    Raises:
-        StoreError: the disk is full or read-only.
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    with _worded(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            writer(aside)
-            digest, state = _digest(aside), _state(aside)
-            if durable:
-                _sync(aside)
-            _put(_sums(path), f"{digest}  {path.name}\n", durable)
-            os.replace(aside, path)
-            if durable:
-                _sync(path.parent)
-            _verified[path] = state
-        finally:
-            aside.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        writer(aside)
+        digest, state = _digest(aside), _state(aside)
+        if durable:
+            _sync(aside)
+        _put(_sums(path), f"{digest}  {path.name}\n", durable)
+        os.replace(aside, path)
+        if durable:
+            _sync(path.parent)
+        _verified[path] = state
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
@@ -71,13 +60,12 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 
 def seal(folder: Path) -> None:
     """Sum up a folder that another library wrote, once all its files are there: from now on `intact` knows it."""
-    with _worded(folder):
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_sums(file))
-        lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-        for file in files:
-            _sync(file)
-            _verified[file] = _state(file)
-        _put(folder / SUMS, "".join(lines), durable=True)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_sums(file))
+    lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    for file in files:
+        _sync(file)
+        _verified[file] = _state(file)
+    _put(folder / SUMS, "".join(lines), durable=True)
 
 
 def is_sealed(folder: Path) -> bool:
@@ -90,9 +78,14 @@ def intact(path: Path) -> bool:
 
     A file is read through once a process, and again only where its size or time changed.
     """
-    if not path.exists():
+    before = _state(path)
+    if before is None:
         return False
-    wrong = _wrong(path)
+    wrong = damage(path)
+    if (
+        wrong is not None and _state(path) != before
+    ):  # another process wrote it meanwhile, and ours is not to be removed
+        return intact(path)
     if wrong == UNSUMMED:  # of an earlier version: a line for all of a folder's
         if path.parent not in _unsummed:
             _unsummed.add(path.parent)
@@ -101,6 +94,29 @@ def intact(path: Path) -> bool:
     elif wrong is not None:
         drop(path, wrong)
     return wrong is None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a value that is there, in words; None if it is just as it was written. Nothing is removed."""
+    sums = path / SUMS if path.is_dir() else _sums(path)
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return UNSUMMED
+    base = sums.parent
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        file = base / name
+        state = _state(file)
+        if state is None:
+            return f"lacks {name}"
+        if _verified.get(file) == state:
+            continue
+        if _digest(file) != digest:
+            what = "is damaged" if file == path else f"is damaged in {name}"
+            return f"{what} (its sha256 is not that of what was written)"
+        _verified[file] = state
+    return None if lines else "has an empty checksum"
 
 
 def read(path: Path, reader: Callable[[Path], T]) -> T | None:
@@ -132,29 +148,6 @@ def remove(path: Path) -> None:
         return
     path.unlink(missing_ok=True)
     _sums(path).unlink(missing_ok=True)
-
-
-def _wrong(path: Path) -> str | None:
-    """What is wrong with a value, if anything is."""
-    sums = path / SUMS if path.is_dir() else _sums(path)
-    try:
-        lines = sums.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return UNSUMMED
-    base = sums.parent
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        file = base / name
-        state = _state(file)
-        if state is None:
-            return f"lacks {name}"
-        if _verified.get(file) == state:
-            continue
-        if _digest(file) != digest:
-            what = "is damaged" if file == path else f"is damaged in {name}"
-            return f"{what} (its sha256 is not that of what was written)"
-        _verified[file] = state
-    return None if lines else "has an empty checksum"
 
 
 def _digest(file: Path) -> str:
@@ -196,15 +189,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _worded(path: Path) -> Iterator[None]:
-    """Errors of a full or read-only disk, as a sentence."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"{path} cannot be written: {reason}. Make room there, or see to its permissions.") from error

@@ -77,3 +77,17 @@ def tiny_pairs():
         ]
 
     return make
+
+
+@pytest.fixture(params=["flipped", "cut"])
+def harm(request):
+    """A function that flips a bit in a file, or cuts it short, as a disk or a copy does. A test that asks for it runs twice."""
+
+    def do(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        path.unlink()  # what was read of it may be mapped
+        if request.param == "flipped":
+            content[-3] ^= 1
+        path.write_bytes(content if request.param == "flipped" else content[: -len(content) // 3])
+
+    return do

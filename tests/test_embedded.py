@@ -85,7 +85,17 @@ def test_a_killed_run_leaves_no_half_model(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embedded_model()
     monkeypatch.setattr("plo.embedded._convert", made)
-    assert [path.name for path in embedded_model().iterdir()] == ["model"]
+    assert sorted(path.name for path in embedded_model().iterdir()) == ["SHA256SUMS", "model"]
+
+
+@needs_package
+def test_a_damaged_model_is_made_again(tmp_path, monkeypatch, harm, caplog):
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("plo.embedded._convert", lambda gguf, folder: (folder / "model").write_bytes(b"weights" * 9))
+    harm(embedded_model() / "model")
+    assert (embedded_model() / "model").read_bytes() == b"weights" * 9
+    [line] = caplog.messages
+    assert "damaged in model" in line
 
 
 def test_missing_package_names_the_remedy(monkeypatch):

@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from plo import store
-from plo.errors import PloError
 
 
 @pytest.fixture(autouse=True)
@@ -142,13 +141,13 @@ def test_an_intact_file_that_is_none_of_its_kind_is_dropped(tmp_path, caplog):
     assert "cannot be read" in caplog.text and not (tmp_path / "value.json").exists()
 
 
-def test_a_full_disk_is_a_sentence(tmp_path):
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
     def full(aside):
+        aside.write_text("a part")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(PloError, match=r"value\.txt cannot be written: No space left on device\. Make room") as caught:
+    with pytest.raises(OSError, match="No space left"):
         store.write(tmp_path / "value.txt", full, durable=True)
-    assert isinstance(caught.value, OSError)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -13,22 +14,30 @@ from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.template import valid
 from plo.paths import plo_home
 
-# p is NULL after `tries` answers that could not be read.
+# p is NULL after `tries` answers that could not be read. SQLite does not notice a flipped bit in a value: `sum` does.
 _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
     key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL, answer TEXT NOT NULL, tries INTEGER NOT NULL,
-    time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+    time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, sum TEXT
 ) WITHOUT ROWID"""
 # Files of the first form had p NOT NULL and a column `cost` in the place of `tries`.
 _FROM_FIRST_FORM = (
     "BEGIN IMMEDIATE",
     "ALTER TABLE verdicts RENAME TO first_form",
     _TABLE,
-    "INSERT INTO verdicts SELECT key, judge, p, answer, 1, time FROM first_form",
+    "INSERT INTO verdicts SELECT key, judge, p, answer, 1, time, row_sum(key, p, answer) FROM first_form",
     "DROP TABLE first_form",
     "COMMIT",
 )
-_PUT = """INSERT INTO verdicts (key, judge, p, answer, tries) VALUES (?, ?, ?, ?, 1)
-    ON CONFLICT (key) DO UPDATE SET p = excluded.p, answer = excluded.answer, tries = tries + 1 WHERE p IS NULL"""
+# Files of the second form had no sums.
+_FROM_SECOND_FORM = (
+    "BEGIN IMMEDIATE",
+    "ALTER TABLE verdicts ADD COLUMN sum TEXT",
+    "UPDATE verdicts SET sum = row_sum(key, p, answer)",
+    "COMMIT",
+)
+_PUT = """INSERT INTO verdicts (key, judge, p, answer, tries, sum) VALUES (:key, :judge, :p, :answer, 1, :sum)
+    ON CONFLICT (key) DO UPDATE SET p = excluded.p, answer = excluded.answer, sum = excluded.sum, tries = tries + 1
+    WHERE p IS NULL"""
 
 
 def key_of(judge: Judge, question: Question) -> str:
@@ -36,6 +45,12 @@ def key_of(judge: Judge, question: Question) -> str:
     content = [judge.name, judge.version, question.prompt, question.a, question.b]
     # surrogatepass: a text cut inside a surrogate pair is no valid Unicode, but it has its own key like any other.
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _row_sum(key: str, p: float | None, answer: str) -> str:
+    """sha256 over what a verdict says."""
+    content = repr((key, p if p is None else float(p), answer))
+    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 class VerdictCache:
@@ -60,10 +75,13 @@ class VerdictCache:
             with FileLock(f"{self.path}.lock"):
                 self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.create_function("row_sum", 3, _row_sum, deterministic=True)
                 self._db.execute(_TABLE)
-                if "cost" in {column[1] for column in self._db.execute("PRAGMA table_info(verdicts)")}:
-                    for statement in _FROM_FIRST_FORM:
-                        self._db.execute(statement)
+                columns = {column[1] for column in self._db.execute("PRAGMA table_info(verdicts)")}
+                for statement in (
+                    _FROM_FIRST_FORM if "cost" in columns else () if "sum" in columns else _FROM_SECOND_FORM
+                ):
+                    self._db.execute(statement)
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -75,9 +93,18 @@ class VerdictCache:
         with self._lock:
             try:
                 for question in questions:
-                    key = (key_of(judge, question),)
-                    row = self._db.execute("SELECT p, answer, tries FROM verdicts WHERE key = ?", key).fetchone()
-                    if row is not None:
+                    key = key_of(judge, question)
+                    select = "SELECT p, answer, tries, sum FROM verdicts WHERE key = ?"
+                    row = self._db.execute(select, (key,)).fetchone()
+                    if row is not None and row[3] != _row_sum(key, *row[:2]):
+                        self._db.execute("DELETE FROM verdicts WHERE key = ? AND sum IS ?", (key, row[3]))
+                        logging.getLogger("plo").warning(
+                            "%s: a verdict of %s is damaged (its sha256 is not that of what was written): removed, to be "
+                            "asked again.",
+                            self.path,
+                            judge.name,
+                        )
+                    elif row is not None:
                         found[question] = Verdict(*row[:2]), row[2]
             except sqlite3.Error as error:
                 raise self._broken(error) from error
@@ -87,7 +114,8 @@ class VerdictCache:
         """Keep a verdict; the first one stays where another process was quicker. Unreadable ones are counted until one
         can be read.
         """
-        row = (key_of(judge, question), judge.name, verdict.p, valid(verdict.answer))
+        row = {"key": key_of(judge, question), "judge": judge.name, "p": verdict.p, "answer": valid(verdict.answer)}
+        row["sum"] = _row_sum(row["key"], row["p"], row["answer"])
         with self._lock:
             try:
                 self._db.execute(_PUT, row)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from plo.evals.judges.judge import Judge, Question, Verdict
 from plo.evals.judges.template import Template
-from plo.registry import Registry, source_of
+from plo.identity import code_identity
+from plo.registry import Registry
 
 GOLDS = Registry("gold reward", group="plo.golds")
 
@@ -34,7 +35,7 @@ class Gold(Judge):
 
     def __init__(self, argument: str, template: Template):
         self.name, self.reward = f"gold:{argument}", GOLDS[argument].load()
-        self.version = source_of(self.reward)
+        self.version = code_identity(self.reward)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         return [Verdict(_compared(self.reward(q.a), self.reward(q.b))) for q in questions]

@@ -7,7 +7,8 @@ from typing import Any
 from plo.configured import HyperParameterError, checked, full_name, read_call, shown
 from plo.errors import PloError
 from plo.evals.judges.template import Template, get_template
-from plo.registry import Entry, Registry, source_of
+from plo.identity import code_identity
+from plo.registry import Entry, Registry
 
 JUDGES = Registry("judge", group="plo.judges")
 
@@ -175,7 +176,7 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
     """A judge by "kind:argument(option=value)", {"kind:argument": {option: value}}, a callable, or a judge.
 
     A callable given as it is may depend on anything, so its verdicts are kept in the cache only where it has an
-    attribute `version`; a registered function's version is the text of its file.
+    attribute `version`; a registered function's version is the hash of its code.
 
     Args:
         template: the judge's prompt, by name or file; judges that read no prompt ignore it.
@@ -206,7 +207,7 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
             f"The judge {entry.name!r} is a function and takes nothing after a colon: write {entry.name!r}, not "
             f"{spec!r}."
         )
-    return _Function(target, full_name(entry, params), params, source_of(target))
+    return _Function(target, full_name(entry, params), params, code_identity(target))
 
 
 def _registered(spec: str | Mapping[str, Any]) -> tuple[Entry, str, dict[str, Any]]:

@@ -5,7 +5,6 @@ weights, token ids (hence truncation and template), dtype, attention, and this m
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from plo import store
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -95,7 +95,7 @@ class ReferenceStore:
     def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> Path:
         path = self.folder / f"{_key(backbone, shard, policy)}{'-hidden' if hidden else ''}.safetensors"
         larger = path.with_name(f"{path.name.removesuffix('.safetensors')}-hidden.safetensors")
-        found = next((candidate for candidate in (path, larger) if readable(candidate)), None)
+        found = next((candidate for candidate in (path, larger) if store.intact(candidate)), None)
         if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
             if not all(distributed.everyone(found)):
                 values, found = _compute(backbone, shard, hidden, policy), path
@@ -104,7 +104,7 @@ class ReferenceStore:
         if found is not None:
             return found
         with FileLock(f"{path}.lock"):
-            if not readable(path):  # another process may have filled it while this one waited
+            if not store.intact(path):  # another process may have filled it while this one waited
                 _write(_compute(backbone, shard, hidden, policy), path)
         return path
 
@@ -143,9 +143,7 @@ def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: st
 
 
 def _write(values: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(values, partial)
-    os.replace(partial, path)
+    store.write(path, lambda aside: save_file(values, aside))
 
 
 def _longest(pair: Pair) -> int:
@@ -169,14 +167,3 @@ def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
         for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
             digest.update(f"{','.join(map(str, ids))};".encode())
     return digest.hexdigest()
-
-
-def readable(path: Path) -> bool:
-    """Whether a safetensors file is there, whole."""
-    if not path.exists():
-        return False
-    try:
-        with safe_open(path, framework="pt"):
-            return True
-    except (SafetensorError, OSError):  # a full disk or a copy cut short: compute it again
-        return False

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from plo import interrupt
+from plo import interrupt, store
 from plo.backbone import distributed, sharding
 from plo.backbone.batch import collate
 from plo.backbone.clipping import clip
@@ -108,7 +108,6 @@ class PreferenceTrainer(Trainer):
             logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=config.checkpoint_every,
-            save_total_limit=1,
             seed=seed,
             data_seed=seed,
             remove_unused_columns=False,
@@ -356,7 +355,16 @@ class PreferenceTrainer(Trainer):
         values = self._unwrapped.measure(self._probe, ("kl_ref_pi", "kl_pi_ref", "entropy"))
         return {f"probe/{name}": v.mean().item() for name, v in values.items()}
 
-    # Checkpoints hold everything that is trained, and nothing else.
+    # Checkpoints hold everything that is trained, and nothing else. The last two are kept: a damaged one costs its steps.
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir)
+        if distributed.is_main():
+            for _, older in checkpoints(folder)[1:]:  # before writing, so that the disk never holds more than two
+                store.remove(older)
+        super()._save_checkpoint(model, trial)
+        if distributed.is_main():
+            store.seal(folder / f"checkpoint-{self.state.global_step}")
 
     def _save(self, output_dir=None, state_dict=None):
         trained = sharding.on_main(self._unwrapped.trained())
@@ -417,16 +425,28 @@ def _ref_hidden(backbone: Backbone, batch: dict[str, Any]) -> torch.Tensor:
         return backbone.measure(batch, (), hidden=True)["hidden"]
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. The Trainer writes trainer_state.json last: where it reads, the rest is there."""
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        found.append((int(re.sub(r"\D", "", path.name)), path))
-    return max(found)[1] if found else None
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of a training's checkpoints, the newest first, whole or not."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*"))
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = lambda step, steps: None) -> Path | None:
+    """The newest checkpoint to go on from. Those after it that are damaged, or were not written whole, are removed.
+
+    Args:
+        lacking: says of a step, and the steps of the whole training, what is gone that going on from there would need.
+    """
+    for step, path in checkpoints(folder):
+        if not store.is_sealed(path):
+            store.drop(path, "was not written to its end")
+        elif store.intact(path):
+            steps = json.loads((path / "trainer_state.json").read_text())["max_steps"]
+            wrong = lacking(step, steps)
+            if wrong is None:
+                return path
+            store.drop(path, wrong)
+    return None
 
 
 class _StopAtSignal(TrainerCallback):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from plo import interrupt
+from plo import interrupt, store
 from plo.backbone import distributed
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
@@ -26,12 +25,12 @@ from plo.data import Pair
 from plo.evals import EVALUATIONS, EvaluationError, evaluate, metrics_of
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
-from plo.experiment.stages import WITHOUT_EFFECT, sha256
+from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
+from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
 from plo.margins import wins, without_rounding
 from plo.paths import plo_home, slug
-from plo.registry import source_of
 from plo.tracking import CellRun
 
 PROBE_PAIRS = 8
@@ -77,8 +76,8 @@ class Cell:
 
 
 def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
-    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the files that define
-    the loss, its generator, its statistics and the evaluations."""
+    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
+    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
     plugged = [EVALUATIONS[name].load() for name in bench.suite]
     if loss is not None:
         plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
@@ -86,7 +85,7 @@ def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
     settings = {
         "shared": shared_settings(bench),
         "loss": [loss.name, loss.source] if loss is not None else None,
-        "code": sorted({source_of(function) for function in plugged}),
+        "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
         **({"stages": [bench.stages.identity(stage) for stage in other]} if other else {}),
     }
@@ -99,10 +98,10 @@ def shared_settings(bench: Workbench) -> dict[str, Any]:
     return {
         "model": [
             bench.model_identity,
-            experiment.model.model_dump(mode="json", exclude={"name", "reference_disk_gb"}),
+            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
         ],
         "data": bench.data.digest,
-        "train": experiment.train.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+        "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
         "eval_at": experiment.points,
         "evaluation": evaluation_settings(bench),
     }
@@ -117,7 +116,7 @@ def evaluation_settings(bench: Workbench) -> list[Any]:
         "judge_calls",
         "judge_money",
     }  # evaluations of a model have runs and keys of their own
-    return [config.model_dump(mode="json", exclude=others) | {"suite": _of_samples(config)}, bench.suite]
+    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, bench.suite]
 
 
 def _of_samples(config: EvaluationConfig) -> list[str]:
@@ -189,9 +188,10 @@ def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: 
         callbacks=[evaluator],
     )
     evaluator.probe = trainer.probe
-    checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
+    checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.lacking))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     backbone.save(folder / "model")
+    distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.folder(folder / "model")
     return short_of_target(cell.loss, trainer.state.log_history, trainer.state.max_steps)
 
@@ -206,8 +206,7 @@ class Evaluator(TrainerCallback):
         self.points: Mapping[int, float] = {0: 1.0}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        points = self.bench.experiment.points
-        self.points = {max(1, round(point * state.max_steps)): point for point in points}
+        self.points = self._points(state.max_steps)
         self.progress(state.global_step, state.global_step)
         for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
             if "loss" in entry:
@@ -236,29 +235,39 @@ class Evaluator(TrainerCallback):
             step: the evaluation point.
             now: the step that the policy has reached.
         """
-        path = self.folder / f"evaluation-{step}.json"
-        if not distributed.on_main(path.exists):
-            if step != now:
-                raise EvaluationError(
-                    f"{path} is gone, and training is past it. Remove {self.folder} to run the cell anew."
-                )
+        metrics = distributed.on_main(lambda: self._evaluated(step))
+        if metrics is None:
+            if step != now:  # `lacking` chose another checkpoint, had it been so at the start
+                raise EvaluationError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
             with interrupt.awaiting("the evaluation under way is made again at the next start"):
-                self._evaluate(step, path)
-        if distributed.is_main():
-            self.run.log(json.loads(path.read_text())["metrics"], step)
+                metrics = self._evaluate(step)
+        self.run.log(metrics, step)
         self.progress(EVALUATION_UNITS)
+
+    def lacking(self, step: int, steps: int) -> str | None:
+        """What keeps a training of so many steps from going on at `step`: an evaluation before it that is there no more."""
+        gone = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
+        return f"is past step {gone[0]}, whose evaluation is gone" if gone else None
 
     def result(self) -> tuple[dict[str, float], pd.DataFrame]:
         """Metrics and samples of the last point."""
         step = max(self.points)
 
-        def read() -> tuple[dict[str, float], pd.DataFrame]:
-            metrics = json.loads((self.folder / f"evaluation-{step}.json").read_text())["metrics"]
-            return metrics, pd.read_parquet(self.folder / f"samples-{step}.parquet")
+        return distributed.on_main(lambda: (self._evaluated(step), pd.read_parquet(self._samples(step))))
 
-        return distributed.on_main(read)
+    def _points(self, steps: int) -> dict[int, float]:
+        """{step: share of the training} of the evaluation points."""
+        return {max(1, round(point * steps)): point for point in self.bench.experiment.points}
 
-    def _evaluate(self, step: int, path: Path) -> None:
+    def _samples(self, step: int) -> Path:
+        return self.folder / f"samples-{step}.parquet"
+
+    def _evaluated(self, step: int) -> dict[str, float] | None:
+        """The metrics that an evaluation found, kept on disk; None if it, or its samples, is not there whole."""
+        found = store.read_json(self.folder / f"evaluation-{step}.json")
+        return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
+
+    def _evaluate(self, step: int) -> dict[str, float]:
         """The model's part in every process alike, as each may hold but a shard of it; the rest in the main one."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
@@ -267,14 +276,16 @@ class Evaluator(TrainerCallback):
         if self.cell.loss is not None:
             measured["preference_accuracy"] = preference_accuracy(bench)
 
-        def judge() -> None:
+        def judge() -> dict[str, float]:
             reference = samples if self.cell.loss is None else self.reference_samples
             result = evaluate(samples, bench.suite, reference=reference)
-            result.samples.to_parquet(self.folder / f"samples-{step}.parquet")
+            store.write(self._samples(step), result.samples.to_parquet, durable=True)
             metrics = dict(result.metrics) | measured
-            _write(path, {"step": step, "point": self.points[step], "metrics": metrics})
+            content = {"step": step, "point": self.points[step], "metrics": metrics}
+            store.write_json(self.folder / f"evaluation-{step}.json", content, durable=True)
+            return metrics
 
-        distributed.on_main(judge, share=False)
+        return distributed.on_main(judge)
 
 
 def preference_accuracy(bench: Workbench) -> float:
@@ -300,9 +311,3 @@ def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Refe
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and name != "step"}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo import interrupt
+from plo import interrupt, store
 from plo.backbone import distributed
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
@@ -22,9 +22,9 @@ from plo.evals.judges.template import Template
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.settings import Settings
-from plo.experiment.stages import sha256
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
+from plo.identity import sha256
 from plo.terminal import say
 from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError, closing
 
@@ -150,6 +150,11 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
             raise EvaluationError(
                 f"The trained policy of {cell.name} is not in {folder} any more: bring the folder back, or train it anew "
                 f"under another name (plo compare ... name=NAME; of this comparison it is finished)."
+            )
+        if store.is_sealed(folder) and (damage := store.damage(folder)):  # kept: it may be the only one there is
+            raise EvaluationError(
+                f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train it anew "
+                f"under another name (plo compare ... name=NAME)."
             )
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])

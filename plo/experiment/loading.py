@@ -12,9 +12,9 @@ from plo.config import EvaluationConfig, ModelConfig
 from plo.evals import EvaluationError
 from plo.evals.judges.local import tokenizer_identity
 from plo.experiment.server import Server
-from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, Policy
 from plo.experiment.workbench import computed_with
+from plo.identity import sha256
 
 LONGEST = 2048  # tokens, of a model that no experiment says more of
 # adapter_model, model-00001-of-00002, pytorch_model; the first that are there are read

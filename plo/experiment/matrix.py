@@ -1,7 +1,6 @@
 """The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from plo.experiment.preflight import check_columns, check_losses, with_stages
 from plo.experiment.progress import CellsProgress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
+from plo.identity import sha256
 from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
@@ -111,7 +111,7 @@ def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list
 def _comparison_key(bench: Workbench) -> str:
     """Hash of what all cells share: losses and seeds added later join the same comparison."""
     content = [bench.experiment.name, shared_settings(bench)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256(content)
 
 
 def _run(
@@ -173,7 +173,7 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
         "plo.seed": str(cell.seed),
         "plo.data": bench.data.digest,
         "plo.model": bench.model_identity,
-        "plo.evaluation": hashlib.sha256(json.dumps(evaluation_settings(bench)).encode()).hexdigest(),
+        "plo.evaluation": sha256(evaluation_settings(bench)),
         **environment(),
     }
 

@@ -1,7 +1,5 @@
 """Continuations of held-out prompts, and what policy and reference say of them."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from plo import store
 from plo.backbone.batch import collate_groups
 from plo.backbone.limits import check_length
 from plo.backbone.model import Backbone
@@ -120,8 +119,8 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         kept = folder / f"{start}.json" if folder else None
-        if kept and kept.exists():
-            for n, response in zip(rows, json.loads(kept.read_text()), strict=True):
+        if kept and (drawn := store.read_json(kept)) is not None:
+            for n, response in zip(rows, drawn, strict=True):
                 responses[n] = response
             continue
         ids = [prompts[numbers[n][0]].ids for n in rows]
@@ -134,9 +133,7 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
         for n, response in zip(rows, out[:, length:].tolist(), strict=True):
             responses[n] = _cut_after_eos(response, eos)
         if kept:
-            partial = kept.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps([responses[n] for n in rows]))
-            os.replace(partial, kept)
+            store.write_json(kept, [responses[n] for n in rows])
     return responses
 
 

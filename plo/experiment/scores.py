@@ -6,7 +6,6 @@ after the last whole file.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from plo import store
 from plo.backbone import distributed, sharding
-from plo.backbone.reference import readable
 from plo.config import ConfigError
 from plo.data import Pair
-from plo.experiment.stages import Stages, alone, sha256
+from plo.experiment.stages import Stages, alone
+from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
 from plo.tracking import Unrecorded
 
@@ -45,7 +45,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> li
     with alone(own):
         run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or Unrecorded()
         try:
-            missing = distributed.on_main(lambda: [path for path in shards if not readable(path)])
+            missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])
             inner: Sequence[Scores] = []
             if missing:
                 for label, stage in scorer.stages.items():
@@ -116,15 +116,15 @@ class _Material:
         return self._inner
 
     def logps(self, stage: str | None = None) -> Sequence[Scores]:
-        store = self._stages.store
+        references = self._stages.store
         if stage is None:
             if not _reads_reference(self._scorer):
                 raise self._undeclared()
-            return store.get(self._stages.backbone, self.pairs).logps
+            return references.get(self._stages.backbone, self.pairs).logps
         name, _, kind = stage.partition(".")
         wanted = self._scorer.stages[name]
         if kind == "reference":
-            return store.get(self._stages.base(wanted), self.pairs).logps
+            return references.get(self._stages.base(wanted), self.pairs).logps
         return self._stages.logps(wanted, name, self.pairs)
 
     def attending_model(self) -> nn.Module:
@@ -150,11 +150,8 @@ class _Material:
 
 
 def _write(scores: Sequence[Scores], path: Path, seconds: float) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(
-        {"weights": torch.cat([part.cpu() for sides in scores for part in sides])}, partial, {"seconds": repr(seconds)}
-    )
-    os.replace(partial, path)
+    weights = torch.cat([part.cpu() for sides in scores for part in sides])
+    store.write(path, lambda aside: save_file({"weights": weights}, aside, {"seconds": repr(seconds)}))
 
 
 def _seconds(path: Path) -> float:

@@ -1,20 +1,18 @@
 """A model behind an OpenAI-compatible server, as something that evaluations of level "model" ask for text."""
 
-import json
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from plo import store
 from plo.data.rows import Text
 from plo.endpoint import EndpointError, read_endpoint
 from plo.evals import EvaluationError
-from plo.experiment.stages import sha256
 from plo.experiment.subjects import Outputs, rendered
+from plo.identity import sha256
 from plo.paths import plo_home
 from plo.retry import again
 from plo.served import CallError, Served
@@ -75,10 +73,11 @@ class Server(Outputs):
             prompt = prompts[number]
             own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
             file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
-            if not file.exists():
-                _write(file, self._ask(prompt, own, stop))
+            if (said := store.read_json(file)) is None:
+                said = self._ask(prompt, own, stop)
+                store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
-            said = {"null": False, "adapted": [], **json.loads(file.read_text())}
+            said = {"null": False, "adapted": [], **said}
             return named | said | {"tokens": float("nan")}
 
         def awaited(calls: int) -> None:
@@ -114,10 +113,3 @@ class Server(Outputs):
             f"{self.path} cannot be asked the prompt {asked}: {said} See to the server, the model's name and the key "
             f"({self.endpoint.key_name}), and start again: what it said so far is kept."
         )
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, file)

@@ -6,9 +6,8 @@ from typing import Any
 
 from plo.evals import OnModel
 from plo.evals.judges import Judging
-from plo.experiment.stages import sha256
+from plo.identity import code_identity, sha256
 from plo.paths import content_digest
-from plo.registry import source_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Settings:
 
     Attributes:
         judging: the judge, where one is asked.
-        digest: of the file of the evaluation's code, its options with the content of the files they name, the model compared
+        digest: of the evaluation's code and the code it calls, its options with the content of the files they name, the model compared
             with, the judge with its version (of weights and prompt).
         but_judge: the same without the judge.
         params: what of that is shown: options that differ from their defaults, judge, against.
@@ -36,7 +35,7 @@ class Settings:
             JudgeError, TemplateError: the judge cannot be had.
         """
         params = {option: str(value) for option, value in evaluation.changed.items()}
-        parts: list[Any] = [evaluation.entry.name, source_of(evaluation.entry.load())]
+        parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load())]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}

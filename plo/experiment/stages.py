@@ -7,8 +7,6 @@ comparisons share it. Killed, it goes on from its last checkpoint.
 import contextlib
 import gc
 import hashlib
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,24 +16,26 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from plo import store as stored
 from plo.backbone import distributed
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
-from plo.backbone.reference import Reference, ReferenceStore, readable
+from plo.backbone.reference import Reference, ReferenceStore
 from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
+from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
-from plo.registry import source_of
 from plo.scorers import Scores, Stage
 from plo.tracking import CellRun, Unrecorded
 
-VERSION = 1  # of what lies in a stage's folder
+VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
 
@@ -113,10 +113,11 @@ class Stages:
     def key(self, stage: Stage) -> str:
         """Hash of what the trained weights depend on."""
         loss = get_loss(stage.loss)
-        adapters = {name: value for name, value in self.model.model_dump().items() if name.startswith(("peft", "lora"))}
-        settings = self._settings(stage).model_dump(mode="json", exclude=WITHOUT_EFFECT)
+        changed = settings_identity(self.model)
+        adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
+        settings = settings_identity(self._settings(stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
-        code = sorted({source_of(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
+        code = sorted({code_identity(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
         columns = [[pair.columns.get(name) for name in names] for pair in self._pairs(stage)] if names else []
         pairs = self.digest(stage.share, stage.reversed)
@@ -135,13 +136,13 @@ class Stages:
         with alone(folder):  # before the record: another launch's own would be taken for one of a killed process
             run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
             try:
-                if not distributed.on_main(lambda: readable(folder / POLICY)):
+                if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
                     self._train(stage, folder, run)
             except BaseException as error:
                 run.fail(error)
                 raise
             run.folder(folder)
-            run.finish(json.loads((folder / "done.json").read_text()) if distributed.is_main() else None)
+            run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
 
     def logps(self, stage: Stage, name: str, pairs: Sequence[Pair]) -> Sequence[Scores]:
         """Log-probs (nats) of the response tokens under the trained stage. Its base is left as it was before training."""
@@ -174,9 +175,8 @@ class Stages:
         numbers = {"seconds": clock.seconds(), "steps": trainer.state.global_step, "pairs": len(pairs)}
 
         def keep() -> None:
-            (folder / "done.json").write_text(json.dumps(numbers))
-            save_file(state, folder / "policy.partial")
-            os.replace(folder / "policy.partial", folder / POLICY)
+            about = {name: repr(value) for name, value in numbers.items()}
+            stored.write(folder / POLICY, lambda aside: save_file(state, aside, about), durable=True)
             for path in folder.glob("checkpoint-*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -205,8 +205,10 @@ class Stages:
         return TrainConfig.of({**self.train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
 
 
-def sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+def _numbers(policy: Path) -> dict[str, float]:
+    """What a stage's training took: seconds, steps, pairs."""
+    with safe_open(policy, framework="pt") as file:
+        return {name: float(value) for name, value in file.metadata().items()}
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:
@@ -234,7 +236,7 @@ class _Clock(TrainerCallback):
     def __init__(self, checkpoint: Path | None):
         self.started = time.perf_counter()
         file = checkpoint / "seconds.json" if checkpoint else None
-        self.before = json.loads(file.read_text()) if file and file.exists() else 0.0
+        self.before = stored.read_json(file) or 0.0 if file else 0.0
 
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.started
@@ -242,9 +244,7 @@ class _Clock(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if distributed.is_main():
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            partial = folder / "seconds.partial"
-            partial.write_text(json.dumps(self.seconds()))
-            os.replace(partial, folder / "seconds.json")
+            stored.write_json(folder / "seconds.json", self.seconds())
 
 
 class _Log(TrainerCallback):

@@ -20,7 +20,7 @@ from plo.evals import EvaluationError
 from plo.evals.judges.local import context_of
 from plo.experiment.cell import log_ratio_margins
 from plo.experiment.sampling import VERSION, Prompt, continuations, eos_ids
-from plo.experiment.stages import sha256
+from plo.identity import sha256
 from plo.paths import plo_home
 
 

@@ -20,7 +20,8 @@ from plo.experiment.preflight import check_columns, check_losses, losses_of_stag
 from plo.experiment.progress import progress_bar
 from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
-from plo.experiment.stages import Stages, sha256
+from plo.experiment.stages import Stages
+from plo.identity import sha256
 from plo.paths import plo_home
 from plo.scorers import Scorer, Scores, Stage
 from plo.terminal import line, say

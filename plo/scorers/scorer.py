@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from plo.configured import accepted, changed, checked, full_name, read_call
 from plo.errors import PloError
-from plo.registry import Entry, Registry, check_signature, source_of
+from plo.identity import code_identity, sha256
+from plo.registry import Entry, Registry, check_signature
 
 SCORERS = Registry("token scorer", group="plo.scorers")
 
@@ -141,9 +142,9 @@ class Scorer:
 
     @property
     def source(self) -> str:
-        """What defines the weights: its file, its hyper-parameters, and those of the scorer inside it."""
-        parts = [source_of(self.entry.load()), repr(self.params)]
-        return "\n".join(parts + ([self.inner.source] if self.inner is not None else []))
+        """Hash that identifies the weights: its code with the code it calls, its hyper-parameters, the scorer inside it."""
+        parts = [code_identity(self.entry.load()), repr(self.params)]
+        return sha256([*parts, self.inner.source if self.inner is not None else None])
 
     def __call__(self, material: Material) -> Iterator[Scores]:
         """Weights of pair after pair.

@@ -76,3 +76,15 @@ def test_processes_that_fill_it_at_once_agree(tiny_llama, tiny_pairs, tmp_path):
         process.join()
     assert results[0] == results[1] == results[2]
     assert len(list(tmp_path.glob("*.safetensors"))) == 1 and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_damaged_shard_is_computed_again(tiny_llama, tiny_pairs, tmp_path, harm, caplog):
+    backbone, pairs = _backbone(tiny_llama()), tiny_pairs(6)
+    whole = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).batch(range(6))
+    whole = {name: values.clone() for name, values in whole.items()}
+    [path] = tmp_path.glob("*.safetensors")
+    harm(path)
+    again = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).batch(range(6))
+    assert all(torch.equal(again[name], values) for name, values in whole.items())
+    [line] = caplog.messages
+    assert str(path) in line and "damaged" in line and "made again" in line

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from plo import store
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
@@ -119,13 +120,34 @@ def test_a_checkpoint_holds_all_that_is_trained_and_nothing_else(train, tmp_path
     assert not any("embed_tokens" in name for name in saved)
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    for step, state in ((2, json.dumps({"global_step": 2})), (4, '{"global_st'), (6, None)):
+CHECKPOINT = ["trained.safetensors", "optimizer.pt", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("file", CHECKPOINT)
+def test_from_a_damaged_checkpoint_training_goes_back_to_the_one_before(train, tmp_path, harm, caplog, file):
+    whole = weights(train(folder="whole", checkpoint_every=2))
+    train(checkpoint_every=2, stop_at=4)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    harm(tmp_path / "run" / "checkpoint-4" / file)
+    assert_same(weights(train(checkpoint_every=2, resume=True)), whole)
+    [line] = caplog.messages
+    assert f"checkpoint-4 is damaged in {file}" in line
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path, caplog):
+    for step in (2, 4, 6):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 9}))
+        if step < 6:
+            store.seal(folder)
+    assert (
+        last_checkpoint(tmp_path, lambda step, steps: "lacks" if (step, steps) == (4, 9) else None).name
+        == "checkpoint-2"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"]
+    assert "checkpoint-6 was not written to its end" in caplog.messages[0]
+    assert "checkpoint-4 lacks" in caplog.messages[1]
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_step_and_rows(train):

@@ -56,12 +56,12 @@ def test_started_again_it_computes_nothing_and_new_losses_join(tiny, monkeypatch
 
 
 def test_a_changed_plug_in_is_trained_again(tiny, tmp_path):
-    """In a process of its own each time, as a user edits and runs again: the generator changes, its name does not."""
+    """In a process of its own each time, as a user edits and runs again: words change nothing, the generator does."""
     plugin = tmp_path / "mine.py"
     keys = []
-    for power in (2, 2, 4):
+    for words, power in (("One.", 2), ("Another.", 2), ("Another.", 4)):
         plugin.write_text(
-            f"from plo import register_generator\n@register_generator('mine')\ndef mine(R):\n    return R**{power}\n"
+            f"from plo import register_generator\n@register_generator('mine')\ndef mine(R):\n    '{words}'\n    return R**{power}\n"
         )
         script = (
             "from plo.registry import load_plugin; from plo import get_loss; import hashlib\n"
@@ -72,6 +72,24 @@ def test_a_changed_plug_in_is_trained_again(tiny, tmp_path):
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         keys.append(run.stdout)
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_comparison_s_key_leaves_defaults_out():
+    from types import SimpleNamespace
+
+    from plo.config import load_experiment
+    from plo.experiment.cell import shared_settings
+
+    changes = {"losses": ["dpo"], "eval_at": [0.5], "train.lr": 1e-3, "model.lora_r": 4, "evaluation.prompts": 3}
+    experiment = load_experiment(None, changes)
+    bench = SimpleNamespace(experiment=experiment, model_identity="m", data=SimpleNamespace(digest="d"), suite=("own",))
+    assert shared_settings(bench) == {
+        "model": ["m", {"lora_r": 4}],
+        "data": "d",
+        "train": {"lr": 1e-3},
+        "eval_at": (0.5, 1.0),
+        "evaluation": [{"prompts": 3, "suite": ["ngram_diversity", "repetition"]}, ("own",)],
+    }
 
 
 def test_what_changes_no_number_is_no_other_comparison(tiny, monkeypatch):

@@ -1,5 +1,6 @@
 """Sampling: the right distribution, the same noise for every policy and batch size, and the numbers beside it."""
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -7,7 +8,7 @@ from transformers import AutoTokenizer
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig, ModelConfig
 from plo.embedded import embedded_model
-from plo.experiment.sampling import Prompt, _noise, _Sampler, sample
+from plo.experiment.sampling import Prompt, _noise, _Sampler, continuations, sample
 
 PROMPTS = [Prompt((5, 9), "a"), Prompt((7,), "b"), Prompt((11, 3, 4, 20), "c")]
 
@@ -89,3 +90,18 @@ def test_kl_of_the_reference_with_itself_is_zero(tiny_llama, tokenizer):
         backbone(tiny_llama), tokenizer, PROMPTS, EvaluationConfig(max_new_tokens=4, temperature=0.5), seed=0
     )
     assert frame.kl.abs().max() == 0
+
+
+def test_damaged_outputs_are_drawn_again(tiny_llama, tokenizer, tmp_path, harm, caplog, monkeypatch):
+    policy, config = backbone(tiny_llama), EvaluationConfig(samples=2, max_new_tokens=6, batch_size=2)
+    drawn = []
+    generate = policy.generate
+    monkeypatch.setattr(policy, "generate", lambda *a, **k: drawn.append(1) or generate(*a, **k))
+    whole = continuations(policy, tokenizer, PROMPTS, config, 3, tmp_path)
+    assert len(drawn) == 3
+    harm(tmp_path / "2.json")
+    again = continuations(policy, tokenizer, PROMPTS, config, 3, tmp_path)
+    pd.testing.assert_frame_equal(again, whole)
+    assert len(drawn) == 4  # the damaged batch alone
+    [line] = caplog.messages
+    assert str(tmp_path / "2.json") in line and "damaged" in line

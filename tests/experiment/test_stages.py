@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
@@ -73,8 +74,9 @@ def test_an_oracle_is_trained_and_scored_once_for_all_seeds_and_comparisons(tiny
     assert len(oracle_loss) == 1 and stages_of("later") == []
     [trained] = (plo_home() / "stages").iterdir()
     assert not list(trained.glob("checkpoint-*"))
-    numbers = json.loads((trained / "done.json").read_text())
-    assert numbers["steps"] == 3 and numbers["seconds"] > 0
+    with safe_open(trained / "policy.safetensors", framework="pt") as file:
+        numbers = file.metadata()
+    assert float(numbers["steps"]) == 3 and float(numbers["seconds"]) > 0
 
 
 def test_a_seeded_scorer_is_asked_once_a_seed(tiny, oracle_loss):
@@ -461,16 +463,18 @@ def test_a_stages_epochs_come_before_the_experiments_steps(tiny):
     assert stages._settings(Stage(train={"lr": 1})).steps == 3
 
 
-def test_files_cut_short_are_made_again(tiny, oracle_loss):
+def test_damaged_files_are_made_again(tiny, oracle_loss, harm, caplog):
     bench = trained_bench(tiny())
     scorer = get_scorer("oracle_ratio")
     got = scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
-    for path in [*(plo_home() / "scores").rglob("*.safetensors"), *(plo_home() / "stages").rglob("*.safetensors")]:
-        whole = path.read_bytes()
-        path.unlink()  # what was read of it is mapped
-        path.write_bytes(whole[:-8])
+    got = [tuple(part.clone() for part in sides) for sides in got]
+    damaged = [*(plo_home() / "scores").rglob("*.safetensors"), *(plo_home() / "stages").rglob("*.safetensors")]
+    for path in damaged:
+        harm(path)
     torch.testing.assert_close(scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores"), got)
     assert len(oracle_loss) == 2
+    lines = [line for line in caplog.messages if "damaged" in line]
+    assert len(lines) == len(damaged) == 2 and all(str(path) in "".join(lines) for path in damaged)
 
 
 def test_adapters_on_the_lm_head_are_refused_before_the_stage_sft_is_trained(tiny):

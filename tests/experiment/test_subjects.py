@@ -18,6 +18,7 @@ from plo.data.rows import Row
 from plo.evals import EvaluationError
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.subjects import Outputs, Policy
+from plo.paths import plo_home
 
 CONFIG = EvaluationConfig()
 ROWS = [Row("Case 1:", " fine fine", " bad!"), Row("word " * 300, "fine", "bad"), Row("Case 2:", " good", " not")]
@@ -350,6 +351,18 @@ def test_what_is_no_completion_is_asked_again(served, monkeypatch):
     monkeypatch.setattr("plo.retry.LONGEST", 0.1)
     served.first = [(200, '{"choices": []}'), (200, '{"choices": [{"mess'), (200, "<html>"), (500, "{}")]
     assert load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist() == ["Bearer none"] and not served.first
+
+
+def test_what_a_server_said_is_asked_again_where_it_is_damaged(served, harm, caplog):
+    def said(text):
+        served.answer = 200, json.dumps({"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
+        return load_subject(served.spec, 0, CONFIG).sample(["p"])["text"].tolist()
+
+    assert said("first") == said("second") == ["first"]
+    [file] = (plo_home() / "outputs" / "server").glob("*.json")
+    harm(file)
+    assert said("third") == said("fourth") == ["third"]
+    assert [line for line in caplog.messages if str(file) in line and "damaged" in line]
 
 
 def test_no_server_and_no_client(served, monkeypatch):

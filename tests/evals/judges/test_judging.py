@@ -3,6 +3,7 @@
 import math
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -153,6 +154,44 @@ def test_files_of_the_first_form_are_still_read(tmp_path):
         answers = Judging(judge, cache=path).ask([known, Question("q", "x", "z")])
         assert [(v.p, v.answer) for v in answers] == [(0.75, "B"), (None, "")]
     assert judge.asked == [Question("q", "x", "z")] * 4
+
+
+def test_a_damaged_verdict_is_asked_again(tmp_path, caplog):
+    """One bit of p's mantissa, in the file itself: SQLite reads it without a word."""
+    path, judge = tmp_path / "v.db", Scripted(lambda q: 0.8140625)
+    questions = [Question("q", "x", "y"), Question("q", "x", "z")]
+    Judging(judge, cache=path).ask(questions)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack(">d", 0.8140625))
+    content[place + 1] ^= 4
+    path.write_bytes(content)
+    with sqlite3.connect(path) as db:
+        assert sorted(p for (p,) in db.execute("SELECT p FROM verdicts")) != [0.8140625] * 2
+    db.close()
+
+    assert [v.p for v in Judging(judge, cache=path).ask(questions)] == [0.8140625] * 2
+    assert len(judge.asked) == 3  # the damaged one alone
+    [line] = caplog.messages
+    assert str(path) in line and "damaged" in line
+    assert [v.p for v in Judging(judge, cache=path).ask(questions)] == [0.8140625] * 2 and len(judge.asked) == 3
+
+
+def test_files_without_checksums_get_them(tmp_path):
+    path, judge, known = tmp_path / "v.db", Scripted(lambda q: 0.1), Question("q", "x", "y")
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE TABLE verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL, answer TEXT NOT NULL, "
+            "tries INTEGER NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID"
+        )
+        row = (key_of(judge, known), "scripted", 0.75, "B", 1)
+        db.execute("INSERT INTO verdicts (key, judge, p, answer, tries) VALUES (?,?,?,?,?)", row)
+    db.close()
+    for _ in range(2):
+        assert [v.p for v in Judging(judge, cache=path).ask([known])] == [0.75]
+    assert judge.asked == []
 
 
 class Flaky(Scripted):

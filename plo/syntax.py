@@ -1,0 +1,219 @@
+"""The syntax tree of a function or class: found in its file, stripped of words, and what it refers to."""
+
+import ast
+import copy
+import linecache
+import symtable
+from collections.abc import Iterator
+from functools import lru_cache
+from types import CodeType
+from typing import Any
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+
+
+def node_of_code(code: CodeType) -> Definition | None:
+    """The definition that a function's code was compiled from; None where the source is not there, or not that one."""
+    index = _index("".join(linecache.getlines(code.co_filename)))
+    found = [node for _, node in index if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name]
+    if len(found) < 2:
+        return found[0] if found else None
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
+    around = [node for node in found if all(_holds(node, place) for place in places)]  # lambdas of one line
+    return min(around, key=lambda node: len(ast.unparse(node)), default=None)
+
+
+def node_of_class(cls: type, file: str | None) -> ast.ClassDef | None:
+    """The definition of a class in its module's file."""
+    index = _index("".join(linecache.getlines(file))) if file else []
+    found = [node for name, node in index if name == cls.__qualname__ and isinstance(node, ast.ClassDef)]
+    lines = [value.__code__.co_firstlineno for value in vars(cls).values() if hasattr(value, "__code__")]
+    around = [node for node in found if any(node.lineno <= line <= node.end_lineno for line in lines)]
+    return (around or found or [None])[-1]
+
+
+def plain_text(node: ast.AST) -> str:
+    """A definition as text without what changes nothing it computes: comments, layout, docstrings, annotations, the words
+    of errors, and the decorator that registers it."""
+    return ast.unparse(ast.fix_missing_locations(_Plain().visit(copy.deepcopy(node))))
+
+
+@lru_cache(maxsize=4096)
+def references(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """What a definition's text refers to: global names, dotted chains (name, attribute, ...), all attributes' names."""
+    tables = [symtable.symtable(text, "<identity>", "exec")]
+    top, names = tables[0], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        names |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is top)}
+    tree = ast.parse(text)
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    chains = {chain for node in attributes if (chain := _chain(node))}
+    return tuple(sorted(names)), tuple(sorted(chains)), tuple(sorted({node.attr for node in attributes}))
+
+
+def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
+    """(local name, module, attribute of it) of the imports inside a definition; relative ones begin with dots."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((alias.asname or alias.name, module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield (
+                    alias.asname or alias.name.split(".")[0],
+                    alias.name if alias.asname else alias.name.split(".")[0],
+                    None,
+                )
+
+
+def is_state(name: str, file: str | None, *, inside: bool = False) -> bool:
+    """Whether a global is a place to keep things in, empty at first or set by functions: its value now is chance.
+
+    Args:
+        inside: the same of a function's variable.
+    """
+    return name in _states("".join(linecache.getlines(file)), inside) if file else False
+
+
+def assignments(name: str, file: str | None) -> list[str]:
+    """The statements that give a module's global its value."""
+    tree = _parsed("".join(linecache.getlines(file))) if file else None
+    return [ast.unparse(statement) for targets, _, statement in _assigned(tree) if name in targets]
+
+
+@lru_cache(maxsize=256)
+def _parsed(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # edited since it was run
+        return None
+
+
+@lru_cache(maxsize=256)
+def _index(source: str) -> list[tuple[str, Definition]]:
+    """Every definition with its qualified name."""
+    found: list[tuple[str, Definition]] = []
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = prefix
+            if isinstance(child, Definition):
+                found.append((prefix + _name(child), child))
+                inner = f"{prefix}{_name(child)}." + ("" if isinstance(child, ast.ClassDef) else "<locals>.")
+            visit(child, inner)
+
+    if (tree := _parsed(source)) is not None:
+        visit(tree, "")
+    return found
+
+
+@lru_cache(maxsize=256)
+def _states(source: str, inside: bool) -> frozenset[str]:
+    tree = _parsed(source)
+    if tree is None:
+        return frozenset()
+    rebinds = ast.Nonlocal if inside else ast.Global
+    rebound = {name for node in ast.walk(tree) if isinstance(node, rebinds) for name in node.names}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if inside else [tree]
+    statements = (found for function in functions for found in _assigned(function))
+    empty = {name for names, value, _ in statements if _is_empty(value) for name in names}
+    return frozenset(rebound | empty)
+
+
+def _assigned(tree: ast.Module | ast.FunctionDef | None) -> Iterator[tuple[set[str], ast.expr | None, ast.stmt]]:
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+            yield names, statement.value, statement
+
+
+def _is_empty(value: ast.expr | None) -> bool:
+    match value:
+        case ast.Dict(keys=[]) | ast.List(elts=[]):
+            return True
+        case ast.Call(func=ast.Name(id="dict" | "list" | "set"), args=[], keywords=[]):
+            return True
+    return False
+
+
+def _name(node: Definition) -> str:
+    return "<lambda>" if isinstance(node, ast.Lambda) else node.name
+
+
+def _first_line(node: Definition) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _holds(node: ast.AST, place: tuple[int, int]) -> bool:
+    return (node.lineno, node.col_offset) <= place <= (node.end_lineno, node.end_col_offset)
+
+
+def _chain(node: ast.AST) -> tuple[str, ...] | None:
+    """("a", "b", "c") of a.b.c."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    if isinstance(node, ast.Attribute) and (before := _chain(node.value)):
+        return (*before, node.attr)
+    return None
+
+
+def _registers(decorator: ast.expr) -> bool:
+    """@register_loss(...), @plo.register_scorer(...), @LOSSES.register(...): what it declares is a key's own part."""
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    name = (_chain(called) or ("",))[-1]
+    return name == "register" or name.startswith("register_")
+
+
+class _Plain(ast.NodeTransformer):
+    """Leaves what is computed."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if getattr(node, "body", None) == []:
+            node.body = [ast.Pass()]
+        return node
+
+    def _definition(self, node: Any) -> Any:
+        node.decorator_list = [d for d in node.decorator_list if not _registers(d)]
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self._definition(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for statement in node.body:
+            if isinstance(statement, ast.AnnAssign):  # a dataclass's field: it stays, as text
+                statement.annotation = ast.Constant(ast.unparse(statement.annotation))
+                statement.simple = 0
+        return self._definition(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if isinstance(node.annotation, ast.Constant):
+            return self.generic_visit(node)
+        if node.value is None:
+            return None
+        return self.visit(ast.Assign(targets=[node.target], value=node.value))
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        exception = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return ast.Raise(exc=exception, cause=None)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        return ast.Assert(test=self.visit(node.test), msg=None)
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
+        return ast.Global(names=node.names)  # alone, the definition has nothing around it that could hold them
