@@ -59,14 +59,13 @@ def adapter_config(folder: Path, task: str = "CAUSAL_LM") -> dict[str, Any]:
         ModelError: it says something else, or is no LoRA adapter.
     """
     file = folder / CONFIG
+    damaged = f"{file} is damaged: {{}}. Copy it again from where the adapter was made."
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(saved, dict):
-            raise ValueError("it holds no settings")
     except ValueError as error:
-        raise ModelError(
-            f"{file} is damaged: {reason(error)}. Copy it again from where the adapter was made."
-        ) from None
+        raise ModelError(damaged.format(reason(error))) from None
+    if not isinstance(saved, dict):
+        raise ModelError(damaged.format("it holds no settings"))
     if saved.get("peft_type") != "LORA" or not saved.get("base_model_name_or_path"):
         raise ModelError(f"{file} is no LoRA adapter with the name of its base. Merge it into its model and give that.")
     usual = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(LoraConfig)}

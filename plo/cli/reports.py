@@ -39,7 +39,8 @@ def leaderboard(
     if console.is_terminal:
         from plo.leaderboards.terminal import to_terminal
 
-        console.print(to_terminal(board, console.width))
+        table = to_terminal(board, console.width)
+        console.print(table)
         console.print()
     else:
         print(plain(to_markdown(board)))

@@ -79,8 +79,8 @@ def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
     assert started[-1] is None
 
     weights = folder / "model" / "adapter_model.safetensors"
-    recorded = SimpleNamespace(name="dpo seed 0", tags={"plo.seed": "0", "plo.variant": "dpo"})
-    recorded.tags["plo.folder"] = str(folder / "model")
+    tags = {"plo.seed": "0", "plo.variant": "dpo"}
+    recorded = SimpleNamespace(name="dpo seed 0", tags=tags, folder=folder / "model")
     _policy(bench, recorded)
     harm(weights)
     with pytest.raises(EvaluationError, match=r"dpo seed 0.*damaged in adapter_model\.safetensors.*bring back a copy"):

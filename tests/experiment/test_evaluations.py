@@ -58,10 +58,10 @@ def test_a_comparison_evaluates_every_cell_once_beside_its_own_metrics(tiny, len
     assert found.metrics["characters"] == found.items["characters"].mean()
     assert found.metrics["reference"] == finding("reference seed 0").metrics["characters"]
     lengths = {"characters": ["characters", "reference"]}
-    assert (
-        found.about == {"notes": ["a note"], "lengths": lengths, "judges": [], "but_judge": found.settings}
-        and found.params == {}
-    )
+    about = dict(found.about)
+    assert sorted(metric["name"] for metric in about.pop("described")) == ["characters", "reference"]
+    assert about == {"notes": ["a note"], "lengths": lengths, "judges": [], "but_judge": found.settings}
+    assert found.params == {}
     assert "repetition" in cells()["dpo seed 0"].metrics
     compare(experiment(tiny, "repetition", "length"))
     assert len(length) == 3
