@@ -63,6 +63,7 @@ def test_fewer_is_better_where_the_evaluation_said_so(shouting, tmp_path):
     board = read(Tracker(record(tmp_path / "plo.db"), create=False), metrics=["shouting"])
     assert board.primary == "shouting"
     assert board.ratings.table.index[0] == "reference"  # it shouts less on every prompt
+    assert "the variant with the lower shouting wins" in to_markdown(board)
 
 
 def test_runs_of_an_earlier_version_are_read_as_before(shouting, tmp_path):
