@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from plo.configured import HyperParameterError, accepted, changed, checked, full_name, read_call, shown
+from plo.configured import HyperParameterError, accepted, changed, checked, full_name, shown
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.losses.generators import GENERATORS
@@ -164,6 +164,12 @@ class Loss(nn.Module):
         return ((1.0, self),)
 
     @property
+    def given(self) -> dict[str, Any]:
+        """The hyper-parameters that differ from their defaults, and `scorer` where the loss needs token weights."""
+        scorer = {} if self.scorer is None or self.is_recipe else {"scorer": self.scorer}
+        return {**changed(self.entry, self._own), **scorer}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter by the name that `with_params` takes, those of the scorer as `scorer.gamma`."""
         inner = {} if self.scorer is None or self.is_recipe else self.scorer.params
@@ -179,9 +185,7 @@ class Loss(nn.Module):
             >>> get_loss("twdpo").with_params({"scorer": "position_decay", "scorer.gamma": 0.5}).name  # doctest: +SKIP
             'twdpo(scorer=position_decay(gamma=0.5))'
         """
-        params, inner = changed(self.entry, self._own), {}
-        if self.scorer is not None and not self.is_recipe:
-            params["scorer"] = self.scorer
+        params, inner = self.given, {}
         for name, value in changes.items():
             if name.startswith("scorer."):
                 inner[name.removeprefix("scorer.")] = value
@@ -206,10 +210,13 @@ class Loss(nn.Module):
         if isinstance(generator, str):
             entry = GENERATORS[generator]
             code += [entry.load(), entry.facts.get("closed_form")]
-        if isinstance(base := self.params.get("base"), str):  # of a loss that changes another one
-            code.append(LOSSES[read_call(base)[0]].load())
-        scorer = self.scorer.source if self.scorer is not None else None
-        own = [repr(params), self.needs, self.level, scorer]
+        base = self.params.get("base")  # of a loss that changes another one
+        parts = [self.scorer.source if self.scorer is not None else None]
+        if isinstance(base, str):
+            from plo.losses.get import get_loss  # which imports this module
+
+            parts.append(get_loss(base).source)
+        own = [repr(params), self.needs, self.level, *parts]
         return sha256([*own, code_identity(*code, through=(Pairs, Side))])
 
     @property
@@ -316,7 +323,7 @@ class LossSum(Loss):
         return tuple(zip(self._weights, self._losses, strict=True))
 
     def each_term(self, change: Callable[[Loss], Loss]) -> Loss:
-        return LossSum([(weight, change(loss)) for weight, loss in self.terms])
+        return LossSum([(weight * inner, term) for weight, loss in self.terms for inner, term in change(loss).terms])
 
     @property
     def source(self) -> str:

@@ -10,6 +10,10 @@ from plo.pairs import Pairs, Side
 
 def _base(base: str, beta: float) -> Loss:
     plain = get_loss(base)
+    if plain.scorer is not None:
+        raise ValueError(
+            f"base={base!r} wants token weights, and those of a pair would be in their place: take another base."
+        )
     if plain.level != "pair" or plain.has_parameters or plain.entry is None or "beta" not in plain.params:
         raise ValueError(f"base={base!r} must be one loss of level 'pair' with a beta and no parameters of its own.")
     if plain.params["beta"] != get_loss(plain.entry.name).params["beta"]:
@@ -51,7 +55,7 @@ def wpo(
 
     Raises:
         LossError (from `get_loss`): beta <= 0 or cap <= 0; the base is no loss, not of level "pair", a sum, has parameters of
-            its own, has no beta, or sets it.
+            its own, wants token weights, has no beta, or sets it.
 
     Source: arXiv 2406.11827, eq. 2, and its authors' code (beta, cap); TRL's `use_weighting`.
     """

@@ -21,7 +21,7 @@ from pydantic import (
 
 from plo.errors import PloError
 from plo.near import near
-from plo.values import read_list
+from plo.values import read_list, read_yaml
 
 
 class ConfigError(PloError, ValueError):
@@ -299,7 +299,7 @@ def field_names(section: type[Section] = Experiment, prefix: str = "") -> list[s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

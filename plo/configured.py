@@ -37,6 +37,9 @@ def call_of(node: ast.expr) -> tuple[str, dict[str, Any]]:
         case ast.Name(name):
             return name, {}
         case ast.Call(ast.Name(name), [], keywords) if all(k.arg for k in keywords):
+            names = [k.arg for k in keywords]
+            if twice := next((key for key in names if names.count(key) > 1), None):
+                raise HyperParameterError(f"{ast.unparse(node)!r} sets {twice} twice")
             return name, {k.arg: _value(k) for k in keywords}
     raise HyperParameterError(f"{ast.unparse(node)!r} is not name or name(key=value, ...)")
 
@@ -133,5 +136,7 @@ def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, str):
             with contextlib.suppress(ValidationError):  # `tasks=gsm8k,arc_easy` where a list is wanted
                 return adapter.validate_python(read_list(value))
+            with contextlib.suppress(ValidationError, ValueError, SyntaxError):  # `cap=None`, `clip=(0.01, None)`
+                return adapter.validate_python(None if value == "null" else ast.literal_eval(value))
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.") from None

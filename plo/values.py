@@ -5,10 +5,32 @@ from typing import Any
 import yaml
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: the name 2026-11-29 is a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML without tags that run code; a date stays a text.
+
+    Raises:
+        yaml.YAMLError: it is none.
+
+    Example:
+        >>> read_yaml("{name: 2026-11-29, seeds: [0, 1]}")
+        {'name': '2026-11-29', 'seeds': [0, 1]}
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_value(text: str) -> Any:
     """Read a value as YAML does, and numbers that YAML takes for text (1e-4) as numbers, inside lists too."""
     try:
-        return _numbers(yaml.safe_load(text))
+        return _numbers(read_yaml(text))
     except yaml.YAMLError:
         return text
 

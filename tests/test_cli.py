@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.cli.lists import _show
-from plo.cli.settings import sort_settings, with_hyper_parameters
+from plo.cli.settings import sort_settings, split, with_hyper_parameters
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.experiment.matrix import configured_losses
@@ -224,6 +224,17 @@ def test_a_hyper_parameter_reaches_every_loss_that_has_it_or_the_one_named():
         ("bpo", {"alpha": 0.3, "ratio": "alpha"}, "bpo(ratio=alpha, alpha=0.3)"),  # each alone would not fit
         ("dpo + 0.2*ipo", {"beta": 0.5}, "dpo(beta=0.5) + 0.2*ipo(beta=0.5)"),
         ("dpo + 0.2*ipo - 0.1*sft", {"ipo.beta": 0.5}, "dpo + 0.2*ipo(beta=0.5) + -0.1*sft"),
+        ("bpo", {"bpo.preset": "hh"}, "bpo(lam=1.2, clip=(0.01, None))"),
+        ("bpo(beta=0.3)", {"preset": "tldr", "lam": 0.5}, "bpo(beta=0.3, lam=0.5, clip=(0.025, None))"),
+        (
+            "2*bpo + sft",
+            {"bpo.preset": "llama3", "beta": 1},
+            "0.1*bpo(beta=1, clip=(0.01, 100.0), ratio=simpo) + 1.9*bpo(beta=1, generator=lr, ratio=simpo) + sft",
+        ),
+        ("bpo", {"clip": "(0.01, None)"}, "bpo(clip=(0.01, None))"),
+        ("bpo", {"clip": "0.01,100"}, "bpo(clip=(0.01, 100.0))"),
+        ("wpo", {"cap": "None"}, "wpo(cap=None)"),
+        ("wpo(cap=null)", {"beta": 1}, "wpo(beta=1, cap=None)"),
     ],
 )
 def test_losses_with_scorers_recipes_and_sums_take_hyper_parameters(losses, hyper, changed):
@@ -235,6 +246,12 @@ def test_losses_with_scorers_recipes_and_sums_take_hyper_parameters(losses, hype
             "twdpo.scorer.layer": "twdpo(scorer=attention_judge(layer=mean))",
         }[next(iter(hyper))]
     assert get_loss(spec).name == changed
+
+
+def test_a_date_is_a_name(tmp_path):
+    (tmp_path / "exp.yaml").write_text("{name: 2026-11-29, losses: dpo}")
+    assert load_experiment(tmp_path / "exp.yaml").name == "2026-11-29"
+    assert split(["name=2026-11-29"])[1] == {"name": "2026-11-29"}
 
 
 OTHER = {  # a valid value that is not the default, where half of the default is none
@@ -353,7 +370,11 @@ def test_a_near_name_is_a_setting(key):
         (["eval", "embedded", "--suite", "hh", "--judge-money", "-1"], "judge_money: Input should be greater than 0"),
         (["judge-check", "replay:x.json", "--judge-money", "0"], "judge_money: Input should be greater than 0"),
         (["compare", "missing.yaml"], "missing.yaml cannot be read"),
-        (["compare"], "losses: is missing"),
+        (["compare"], "There are no losses to compare: give --loss dpo, losses=dpo,ipo or an experiment file."),
+        (["compare", "lossess=dpo"], "lossess: there is no such setting; did you mean losses?"),
+        (["compare", "--loss", "dpo(beta=0.1, beta=0.2)"], "sets beta twice"),
+        (["compare", "--loss", "wpo(base=d2po)"], "wants token weights"),
+        (["compare", "--loss", "bpo", "bpo.preset=imdb"], "must be one of hh, tldr, llama3"),
         (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),
         (["leaderboard", "--store", "nowhere.db"], "no MLflow store"),
         (["scores", "position_deca"], "Did you mean 'position_decay'"),

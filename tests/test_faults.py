@@ -111,7 +111,7 @@ def broken(tiny_llama, tmp_path):
 
 @pytest.mark.parametrize("how", ["cut safetensors", "pickle", "cut pickle"])
 def test_a_broken_model_is_a_sentence(how, broken, monkeypatch):
-    monkeypatch.setattr("plo.backbone.load.AutoTokenizer.from_pretrained", lambda path: None)
+    monkeypatch.setattr("plo.backbone.pretrained.AutoTokenizer.from_pretrained", lambda path: None)
     with pytest.raises(ModelError, match=f"model '.*{how}' cannot be loaded: .*Give 'embedded'") as caught:
         load_backbone(ModelConfig(name=str(broken(how))))
     assert len(str(caught.value)) < 700 and ("safetensors" in str(caught.value) or how != "pickle")

@@ -236,10 +236,10 @@ def test_code_without_a_source_is_told_apart():
 def test_a_generator_s_closed_form_and_a_base_loss_are_parts_of_a_loss(monkeypatch):
     from plo.losses import GENERATORS
 
-    before = get_loss("bpo").source
+    before, inside = get_loss("bpo").source, get_loss("wpo(base=bpo)").source
     assert before != get_loss("bpo", lam=0.25).source != get_loss("bpo", generator="ba", lam=0.25).source
     monkeypatch.setitem(GENERATORS["sba"].facts, "closed_form", lambda log_R, *, lam=0.0, s=4.0: log_R)
-    assert get_loss("bpo").source != before
+    assert get_loss("bpo").source != before and get_loss("wpo(base=bpo)").source != inside
     assert get_loss("wpo(base=dpo)").source != get_loss("wpo(base=ipo)").source
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from plo.cli.settings import sort_settings, split, with_hyper_parameters
+from plo.cli.settings import check_losses_given, sort_settings, split, with_hyper_parameters
 from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
 from plo.terminal import say
 
@@ -116,6 +116,8 @@ def compare(
     flags = {name: value for name, value in flags.items() if value}
     with friendly():
         known, hyper = sort_settings(settings)
+        if path is None:
+            check_losses_given({**flags, **known}, hyper)
         experiment = load_experiment(path, {**flags, **known})
         load_plugins(experiment.plugins)
         experiment = with_hyper_parameters(experiment, hyper)

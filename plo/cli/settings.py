@@ -42,6 +42,29 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return known, hyper
 
 
+def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None:
+    """Refuse a comparison that neither a file nor a setting gives losses.
+
+    Args:
+        settings: of the experiment.
+        others: what may be a setting misspelt.
+
+    Raises:
+        ConfigError: with the setting that may be meant.
+    """
+    from plo.config import ConfigError, field_names
+
+    if "losses" in settings:
+        return
+    meant = {key: near(key, field_names()) for key in others}
+    hints = [
+        f" {key}: there is no such setting; did you mean {' or '.join(names)}?" for key, names in meant.items() if names
+    ]
+    raise ConfigError(
+        f"There are no losses to compare: give --loss dpo, losses=dpo,ipo or an experiment file.{''.join(hints)}"
+    )
+
+
 def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     """Change the losses of an experiment: `beta=0.2` reaches every loss that has it, `dpo.beta=0.2` dpo alone.
 
@@ -54,7 +77,17 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     taken = set()
 
     def changed(loss):
-        names = {loss.entry.name, loss.name, *LOSSES.aliases(loss.entry.name)}
+        presets = [key for key in ("preset", *(f"{name}.preset" for name in names_of(loss))) if key in hyper]
+        if not presets or not loss.entry.facts.get("presets"):
+            return with_settings(loss)
+        taken.update(presets)
+        return get_loss(loss.entry.name, **loss.given, preset=hyper[presets[-1]]).each_term(with_settings)
+
+    def names_of(loss):
+        return {loss.entry.name, loss.name, *LOSSES.aliases(loss.entry.name)}
+
+    def with_settings(loss):
+        names = names_of(loss)
         for scorers in (True, False):  # another scorer first: it has hyper-parameters of its own
             addressed = {f"{name}.{parameter}": parameter for name in names for parameter in loss.settings}
             found = {key: key for key in hyper if key in loss.settings}
