@@ -1,6 +1,8 @@
 """LoRA adapters by name: what their file may say, and putting them on their base as peft builds them."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,14 @@ def adapter_config(folder: Path, task: str = "CAUSAL_LM") -> dict[str, Any]:
         ModelError: it says something else, or is no LoRA adapter.
     """
     file = folder / CONFIG
-    saved = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict):
+            raise ValueError("it holds no settings")
+    except ValueError as error:
+        raise ModelError(
+            f"{file} is damaged: {reason(error)}. Copy it again from where the adapter was made."
+        ) from None
     if saved.get("peft_type") != "LORA" or not saved.get("base_model_name_or_path"):
         raise ModelError(f"{file} is no LoRA adapter with the name of its base. Merge it into its model and give that.")
     usual = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(LoraConfig)}
@@ -80,12 +89,26 @@ def adapter_config(folder: Path, task: str = "CAUSAL_LM") -> dict[str, Any]:
     return saved
 
 
+@contextlib.contextmanager
+def loading_base(folder: Path, base: str) -> Iterator[None]:
+    """Name the adapter, too, where its base cannot be loaded."""
+    try:
+        yield
+    except Exception as error:  # of any library
+        said = str(error) if isinstance(error, ModelError) else f"{base!r} cannot be loaded: {reason(error)}."
+        raise ModelError(
+            f"{said} It is the base of the adapter {folder} (base_model_name_or_path in its {CONFIG})."
+        ) from error
+
+
 def put_on(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with the adapter of a folder on it.
 
     Raises:
         ModelError: the adapter is another model's, or its weights are another adapter's.
     """
+    if not any(folder.glob("adapter_model*")):
+        raise ModelError(f"The adapter {folder} has no weights: copy its adapter_model.safetensors there.")
     try:
         adapted = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
         result = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))

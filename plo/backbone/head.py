@@ -44,13 +44,19 @@ def check_head(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None
     """Families differ in what follows the LM head: compare with the model's own logits once, rather than trust.
 
     Raises:
-        ModelError: `head` of the last hidden state is not what the model gives.
+        ModelError: the model's logits are not finite, or `head` of the last hidden state is not what the model gives.
     """
     device = next(model.parameters()).device
     ids = torch.arange(1, 9, device=device)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():
-        expected = model(input_ids=ids, use_cache=False).logits.float()
+        expected = model(input_ids=ids, use_cache=False).logits
         got = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not expected.isfinite().all():
+        raise ModelError(
+            f"The model {model.name_or_path!r} answers with numbers that are not finite: its weights are damaged, or "
+            f"{str(expected.dtype).removeprefix('torch.')} is too narrow for them. Copy it again, or set model.dtype=float32."
+        )
+    expected = expected.float()
     if not torch.allclose(expected, got, atol=1e-3 * expected.abs().max().item()):
         raise ModelError(
             f"{type(model).__name__}: its logits are not those of its LM head on its last hidden state (off by "

@@ -11,7 +11,7 @@ from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError
 from plo.backbone.packing import disagreement, why_not
-from plo.backbone.pretrained import pretrained
+from plo.backbone.pretrained import near_folders, pretrained
 from plo.config import ModelConfig
 from plo.faults import reason
 
@@ -41,6 +41,8 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
         if attention is not None and isinstance(error, ImportError):
             remedy = "Install the package, or set model.attention=auto."
+        elif close := near_folders(config.name):
+            remedy = f"A folder of a near name is here: {', '.join(close)}. {remedy}"
         raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
     check_vocabulary(model, tokenizer)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, put_on, share_kept
+from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, loading_base, put_on, share_kept
 from plo.backbone.head import ModelError
 from plo.embedded import embedded_model
 
@@ -32,7 +32,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
         OSError, ValueError, ImportError: transformers cannot load it.
     """
     name = str(embedded_model()) if name == "embedded" else name
-    _check_there(name)
+    check_there(name)
     if adapter_folder(name) is None:
         return _model(kind, name, dtype, keywords), AutoTokenizer.from_pretrained(_place(name))
     model, tokenizer, own = _merged(kind, name, keywords, dtype)
@@ -40,17 +40,23 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
 
 
 def _merged(
-    kind: type, name: str, keywords: Any, wanted: torch.dtype | str
+    kind: type, name: str, keywords: Any, wanted: torch.dtype | str, above: tuple[Path, ...] = ()
 ) -> tuple[PreTrainedModel, Any, torch.dtype]:
-    """The model in float32, its tokenizer, and the dtype that it is to have."""
-    _check_there(name)
+    """The model in float32, its tokenizer, and the dtype that it is to have; `above`: the adapters that it is the base of."""
+    check_there(name)
     folder = adapter_folder(name)
     if folder is None:
         model = _model(kind, name, "auto", keywords)
         own = model.dtype if wanted == "auto" else getattr(torch, wanted) if isinstance(wanted, str) else wanted
         return model.float(), AutoTokenizer.from_pretrained(_place(name)), own
     base = adapter_config(folder, TASKS[kind.__name__])["base_model_name_or_path"]
-    model, tokenizer, own = _merged(kind, base, keywords, wanted)
+    above = (*above, folder.resolve())
+    if Path(_place(base)).resolve() in above:
+        raise ModelError(
+            f"{folder / CONFIG} names as its base an adapter that is built on it: mend base_model_name_or_path."
+        )
+    with loading_base(folder, base):
+        model, tokenizer, own = _merged(kind, base, keywords, wanted, above)
     adapted = put_on(model, folder)
     if own != torch.float32 and (kept := share_kept(adapted, own)) < SHARE_KEPT:
         warnings.warn(
@@ -75,7 +81,7 @@ def _place(name: str) -> str:
     return str(Path(name).expanduser())
 
 
-def _check_there(name: str) -> None:
+def check_there(name: str) -> None:
     """Raise where a name is that of a folder and there is no model.
 
     Raises:
@@ -93,8 +99,16 @@ def _check_there(name: str) -> None:
         raise ModelError(f"{name} is a file, and a model is a folder: give the folder that holds its config.json.")
     looks_like_one = name.startswith((".", "/", "~")) or len(path.parts) > 2
     if looks_like_one or (len(path.parts) == 2 and path.parent.is_dir()):
-        there = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
-        longer = [folder for folder in sorted(there) if folder.startswith(path.name)]
-        close = [str(path.parent / folder) for folder in longer[:3] or difflib.get_close_matches(path.name, there)]
+        close = near_folders(name)
         hint = f" Near it: {', '.join(close)}." if close else ""
         raise ModelError(f"The model folder {name} is not there.{hint} Mend the path.")
+
+
+def near_folders(name: str) -> list[str]:
+    """Folders in the same place whose names are near one that is not there."""
+    path = Path(_place(name))
+    if not path.parent.is_dir():
+        return []
+    there = sorted(folder.name for folder in path.parent.iterdir() if folder.is_dir())
+    longer = [folder for folder in there if folder.startswith(path.name)]
+    return [str(path.parent / folder) for folder in longer[:3] or difflib.get_close_matches(path.name, there)]

@@ -1,19 +1,23 @@
 """From what a user names (a model, an adapter, a file of outputs, a server) to something that evaluations can ask."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from plo.backbone.adapters import NAMES, adapter_config, adapter_folder, put_on
+from plo.backbone.adapters import NAMES, adapter_config, adapter_folder, loading_base, put_on
+from plo.backbone.head import ModelError
 from plo.backbone.load import load_backbone
+from plo.backbone.pretrained import check_there
 from plo.config import EvaluationConfig, ModelConfig
 from plo.evals import EvaluationError
 from plo.evals.judges.local import tokenizer_identity
 from plo.experiment.server import Server
 from plo.experiment.subjects import Outputs, Policy
 from plo.experiment.workbench import computed_with
+from plo.faults import reason
 from plo.identity import sha256
 
 LONGEST = 2048  # tokens, of a model that no experiment says more of
@@ -34,9 +38,17 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
         return Server(what, seed)
     if path.is_file():
         return Outputs(path)
-    folder = adapter_folder(what)
+    if what != "embedded":
+        check_there(what)
+    try:
+        folder = adapter_folder(what)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model {what!r} cannot be found: {reason(error)}. Give a folder or a hub name."
+        ) from error
     base = adapter_config(folder)["base_model_name_or_path"] if folder else what
-    backbone, tokenizer = load_backbone(ModelConfig(name=base), longest=LONGEST)
+    with loading_base(folder, base) if folder else contextlib.nullcontext():
+        backbone, tokenizer = load_backbone(ModelConfig(name=base), longest=LONGEST)
     backbone.reset(seed)  # fresh adapters, which add nothing whatever the seed
     how = computed_with(backbone)
     if folder:

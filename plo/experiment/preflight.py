@@ -36,7 +36,7 @@ def check_losses(losses: Iterable[Loss]) -> None:
         for _, term in loss.terms:
             for need in term.needs:
                 _check_need(term, need)
-        check_trainable(loss)
+            check_trainable(term)
 
 
 def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:

@@ -25,7 +25,8 @@ from plo.backbone.head import ModelError
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.pretrained import pretrained
-from plo.config import ModelConfig
+from plo.config import EvaluationConfig, ModelConfig
+from plo.experiment.loading import load_subject
 from plo.losses import get_loss
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -109,7 +110,7 @@ def test_policy_and_reference_start_from_base_and_adapter_together(adapter, tiny
     assert backbone.fingerprint != load_backbone(ModelConfig(name="base", peft=peft, dtype="float32"))[0].fingerprint
 
 
-def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, tiny_pairs, tmp_path):
+def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, tiny_pairs, tmp_path, recwarn):
     """A DPO adapter on an SFT adapter: neither is left out when the former is loaded, here or by its folder."""
     pairs, sft = tiny_pairs(4), adapter()
     backbone, _ = load_backbone(ModelConfig(name="sft", dtype="float32", lora_r=2))
@@ -118,6 +119,7 @@ def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, 
         for parameter in backbone.policy_parameters():
             parameter += 0.1
     backbone.save(tmp_path / "dpo")
+    assert not [w for w in recwarn if "Could not find a config file" in str(w.message)]
     assert json.loads(Path("dpo/adapter_config.json").read_text())["base_model_name_or_path"] == str(sft)
     expected = nll(merged(sft, "dpo"), pairs)
     assert expected != pytest.approx(nll(merged("dpo"), pairs), abs=0.05)
@@ -214,6 +216,7 @@ def test_what_cannot_be_told_apart_is_refused(adapter, base):
         ),
         ("base/config.json", "is a file, and a model is a folder"),
         ("someone/model", "The model 'someone/model' cannot be loaded"),  # may be on the hub
+        ("bas", "The model 'bas' cannot be loaded.* A folder of a near name is here: base"),
     ],
 )
 def test_a_mistyped_folder(base, name, said):
@@ -221,9 +224,43 @@ def test_a_mistyped_folder(base, name, said):
     with pytest.raises(ModelError, match=said) as raised:
         load_backbone(ModelConfig(name=name))
     assert "Repo id" not in str(raised.value)
+    if not Path(name).is_file():  # `plo eval` takes a file for outputs
+        with pytest.raises(ModelError, match=said):
+            load_subject(name, 0, EvaluationConfig())
 
 
 def test_the_base_of_an_adapter_is_not_there(adapter):
     adapter(named="gone/base/model")
-    with pytest.raises(ModelError, match="The model folder gone/base/model is not there"):
+    with pytest.raises(ModelError, match="The model folder gone/base/model is not there.* base of the adapter sft"):
         load_backbone(ModelConfig(name="sft"))
+
+
+def test_an_adapter_that_is_its_own_base(adapter):
+    adapter("one", named="two")
+    adapter("two", named="one")
+    with pytest.raises(
+        ModelError, match="names as its base an adapter that is built on it: mend base_model_name_or_path"
+    ):
+        load_backbone(ModelConfig(name="one"))
+
+
+@pytest.mark.parametrize("text", ['{"peft_type": "LOR', "[]", ""])
+def test_an_adapter_s_settings_are_damaged(adapter, text):
+    (adapter() / "adapter_config.json").write_text(text)
+    for load in (lambda: load_backbone(ModelConfig(name="sft")), lambda: load_subject("sft", 0, EvaluationConfig())):
+        with pytest.raises(ModelError, match="sft/adapter_config.json is damaged: .* Copy it again"):
+            load()
+
+
+def test_an_adapter_without_weights(adapter):
+    (adapter() / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="sft has no weights: copy its adapter_model.safetensors there"):
+        load_backbone(ModelConfig(name="sft"))
+
+
+def test_a_model_whose_numbers_are_not_finite(base):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="answers with numbers that are not finite: its weights are damaged"):
+        Backbone(model, ModelConfig())
