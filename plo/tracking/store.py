@@ -57,7 +57,7 @@ class Store:
         if self.file is not None and self.file.is_dir():
             raise TrackingError(f"The MLflow store {self.file} is a folder: name a file in it, {self.file / STORE}.")
         if self.file is not None and not create and not self.file.exists():
-            raise TrackingError(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
+            raise NothingRecorded(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
         if self.file is not None and create:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         # The lock is for what must happen once: making the store, the experiment, a comparison, an attempt.
@@ -80,7 +80,7 @@ class Store:
         own = found.get(experiment)
         if own is None:
             names = ", ".join(sorted(name for name, one in found.items() if one.active))
-            raise TrackingError(f"There is no experiment {experiment!r} in {self.uri}. It holds: {names}.")
+            raise NothingRecorded(f"There is no experiment {experiment!r} in {self.uri}. It holds: {names}.")
         if not own.active:
             raise TrackingError(
                 f"The experiment {experiment!r} in {self.uri} was deleted. Choose another name, or bring it "
@@ -188,6 +188,10 @@ class Store:
                     f"copied, its folder {place.ARTIFACTS} goes with it. Put that folder next to the store."
                 ) from error
             raise TrackingError(f"Run {run_id} in {self.uri} has no readable {name}: {error}") from error
+
+
+class NothingRecorded(TrackingError):
+    """There is no such store, or no such experiment in it."""
 
 
 class MissingFiles(TrackingError):
