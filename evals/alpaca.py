@@ -191,7 +191,7 @@ def _outputs(path: Path) -> pd.DataFrame:
         text = path.read_bytes()
         rows = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text)
         frame = pd.DataFrame.from_records(rows)[["instruction", "output", "generator"]].astype(object)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvaluationError(
             f"The baseline's answers in {path} cannot be read ({type(error).__name__}: {error}). They are a JSON list of "
             f'{{"instruction": ..., "output": ..., "generator": ...}}, AlpacaEval\'s model_outputs.json.'

@@ -7,14 +7,14 @@ import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.statistics import differences
-from plo.tracking import Cell
+from plo.tracking import Cell, allowed_name
 from plo.tracking import tables as fetch
 
 SAMPLES = "samples.json"
 
 
 def tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
-    """{run id: its samples}; a cell that recorded none is noted.
+    """{run id: its samples}, columns by the names that metrics are recorded by; a cell that recorded none is noted.
 
     Raises:
         TrackingError: a cell recorded samples, and they are not where the store expects them.
@@ -25,7 +25,8 @@ def tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
         for cell in cells
         if cell not in recorded
     ]
-    return fetch(recorded, SAMPLES)
+    found = fetch(recorded, SAMPLES)
+    return {run: frame.rename(columns=allowed_name) for run, frame in found.items()}
 
 
 def items(

@@ -110,10 +110,11 @@ def head_to_head(board: Leaderboard) -> list[str]:
         ]
         for name, row in found.table.iterrows()
     ]
+    wins = "lower" if board.how[board.primary].better == "↓" else "higher"
     cycles = "undefined" if math.isnan(found.cycle_rate) else f"{found.cycle_rate:.1%}"
     return [
         "## Head to head",
-        f"On every prompt and seed the variant with the higher {escape(board.primary)} wins. Bradley-Terry ratings in Elo points "
+        f"On every prompt and seed the variant with the {wins} {escape(board.primary)} wins. Bradley-Terry ratings in Elo points "
         f"(mean 0), ranks with 95% intervals by bootstrap over {found.prompts} prompts: they tell what other prompts might show, "
         f"not what other seeds might. Intransitive triples: {cycles}.",
         table(["variant", "rating", "rank [95%]", "wins"], body),

@@ -11,7 +11,7 @@ import pandas as pd
 from plo.leaderboards.metrics import ADJUSTED, Metric, of_section
 from plo.statistics.intervals import StatisticsError
 from plo.statistics.length import length_adjusted
-from plo.tracking import Cell, Finding, TrackingError
+from plo.tracking import Cell, Finding, TrackingError, allowed_name
 
 JUDGED = "*win_rate*"
 
@@ -105,12 +105,12 @@ def sections(
 def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> Section:
     tables, lengths, notes, judges = {}, {}, {}, {}
     for run, finding in found.items():
-        tables[run], about = finding.items, finding.about
+        tables[run], about = finding.items.rename(columns=allowed_name), finding.about  # as metrics are recorded
         notes |= dict.fromkeys(about["notes"])
         judges |= {json.dumps(judge): judge for judge in about["judges"]}
-        lengths |= about["lengths"]
+        lengths |= {allowed_name(name): [*map(allowed_name, columns)] for name, columns in about["lengths"].items()}
         section.but_judge = about["but_judge"]
-        section.recorded |= {one["name"]: Metric.from_dict(one) for one in about.get("described", [])}
+        section.recorded |= {allowed_name(one["name"]): Metric.from_dict(one) for one in about.get("described", [])}
         by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
         for metric, value in sorted(finding.metrics.items()):
             name = f"{section.title}.{metric}"

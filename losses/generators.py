@@ -126,6 +126,8 @@ def register_generator(
         ...     return R**p
     """
 
+    GENERATORS.check_name(name)
+
     def register(h: Callable[..., Tensor]) -> Callable[..., Tensor]:
         check_signature("Bregman generator", name, h, given="R")
         return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)(h)

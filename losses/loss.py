@@ -87,6 +87,7 @@ def register_loss(
         ... def hinge2(pairs: Pairs, *, beta: float = 0.1) -> Tensor:
         ...     return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
     """
+    LOSSES.check_name(name)
     if level not in LEVELS:
         raise LossError(f"level={level!r} of the loss {name!r} must be one of {', '.join(LEVELS)}.")
     _check_model(name, model)

@@ -138,5 +138,8 @@ def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:
                 return adapter.validate_python(read_list(value))
             with contextlib.suppress(ValidationError, ValueError, SyntaxError):  # `cap=None`, `clip=(0.01, None)`
                 return adapter.validate_python(None if value == "null" else ast.literal_eval(value))
+        wants_list = any(fault["type"] in ("tuple_type", "list_type") for fault in error.errors())
+        if wants_list and isinstance(value, str | int | float):  # `temperatures=0.7`; else the fault is an item's
+            return _typed(kind, owner, name, read_list(value) if isinstance(value, str) else [value], hint)
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.") from None

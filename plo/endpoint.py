@@ -12,6 +12,7 @@ from plo.errors import PloError
 PROVIDER = "https://api.openai.com/v1"
 NO_SECRET = 6  # characters: a shorter key ("none", "EMPTY") hides nothing, and would be cut out of honest answers
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+_LIKE_ADDRESS = re.compile(r"\w*://|[\w.-]+:\d{2,5}(/|$)|\[[\da-fA-F:]+\]")
 _AS_NAME = {".": "_", "-": "__", "_": "___", ":": "____"}  # no two hosts have one variable
 
 
@@ -69,6 +70,10 @@ def read_endpoint(spec: str, kind: str, default: str | None = None) -> Endpoint:
         model, at, address = spec.rpartition("@")
         if not at:
             model, address = spec, default
+    if "@" not in spec and _LIKE_ADDRESS.match(
+        spec
+    ):  # without this the default provider would be sent the texts and the key
+        raise EndpointError(f"{written!r} has an address where the model's name is wanted: write {example}.")
     if not model:
         raise EndpointError(f"{written!r} names no model: write {example}.")
     if address is None:
@@ -96,7 +101,7 @@ def _checked(address: str) -> tuple[str, SplitResult]:
         raise ValueError("a key is no part of an address, it belongs in the environment")
     if parts.netloc.endswith(":"):
         raise ValueError("its colon is followed by no port")
-    if parts.query or parts.fragment or "//" in parts.path:
+    if parts.query or parts.fragment or "//" in parts.path or set("()") & set(parts.path):
         raise ValueError("after the port a path may follow, /v1 on most servers, and nothing else")
     if not _is_address(host) and (not _HOST.fullmatch(host) or host.replace(".", "").isdigit()):
         raise ValueError(f"{host!r} is no host" if host else "it names no host")

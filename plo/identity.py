@@ -197,7 +197,7 @@ class _Walk:
         def describe() -> Any:
             is_code = callable(value)
             if not is_code and syntax.is_state(name, file, inside=inside):
-                return ["state"]
+                return ["state"] if inside else ["state", syntax.fillings(name, file)]
             said = self.value(value)
             return [said, syntax.assignments(name, file)] if said[0] == "other" and not is_code and not inside else said
 

@@ -78,9 +78,9 @@ class Registry:
                 written in `name(key=value)`.
         """
         if target is None:
-            self._check_name(name)
+            self.check_name(name)
             return lambda target: self.register(name, target, replace=replace, **facts) and target
-        self._check_name(name)
+        self.check_name(name)
         entry = Entry(name, target, facts, _origin(target))
         known = self._entries.get(self._aliases.get(name, name))
         if known is not None and not replace:
@@ -99,7 +99,7 @@ class Registry:
         Raises:
             RegistryError: `name` is taken, or nothing of the name `of` is registered.
         """
-        self._check_name(name)
+        self.check_name(name)
         if of not in self._entries:
             raise RegistryError(f"{name!r} cannot be an alias: there is no {self.kind} {of!r}. Register that first.")
         if name in self._entries or name in self._aliases:
@@ -109,7 +109,17 @@ class Registry:
             )
         self._aliases[name] = of
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        """Refuse what cannot be a name.
+
+        Raises:
+            RegistryError: with a name that can.
+        """
+        if callable(name):
+            raise RegistryError(
+                f"The {self.kind} at {_origin(name)} is registered without a name: write the name in brackets after the "
+                f'decorator, ("{getattr(name, "__name__", "mine")}").'
+            )
         if not (isinstance(name, str) and name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
             better = re.sub(r"\W+", "_", str(name), flags=re.ASCII).strip("_")
             better = better if better.isidentifier() and not keyword.iskeyword(better) else f"my_{better}".strip("_")

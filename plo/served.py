@@ -2,6 +2,7 @@
 
 import email.utils
 import json
+import math
 import os
 import re
 import threading
@@ -138,7 +139,7 @@ class Served:
             text = self.endpoint.redacted(reply.content.decode("utf-8", "replace"))
             try:
                 return self._read(json.loads(text))
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
                 said = f"{text[:200]!r} is no completion"
                 raise CallError(said, later=True, wait=_wait(reply.headers), answered=True, status=200) from None
 
@@ -191,7 +192,8 @@ class Served:
     def _read(self, body: Any) -> Answer:
         choice = body["choices"][0]
         message = choice.get("message") or {}
-        text = _text(message["content"] if "message" in choice else choice["text"])
+        # Some servers leave `content` out where they would otherwise say null (all tokens went into the thought).
+        text = _text(message.get("content") if message else choice["text"])
         thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
         return Answer(text if text is None else self.endpoint.redacted(text), choice, _usage(body), thought)
 
@@ -224,6 +226,6 @@ def _wait(headers: Mapping[str, str]) -> float | None:
             wait = float(after)
         else:
             wait = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(wait, 0.0), LONGEST_WAIT)
+    return None if math.isnan(wait) else min(max(wait, 0.0), LONGEST_WAIT)

@@ -83,6 +83,16 @@ def assignments(name: str, file: str | None) -> list[str]:
     return [ast.unparse(statement) for targets, _, statement in _assigned(tree) if name in targets]
 
 
+def fillings(name: str, file: str | None) -> list[str]:
+    """The statements outside of definitions that may put something into a module's global: TABLE["a"] = 1, a loop."""
+    tree = _parsed("".join(linecache.getlines(file))) if file else None
+    found = [node for node in (tree.body if tree else ()) if not isinstance(node, Definition | ast.AnnAssign)]
+    found = [node for node in found if not (isinstance(node, ast.Assign) and _is_empty(node.value))]
+    return [
+        ast.unparse(node) for node in found if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
+    ]
+
+
 @lru_cache(maxsize=256)
 def _parsed(source: str) -> ast.Module | None:
     try:

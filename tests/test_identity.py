@@ -283,3 +283,17 @@ def test_a_default_that_changes_does_not_give_two_settings_one_key():
 
     assert settings_identity(Before()) == settings_identity(After(rate=1.0)) == {}
     assert settings_identity(Before(rate=2.0)) == settings_identity(After()) == {"rate": 2.0}
+
+
+def test_a_global_that_is_empty_first_and_filled_by_the_module_counts(tmp_path):
+    text = "TABLE = {}\nTABLE['a'] = 1.0\ndef f(x):\n    return x * TABLE['a']\n"
+    keys = []
+    for source in (text, text.replace("1.0", "2.0")):
+        file = tmp_path / f"module{len(keys)}.py"
+        file.write_text(source)
+        module = {"__name__": "module", "__file__": str(file)}
+        exec(compile(source, str(file), "exec"), module)
+        keys.append(code_identity(module["f"]))
+        module["TABLE"]["later"] = 3  # what it holds by chance does not
+        assert code_identity(module["f"]) == keys[-1]
+    assert keys[0] != keys[1]

@@ -185,3 +185,14 @@ def test_environment(tmp_path):
     tags = environment(tmp_path)
     assert tags["plo.version.mlflow"].startswith("3.") and "plo.git" not in tags
     assert all(isinstance(value, str) and value for value in tags.values())
+
+
+def test_a_list_of_planned_cells_that_was_cut_short_is_written_again(tmp_path, caplog):
+    tracker = Tracker(tmp_path / "plo.db")
+    run = tracker.comparison("a", "key", {}, cells={"1": "dpo seed 0"})
+    (file,) = tmp_path.glob("mlartifacts/*/artifacts/cells.json")
+    file.write_text(file.read_text()[:5])
+    (found,) = Tracker(tmp_path / "plo.db", create=False).comparisons()
+    assert found.planned() == {} and "no readable cells.json" in caplog.text
+    assert tracker.comparison("a", "key", {}, cells={"2": "ipo seed 0"}) == run
+    assert found.planned() == {"2": "ipo seed 0"}

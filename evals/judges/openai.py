@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from plo.endpoint import PROVIDER, EndpointError, read_endpoint
 from plo.evals.answers import without_thought
@@ -15,6 +15,7 @@ from plo.evals.judges.template import Template
 from plo.served import Answer, CallError, Served
 
 MOST = 0.5  # mass of the first token that the labels must hold for its log-probs to be the verdict
+DAY = 86_400  # seconds: a socket cannot wait for ever
 UNLIMITED = 1024  # tokens that an answer is taken to have where nothing limits it
 
 
@@ -60,7 +61,7 @@ class OpenAI(Judge):
         price_in: NonNegativeFloat | None = None,
         price_out: NonNegativeFloat | None = None,
         concurrency: PositiveInt = 8,
-        timeout: PositiveFloat = 120.0,
+        timeout: Annotated[float, Field(gt=0, le=DAY)] = 120.0,
         retries: NonNegativeInt = 8,
         longest: PositiveInt | None = None,
         request: dict[str, Any] | None = None,

@@ -47,7 +47,10 @@ def adapter_folder(name: str) -> Path | None:
                 f"other one into another folder."
             )
         return path
-    if find_adapter_config_file(name) is None:
+    try:
+        if find_adapter_config_file(name) is None:
+            return None
+    except OSError:  # neither a folder nor a hub name: what loads the model says so
         return None
     return Path(snapshot_download(name, allow_patterns=DOWNLOADED))
 

@@ -44,7 +44,7 @@ def fuse(policy: PeftModel, autocast: bool) -> None:
 def _agrees() -> bool:
     """Whether `_Forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
     config = LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         torch.manual_seed(0)
         policy = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config).double()
         layer, x = policy.base_model.model[0], torch.randn(2, 5, dtype=torch.float64, requires_grad=True)

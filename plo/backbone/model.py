@@ -147,7 +147,9 @@ class Backbone(nn.Module):
             own = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
             state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
         if distributed.is_main():
-            self.policy.save_pretrained(folder, state_dict=state)
+            # peft would look for the base's vocabulary, to see whether it grew, and warn where the base is an adapter
+            settings = {"save_embedding_layers": False} if self.settings.peft == "lora" else {}
+            self.policy.save_pretrained(folder, state_dict=state, **settings)
 
     def restore(self, folder: Path) -> None:
         """Make the policy the one that `save` wrote, after a `reset`.

@@ -33,7 +33,7 @@ def register_statistic(name: str, *, reference: bool = False) -> Callable:
         >>> @register_statistic("top_p")
         ... def top_p(log_probs, ref_log_probs, targets): return log_probs.max(-1).values.exp()
     """
-    return lambda function: STATISTICS.register(name, reference=reference)(function)
+    return STATISTICS.register(name, reference=reference)
 
 
 @register_statistic("logps")

@@ -91,8 +91,8 @@ def judge_check(
         ),
     ] = None,
     template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
-    limit: Annotated[int | None, typer.Option(help="Pairs at most, the first ones.")] = None,
-    retest: Annotated[int, typer.Option(help="How many pairs are asked again.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pairs at most, the first ones.")] = None,
+    retest: Annotated[int, typer.Option(min=0, help="How many pairs are asked again.")] = 0,
     judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
     judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
     plugin: Plugins = [],  # noqa: B006

@@ -53,11 +53,12 @@ def read_rows(
         raise DataError(f"The data source {report.source!r} gave no rows. Fill it, or choose another.")
     if report.ties == report.rows:
         raise DataError(f"{report.source}: all {report.rows} rows are ties. Add rows that prefer a response.")
-    if rows and all(_is_listed(row.chosen) and _is_listed(row.rejected) for row in rows):
-        raise DataError(
-            f"{rows[0].where}: the responses are lists of one text that were written as text, in all {len(rows)} rows, "
-            f"such as {rows[0].chosen[:40]!r}. Write the text itself, without brackets and quotes."
-        )
+    for what, sides in {"prompts": ("prompt",), "responses": SIDES}.items():
+        if rows and all(_is_listed(getattr(row, side)) for row in rows for side in sides):
+            raise DataError(
+                f"{rows[0].where}: the {what} are lists of texts that were written as text, in all {len(rows)} rows, "
+                f"such as {getattr(rows[0], sides[0])[:40]!r}. Write the text itself, without brackets and quotes."
+            )
     _count_repeats(rows, report)
     return rows
 
@@ -89,14 +90,14 @@ def _note(raw: Raw, row: Row, report: DropReport) -> None:
 
 
 def _is_listed(side: Text) -> bool:
-    """Whether a response reads "['an answer']". One may be meant so; where all do, a column of lists became text."""
+    """Whether a text reads "['an answer', 'another']". One may be meant so; where all do, a column of lists became text."""
     if not isinstance(side, str) or not side.startswith(("['", '["')):
         return False
     try:
         value = parse(side)
     except ValueError:
         return False
-    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _excerpt(raw: Raw) -> str:

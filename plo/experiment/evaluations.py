@@ -26,7 +26,7 @@ from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
 from plo.terminal import say
-from plo.tracking import ANY, Cell, CellRun, Comparison, Tracker, TrackingError, closing
+from plo.tracking import ANY, Cell, CellRun, Comparison, NothingRecorded, Tracker, closing
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
@@ -277,9 +277,9 @@ def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None]
     """A recorded comparison by name or key, or the one of a cell's run id (then with that id); None if there is no such."""
     try:
         tracker = Tracker(store, "plo", create=False)
-        comparisons = tracker.comparisons()
-    except TrackingError:
+    except NothingRecorded:
         return None
+    comparisons = tracker.comparisons()
     for comparison in reversed(comparisons):
         if what == comparison.name or (len(what) >= 8 and comparison.key.startswith(what)):
             return tracker, comparison, None

@@ -222,7 +222,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             text = file.read()
         whole = text.lstrip().startswith("[")
         rows = json.loads(text) if whole else text.split("\n")  # splitlines would cut inside texts, at U+2028
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise EvaluationError(f"The outputs {path} cannot be read: {error}.") from None
     for number, row in enumerate(rows, 1):
         where = f"{'row' if whole else 'line'} {number}"
@@ -230,7 +230,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         try:
             row = row if whole else json.loads(row, strict=False)  # some writers leave control characters as they are
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(f"The outputs {path} cannot be read: {where}: {error}.") from None
         if not isinstance(row, dict):
             raise EvaluationError(f"The outputs {path} are no list of objects: {where} is {json.dumps(row)[:40]}.")

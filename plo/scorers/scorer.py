@@ -97,6 +97,7 @@ def register_scorer(
         ...         yield tuple((torch.arange(len(ids)) < share * len(ids)).float()
         ...                     for ids in (pair.chosen_ids, pair.rejected_ids))
     """
+    SCORERS.check_name(name)
     facts = {"stages": stages, "reads": tuple(reads), "seeded": seeded, "paper": paper}
 
     def register(function: Callable) -> Callable:

@@ -9,7 +9,7 @@ superseded by the next attempt.
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Cell, Comparison, Finding, tables
 from plo.tracking.recording import CellRun, Unrecorded
-from plo.tracking.store import MissingFiles, store_uri
+from plo.tracking.store import MissingFiles, NothingRecorded, allowed_name, store_uri
 from plo.tracking.tracker import Tracker, closing
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "Comparison",
     "Finding",
     "MissingFiles",
+    "NothingRecorded",
     "Tracker",
     "TrackingError",
     "Unrecorded",
+    "allowed_name",
     "closing",
     "store_uri",
     "tables",

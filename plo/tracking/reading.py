@@ -14,7 +14,7 @@ from plo.metric import Metric
 from plo.tracking.client import TrackingError
 from plo.tracking.recording import DESCRIBED
 from plo.tracking.runs import Run
-from plo.tracking.store import MissingFiles, Store
+from plo.tracking.store import MissingFiles, Store, allowed_name
 
 ANY = "any"  # the tag plo.model of models that plo did not train, and so of comparisons of them
 DOWNLOADS = 8  # tables fetched at a time
@@ -55,7 +55,7 @@ class Comparison:
         found: dict[str, dict[tuple[str, str], Finding]] = {}
         for run in self._tracker._children(self.run_id, "evaluation"):
             if run.status == "FINISHED":
-                tags, prefix = run.tags, f"{run.tags['plo.evaluation']}."
+                tags, prefix = run.tags, allowed_name(f"{run.tags['plo.evaluation']}.")
                 metrics = {name.removeprefix(prefix): _unclipped(v) for name, v in run.metrics.items()}
                 own = (run.run_id, tags["plo.evaluation"], tags["plo.settings"], run.params, metrics)
                 found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))

@@ -60,7 +60,8 @@ class CellRun:
     def describe(self, metrics: Iterable[Metric]) -> None:
         """Record what the run's metrics mean; `Cell.described` reads it."""
         for metric in metrics:
-            self.tag(f"{DESCRIBED}{allowed_name(metric.name)}", json.dumps(metric.to_dict()))
+            name = allowed_name(metric.name)  # as `log` records its values
+            self.tag(f"{DESCRIBED}{name}", json.dumps(metric.to_dict() | {"name": name}))
 
     def tag(self, name: str, value: str) -> None:
         """Set a flat tag."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -21,6 +22,7 @@ from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqli
 from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
 
 STORE = "plo.db"
+log = logging.getLogger("plo")
 
 
 def store_uri(store: str | Path | None = None) -> str:
@@ -57,7 +59,7 @@ class Store:
         if self.file is not None and self.file.is_dir():
             raise TrackingError(f"The MLflow store {self.file} is a folder: name a file in it, {self.file / STORE}.")
         if self.file is not None and not create and not self.file.exists():
-            raise TrackingError(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
+            raise NothingRecorded(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
         if self.file is not None and create:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         # The lock is for what must happen once: making the store, the experiment, a comparison, an attempt.
@@ -80,7 +82,7 @@ class Store:
         own = found.get(experiment)
         if own is None:
             names = ", ".join(sorted(name for name, one in found.items() if one.active))
-            raise TrackingError(f"There is no experiment {experiment!r} in {self.uri}. It holds: {names}.")
+            raise NothingRecorded(f"There is no experiment {experiment!r} in {self.uri}. It holds: {names}.")
         if not own.active:
             raise TrackingError(
                 f"The experiment {experiment!r} in {self.uri} was deleted. Choose another name, or bring it "
@@ -167,7 +169,13 @@ class Store:
             recorded = any(file.path == "cells.json" for file in self._client.list_artifacts(run_id))
         else:
             recorded = (folder / "cells.json").exists() or not folder.is_dir()  # then `_read` says what is missing
-        return self._read(run_id, "cells.json") if recorded else {}
+        try:
+            return self._read(run_id, "cells.json") if recorded else {}
+        except MissingFiles:
+            raise
+        except TrackingError as error:  # killed while it was written: the next `plo compare` writes it again
+            log.warning("%s Planned cells that were never started are not known.", error)
+            return {}
 
     def _read(self, run_id: str, name: str) -> Any:
         """A JSON file of a run.
@@ -187,7 +195,11 @@ class Store:
                     f"The files of run {run_id} are not in {folder}, where {self.uri} expects them: when a store is moved or "
                     f"copied, its folder {place.ARTIFACTS} goes with it. Put that folder next to the store."
                 ) from error
-            raise TrackingError(f"Run {run_id} in {self.uri} has no readable {name}: {error}") from error
+            raise TrackingError(f"Run {run_id} in {self.uri} has no readable {name}: {error}.") from error
+
+
+class NothingRecorded(TrackingError):
+    """There is no such store, or no such experiment in it."""
 
 
 class MissingFiles(TrackingError):

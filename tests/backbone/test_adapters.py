@@ -110,7 +110,7 @@ def test_policy_and_reference_start_from_base_and_adapter_together(adapter, tiny
     assert backbone.fingerprint != load_backbone(ModelConfig(name="base", peft=peft, dtype="float32"))[0].fingerprint
 
 
-def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, tiny_pairs, tmp_path):
+def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, tiny_pairs, tmp_path, recwarn):
     """A DPO adapter on an SFT adapter: neither is left out when the former is loaded, here or by its folder."""
     pairs, sft = tiny_pairs(4), adapter()
     backbone, _ = load_backbone(ModelConfig(name="sft", dtype="float32", lora_r=2))
@@ -119,6 +119,7 @@ def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, 
         for parameter in backbone.policy_parameters():
             parameter += 0.1
     backbone.save(tmp_path / "dpo")
+    assert not [w for w in recwarn if "Could not find a config file" in str(w.message)]
     assert json.loads(Path("dpo/adapter_config.json").read_text())["base_model_name_or_path"] == str(sft)
     expected = nll(merged(sft, "dpo"), pairs)
     assert expected != pytest.approx(nll(merged("dpo"), pairs), abs=0.05)

@@ -77,3 +77,10 @@ def test_dropout_and_merging_stay_pefts():
     before = policy(x)
     policy.merge_adapter()
     torch.testing.assert_close(policy(x), before, rtol=1e-10, atol=1e-10)
+
+
+def test_the_layer_is_tried_in_float64_whatever_surrounds_it():
+    """The first model of a process may be made inside autocast, as the attention judge's is."""
+    lora._agrees.cache_clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        assert lora._agrees()

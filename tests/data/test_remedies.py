@@ -143,6 +143,8 @@ BY_FILE = [
     ("a.jsonl", text_of(rows_with(chosen=["x"])), '{"from": "human", "gpt" or "system", "value": text}',
      text_of(rows_with(chosen=[{"from": "gpt", "value": "a"}], rejected=CHAT["rejected"]))),
     ("a.jsonl", text_of(rows_with(chosen="['a']", rejected='["b"]')), "without brackets and quotes", text_of(PLAIN)),
+    ("a.jsonl", text_of(rows_with(chosen="['a', 'c']", rejected='["b"]')), "Write the text itself", text_of(PLAIN)),
+    ("a.jsonl", text_of(rows_with(prompt="['q']")), "the prompts are lists of texts", text_of(PLAIN)),
     ("a.jsonl", text_of(rows_with(split="x")), "Write 'train' or 'eval'", text_of(rows_with(split="train"))),
     ("a.jsonl", text_of(rows_with(rejected="")), "Mend or remove these rows", text_of(PLAIN)),
 ]  # fmt: skip

@@ -61,7 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         said = self.server.says(body)
         if isinstance(said, tuple) and isinstance(said[0], int):
             status, reply, headers = said
-            return self._send(json.dumps(reply).encode(), status, headers=headers)
+            reply = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+            return self._send(reply, status, headers=headers)
         text, top = said if isinstance(said, tuple) else (said, None)
         choice = {"index": 0, "message": {"role": "assistant", "content": text}}
         if top:

@@ -208,3 +208,10 @@ def test_a_key_that_a_served_model_echoes_is_not_its_answer(subject, monkeypatch
     server.says = lambda body: (403, {"error": "sk-0123456789"}, ())
     with pytest.raises(EvaluationError, match=r"\[PLO_KEY_127_0_0_1\]"):
         served.sample(CHAT[1:2])
+
+
+def test_a_message_without_content_is_null_and_not_asked_again(subject):
+    """Servers leave `content` out, or say null, where all tokens went into the thought."""
+    served, server = subject(lambda body: (200, {"choices": [{"message": {"role": "assistant"}}]}, ()))
+    assert answers(served.sample(CHAT))["empty"].tolist() == [1] * 4
+    assert len(server.asked) == 4

@@ -225,6 +225,7 @@ def test_options_are_checked():
         with pytest.raises(ValueError, match=f"{next(iter(options))}.*of the evaluation 'hh'"):
             on_model("hh", options)
     assert on_model("tldr", {"temperatures": [0, "0.7"]}).options["temperatures"] == (0.0, 0.7)
+    assert on_model("tldr", {"temperatures": 0.7}).options["temperatures"] == (0.7,)  # tldr.temperatures=0.7
 
 
 def test_real_prompts(shared_data):

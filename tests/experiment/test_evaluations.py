@@ -1,6 +1,8 @@
 """Evaluations of a model: on trained cells and on anything else, recorded beside the cell, each once."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from plo.evals.judges.template import TemplateError
 from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find, measure_judge
 from plo.experiment.matrix import compare
 from plo.experiment.subjects import Outputs
-from plo.tracking import Tracker
+from plo.tracking import Tracker, TrackingError, client
 
 ASKED = ["Case 1:", "Case 50:"]
 
@@ -251,3 +253,20 @@ def _quiet():
     from rich.console import Console
 
     return Console(quiet=True)
+
+
+def test_a_store_that_cannot_be_read_is_not_taken_for_one_without_the_comparison(tmp_path, monkeypatch):
+    """Or the comparison's name is looked for as a model's, on the hub."""
+    monkeypatch.setattr(client, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("plo.tracking.runs.LOCKED_SECONDS", 0.1)
+    store = tmp_path / "plo.db"
+    assert find("tiny", str(store)) is None
+    Tracker(store)
+    assert find("tiny", str(store)) is None
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match="held by another process"):
+            find("tiny", str(store))
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    with pytest.raises(TrackingError, match="cannot be opened"):
+        find("tiny", str(tmp_path / "broken.db"))

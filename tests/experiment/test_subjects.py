@@ -286,6 +286,8 @@ def test_lines_of_a_file_end_at_line_feeds_alone(tmp_path):
         ('{"prompt": "p", "text": "x"}\n{"prompt": "p", "text": 3}', "line 2: 'text' holds 3 where"),
         ('{"prompt": "p", "text": "x"}\n{"prompt": "p", ', "line 2: Expecting property name"),
         ('{"prompt": "p", "text": "x"}\n7', "no list of objects: line 2 is 7"),
+        ("[" * 100_000, "cannot be read: maximum recursion depth"),
+        ('{"a": ' * 100_000, "line 1: maximum recursion depth"),
     ],
 )
 def test_a_row_without_a_text_is_named(tmp_path, text, message):

@@ -63,6 +63,46 @@ def test_fewer_is_better_where_the_evaluation_said_so(shouting, tmp_path):
     board = read(Tracker(record(tmp_path / "plo.db"), create=False), metrics=["shouting"])
     assert board.primary == "shouting"
     assert board.ratings.table.index[0] == "reference"  # it shouts less on every prompt
+    assert "the variant with the lower shouting wins" in to_markdown(board)
+
+
+@pytest.fixture
+def percent():
+    """Evaluations whose metric has a name that MLflow refuses."""
+
+    @register_evaluation("percent", higher_is_better={"marks (%)": False}, digits=1)
+    def percent(samples):
+        return samples["text"].str.count("!").to_frame("marks (%)")
+
+    @register_evaluation("asked", level="model", higher_is_better={"marks (%)": False}, digits=1)
+    def asked(subject): ...
+
+    yield
+    EVALUATIONS._entries.pop("percent"), EVALUATIONS._entries.pop("asked")
+
+
+def test_a_metric_whose_name_mlflow_refuses_is_shown_as_declared(percent, tmp_path):
+    tracker = Tracker(tmp_path / "plo.db")
+    parent = tracker.comparison("own", "key-own", {})
+    for loss, texts in TEXTS.items():
+        numbers = {"tokens": 2, "finished": True, "kl": 1.0, "entropy": 1.0, "ref_nll": 2.0}
+        rows = [{"prompt_id": i, "sample": 0, "prompt": "p", "text": text} | numbers for i, text in enumerate(texts)]
+        found = evaluate(pd.DataFrame(rows), ["percent"])
+        own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": 0}
+        cell = tracker.start_cell(parent, f"{loss}/0", f"{loss} seed 0", own)
+        cell.table(found.samples, "samples.json")
+        cell.describe(metrics_of(["percent"], found.metrics))
+        cell.finish(found.metrics)
+        tags = {"plo.of": f"{loss}/0", "plo.evaluation": "asked", "plo.settings": "same"}
+        run = tracker.start_evaluation(parent, f"asked {loss}", f"asked of {loss}", tags)
+        items = pd.DataFrame({"prompt_id": [0, 1], "marks (%)": [text.count("!") for text in texts]})
+        about = {"notes": [], "lengths": {}, "but_judge": "", "judges": []}
+        about["described"] = [described(EVALUATIONS["asked"], "marks (%)").to_dict()]
+        run.finding("asked", {"marks (%)": items["marks (%)"].mean()}, items, about)
+    board = read(Tracker(tmp_path / "plo.db", create=False))
+    assert to_markdown(board).count("| marks (%) ↓ ") == 2  # in the first table and in the evaluation's own
+    (dpo,) = (row for row in board.rows if row.variant == "dpo")
+    assert [gap.mean for name, gap in dpo.differences.items() if "marks" in name] == [3.5, 3.5]
 
 
 def test_runs_of_an_earlier_version_are_read_as_before(shouting, tmp_path):

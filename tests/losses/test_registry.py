@@ -14,6 +14,7 @@ import pytest
 import torch
 from tester import make_pairs, make_statistics
 
+from plo.backbone.statistics import register_statistic
 from plo.losses import (
     GENERATORS,
     LOSSES,
@@ -457,6 +458,18 @@ def test_a_name_that_could_not_be_written_is_refused(register, name, better):
     with pytest.raises(RegistryError, match=re.escape(f"{name!r} cannot be the name of a")) as refused:
         register(name)(lambda given: given)
     assert f"such as {better!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "register", [register_loss, register_generator, register_scorer, register_statistic], ids=lambda r: r.__name__
+)
+def test_a_decorator_without_brackets_is_refused(register):
+    """It would register nothing, and say nothing."""
+    with pytest.raises(RegistryError, match=r"test_registry.py.* without a name: .*\(\"mine\"\)"):
+
+        @register
+        def mine(given):
+            return given
 
 
 def test_an_alias_that_could_not_be_written_is_refused():

@@ -5,7 +5,9 @@ import math
 import pandas as pd
 import pytest
 
+from plo.configured import HyperParameterError
 from plo.evals.judges import JudgeError, Judging, Question, TransientError, get_judge
+from plo.served import _wait
 
 LN = math.log
 
@@ -241,3 +243,21 @@ def test_long_texts_lose_their_middle(serve):
     assert "START" in sent and "END" in sent and "characters left out" in sent
     with pytest.raises(JudgeError, match="room for 100"):
         ask(server, ("p", text, "b"), longest=100)
+
+
+@pytest.mark.parametrize("asked", ["nan", "inf", "-1", "soon"])
+def test_an_odd_wait_is_none_or_a_number(asked):
+    wait = _wait({"retry-after-ms": asked})
+    assert wait is None or 0 <= wait <= 600
+
+
+def test_a_reply_nested_too_deep_is_no_completion(serve):
+    server = serve(lambda body: (200, b"[" * 100_000, ()))
+    with pytest.raises(TransientError, match="no chat completion"):
+        get_judge(f"openai:m@{server.url}").judge([Question("p", "x", "y")])
+
+
+@pytest.mark.parametrize("timeout", ["inf", "1e12", "0"])
+def test_a_timeout_is_a_number_that_a_socket_takes(timeout):
+    with pytest.raises(HyperParameterError, match="timeout"):
+        get_judge(f"openai:m@http://localhost:1/v1(timeout={timeout})")
