@@ -1,5 +1,6 @@
 """A leaderboard in a terminal: one line that says what won, a table that fits the width, then the notes."""
 
+import math
 from collections.abc import Callable
 
 from rich.cells import cell_len
@@ -65,8 +66,11 @@ def _gain(board: Leaderboard, row: Row, name: str) -> str:
 def _about_difference(board: Leaderboard) -> str:
     if board.primary is None or board.baseline is None:
         return ""
+    gaps = [row.differences[board.primary] for row in board.rows if board.primary in row.differences]
+    undefined = "[-, -]: one prompt, or no two values that differ. " if any(math.isnan(gap.low) for gap in gaps) else ""
     return (
         f"Δ: difference to {board.title(board.baseline)}, [95%]; p after Holm; unresolved: run more seeds or prompts. "
+        f"{undefined}"
     )
 
 

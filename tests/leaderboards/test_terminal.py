@@ -67,6 +67,12 @@ def test_the_table_fits_the_width_and_says_what_it_leaves_out(width):
     assert text.index("- A note.") > text.index("loss1") > text.index("Better than")
 
 
+def test_an_interval_that_is_undefined_is_explained_where_there_is_one():
+    nothing_differs = replace(gap(0.0, math.nan), low=math.nan, high=math.nan)
+    assert "[-, -]: one prompt" in shown(board([nothing_differs, gap(0.3, 0.001)]), 200)
+    assert "[-, -]" not in shown(board([gap(0.3, 0.001)]), 200)
+
+
 def test_columns_fill_the_width_to_the_last_one_that_fits():
     one = board([gap(0.3, 0.001)])
     wide = max(len(line.rstrip()) for line in shown(one, 300).splitlines() if line.startswith(("loss", "reference")))
