@@ -4,12 +4,15 @@ A value is a file with its checksum in `NAME.sha256` alongside, or a folder with
 both. A file is written aside and renamed, its checksum first, so that a reader never meets a value without one.
 """
 
+import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +22,7 @@ from safetensors import SafetensorError
 T = TypeVar("T")
 SUMS = "SHA256SUMS"  # the checksums of a folder's files
 UNSUMMED = "has no checksum"
+ABANDONED = 86_400.0  # seconds after which nobody writes to a partial file any more
 log = logging.getLogger("plo")
 
 _verified: dict[Path, tuple[int, int, int]] = {}  # file: its state when its sha256 was right, in this process
@@ -34,6 +38,7 @@ def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     try:
         writer(aside)
         digest, state = _digest(aside), _state(aside)
@@ -169,6 +174,14 @@ def _sums(path: Path) -> Path:
 
 def _is_sums(file: Path) -> bool:
     return file.name == SUMS or file.suffix == ".sha256"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of earlier tries to write `path`: by age, as a live one may be on another machine."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process removed it
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 def _put(path: Path, text: str, durable: bool) -> None:

@@ -1,9 +1,11 @@
 """What plo keeps is whole, or not there: the checksums are compared with Python's hashlib and, where it is, sha256sum."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -133,6 +135,22 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
         store.write(path, fails)
     assert store.read(path, lambda file: file.read_text()) == "old"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    path = tmp_path / "value[1].txt"
+    abandoned, live, other = (
+        tmp_path / f"{name}.partial" for name in (f"{path.name}.7-7", f"{path.name}.8-8", "another.txt.7-7")
+    )
+    for file in (abandoned, live, other):
+        file.write_text("half")
+    two_days_ago = time.time() - 2 * 86_400
+    for file in (abandoned, other):
+        os.utime(file, (two_days_ago, two_days_ago))
+
+    store.write_text(path, "whole")
+
+    assert not abandoned.exists() and live.exists() and other.exists()
 
 
 def test_an_intact_file_that_is_none_of_its_kind_is_dropped(tmp_path, caplog):
