@@ -83,6 +83,18 @@ def test_a_copied_store_is_whole_and_writes_into_its_own_folder(recorded, tmp_pa
     assert all(address.startswith((here / "mlartifacts").as_uri()) for address in addresses)  # MLflow's page finds them
 
 
+def test_other_experiments_of_the_store_keep_their_addresses(recorded, tmp_path):
+    address = "file:///data/team/mlartifacts"
+    number = recorded._client.create_experiment("not of plo", artifact_location=address)
+    run = recorded._client.create_run(number)
+    here = tmp_path / "here"
+    shutil.copytree(recorded.file.parent, here)
+    copy = Tracker(here / "plo.db")
+    assert copy._client.get_experiment(copy._id).artifact_location == (here / "mlartifacts").as_uri()
+    assert copy._client.get_experiment(number).artifact_location == address
+    assert copy._client.get_run(run.info.run_id).info.artifact_uri.startswith(address)
+
+
 def test_a_moved_store_that_recorded_absolute_folders(recorded, tmp_path):
     """Earlier versions recorded the trained model's absolute path."""
     there, here = recorded.file.parent, tmp_path / "moved"

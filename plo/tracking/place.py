@@ -51,8 +51,11 @@ def recorded_path(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def settle(file: Path) -> None:
+def settle(file: Path, experiment: str) -> None:
     """Make a moved or copied store record into its own folder: rewrite the addresses that MLflow would write to.
+
+    Args:
+        experiment: name of the MLflow experiment that plo records in. A store may hold others, which are left alone.
 
     Raises:
         sqlite3.Error: the file is no such database, is read-only, or another process holds it.
@@ -60,16 +63,14 @@ def settle(file: Path) -> None:
     folder = file.parent
     own = (folder / ARTIFACTS).as_uri()
     with closing(sqlite3.connect(file, timeout=LOCKED_SECONDS)) as connection, connection:
-        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        for (address,) in rows:
+        found = "SELECT experiment_id, artifact_location FROM experiments WHERE name = ?"
+        for number, address in connection.execute(found, [experiment]).fetchall():
             former = former_folder(address or "")
             if former is None or former == folder:
                 continue
-            connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", [own, address]
-            )
-            of_runs = "SELECT run_uuid, artifact_uri FROM runs WHERE artifact_uri LIKE ? || '/%'"
-            for run, recorded in connection.execute(of_runs, [address]).fetchall():
+            connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", [own, number])
+            of_runs = "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ? AND artifact_uri LIKE ? || '/%'"
+            for run, recorded in connection.execute(of_runs, [number, address]).fetchall():
                 now = here(path_of(recorded), former, folder)
                 connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [now.as_uri(), run])
             of_folders = "SELECT run_uuid, value FROM tags WHERE key = 'plo.folder'"

@@ -107,7 +107,7 @@ class Store:
         """The client that records. A store that was moved or copied records into its own folder from then on."""
         if self.file is not None:
             with self._lock:
-                patiently(partial(place.settle, self.file), self.uri)
+                patiently(partial(place.settle, self.file, self.experiment), self.uri)
         return open_client(self.uri)
 
     def table(self, run_id: str, name: str) -> pd.DataFrame:
