@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from plo.experiment.matrix import compare
 from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
 from plo.paths import plo_home
+from plo.registry import RegistryError
 from plo.scorers import ScorerError, Stage, get_scorer, register_scorer
 from plo.tracking import Tracker
 
@@ -254,13 +256,27 @@ def test_a_model_of_other_tokens_is_refused(tiny, tmp_path, monkeypatch):
 
 
 def test_a_failing_stage_fails_the_cells_that_want_it_and_no_others(tiny):
-    @register_scorer("broken", stages=lambda: {"oracle": Stage(loss="nosuchloss")})
+    @register_loss("unlucky", replace=True)
+    def unlucky(pairs):
+        raise RuntimeError("no luck today")
+
+    @register_scorer("broken", stages=lambda: {"oracle": Stage(loss="unlucky")})
     def broken(material):
         yield from ()
 
     outcome = compare(tiny(losses=["dpo", "weighted(scorer=broken)"]))
     assert list(outcome.failed) == ["weighted(scorer=broken) seed 0"]
-    assert "nosuchloss" in outcome.failed["weighted(scorer=broken) seed 0"]
+    assert "no luck today" in outcome.failed["weighted(scorer=broken) seed 0"]
+
+
+def test_a_stage_of_an_unknown_loss_is_refused_before_anything_is_trained(tiny):
+    @register_scorer("broken", stages=lambda: {"oracle": Stage(loss="nosuchloss")})
+    def broken(material):
+        yield from ()
+
+    with pytest.raises(RegistryError, match="no loss 'nosuchloss'"):
+        compare(tiny(losses=["dpo", "weighted(scorer=broken)"]))
+    assert not list(Path("runs").glob("*"))
 
 
 def test_pairs_keep_their_order_when_reversed(tiny):
