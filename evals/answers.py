@@ -1,4 +1,4 @@
-"""What a model answered, apart from what it thought before: cut, counted and reported."""
+"""Separate a model's answers from the thoughts before them, and count and report what was cut."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.
 
 
 def remarks(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> list[str]:
-    """What must be said of the answers, a sentence each; nothing where all is as one expects.
+    """Describe empty and truncated answers and thoughts that were cut, a sentence each; nothing where there are none.
 
     Args:
         what: whose answers they are, "hh: tiny".

@@ -96,7 +96,7 @@ def register_evaluation(
 
 
 def described(entry: Entry, name: str) -> Metric:
-    """What is recorded of an evaluation's metric: what the evaluation declared, and of plo's own what is known of the name."""
+    """Return the `Metric` to record for a metric's name: as the evaluation declared it, else plo's built-in description of that name."""
     of_model = entry.facts["level"] == "model"
     better = ARROWS[matching(entry.facts["higher_is_better"], name)]
     table = entry.name if of_model else "reward" if better else "text"
@@ -109,7 +109,7 @@ def described(entry: Entry, name: str) -> Metric:
 
 
 def metrics_of(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
-    """What is recorded of the final metrics of a run that was evaluated by `evaluate` with these evaluations."""
+    """Return the `Metric` of each final metric of a run that `evaluate` measured with these evaluations."""
     recorded, found = set(recorded), []
     for entry in (EVALUATIONS[name] for name in dict.fromkeys(names)):
         found += [described(entry, name) for name in entry.facts["higher_is_better"]]

@@ -107,7 +107,7 @@ def lm_eval(
 
 
 def _knows(tokenizer: Any, mark: str | None) -> bool:
-    """Whether the tokenizer has the mark as a token, or its chat template names it."""
+    """Return whether the tokenizer has the mark as a token, or its chat template names it."""
     return bool(mark) and (mark in tokenizer.get_vocab() or mark in str(tokenizer.chat_template or ""))
 
 

@@ -36,7 +36,7 @@ def to_terminal(board: Leaderboard, width: int) -> RenderableType:
 
 
 def headline(board: Leaderboard) -> str:
-    """What is better than the baseline in the primary metric, or that nothing is."""
+    """Name the variants that are better than the baseline in the primary metric, or say that none is."""
     name, base = board.primary, board.baseline
     if name is None or base is None:
         lacking = "metric of which a direction is better" if name is None else "baseline"

@@ -42,7 +42,7 @@ def behind(error):
     [
         (FULL, "/out/model.bin cannot be written: the disk is full. Make room there"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "/ro/x"), "/ro/x cannot be written: the disk is read-only"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x cannot be .*permission is denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x cannot be .*permission is denied"),
         (
             RuntimeError("(sqlite3.OperationalError) database or disk is full [SQL: INSERT]"),
             "MLflow store.*disk is full",

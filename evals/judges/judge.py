@@ -89,7 +89,7 @@ class Judge:
 
     @property
     def remarks(self) -> list[str]:
-        """What must be said beside its verdicts, a sentence each, as far as its calls so far have shown."""
+        """Return notes to print with this judge's verdicts, a sentence each, from its calls so far."""
         return []
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:

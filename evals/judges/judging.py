@@ -168,7 +168,7 @@ class Judging:
 
     @property
     def remarks(self) -> list[str]:
-        """What must be said beside the verdicts of the judges that were asked since `begin`."""
+        """Return notes to print with the verdicts of the judges that were asked since `begin`."""
         return [said for template in self.templates for said in self._judges[template].remarks]
 
     def begin(self) -> None:
