@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -53,23 +52,24 @@ class Patient:
 
 
 def patiently(call: Callable[[], T], uri: str) -> T:
-    """`call()`, made again and again while another process holds the SQLite file.
+    """Return `call()`, made again and again while another process holds the SQLite file.
 
     A call must be one transaction; those of MLflow's client are, and it rolls back before it raises.
 
     Raises:
         TrackingError: the file is still held after `BUSY_SECONDS`.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            if not is_locked(error):
-                raise
-            if time.monotonic() >= deadline:
-                raise TrackingError(held(uri)) from error
-        time.sleep(PAUSE_SECONDS)
+    import tenacity  # 50 ms, which a command that reads no store need not spend
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_locked),
+        stop=tenacity.stop_after_delay(BUSY_SECONDS),
+        wait=tenacity.wait_fixed(PAUSE_SECONDS),
+    )
+    try:
+        return retrying(call)
+    except tenacity.RetryError as error:
+        raise TrackingError(held(uri)) from error.last_attempt.exception()
 
 
 def is_locked(error: Exception) -> bool:
