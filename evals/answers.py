@@ -100,6 +100,8 @@ def remarks(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_
             f"{what}: {_share(empty, count)} answers are empty"
             + (f", {null} of them `content: null`." if null else ".")
         )
+    if refused := int(drawn["refused"].astype(bool).sum()) if "refused" in drawn else 0:
+        said.append(f"{what}: {_share(refused, count)} prompts were refused by the server, as too long or filtered.")
     if truncated := int(drawn["truncated"].sum()):
         said.append(f"{what}: {_share(truncated, count)} answers were cut at the limit of tokens.")
     if "adapted" in drawn:

@@ -24,7 +24,8 @@ class Server(Outputs):
 
     Its key is the environment variable PLO_KEY_<HOST> (of the default provider OPENAI_API_KEY), where set. Rate limits, server
     errors, lost connections and what is no completion are asked again, with growing waits. A refusal of max_tokens,
-    temperature, top_p or seed is adapted to (see `plo.served`) and reported.
+    temperature, top_p or seed is adapted to (see `plo.served`) and reported. A prompt that the server refuses as too long, or
+    filters, has an empty answer and is reported.
 
     A server tells nothing of its weights: what it says is kept under model and address, and comes back when other weights
     are served there under the same name. Serve them under a name of their own.
@@ -36,7 +37,7 @@ class Server(Outputs):
 
     Raises:
         EvaluationError: the address is none, or the package is not installed; when asked: the server refuses the call, or
-            fails more often than `retries`.
+            fails more often than `retries`, or refuses every prompt.
     """
 
     fixed = False
@@ -75,9 +76,10 @@ class Server(Outputs):
             file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
             if (said := store.read_json(file)) is None:
                 said = self._ask(prompt, own, stop)
-                store.write_json(file, said)
+                if not said["refused"]:  # another limit or filter of the server may take it
+                    store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
-            said = {"null": False, "adapted": [], **said}
+            said = {"null": False, "refused": "", "adapted": [], **said}
             return named | said | {"tokens": float("nan")}
 
         def awaited(calls: int) -> None:
@@ -88,7 +90,13 @@ class Server(Outputs):
 
         places = [(number, k) for number in range(len(prompts)) for k in range(samples)]
         run_all(row, places, self.workers, done=rows.__setitem__, stop=stop, awaited=awaited)
-        return pd.DataFrame([rows[place] for place in places])
+        drawn = pd.DataFrame([rows[place] for place in places])
+        if len(drawn) and drawn["refused"].astype(bool).all():
+            raise EvaluationError(
+                f"{self.path} refuses every prompt, the first with: {drawn['refused'].iloc[0][:500]} See to its context "
+                f"length and its filter."
+            )
+        return drawn
 
     def _ask(self, prompt: Text, settings: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
         fields = {name: value for name, value in settings.items() if name != "model"}
@@ -96,10 +104,13 @@ class Server(Outputs):
             call = lambda: self.served.ask(prompt, fields, ours=fields)  # noqa: E731
             answer = again(call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop)
         except CallError as error:
+            if error.of_the_question:  # too long, or filtered: the others can be answered
+                return {"text": "", "finished": float("nan"), "null": False, "adapted": [], "refused": error.said}
             raise EvaluationError(self._unasked(prompt, error)) from error
         finished = answer.choice.get("finish_reason") == "stop"
         adapted = list(self.served.adaptations)
-        return {"text": answer.text or "", "finished": finished, "null": answer.text is None, "adapted": adapted}
+        null = answer.text is None
+        return {"text": answer.text or "", "finished": finished, "null": null, "adapted": adapted, "refused": ""}
 
     def _unasked(self, prompt: Text, error: CallError) -> str:
         asked = repr(rendered(prompt)[:60])

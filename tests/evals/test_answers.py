@@ -164,6 +164,19 @@ def test_null_is_not_an_empty_answer_in_silence(subject):
     assert len(server.asked) == 4
 
 
+def test_a_prompt_that_is_refused_spoils_no_other(subject):
+    too_long = 400, {"error": {"message": "This model's maximum context length is 9 tokens."}}, ()
+    served, server = subject(lambda body: too_long if "q1" in str(body) else choices("x"))
+    found = answers(served.sample(CHAT))
+    assert found["text"].tolist() == ["x", "", "x", "x"] and found["truncated"].sum() == 0
+    assert "1 of 4 (25.0%) prompts were refused by the server" in " ".join(remarks("m", found))
+    server.says = lambda body: "longer"  # the server was started anew, with more room
+    assert served.sample(CHAT)["text"].tolist() == ["x", "longer", "x", "x"] and len(server.asked) == 5
+    server.says = lambda body: too_long
+    with pytest.raises(EvaluationError, match="refuses every prompt, the first with: .*maximum context length"):
+        served.sample([[{"role": "user", "content": "another"}]])
+
+
 @pytest.mark.parametrize(
     ("refused", "wanted", "said"),
     [
