@@ -23,10 +23,11 @@ def _registries():
     from plo.losses import GENERATORS, LOSSES
     from plo.scorers import SCORERS
 
-    before = [(registry, dict(registry._entries)) for registry in (LOSSES, GENERATORS, SCORERS)]
+    registries = (LOSSES, GENERATORS, SCORERS)
+    before = [(registry, dict(registry._entries), dict(registry._aliases)) for registry in registries]
     yield
-    for registry, entries in before:
-        registry._entries = entries
+    for registry, entries, aliases in before:
+        registry._entries, registry._aliases = entries, aliases
 
 
 @pytest.fixture

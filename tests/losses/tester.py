@@ -146,3 +146,6 @@ class LossTester:
             named = need.removeprefix("column:")
             with pytest.raises(MissingStatistic, match=named):
                 per_pair(loss, make_pairs(fewer, columns))
+
+
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
