@@ -185,8 +185,10 @@ class EvaluationConfig(Section):
         "eval_at, those of a model once a trained cell; the data source's own gold reward is added",
     )
     judge: str | dict[str, dict[str, Any]] | None = Field(None, description="openai:MODEL, hf:FOLDER, gold:NAME, ...")
-    judge_calls: PositiveInt | None = Field(None, description="the judge is asked so often at most, in one launch")
-    judge_money: PositiveFloat | None = Field(None, description="its calls cost so much at most, in one launch")
+    judge_calls: PositiveInt | None = Field(None, description="maximum number of judge calls per launch")
+    judge_money: PositiveFloat | None = Field(
+        None, description="maximum cost of the judge's calls per launch, in the currency of its prices"
+    )
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,14 @@
 """The command line: lists for people and machines, settings that reach what they name, errors without tracebacks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -58,6 +60,16 @@ def test_help_answers_before_torch_is_loaded():
     code += "print(sorted({'torch', 'transformers', 'pandas', 'mlflow'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "leaderboard" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_help_text_has_brackets_that_would_be_taken_for_markup():
+    """rich leaves out what it reads as a tag, such as the [@URL] of MODEL[@URL]."""
+    commands = typer.main.get_command(app).commands
+    texts = [
+        text for command in commands.values() for text in (command.help, *(p.help for p in command.params)) if text
+    ]
+    assert len(texts) > 50
+    assert [text for text in texts if re.search(r"\[[a-z@#/]", text)] == []
 
 
 def test_losses_as_json(plugin):

@@ -26,18 +26,28 @@ def evaluate(
     suite: Annotated[str, typer.Option(help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.")] = "",
     judge: Annotated[
         str | None,
-        typer.Option(help="openai:MODEL[@URL][(price_in=..., ...)], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."),
+        typer.Option(
+            help="Judge of the answers: openai:MODEL@URL (without @URL the default provider; options as openai:MODEL(price_in=2)), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+        ),
     ] = None,
-    judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
-    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    judge_calls: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")
+    ] = None,
+    judge_money: Annotated[
+        float | None,
+        typer.Option(help="Maximum cost of the judge's calls in this launch, in the currency of its prices."),
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(help="What it is compared with, where it is no trained cell: named as WHAT is.")
+        str | None,
+        typer.Option(help="Model to compare WHAT with, named in the same way; for models that plo did not train."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Comparison under which what is no trained cell is recorded; else: eval.")
+        str | None, typer.Option(help="Comparison to record in, for models that plo did not train. Default: eval.")
     ] = None,
-    seed: Annotated[list[int], typer.Option(help="Of the sampling, where it is no trained cell; repeatable.")] = [],  # noqa: B006
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences sampled at a time.")] = None,
+    seed: Annotated[
+        list[int], typer.Option(help="Seed of the sampling, for models that plo did not train; repeatable.")
+    ] = [],  # noqa: B006
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of sequences to sample at a time.")] = None,
     plugin: Plugins = [],  # noqa: B006
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
 ):
@@ -82,7 +92,12 @@ def evaluate(
 
 
 def judge_check(
-    judge: Annotated[str, typer.Argument(help="openai:MODEL[@URL], hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.")],
+    judge: Annotated[
+        str,
+        typer.Argument(
+            help="The judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+        ),
+    ],
     pairs: Annotated[
         Path | None,
         typer.Argument(
@@ -93,8 +108,13 @@ def judge_check(
     template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
     limit: Annotated[int | None, typer.Option(min=1, help="Pairs at most, the first ones.")] = None,
     retest: Annotated[int, typer.Option(min=0, help="How many pairs are asked again.")] = 0,
-    judge_calls: Annotated[int | None, typer.Option(min=1, help="The judge is asked so often at most.")] = None,
-    judge_money: Annotated[float | None, typer.Option(help="Its calls cost so much at most.")] = None,
+    judge_calls: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")
+    ] = None,
+    judge_money: Annotated[
+        float | None,
+        typer.Option(help="Maximum cost of the judge's calls in this launch, in the currency of its prices."),
+    ] = None,
     plugin: Plugins = [],  # noqa: B006
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI, in which the card is recorded.")] = None,
     as_json: Json = False,
