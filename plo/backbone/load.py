@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from plo.backbone import distributed
+from plo import distributed
 from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError

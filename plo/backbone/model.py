@@ -13,7 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from plo.backbone import distributed, sharding
+from plo import distributed
+from plo.backbone import sharding
 from plo.backbone.activations import compare_parts, keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk

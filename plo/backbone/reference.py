@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plo import store
-from plo.backbone import distributed, sharding
+from plo import distributed, store
+from plo.backbone import sharding
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.data import Pair

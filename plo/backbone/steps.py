@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from plo.backbone import distributed
+from plo import distributed
 from plo.config import ConfigError, TrainConfig
 from plo.data import Pair
 from plo.losses import Loss

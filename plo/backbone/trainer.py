@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from plo import interrupt, store
-from plo.backbone import distributed, sharding
+from plo import distributed, interrupt, store
+from plo.backbone import sharding
 from plo.backbone.batch import collate
 from plo.backbone.clipping import clip
 from plo.backbone.head import ModelError

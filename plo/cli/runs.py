@@ -128,7 +128,7 @@ def run(experiment) -> None:
     """Run the comparison; exit code 1 where a cell failed."""
     with friendly():
         quiet()
-        from plo.backbone.distributed import is_main
+        from plo.distributed import is_main
         from plo.experiment.matrix import compare
 
         outcome = compare(experiment, console)

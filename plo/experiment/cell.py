@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from plo import interrupt, store
-from plo.backbone import distributed
+from plo import distributed, interrupt, store
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo import interrupt, store
-from plo.backbone import distributed
+from plo import distributed, interrupt, store
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport

@@ -12,8 +12,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from plo import interrupt
-from plo.backbone import distributed
+from plo import distributed, interrupt
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from plo import store
-from plo.backbone import distributed, sharding
+from plo import distributed, store
+from plo.backbone import sharding
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.experiment.stages import Stages, alone

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from plo import distributed
 from plo import store as stored
-from plo.backbone import distributed
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone

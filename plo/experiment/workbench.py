@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo.backbone import distributed
+from plo import distributed
 from plo.backbone.head import ModelError
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from plo.backbone import distributed, sharding, statistics
+from plo import distributed
+from plo.backbone import sharding, statistics
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint

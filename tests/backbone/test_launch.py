@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-CODE = "from plo.backbone import distributed; distributed.start(); print(distributed.lost_processes())"
+CODE = "from plo import distributed; distributed.start(); print(distributed.lost_processes())"
 
 
 @pytest.mark.parametrize(("asked", "said"), [("2", "asked for 2 processes and started this one alone"), ("1", "None")])

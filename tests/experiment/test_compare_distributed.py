@@ -13,7 +13,7 @@ from plo.tracking import Tracker
 PLUGIN = """
 from pathlib import Path
 from plo import register_loss
-from plo.backbone import distributed
+from plo import distributed
 
 distributed.all_failed.__defaults__ = (1.0,)  # seconds: the test need not wait for long
 seen = 0
