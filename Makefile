@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-full test test-avx2 test-slow clean
+.PHONY: setup demo demo-full house test test-avx2 test-slow clean
 
 setup: $(VENV)/ready
 
@@ -36,6 +36,10 @@ test-avx2: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+# The import graph, floor by floor.
+house: setup
+	@$(BIN)/python docs/house.py
 
 clean:
 	rm -rf $(VENV)
