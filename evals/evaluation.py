@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from plo.configured import changed, checked, full_name
+from plo.configured import changed, full_name, resolve_params
 from plo.errors import PloError
 from plo.evals.judges import Judging
 from plo.evals.subject import Findings, Subject
@@ -178,7 +178,7 @@ def on_model(name: str, options: Mapping[str, Any] | None = None) -> OnModel:
     entry = EVALUATIONS[name]
     if entry.facts["level"] != "model":
         raise EvaluationError(f"The evaluation {name!r} reads samples ({entry.facts['level']} level), not a model.")
-    return OnModel(entry, checked("evaluation", entry, options or {}))
+    return OnModel(entry, resolve_params("evaluation", entry, options or {}))
 
 
 def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> Evaluation:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import HyperParameterError, checked, full_name, read_call, shown
+from plo.configured import HyperParameterError, full_name, read_call, resolve_params, shown
 from plo.errors import PloError
 from plo.evals.judges.template import Template, get_template
 from plo.identity import code_identity
@@ -215,7 +215,7 @@ def _registered(spec: str | Mapping[str, Any]) -> tuple[Entry, str, dict[str, An
     name, options = read_spec(spec)
     kind, _, argument = name.partition(":")
     entry = JUDGES[kind]
-    return entry, argument, checked("judge", entry, options)
+    return entry, argument, resolve_params("judge", entry, options)
 
 
 class _Function(Judge):

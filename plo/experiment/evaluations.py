@@ -18,14 +18,14 @@ from plo.evals import EvaluationError, Findings, OnModel, described
 from plo.evals.judges import Card, Judging, judge_card, read_gold
 from plo.evals.judges.judge import text_of
 from plo.evals.judges.template import Template
+from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.plugins import DIGESTS, load_recorded
-from plo.experiment.settings import Settings
 from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
 from plo.terminal import say
-from plo.tracking import ANY, Cell, CellRun, Comparison, NothingRecorded, Tracker, closing
+from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 
 
 def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
@@ -36,7 +36,7 @@ def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
 
 
 def evaluate_cells(
-    bench: Workbench, cells: Sequence[Cell], tracker: Tracker, parent: str, console: Console
+    bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str, console: Console
 ) -> dict[str, str]:
     """Run the workbench's evaluations of a model on finished cells, each once, and record them beside the cell.
 
@@ -53,7 +53,7 @@ def evaluate_cells(
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
         for evaluation in bench.on_model:
-            settings = partial(Settings.of, evaluation, judging)
+            settings = partial(EvaluationKey.of, evaluation, judging)
             _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed, console)
     return failed
 
@@ -130,14 +130,14 @@ def evaluate_anything(
             if key not in tracker.finished(parent):
                 tracker.start_cell(parent, key, label, tags | environment()).finish()
             for evaluation in evaluations:
-                settings = partial(Settings.of, evaluation, judging, subject.reference)
+                settings = partial(EvaluationKey.of, evaluation, judging, subject.reference)
                 of = key, label
                 if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
                     say(console, f"{evaluation.name} of {label} is recorded already.")
     return failed
 
 
-def _policy(bench: Workbench, cell: Cell) -> Policy:
+def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
     """The cell's policy, put into the workbench's backbone, with the reference of the comparison beside it."""
     seed, data = int(cell.tags["plo.seed"]), bench.experiment.data
     is_reference = cell.tags["plo.variant"] == "reference"
@@ -177,7 +177,7 @@ def _policy(bench: Workbench, cell: Cell) -> Policy:
 
 def _once(
     evaluation: OnModel,
-    settings: Callable[[], Settings],
+    settings: Callable[[], EvaluationKey],
     subject: Callable[[], Any],
     tracker: Tracker,
     parent: str,
@@ -225,7 +225,7 @@ def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Fin
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
 
 
-def _record(run: CellRun, evaluation: OnModel, settings: Settings, found: Findings) -> None:
+def _record(run: ActiveRun, evaluation: OnModel, settings: EvaluationKey, found: Findings) -> None:
     for table, frame in found.tables.items():
         run.table(frame, table)
     for file, text in found.files.items():

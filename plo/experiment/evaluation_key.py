@@ -1,4 +1,4 @@
-"""What two findings of an evaluation must share to be compared."""
+"""Key of a recorded evaluation: what two findings of one evaluation share if they can be compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from plo.paths import content_digest
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationKey:
     """All that two findings of an evaluation must share to be compared.
 
     Attributes:
@@ -28,7 +28,7 @@ class Settings:
     params: dict[str, str]
 
     @classmethod
-    def of(cls, evaluation: OnModel, judging: Judging | None, against: Any = None) -> "Settings":
+    def of(cls, evaluation: OnModel, judging: Judging | None, against: Any = None) -> "EvaluationKey":
         """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated.
 
         Raises:

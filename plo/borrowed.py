@@ -1,0 +1,118 @@
+"""Private and undocumented names of other libraries, checked when plo is imported.
+
+A package that uses such names has a module `borrowed`, which lists them and is the only one to use them. If a new version
+of the library renames one, importing that module fails with a sentence, instead of training without it.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pkgutil import resolve_name
+from typing import Any
+
+from plo.errors import PloError
+
+
+class BorrowedError(PloError, ImportError):
+    """A library lacks a private name that plo uses. The message names library, version, name and remedy."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library some of whose private or undocumented names are used.
+
+    Args:
+        name: of its distribution, as pip installs it.
+        tried: the versions that plo's tests passed with, oldest first.
+
+    Attributes:
+        required: (owner, name) pairs that `require` checked.
+
+    Example:
+        >>> python = Library("pip", tried=("25.0",))
+        >>> python.require("json:JSONEncoder", "default(o)").__name__
+        'JSONEncoder'
+    """
+
+    name: str
+    tried: tuple[str, ...]
+    required: list[tuple[str, str]] = field(default_factory=list, compare=False, repr=False)
+
+    def require(self, owner: str, *names: str) -> Any:
+        """Return the module or class `owner`, having checked that it has each of `names`.
+
+        Args:
+            owner: "package.module", or "package.module:Class".
+            names: an attribute each, or "method(a, b)", where the method must accept the parameters `a` and `b`.
+
+        Raises:
+            BorrowedError: a name or a parameter is gone.
+        """
+        self.required.extend((owner, name) for name in names)
+        found = self._owner(owner)
+        for name in names:
+            self._check(owner, found, name)
+        return found
+
+    def check(self) -> None:
+        """Check again every name that was required.
+
+        Raises:
+            BorrowedError: a name or a parameter is gone.
+        """
+        for owner, name in self.required:
+            self._check(owner, self._owner(owner), name)
+
+    def get(self, instance: Any, name: str) -> Any:
+        """Return an attribute that only instances have, such as one set in `__init__`.
+
+        Raises:
+            BorrowedError: the instance lacks it.
+        """
+        try:
+            return getattr(instance, name)
+        except AttributeError:
+            raise self.error(f"{type(instance).__module__}.{type(instance).__qualname__}.{name} is gone") from None
+
+    def error(self, what: str) -> BorrowedError:
+        """Return the error for something that changed in the library; `what` is a clause, such as "torch.f is gone"."""
+        return BorrowedError(
+            f"{self.name} {self._installed()} cannot be used: {what}, which plo relies on (tried with {self.name} "
+            f"{', '.join(self.tried)}). Install one that was tried: pip install '{self.name}=={self.tried[-1]}'."
+        )
+
+    def _owner(self, owner: str) -> Any:
+        try:
+            return resolve_name(owner) if ":" in owner else importlib.import_module(owner)
+        except (ImportError, AttributeError) as error:
+            raise self.error(f"{_dotted(owner)} is gone") from error
+
+    def _check(self, owner: str, found: Any, name: str) -> None:
+        name, *parameters = _words(name)
+        try:
+            attribute = inspect.getattr_static(found, name) if inspect.isclass(found) else getattr(found, name)
+        except AttributeError:
+            raise self.error(f"{_dotted(owner)}.{name} is gone") from None
+        if parameters:
+            accepted = inspect.signature(getattr(attribute, "__func__", attribute)).parameters
+            any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+            for parameter in parameters:
+                if parameter not in accepted and not any_name:
+                    raise self.error(f"{_dotted(owner)}.{name} no longer accepts {parameter!r}")
+
+    def _installed(self) -> str:
+        try:
+            return version(self.name)
+        except PackageNotFoundError:
+            return "(not installed)"
+
+
+def _dotted(owner: str) -> str:
+    return owner.replace(":", ".")
+
+
+def _words(name: str) -> Iterator[str]:
+    return iter(re.findall(r"\w+", name))
