@@ -33,18 +33,19 @@ def verify(
     if [every, loss is not None or generator is not None].count(True) != 1:
         raise typer.BadParameter("give a LOSS, --generator NAME or both, or --all")
     load_plugins(plugin)
-    from plo.losses import LOSSES, get_loss
+    from plo.losses import LOSSES
+    from plo.scorers import RECIPES, get_loss
     from plo.verify import verify, verify_generator
     from plo.verify.load import load_loss
     from plo.verify.report import as_json as to_json
     from plo.verify.report import print_matrix, print_report
 
     if every:
-        reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
+        reports = [verify(get_loss(name), labels=False) for name in sorted([*LOSSES.names(), *RECIPES.names()])]
     elif loss is None:
         reports = [verify_generator(load_loss("bpo", generator))]
     else:
-        reports = [verify(load_loss(loss, generator))]
+        reports = [verify(load_loss(loss, generator, get_loss))]
     if as_json:
         print(to_json(reports))
     elif every:
