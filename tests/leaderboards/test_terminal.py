@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from plo.cli import reports
-from plo.leaderboards import to_csv
-from plo.leaderboards.table import Leaderboard, Row
+from plo.leaderboards import Leaderboard, Row, to_csv
 from plo.leaderboards.terminal import GAP, headline, to_terminal
 from plo.metric import BUILT_IN, Metric
 from plo.statistics import Difference, Spread
@@ -31,7 +30,7 @@ def board(gaps, names=NAMES, primary="reward", better="↑", variants=None):
         rows.append(Row(variant, variant, {"lr": "0.1"}, {"0": f"run-{variant}"}, found, differences={primary: one}))
     how = {name: BUILT_IN.get(name, Metric(name, name)) for name in names}
     how[primary] = replace(how[primary], better=better)
-    return Leaderboard(rows, list(names), base, {}, ["c"], ["A note."], [], primary=primary, how=how)
+    return Leaderboard(rows, list(names), base, {}, ["c"], ["A note."], [], primary_metric=primary, descriptions=how)
 
 
 def shown(one, width):
