@@ -119,7 +119,7 @@ def evaluation_settings(bench: Workbench) -> list[Any]:
 
 
 def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts["level"] != "model"]
+    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
 
 
 def run_cell(
