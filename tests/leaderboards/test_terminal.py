@@ -47,7 +47,7 @@ def test_the_first_line_says_what_won_or_that_nothing_did():
     )
     assert headline(board([gap(-0.3, 1e-4)], better="↓")) == "Better than reference in reward: loss0 (-0.300)."
     assert headline(board([])) == "Nothing won: no variant was compared with reference in reward."
-    assert headline(replace(one, primary=None)).startswith("Nothing won: the runs have no metric")
+    assert headline(replace(one, primary_metric=None)).startswith("Nothing won: the runs have no metric")
     assert headline(replace(one, baseline=None)).startswith("Nothing won: the runs have no baseline")
 
 
