@@ -32,8 +32,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.utils import use_adapter
 
 from plo.backbone.head import scaled
-from plo.backbone.statistics import STATISTICS, Head, needs_reference, register_statistic, token_statistics
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
+from plo.backbone.token_statistics import STATISTICS, Head, needs_reference, register_statistic, token_statistics
 from plo.losses import Loss, get_loss
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side

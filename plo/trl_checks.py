@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from plo.backbone.head import check_head, scaled
-from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.terms import as_pairs, nothing_known
+from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.errors import PloError
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
