@@ -208,7 +208,7 @@ def _turnstile():
 def _plo(args, pairs):
     from plo.backbone.load import load_backbone
     from plo.backbone.reference import ReferenceStore
-    from plo.backbone.statistics import STATISTICS, needs_reference
+    from plo.backbone.token_statistics import STATISTICS, needs_reference
     from plo.backbone.trainer import PreferenceTrainer
     from plo.config import ModelConfig, TrainConfig
     from plo.losses import get_loss

@@ -23,9 +23,9 @@ from typing import Any
 
 import pandas as pd
 
-from plo.configured import changed, checked, full_name
+from plo.configured import changed, full_name, resolve_params
 from plo.errors import PloError
-from plo.evals.judges import Judging
+from plo.evals.judges import JudgeSession
 from plo.evals.subject import Findings, Subject
 from plo.metric import ARROWS, BUILT_IN, Metric, matching, usual_bounds
 from plo.registry import Entry, Registry
@@ -40,7 +40,7 @@ class EvaluationError(PloError, ValueError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SampleResults:
     """What `evaluate` found.
 
     Attributes:
@@ -95,7 +95,7 @@ def register_evaluation(
     return EVALUATIONS.register(name, level=level, higher_is_better=dict(directions), **each)
 
 
-def described(entry: Entry, name: str) -> Metric:
+def describe_metric(entry: Entry, name: str) -> Metric:
     """Return the `Metric` to record for a metric's name: as the evaluation declared it, else plo's built-in description of that name."""
     of_model = entry.facts["level"] == "model"
     better = ARROWS[matching(entry.facts["higher_is_better"], name)]
@@ -108,17 +108,17 @@ def described(entry: Entry, name: str) -> Metric:
     return replace(plain, **{fact: value for fact, value in declared.items() if value is not None})
 
 
-def metrics_of(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
+def describe_metrics(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
     """Return the `Metric` of each final metric of a run that `evaluate` measured with these evaluations."""
     recorded, found = set(recorded), []
     for entry in (EVALUATIONS[name] for name in dict.fromkeys(names)):
-        found += [described(entry, name) for name in entry.facts["higher_is_better"]]
+        found += [describe_metric(entry, name) for name in entry.facts["higher_is_better"]]
     declared = {metric.name: metric for metric in found}
     return [metric for name, metric in (BUILT_IN | declared).items() if name in recorded]
 
 
 @dataclass(frozen=True)
-class OnModel:
+class ModelEvaluation:
     """An evaluation of level "model" with its options set.
 
     Attributes:
@@ -147,7 +147,7 @@ class OnModel:
         """The options that differ from their defaults."""
         return changed(self.entry, self.options)
 
-    def __call__(self, subject: Subject, judging: Judging | None = None) -> Findings:
+    def __call__(self, subject: Subject, judging: JudgeSession | None = None) -> Findings:
         """Run it.
 
         Raises:
@@ -169,7 +169,7 @@ class OnModel:
         return found
 
 
-def on_model(name: str, options: Mapping[str, Any] | None = None) -> OnModel:
+def get_model_evaluation(name: str, options: Mapping[str, Any] | None = None) -> ModelEvaluation:
     """The evaluation `name` of level "model", its options checked.
 
     Raises:
@@ -178,10 +178,10 @@ def on_model(name: str, options: Mapping[str, Any] | None = None) -> OnModel:
     entry = EVALUATIONS[name]
     if entry.facts["level"] != "model":
         raise EvaluationError(f"The evaluation {name!r} reads samples ({entry.facts['level']} level), not a model.")
-    return OnModel(entry, checked("evaluation", entry, options or {}))
+    return ModelEvaluation(entry, resolve_params("evaluation", entry, options or {}))
 
 
-def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> Evaluation:
+def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> SampleResults:
     """Run the evaluations `names` on a samples frame.
 
     A metric is averaged over the samples of a prompt and then over the prompts, so that every prompt counts
@@ -215,7 +215,7 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
         frame = _run(entry, samples, reference)
         prompts = _join(prompts, frame, entry)
         metrics |= frame.mean().to_dict()  # skips prompts where the metric is undefined
-    return Evaluation(samples, prompts, {name: float(value) for name, value in metrics.items()})
+    return SampleResults(samples, prompts, {name: float(value) for name, value in metrics.items()})
 
 
 def _check(samples: pd.DataFrame, which: str) -> None:

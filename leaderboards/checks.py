@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plo.errors import PloError
-from plo.tracking import Cell
+from plo.tracking import RecordedCell
 
 COMPARABLE = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation settings"}
 
@@ -16,7 +16,7 @@ class LeaderboardError(PloError, ValueError):
     """These runs cannot stand in one table. The message says which differ in what, and how to select."""
 
 
-def comparable(cells: Sequence[Cell]) -> dict[str, str]:
+def comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
     """What all cells share; refuses to mix what may not be compared."""
     shared = {}
     for tag, what in COMPARABLE.items():
@@ -39,7 +39,7 @@ def comparable(cells: Sequence[Cell]) -> dict[str, str]:
     return shared
 
 
-def incomplete(cells: Sequence[Cell], rows: Sequence[Any], missing: list[str]) -> list[str]:
+def incomplete(cells: Sequence[RecordedCell], rows: Sequence[Any], missing: list[str]) -> list[str]:
     """Cells that did not finish or never started, and seeds that a row lacks."""
     notes = [
         f"{cell.name} ({cell.comparison}) did not finish: {cell.status}"
@@ -55,7 +55,7 @@ def incomplete(cells: Sequence[Cell], rows: Sequence[Any], missing: list[str]) -
     return notes
 
 
-def commits(cells: Sequence[Cell]) -> list[str]:
+def commits(cells: Sequence[RecordedCell]) -> list[str]:
     """That the runs were not all made with the same code."""
     parts = {cell.tags.get("plo.git", "none").partition("+") for cell in cells}
     found = sorted(commit[:12] + plus + dirty for commit, plus, dirty in parts)
@@ -75,7 +75,7 @@ def _few(names: Sequence[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def made_first(cells: Sequence[Cell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
+def made_first(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was trained or computed before the cells could run, how long it took, and which variants owe to it."""
     owing: dict[str, list[str]] = {}
     for cell in cells:

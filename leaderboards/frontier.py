@@ -15,7 +15,7 @@ from scipy import stats
 from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.table import Leaderboard, Row
 from plo.leaderboards.text import UNDEFINED, escape, number, table
-from plo.tracking import Cell
+from plo.tracking import RecordedCell
 
 POINT = ["loss", "variant", "beta", "share"]
 
@@ -130,7 +130,7 @@ def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> 
     return "\n\n".join(parts) + "\n"
 
 
-def _points_of(cell: Cell, samples: pd.DataFrame | None) -> list[dict[str, object]]:
+def _points_of(cell: RecordedCell, samples: pd.DataFrame | None) -> list[dict[str, object]]:
     reward, kl, kl_se = (cell.history(name) for name in ("reward", "kl", "kl_se"))
     last, found = max(reward, default=0), []
     for step in sorted(reward.keys() & kl.keys()):

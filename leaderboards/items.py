@@ -7,13 +7,13 @@ import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.statistics import differences
-from plo.tracking import Cell, allowed_name
+from plo.tracking import RecordedCell, allowed_name
 from plo.tracking import tables as fetch
 
 SAMPLES = "samples.json"
 
 
-def tables(cells: Sequence[Cell], notes: list[str]) -> dict[str, pd.DataFrame]:
+def tables(cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, pd.DataFrame]:
     """{run id: its samples}, columns by the names that metrics are recorded by; a cell that recorded none is noted.
 
     Raises:

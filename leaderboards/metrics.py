@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from plo.metric import ADJUSTED, ARROWS, BUILT_IN, EARLIER, Metric, matching, usual_bounds
-from plo.tracking import Cell
+from plo.tracking import RecordedCell
 
 
-def described(cells: Iterable[Cell], notes: list[str]) -> dict[str, Metric]:
+def described(cells: Iterable[RecordedCell], notes: list[str]) -> dict[str, Metric]:
     """{name: what was recorded of the metric}, plo's own first; of runs that disagree the last one counts, and a note says so."""
     found, differing = dict(BUILT_IN), {}
     for cell in cells:

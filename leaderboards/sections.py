@@ -11,7 +11,7 @@ import pandas as pd
 from plo.leaderboards.metrics import ADJUSTED, Metric, of_section
 from plo.statistics.intervals import StatisticsError
 from plo.statistics.length import length_adjusted
-from plo.tracking import Cell, Finding, TrackingError, allowed_name
+from plo.tracking import Finding, RecordedCell, TrackingError, allowed_name
 
 JUDGED = "*win_rate*"
 
@@ -75,7 +75,7 @@ class Section:
 
 
 def sections(
-    cells: Sequence[Cell],
+    cells: Sequence[RecordedCell],
     checks: Sequence[Mapping[str, Any]],
     notes: list[str],
     wanted: Collection[str] | None = None,

@@ -14,7 +14,7 @@ from plo.leaderboards.metrics import Metric, described, plain
 from plo.leaderboards.overall import by_other_judges, overall
 from plo.leaderboards.sections import Section, primary, sections
 from plo.statistics import Difference, Estimate, Ratings, Spread, estimate, spread
-from plo.tracking import ANY, Cell, Tracker
+from plo.tracking import ANY, RecordedCell, Tracker
 
 ALWAYS = ("reference", "sft")
 IDENTITY = ("lr", "beta", "peft")
@@ -69,7 +69,7 @@ class Leaderboard:
     settings: dict[str, str]
     comparisons: list[str]
     notes: list[str]
-    cells: list[Cell]
+    cells: list[RecordedCell]
     sections: list[Section] = field(default_factory=list)
     primary: str | None = None
     components: pd.Series | None = None
@@ -108,7 +108,7 @@ def read(
 
 
 def build(
-    cells: Sequence[Cell],
+    cells: Sequence[RecordedCell],
     baseline: str | None = None,
     metrics: Sequence[str] | None = None,
     missing: Iterable[str] = (),
@@ -176,13 +176,13 @@ def build(
     return board
 
 
-def _found(cell: Cell, found: Sequence[Section]) -> dict[str, float]:
+def _found(cell: RecordedCell, found: Sequence[Section]) -> dict[str, float]:
     """What evaluations of its model found, by full names."""
     values = {name: by_run for section in found for name, by_run in section.values.items()}
     return {name: by_run[cell.run_id] for name, by_run in values.items() if cell.run_id in by_run}
 
 
-def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
+def _rows(cells: Sequence[RecordedCell], metrics: Sequence[str]) -> tuple[list[Row], list[str]]:
     varying, notes = _varying(cells), []
     rows: dict[tuple, Row] = {}
     for cell in cells:  # oldest first
@@ -213,7 +213,7 @@ def _rows(cells: Sequence[Cell], metrics: Sequence[str]) -> tuple[list[Row], lis
     return sorted(rows.values(), key=lambda row: (order.get(row.loss, len(ALWAYS)), _place(row))), notes
 
 
-def _varying(cells: Sequence[Cell]) -> list[str]:
+def _varying(cells: Sequence[RecordedCell]) -> list[str]:
     """Parameters, other than lr, beta, peft, in which cells of one variant differ by setting, not by seed.
 
     They become columns, so that a run of 60 steps is not averaged with one of 600 as if it were another seed.
@@ -236,12 +236,12 @@ def _varying(cells: Sequence[Cell]) -> list[str]:
     return sorted(varying - {*IDENTITY, "seed"})
 
 
-def _setting(cell: Cell, key: str) -> str | None:
+def _setting(cell: RecordedCell, key: str) -> str | None:
     value = cell.params.get(key)
     return None if value in ("", "-", "None") else value
 
 
-def _variant(cell: Cell) -> str:
+def _variant(cell: RecordedCell) -> str:
     return cell.tags.get("plo.variant", cell.name)
 
 
@@ -264,7 +264,7 @@ def _baseline(rows: list[Row], name: str | None) -> Row | None:
     raise LeaderboardError(f"There is no finished run of the baseline {name!r}. There are: {names}.")
 
 
-def _along(cells: list[Cell]) -> dict[float, dict[str, float]]:
+def _along(cells: list[RecordedCell]) -> dict[float, dict[str, float]]:
     """Means over the seeds at each evaluation point, as a share of training: the last point is its end."""
     points: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:

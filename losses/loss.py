@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from plo.configured import HyperParameterError, accepted, changed, checked, full_name, shown
+from plo.configured import HyperParameterError, accepted, changed, full_name, resolve_params, shown
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.losses.generators import GENERATORS
@@ -137,7 +137,7 @@ class Loss(nn.Module):
         params = dict(params)
         scorer = params.pop("scorer", None)
         try:
-            self._own = self.params = checked("loss", entry, params)
+            self._own = self.params = resolve_params("loss", entry, params)
         except HyperParameterError as error:
             raise LossError(str(error)) from None
         if check := entry.facts.get("check"):

@@ -56,7 +56,7 @@ def _value(keyword: ast.keyword) -> Any:
         raise HyperParameterError(f"{ast.unparse(keyword.value)!r} is not a value for {keyword.arg!r}") from None
 
 
-def checked(kind: str, entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_params(kind: str, entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:
     """Every hyper-parameter of a registered thing, the given ones checked against their type hints.
 
     Args:

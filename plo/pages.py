@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plo.backbone.statistics import STATISTICS
+from plo.backbone.token_statistics import STATISTICS
 from plo.configured import shown
 from plo.docstring import Docstring, arxiv, cell, markdown, read_docstring
 from plo.losses import GENERATORS, LOSSES, Loss, get_loss

@@ -27,7 +27,7 @@ class Side:
         mask: (pairs, tokens) bool: True on response tokens, EOS included.
         statistics: what the loss named in `needs`, each (pairs, tokens), `hidden` (pairs, tokens, d):
             `ref_logps`, `kl_ref_pi`, `kl_pi_ref`, `entropy` in nats, `log_p2`, `hidden`, `weights`,
-            and any statistic registered by `plo.backbone.statistics.register_statistic`.
+            and any statistic registered by `plo.backbone.token_statistics.register_statistic`.
 
     Every statistic reads 0 off the mask, whatever was passed there. Reading one that is not there raises
     `MissingStatistic` and names it.

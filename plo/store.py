@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 T = TypeVar("T")
 SUMS = "SHA256SUMS"  # the checksums of a folder's files
 UNSUMMED = "has no checksum"
+USE_SECONDS = 3600.0  # between two notes that a value was used
 ABANDONED = 86_400.0  # seconds after which nobody writes to a partial file any more
 log = logging.getLogger("plo")
 
@@ -98,12 +99,20 @@ def intact(path: Path) -> bool:
         remove(path)
     elif wrong is not None:
         drop(path, wrong)
+    else:
+        _note_use(path)
     return wrong is None
+
+
+def values(folder: Path) -> list[Path]:
+    """List the files and sealed folders in `folder` that have a checksum."""
+    sums = [file for file in sorted(folder.rglob("*")) if _is_sums(file)]
+    return [file.parent if file.name == SUMS else file.with_suffix("") for file in sums]
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a value that is there, in words; None if it is just as it was written. Nothing is removed."""
-    sums = path / SUMS if path.is_dir() else _sums(path)
+    sums = _sums(path)
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -169,7 +178,14 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 
 def _sums(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+    return path / SUMS if path.is_dir() else path.with_name(f"{path.name}.sha256")
+
+
+def _note_use(path: Path) -> None:
+    """Let the time of the checksum's file say when the value was last used, to the hour."""
+    with contextlib.suppress(OSError):  # it may be on a disk that cannot be written to
+        if time.time() - _sums(path).stat().st_mtime > USE_SECONDS:
+            os.utime(_sums(path))
 
 
 def _is_sums(file: Path) -> bool:

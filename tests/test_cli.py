@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.cli.lists import _show
-from plo.cli.settings import sort_settings, split, with_hyper_parameters
+from plo.cli.overrides import sort_settings, split, with_hyper_parameters
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.experiment.matrix import configured_losses

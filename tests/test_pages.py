@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from plo.cli import app
-from plo.cli.settings import sort_settings, split
+from plo.cli.overrides import sort_settings, split
 from plo.docstring import cell, markdown, read_docstring
 from plo.losses import LOSSES, get_loss, register_loss, register_recipe
 from plo.pages import COMMAND, MARK, MEASURED, pages, write

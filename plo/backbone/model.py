@@ -20,8 +20,8 @@ from plo.backbone.attention import PACKED
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, check_plain, scaled
 from plo.backbone.lora import fuse, lora_config
-from plo.backbone.statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
+from plo.backbone.token_statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.config import ModelConfig
 from plo.faults import reason
 from plo.losses import Loss

@@ -27,9 +27,9 @@ from plo.backbone.head import ModelError
 from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
-from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.steps import arrange, micro_batches, tokens_of
 from plo.backbone.terms import check_counts
+from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.config import LEARNING_RATES, ConfigError, TrainConfig
 from plo.data import Pair
 from plo.errors import PloError

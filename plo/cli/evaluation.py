@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plo.cli.settings import split
+from plo.cli.overrides import split
 from plo.cli.shared import Json, Plugins, can_ask, console, friendly, load_plugins, quiet
 from plo.terminal import Terminal, say
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from plo.cli.settings import check_losses_given, sort_settings, split, with_hyper_parameters
+from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
 from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
 from plo.terminal import say
 

@@ -16,12 +16,12 @@ from plo import distributed, interrupt, store
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
-from plo.backbone.statistics import STATISTICS, needs_reference
 from plo.backbone.targets import short_of_target
+from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
-from plo.evals import EVALUATIONS, EvaluationError, evaluate, metrics_of
+from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT
@@ -30,7 +30,7 @@ from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
 from plo.margins import wins, without_rounding
 from plo.paths import plo_home, slug
-from plo.tracking import CellRun
+from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
 ACCURACY_PAIRS = 16  # pairs a forward pass of the preference accuracy
@@ -125,7 +125,7 @@ def _of_samples(config: EvaluationConfig) -> list[str]:
 def run_cell(
     cell: Cell,
     bench: Workbench,
-    run: CellRun,
+    run: ActiveRun,
     root: Path,
     reference_samples: pd.DataFrame | None,
     progress: Callable[..., None] = lambda units, steps=0: None,
@@ -155,14 +155,14 @@ def run_cell(
             note(text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
-    run.describe(metrics_of(bench.suite, metrics))
+    run.describe(describe_metrics(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays; optimiser states have served
     return metrics
 
 
-def _train(cell: Cell, bench: Workbench, run: CellRun, folder: Path, evaluator: "Evaluator") -> list[str]:
+def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
     if scorer := cell.loss.scorer:

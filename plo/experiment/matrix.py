@@ -29,8 +29,7 @@ from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
 from plo.terminal import Terminal, say
-from plo.tracking import Cell as Recorded
-from plo.tracking import CellRun, Tracker, Unrecorded, closing
+from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         with closing(tracker, parent) as failed:
             prepare(bench, console)
             failed |= _run(bench, cells, tracker, parent, root, console)
-            if bench.on_model:
+            if bench.model_evaluations:
                 failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
     return Outcome(parent, failed)
 
 
-def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[Recorded]:
+def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCell]:
     """These cells as they are recorded, the finished ones."""
     wanted = {cell.key for cell in cells}
     found = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
@@ -145,7 +144,7 @@ def _run(
                 if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = one_line(error)
-                traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, CellRun) else ""
+                traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
                 say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
             else:
                 if cell.loss is None:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-from plo.backbone.statistics import STATISTICS
+from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.losses import Loss, get_loss

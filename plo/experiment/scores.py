@@ -20,7 +20,7 @@ from plo import distributed, store
 from plo.backbone import sharding
 from plo.config import ConfigError
 from plo.data import Pair
-from plo.experiment.stages import Stages, alone
+from plo.experiment.stages import Stages, folder_lock
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
 from plo.tracking import Unrecorded
@@ -42,7 +42,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> li
     shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
     name = f"scores {scorer.name}"
-    with alone(own):
+    with folder_lock(own):
         run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or Unrecorded()
         try:
             missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])

@@ -26,20 +26,20 @@ from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore
-from plo.backbone.statistics import STATISTICS, needs_reference
+from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.scorers import Scores, Stage
-from plo.tracking import CellRun, Unrecorded
+from plo.tracking import ActiveRun, Unrecorded
 
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
 
-Record = Callable[[str, str, Mapping[str, Any]], CellRun | None]  # (key, name, parameters); None: recorded already
+Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Stages:
         key = self.key(stage)
         folder = self.folder / key
         params = {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {"stage.steps": self._settings(stage).steps}
-        with alone(folder):  # before the record: another launch's own would be taken for one of a killed process
+        with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
             run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
             try:
                 if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
@@ -154,7 +154,7 @@ class Stages:
         finally:
             base.reset(stage.seed)
 
-    def _train(self, stage: Stage, folder: Path, run: CellRun) -> None:
+    def _train(self, stage: Stage, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
         if loss.scorer is not None:
             raise ConfigError(f"The stage loss {loss.name!r} has token weights of its own: stages train without.")
@@ -219,7 +219,7 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
 
 
 @contextlib.contextmanager
-def alone(folder: Path):
+def folder_lock(folder: Path):
     """One launch at a time makes what lies in a folder; processes of one launch make it together."""
     distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     lock = FileLock(folder / "lock")
@@ -250,7 +250,7 @@ class _Clock(TrainerCallback):
 class _Log(TrainerCallback):
     """Records the curve, that of an earlier attempt first."""
 
-    def __init__(self, run: CellRun):
+    def __init__(self, run: ActiveRun):
         self.run = run
 
     def on_train_begin(self, args, state, control, **kwargs):

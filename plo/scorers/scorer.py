@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from plo.configured import accepted, changed, checked, full_name, read_call
+from plo.configured import accepted, changed, full_name, read_call, resolve_params
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.registry import Entry, Registry, check_signature
@@ -120,7 +120,7 @@ class Scorer:
         self.entry = entry
         if isinstance(params.get("of"), Mapping):
             params = {**params, "of": get_scorer(params["of"]).name}
-        self.params = checked("token scorer", entry, params)
+        self.params = resolve_params("token scorer", entry, params)
         self.name = full_name(entry, self.params)
         stages = entry.facts["stages"]
         self.stages: dict[str, Stage] = dict(stages(**accepted(stages, self.params))) if stages else {}

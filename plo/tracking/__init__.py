@@ -7,19 +7,19 @@ superseded by the next attempt.
 """
 
 from plo.tracking.client import TrackingError
-from plo.tracking.reading import ANY, Cell, Comparison, Finding, tables
-from plo.tracking.recording import CellRun, Unrecorded
+from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
+from plo.tracking.recording import ActiveRun, Unrecorded
 from plo.tracking.store import MissingFiles, NothingRecorded, allowed_name, store_uri
 from plo.tracking.tracker import Tracker, closing
 
 __all__ = [
     "ANY",
-    "Cell",
-    "CellRun",
+    "ActiveRun",
     "Comparison",
     "Finding",
     "MissingFiles",
     "NothingRecorded",
+    "RecordedCell",
     "Tracker",
     "TrackingError",
     "Unrecorded",

@@ -40,7 +40,7 @@ class Comparison:
         """The configuration it was started with."""
         return self._tracker._read(self.run_id, "config.json")
 
-    def cells(self) -> list["Cell"]:
+    def cells(self) -> list["RecordedCell"]:
         """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found."""
         best = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
@@ -61,20 +61,20 @@ class Comparison:
                 found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))
         return found
 
-    def missing(self, cells: Sequence["Cell"]) -> list[str]:
+    def missing(self, cells: Sequence["RecordedCell"]) -> list[str]:
         """Names of the planned cells that are not among these, so were never started."""
         started = {cell.key for cell in cells}
         return [name for key, name in self.planned().items() if key not in started]
 
-    def _cell(self, run: Run, findings: tuple["Finding", ...]) -> "Cell":
+    def _cell(self, run: Run, findings: tuple["Finding", ...]) -> "RecordedCell":
         metrics = {name: _unclipped(value) for name, value in run.metrics.items()}
         own = (run.run_id, run.name, self.name, self.key, run.status)
-        return Cell(*own, dict(run.tags), run.params, metrics, self._tracker, findings)
+        return RecordedCell(*own, dict(run.tags), run.params, metrics, self._tracker, findings)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What an evaluation of level "model" found of a cell; recorded by `CellRun.finding`.
+    """What an evaluation of level "model" found of a cell; recorded by `ActiveRun.finding`.
 
     Attributes:
         settings: a digest of all that two findings of an evaluation must share to be compared: its code, options, judge.
@@ -113,7 +113,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RecordedCell:
     """A recorded cell: `metrics` are the latest values, `status` is FINISHED for one that counts.
 
     `findings` are those of evaluations of its model, newest first, one for each evaluation and settings.
@@ -135,23 +135,23 @@ class Cell:
         return self.tags["plo.cell"]
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table recorded by `CellRun.table`; see `Tracker.table`."""
+        """A table recorded by `ActiveRun.table`; see `Tracker.table`."""
         return self._tracker.table(self.run_id, name)
 
     @property
     def described(self) -> dict[str, Metric]:
-        """What the metrics mean, as `CellRun.describe` recorded it; empty of a run that an earlier version recorded."""
+        """What the metrics mean, as `ActiveRun.describe` recorded it; empty of a run that an earlier version recorded."""
         found = [json.loads(text) for tag, text in self.tags.items() if tag.startswith(DESCRIBED)]
         return {one["name"]: Metric.from_dict(one) for one in found}
 
     def has_table(self, name: str) -> bool:
-        """Whether `CellRun.table` recorded a table of that name, be the file still there or not."""
+        """Whether `ActiveRun.table` recorded a table of that name, be the file still there or not."""
         recorded = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
         return any(table["path"] == name for table in recorded)
 
     @property
     def folder(self) -> Path | None:
-        """Where the trained model is now, recorded by `CellRun.folder`; None of a cell that trained none."""
+        """Where the trained model is now, recorded by `ActiveRun.folder`; None of a cell that trained none."""
         recorded = self.tags.get("plo.folder")
         return self._tracker.current_path(recorded) if recorded else None
 
@@ -160,7 +160,7 @@ class Cell:
         return {step: _unclipped(value) for step, value in self._tracker._reader.history(self.run_id, metric)}
 
 
-def tables(cells: Sequence[Cell], name: str) -> dict[str, pd.DataFrame]:
+def tables(cells: Sequence[RecordedCell], name: str) -> dict[str, pd.DataFrame]:
     """{run id: its table of that name}, several fetched at a time, which matters where they come from a server.
 
     Raises:

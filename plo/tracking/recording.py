@@ -18,8 +18,8 @@ from plo.tracking.store import Store, allowed_name
 DESCRIBED = "plo.metric."  # begins the tag that says what a metric means
 
 
-class CellRun:
-    """An attempt at a cell, being recorded. Made by `Tracker.start_cell`; `run_id` is MLflow's."""
+class ActiveRun:
+    """Run that is being recorded: an attempt at a cell, a stage or an evaluation. `Tracker` starts it; `run_id` is MLflow's."""
 
     def __init__(self, tracker: Store, run_id: str):
         self.run_id = run_id
@@ -58,7 +58,7 @@ class CellRun:
         self.finish({f"{evaluation}.{name}": value for name, value in metrics.items()})
 
     def describe(self, metrics: Iterable[Metric]) -> None:
-        """Record what the run's metrics mean; `Cell.described` reads it."""
+        """Record what the run's metrics mean; `RecordedCell.described` reads it."""
         for metric in metrics:
             name = allowed_name(metric.name)  # as `log` records its values
             self.tag(f"{DESCRIBED}{name}", json.dumps(metric.to_dict() | {"name": name}))
@@ -68,7 +68,7 @@ class CellRun:
         self._client.set_tag(self.run_id, name, value)
 
     def folder(self, path: Path) -> None:
-        """Record where the trained model is; `Cell.folder` finds it again after the store was moved with it."""
+        """Record where the trained model is; `RecordedCell.folder` finds it again after the store was moved with it."""
         self.tag("plo.folder", self._tracker.recorded_path(path))
 
     def data_input(self, source: str, digest: str, context: str = "training") -> None:
@@ -90,14 +90,14 @@ class CellRun:
 
 
 class Unrecorded:
-    """Stands for a `CellRun`, or another `kind`, in a process that records nothing: its methods return None.
+    """Stands for an `ActiveRun`, or another `kind`, in a process that records nothing: its methods return None.
 
     A name that the kind does not have is an AttributeError, as it is in the process that records.
     """
 
     run_id = None
 
-    def __init__(self, kind: type = CellRun):
+    def __init__(self, kind: type = ActiveRun):
         self._kind = kind
 
     def __getattr__(self, name: str) -> Callable[..., None]:

@@ -111,7 +111,7 @@ class Store:
         return open_client(self.uri)
 
     def table(self, run_id: str, name: str) -> pd.DataFrame:
-        """A table of a run, recorded by `CellRun.table`.
+        """A table of a run, recorded by `ActiveRun.table`.
 
         Raises:
             TrackingError: the run has no such table; `MissingFiles` where none of the run's files is there.

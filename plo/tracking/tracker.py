@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from plo.tracking.client import TrackingError
-from plo.tracking.reading import Cell, Comparison
-from plo.tracking.recording import CellRun
+from plo.tracking.reading import Comparison, RecordedCell
+from plo.tracking.recording import ActiveRun
 from plo.tracking.store import Store
 
 
@@ -59,7 +59,7 @@ class Tracker(Store):
         name: str,
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
-    ) -> CellRun:
+    ) -> ActiveRun:
         """Start an attempt at a cell.
 
         Earlier attempts that did not finish get the tag plo.superseded, and those that still say RUNNING
@@ -74,7 +74,7 @@ class Tracker(Store):
         name: str,
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
-    ) -> CellRun | None:
+    ) -> ActiveRun | None:
         """Start recording a stage; None if any comparison of the store has it finished. Else as `start_cell`."""
         known = self._search(kind="stage", cell=key)
         if any(run.status == "FINISHED" for run in known):
@@ -83,7 +83,7 @@ class Tracker(Store):
 
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
-    ) -> CellRun | None:
+    ) -> ActiveRun | None:
         """Start recording what an evaluation of level "model" finds of a cell; None if the comparison has it finished.
 
         Args:
@@ -94,7 +94,7 @@ class Tracker(Store):
             return None
         return self._start("evaluation", known, parent_id, key, name, tags, params)
 
-    def _start(self, kind: str, known: list, parent_id: str, key: str, name: str, tags, params) -> CellRun:
+    def _start(self, kind: str, known: list, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
         with self._lock:
             for run in known:
                 if run.tags.get("plo.cell") == key and run.status != "FINISHED":
@@ -104,7 +104,7 @@ class Tracker(Store):
             own = {"plo.kind": kind, "plo.cell": key, "mlflow.parentRunId": parent_id}
             run_id = self._create_run(name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
-        return CellRun(self, run_id)
+        return ActiveRun(self, run_id)
 
     def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
         """Close the comparison: FINISHED, KILLED by the user, or FAILED where a cell failed or is missing."""
@@ -145,7 +145,7 @@ class Tracker(Store):
             raise TrackingError(f"No comparison in {self.uri} has name or key {select!r}. Known: {known}.")
         return chosen
 
-    def cells(self, select: str | None = None) -> list[Cell]:
+    def cells(self, select: str | None = None) -> list[RecordedCell]:
         """The cells of the selected comparisons: of each, the finished attempt, or else the last one."""
         return [cell for comparison in self.comparisons(select) for cell in comparison.cells()]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from plo.backbone.head import scaled
-from plo.backbone.statistics import STATISTICS, Head, register_statistic, token_statistics
+from plo.backbone.token_statistics import STATISTICS, Head, register_statistic, token_statistics
 from plo.trl.borrowed import REFERENCE_SUMS, check_batch
 from plo.trl.errors import TRLError
 

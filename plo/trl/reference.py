@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from plo.backbone.head import scaled
-from plo.backbone.statistics import STATISTICS, Head, needs_reference
 from plo.backbone.terms import as_pairs, nothing_known
+from plo.backbone.token_statistics import STATISTICS, Head, needs_reference
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
 from plo.trl.batch import COLUMN, Request, ResponseTokens, model_inputs

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from plo.backbone.statistics import needs_reference
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
+from plo.backbone.token_statistics import needs_reference
 from plo.losses import Loss, get_loss
 from plo.pairs import Pairs
 from plo.trl.batch import (

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from plo import distributed
-from plo.backbone import sharding, statistics
+from plo.backbone import sharding, token_statistics
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
@@ -41,7 +41,7 @@ class Case:
     hidden: bool = True
     stop_at: int | None = None
     twice: bool = False
-    chunk: int = statistics.CHUNK_ELEMENTS
+    chunk: int = token_statistics.CHUNK_ELEMENTS
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +70,7 @@ OWN = {"breaks": breaks, "infinite": infinite, "ranks": ranks}
 
 def run(case: Case, folder: Path, out: Path) -> dict[str, Any]:
     """Curve of logged numbers and final weights, or the error."""
-    statistics.CHUNK_ELEMENTS = case.chunk
+    token_statistics.CHUNK_ELEMENTS = case.chunk
     collectives = _Collectives()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder / case.model, dtype=torch.float64)

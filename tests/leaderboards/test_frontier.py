@@ -11,7 +11,7 @@ from plo.leaderboards import LeaderboardError
 from plo.leaderboards.frontier import at_matched_kl, frontier, points, to_markdown
 from plo.leaderboards.frontier_plot import plot
 from plo.leaderboards.table import build
-from plo.tracking import Cell
+from plo.tracking import RecordedCell
 
 SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
 # (variant, beta, seed): [(KL, reward) half-way, at the end]
@@ -28,7 +28,7 @@ RUNS = {
 
 
 @dataclass(frozen=True)
-class Recorded(Cell):
+class Recorded(RecordedCell):
     """A cell whose history and samples are given, so that no store need be made."""
 
     given: dict[str, dict[int, float]] = field(default_factory=dict)

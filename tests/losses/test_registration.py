@@ -6,7 +6,7 @@ import pytest
 import torch
 from tester import PAIRS
 
-from plo.backbone.statistics import register_statistic
+from plo.backbone.token_statistics import register_statistic
 from plo.losses import (
     LOSSES,
     LossError,

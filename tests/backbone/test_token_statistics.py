@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from plo.backbone import statistics
-from plo.backbone.statistics import STATISTICS, register_statistic, token_statistics
+from plo.backbone import token_statistics as statistics_module
+from plo.backbone.token_statistics import STATISTICS, register_statistic, token_statistics
 
 NAMES = ("logps", "kl_ref_pi", "kl_pi_ref", "entropy", "log_p2")
 
@@ -52,7 +52,7 @@ def test_chunks_change_neither_values_nor_gradients(case, monkeypatch):
         return [got[name].detach() for name in NAMES], hidden.grad.clone()
 
     whole, whole_grad = run()
-    monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 3 * 11)  # three tokens at a time; the last chunk is ragged
+    monkeypatch.setattr(statistics_module, "CHUNK_ELEMENTS", 3 * 11)  # three tokens at a time; the last chunk is ragged
     chunked, chunked_grad = run()
     for a, b in zip(whole, chunked, strict=True):
         torch.testing.assert_close(a, b, atol=1e-13, rtol=1e-12)
@@ -113,7 +113,7 @@ def test_chunks_and_frozen_heads_change_no_gradient(frozen, kept, products, monk
     names, factors = ("logps", "kl_ref_pi", "entropy"), torch.randn(3, 7, dtype=torch.float64)
 
     def gradient(chunk, kept, frozen):
-        monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr(statistics_module, "CHUNK_ELEMENTS", chunk)
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
         heads = Mock(side_effect=lambda x: x @ w.t()), Mock(side_effect=lambda x: x @ weight.t())
         out = token_statistics(

@@ -1,0 +1,290 @@
+"""The caches under PLO_HOME: where each one is, what it holds, and how to list and prune their entries.
+
+    from plo import caches
+
+    for entry in caches.entries():                    # caches.entries(["reference"]): of these caches alone
+        entry.cache, entry.key, entry.path            # "reference", "3f2a...", Path
+        entry.size, entry.last_use, entry.held        # bytes, seconds since the epoch, a running process uses it
+        entry.damage()                                # None if it is intact; else what is wrong. Reads the entry's files.
+    caches.CACHES["reference"].holds, .remade         # what is in it, and how it is made anew
+
+    pruned = caches.prune(["outputs"], unused_for=30 * 86_400, keep_bytes=10e9, dry_run=True)
+    pruned.removed, pruned.held                       # entries; `held` were due, but a running process uses them
+
+Writers ask `CACHES[name].path(key)` where an entry goes, write it through `plo.store`, and `hold` (or `lock`) what they use,
+so that `prune` leaves it alone while their process runs.
+"""
+
+import fcntl
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from plo import store
+from plo.paths import plo_home
+
+FORM = 1  # of all keys together: another number makes every cache be filled anew
+LEFTOVERS = {".lock", ".partial", ".part", ".sha256"}  # files next to an entry, which are no entries themselves
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One kind of value that plo keeps and can make again.
+
+    Attributes:
+        pattern: path of an entry below PLO_HOME, with `*` in the place of its key.
+        holds: what an entry is.
+        remade: how an entry is made anew after it was removed.
+        expensive: making it anew costs money or much time, so that `prune` removes entries only where the cache is named.
+    """
+
+    name: str
+    pattern: str
+    holds: str
+    remade: str
+    expensive: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its entries."""
+        return (plo_home() / self.pattern).parent
+
+    def path(self, key: str = "") -> Path:
+        """Return where the entry of a key is."""
+        return plo_home() / self.pattern.replace("*", key)
+
+    def entries(self, held: frozenset[Path] = frozenset()) -> list["Entry"]:
+        """List the entries on disk; `held` are the paths that running processes use."""
+        others = {cache.folder for cache in CACHES.values()}
+        found = [p for p in plo_home().glob(self.pattern) if p.suffix not in LEFTOVERS and p not in others]
+        suffix = self.pattern.rpartition("*")[2]
+        return [Entry(self.name, path.name.removesuffix(suffix), path, path in held) for path in sorted(found)]
+
+
+CACHES = {
+    cache.name: cache
+    for cache in (
+        Cache(
+            "models", "models/*", "the embedded model, converted", "converted from its package at the next use (20 s)"
+        ),
+        Cache(
+            "reference",
+            "reference/*.safetensors",
+            "log-probs and hidden states of the reference, 256 pairs each",
+            "computed by the next run on the same pairs",
+        ),
+        Cache(
+            "stages",
+            "stages/*",
+            "weights of a stage (SFT, an oracle of a token scorer), with its checkpoints",
+            "trained by the next run that needs it",
+            expensive=True,
+        ),
+        Cache("scores", "scores/*", "token weights of a scorer", "computed by the next run that needs them"),
+        Cache(
+            "outputs",
+            "outputs/*",
+            "continuations that a model was sampled for evaluations",
+            "sampled by the next evaluation of the same model",
+        ),
+        Cache(
+            "server-outputs",
+            "outputs/server/*.json",
+            "answer of a served model to one prompt",
+            "requested from the server by the next evaluation",
+            expensive=True,
+        ),
+        Cache("verdicts", "verdicts.db", "verdicts of all judges", "requested from the judges again", expensive=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value in a cache: a file with its checksum alongside, or a folder of such files."""
+
+    cache: str
+    key: str
+    path: Path
+    held: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self._files())
+
+    @property
+    def last_use(self) -> float:
+        """Seconds since the epoch when the entry was last written, or read and found intact."""
+        return max((file.stat().st_mtime for file in self._files()), default=0.0)
+
+    def damage(self) -> str | None:
+        """Describe what is wrong with the entry; None if it is as it was written. All its files are read."""
+        if self.path.suffix == ".db":
+            try:
+                with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
+                    [(answer,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+            except sqlite3.Error as error:
+                answer = str(error)
+            return None if answer == "ok" else answer
+        values = [self.path]
+        if self.path.is_dir() and not store.is_sealed(self.path):
+            values = store.values(self.path)
+        return next((damage for value in values if (damage := store.damage(value))), None)
+
+    def remove(self) -> None:
+        """Delete the entry with everything that belongs to it."""
+        store.remove(self.path)
+        for file in self._files():
+            file.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        if self.path.is_dir():
+            return [file for file in self.path.rglob("*") if file.is_file()]
+        beside = (self.path.with_name(self.path.name + end) for end in ("", ".sha256", "-wal", "-shm"))
+        return [file for file in beside if file.exists()]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` did.
+
+    Attributes:
+        removed: entries that were deleted; with `dry_run`, that would be.
+        held: entries that were due as well, and stay because a running process uses them.
+    """
+
+    removed: list[Entry]
+    held: list[Entry]
+
+
+def entries(names: Iterable[str] | None = None) -> list[Entry]:
+    """List the entries of the caches `names`, or of all of them, in the order of `CACHES`.
+
+    Raises:
+        KeyError: there is no cache of that name.
+    """
+    with _uses_lock():
+        held = _held()
+    return [entry for name in (CACHES if names is None else names) for entry in CACHES[name].entries(held)]
+
+
+def prune(
+    names: Iterable[str] | None = None,
+    *,
+    unused_for: float | None = None,
+    keep_bytes: float | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Delete entries of the caches `names`; None means all caches that are not expensive to fill anew.
+
+    Without `unused_for` and `keep_bytes` every entry is due. An entry that a running process uses always stays.
+
+    Args:
+        unused_for: an entry is due if it was not used for so many seconds.
+        keep_bytes: entries are due, the least recently used first, until the rest takes no more than so many bytes.
+        dry_run: return what is due and delete nothing.
+    """
+    if names is None:
+        names = [cache.name for cache in CACHES.values() if not cache.expensive]
+    found = sorted(entries(names), key=lambda entry: entry.last_use, reverse=True)
+    due, kept = [], 0.0
+    for entry in found:
+        kept += entry.size
+        old = unused_for is not None and time.time() - entry.last_use > unused_for
+        too_much = keep_bytes is not None and kept > keep_bytes
+        if old or too_much or (unused_for is None and keep_bytes is None):
+            kept -= entry.size
+            due.append(entry)
+    pruned = Pruned([], [])
+    for entry in due:
+        with _uses_lock():  # nobody begins to use it now
+            held = entry.path in _held()
+            if not held and not dry_run:
+                entry.remove()
+        (pruned.held if held else pruned.removed).append(entry)
+    return pruned
+
+
+_uses: dict[Path, IO[str]] = {}  # by PLO_HOME: the open file that lists what this process holds
+_holding: set[Path] = set()
+_threads = threading.Lock()
+
+
+def hold(path: Path) -> None:
+    """Keep `prune` from removing an entry until this process ends. Call it before you look whether the entry is there."""
+    with _threads:
+        if path in _holding:
+            return
+        with _uses_lock():
+            uses = _uses.get(plo_home())
+            if uses is None:
+                file = locks_folder() / f"{hashlib.sha256(repr((time.time_ns(), path)).encode()).hexdigest()[:16]}.uses"
+                uses = _uses[plo_home()] = file.open("w", encoding="utf-8")
+                fcntl.flock(uses, fcntl.LOCK_EX)  # let go by the system, however the process ends
+            uses.write(f"{path}\n")
+            uses.flush()
+        _holding.add(path)
+
+
+def lock(path: Path) -> FileLock:
+    """Return the lock under which an entry is made, so that two processes do not make it twice. The entry is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hold(path)
+    return FileLock(f"{path}.lock")
+
+
+def named_lock(*names: str, timeout: float = -1) -> FileLock:
+    """Return this user's lock of something that is no file, in a folder that nobody else can write to."""
+    digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+    return FileLock(locks_folder() / f"{digest}.lock", timeout=timeout)
+
+
+def locks_folder() -> Path:
+    """Return the folder of locks below PLO_HOME; it is made where it is missing."""
+    folder = plo_home() / "locks"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def note_form() -> None:
+    """Log once that caches which an earlier version of plo filled are not read."""
+    file = plo_home() / "form"
+    known = file.read_text().strip() if file.exists() else None
+    if known == str(FORM):
+        return
+    if any(cache.entries() for cache in CACHES.values() if cache.name not in ("models", "verdicts", "server-outputs")):
+        log.warning(
+            "The caches in %s were written by another version of plo, with other keys: what is needed of them is made anew. "
+            "`plo cache prune` frees their space.",
+            plo_home(),
+        )
+    file.write_text(f"{FORM}\n")
+
+
+def _uses_lock() -> FileLock:
+    return FileLock(locks_folder() / "uses.lock")
+
+
+def _held() -> frozenset[Path]:
+    """Paths that running processes hold. What ended processes left is removed, so call it under `_uses_lock`."""
+    held: set[Path] = set()
+    for file in locks_folder().glob("*.uses"):
+        with file.open("r+", encoding="utf-8") as uses:
+            try:
+                fcntl.flock(uses, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held |= {Path(line) for line in uses.read().splitlines()}
+            else:
+                file.unlink(missing_ok=True)
+    return frozenset(held)
