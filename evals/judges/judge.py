@@ -105,7 +105,7 @@ class Judge:
         return self.judge([Question(prompt, a, b)])[0].p
 
 
-def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callable:
+def register_judge(name: str, *, replace: bool = False) -> Callable:
     """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
     A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
@@ -116,7 +116,7 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
         ... def longer(prompt, a, b):
         ...     return float(len(b) > len(a)) if len(a) != len(b) else 0.5
     """
-    return JUDGES.register(name, replace=replace, **facts)
+    return JUDGES.register(name, replace=replace)
 
 
 def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

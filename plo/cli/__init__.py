@@ -3,27 +3,44 @@
 Heavy imports stand inside the commands, so that `plo --help` answers at once.
 """
 
+from typing import Annotated
+
 import typer
 
+from plo import __version__
 from plo.cli import demo, evaluation, lists, reports, runs
-from plo.cli.shared import friendly
+from plo.cli.shared import add
 
 app = typer.Typer(
     help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo.demo)
-app.command()(friendly()(lists.losses))
-app.command()(friendly()(lists.generators))
-app.command()(reports.docs)
-app.command()(runs.verify)
-app.command()(friendly()(lists.scorers))
-app.command()(runs.scores)
-app.command()(runs.compare)
-app.command("eval")(evaluation.evaluate)
-app.command()(evaluation.judge_check)
-app.command()(friendly()(lists.evaluations))
-app.command()(friendly()(lists.judges))
-app.command()(reports.leaderboard)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"plo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+add(app, demo.demo)
+add(app, lists.list_registered, "list")
+add(app, reports.docs)
+add(app, runs.verify)
+add(app, runs.scores)
+add(app, runs.compare)
+add(app, evaluation.evaluate, "eval")
+add(app, evaluation.judge_check)
+add(app, reports.leaderboard)
+for kind in ("losses", "scorers", "generators", "evaluations", "judges"):
+    add(app, lists.old_name(kind), kind, hidden=True)

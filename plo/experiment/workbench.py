@@ -130,10 +130,10 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
     cell's training.
     """
     source, config = experiment.data.source, experiment.evaluation
-    gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
+    gold = SOURCES[source].facts.gold if source in SOURCES else None
     of_samples, models = [gold, "gold_win_rate"] if gold else [], []
     for name, options in config.evaluations.items():
-        if EVALUATIONS[name].facts["level"] == "model":
+        if EVALUATIONS[name].facts.level == "model":
             models.append(get_model_evaluation(name, options))
             if "template" in models[-1].options:
                 get_template(models[-1].options["template"])
