@@ -70,14 +70,14 @@ def scores(
         str,
         typer.Argument(
             metavar="SCORER",
-            help='Token scorer, such as "position_decay(gamma=0.9)".',
+            help='Token scorer, such as "subsample" or "position_decay(gamma=0.9)".',
             autocompletion=complete_names("scorers"),
         ),
     ],
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="EXPERIMENT.yaml|KEY=VALUE",
+            metavar="FILE|KEY=VALUE",
             help="Experiment file, settings that override it, and hyper-parameters of the scorer.",
         ),
     ] = [],  # noqa: B006
@@ -123,7 +123,7 @@ def compare(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="EXPERIMENT.yaml|KEY=VALUE",
+            metavar="FILE|KEY=VALUE",
             help="Experiment file; settings that override it (train.lr=1e-4; plo settings lists them); and "
             "hyper-parameters of losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
         ),
