@@ -95,9 +95,9 @@ def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dic
 
 def _recipe(entry) -> str:
     """Name loss and scorer of a recipe; "" for a loss."""
-    from plo.scorers import RECIPES
+    from plo.scorers.recipe import Recipe
 
-    return repr(entry.load()) if entry.name in RECIPES else ""
+    return repr(entry.load()) if isinstance(entry.load(), Recipe) else ""
 
 
 def _needs(entry) -> list[str]:
@@ -136,9 +136,9 @@ def _defaults(entry) -> dict[str, Any]:
 
 def _origin(entry) -> str:
     """Return where an entry is defined; of a recipe, where its scorer is."""
-    from plo.scorers import RECIPES, SCORERS
+    from plo.scorers.recipe import SCORERS, Recipe
 
-    return SCORERS[entry.load().scorer].origin if entry.name in RECIPES else entry.origin
+    return SCORERS[entry.load().scorer].origin if isinstance(entry.load(), Recipe) else entry.origin
 
 
 COLUMNS = {"recipe": _recipe, "needs": _needs, "level": _level, "trains": _trains, "reads": _reads}
