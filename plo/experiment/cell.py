@@ -29,7 +29,7 @@ from plo.experiment.workbench import Workbench
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
 from plo.margins import wins, without_rounding
-from plo.paths import plo_home, slug
+from plo.paths import slug
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
@@ -166,7 +166,7 @@ def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
     if scorer := cell.loss.scorer:
-        weights = token_weights(bench.stages, scorer, cell.seed, plo_home() / "scores")
+        weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo import distributed, interrupt, store
+from plo import caches, distributed, interrupt, store
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
@@ -112,6 +112,7 @@ def evaluate_anything(
         raise ConfigError(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
+    caches.note_form()
     judging = judging_of(config, console)
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None

@@ -1,6 +1,5 @@
 """The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 from rich.console import Console
 
-from plo import distributed, interrupt
+from plo import caches, distributed, interrupt
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line
@@ -26,7 +25,7 @@ from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.losses import Loss, get_loss
-from plo.paths import plo_home, slug
+from plo.paths import slug
 from plo.registry import load_plugin
 from plo.terminal import Terminal, say
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
@@ -204,13 +203,10 @@ def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
             lock.release()
 
 
-def _locked(tracker: Tracker, key: str) -> FileLock:
-    locks = plo_home() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(f"{tracker.uri} {key}".encode()).hexdigest()[:16]
-    lock = FileLock(locks / f"{name}.lock", timeout=0)
+def _locked(tracker: Tracker, key: str) -> BaseFileLock:
     try:
-        lock.acquire()
+        lock = caches.named_lock(tracker.uri, key)
+        lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
             f"Another process runs this comparison in {tracker.uri}: wait for it, or give another `name`."

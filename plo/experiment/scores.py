@@ -18,6 +18,7 @@ from torch import nn
 
 from plo import distributed, store
 from plo.backbone import sharding
+from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.experiment.stages import Stages, folder_lock
@@ -29,15 +30,14 @@ SHARD_PAIRS = 256  # pairs a file: what a crash can cost
 VERSION = 1  # of the files
 
 
-def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> list[Scores]:
+def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
     """The weights ((T_w,), (T_l,)) of every training pair. The policy is left with other weights: reset it.
 
     Args:
         stages: of the experiment whose pairs are scored.
         seed: the run's, which a scorer may depend on.
-        folder: of the stored weights.
     """
-    own = folder / scores_key(stages, scorer, seed)
+    own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
     shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
@@ -51,7 +51,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> li
                 for label, stage in scorer.stages.items():
                     stages.make(stage, label)  # now: inside a scorer, nothing has a gradient
                 if scorer.inner is not None:
-                    inner = token_weights(stages, scorer.inner, seed, folder)
+                    inner = token_weights(stages, scorer.inner, seed)
             for path in missing:
                 part, started = shards[path], time.perf_counter()
                 made = _Material(stages, scorer, seed, stages.pairs[part], inner[part]).scored()

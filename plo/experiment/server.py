@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from plo import store
+from plo.caches import CACHES
 from plo.data.rows import Text
 from plo.endpoint import EndpointError, read_endpoint
 from plo.evals import EvaluationError
 from plo.experiment.subjects import Outputs, rendered
 from plo.identity import sha256
-from plo.paths import plo_home
 from plo.retry import again
 from plo.served import CallError, Served
 from plo.threads import run_all
@@ -73,7 +73,7 @@ class Server(Outputs):
             number, k = at
             prompt = prompts[number]
             own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
-            file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
+            file = CACHES["server-outputs"].path(sha256([self.identity, prompt, own])[:32])
             if (said := store.read_json(file)) is None:
                 said = self._ask(prompt, own, stop)
                 if not said["refused"]:  # another limit or filter of the server may take it

@@ -6,7 +6,6 @@ comparisons share it. Killed, it goes on from its last checkpoint.
 
 import contextlib
 import gc
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from plo import distributed
+from plo import caches, distributed
 from plo import store as stored
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
-from plo.backbone.reference import Reference, ReferenceStore
+from plo.backbone.reference import Reference, ReferenceStore, ids_digest
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import ConfigError, ModelConfig, TrainConfig
@@ -37,6 +35,7 @@ from plo.tracking import ActiveRun, Unrecorded
 
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
+FOLDERS = caches.CACHES["stages"]
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
 
 Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
@@ -51,7 +50,6 @@ class Stages:
         pairs: all training pairs.
         model, train: settings of the experiment, which a stage changes in part.
         store: reference statistics.
-        folder: where the trained models lie.
         record: starts the recorded run of a stage.
     """
 
@@ -61,7 +59,6 @@ class Stages:
     model: ModelConfig
     train: TrainConfig
     store: ReferenceStore
-    folder: Path
     record: Record = lambda key, name, params: Unrecorded()
     _others: dict[str, Backbone] = field(default_factory=dict)
     _identities: dict[str, list[Any]] = field(default_factory=dict)
@@ -107,7 +104,7 @@ class Stages:
         """Hash of the token ids of the pairs that a stage is trained on."""
         known = (share, reversed)
         if known not in self._digests:
-            self._digests[known] = pairs_digest(self._pairs(Stage(share=share, reversed=reversed)))
+            self._digests[known] = ids_digest(self._pairs(Stage(share=share, reversed=reversed)))
         return self._digests[known]
 
     def key(self, stage: Stage) -> str:
@@ -126,12 +123,12 @@ class Stages:
     def trained(self, stage: Stage, name: str) -> dict[str, torch.Tensor]:
         """The stage's trained weights (`Backbone.policy_state`). If they are not there, its base is trained now."""
         self.make(stage, name)
-        return load_file(self.folder / self.key(stage) / POLICY)
+        return load_file(FOLDERS.path(self.key(stage)) / POLICY)
 
     def make(self, stage: Stage, name: str) -> None:
         """Train the stage's base and keep its weights, if they are not there; record that they are."""
         key = self.key(stage)
-        folder = self.folder / key
+        folder = FOLDERS.path(key)
         params = {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {"stage.steps": self._settings(stage).steps}
         with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
             run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
@@ -211,18 +208,11 @@ def _numbers(policy: Path) -> dict[str, float]:
         return {name: float(value) for name, value in file.metadata().items()}
 
 
-def pairs_digest(pairs: Sequence[Pair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(repr((pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def folder_lock(folder: Path):
     """One launch at a time makes what lies in a folder; processes of one launch make it together."""
     distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
-    lock = FileLock(folder / "lock")
+    lock = caches.lock(folder)
     distributed.on_main(lock.acquire, share=False)
     try:
         yield

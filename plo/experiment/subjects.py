@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plo import caches
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore
 from plo.config import EvaluationConfig
@@ -21,7 +22,6 @@ from plo.evals.judges.local import context_of
 from plo.experiment.cell import log_ratio_margins
 from plo.experiment.sampling import VERSION, Prompt, continuations, eos_ids
 from plo.identity import sha256
-from plo.paths import plo_home
 
 
 class Policy:
@@ -75,7 +75,8 @@ class Policy:
         config = self.config.model_copy(update=settings)
         how = [VERSION, self.identity, self.seed, settings, config.batch_size, eos_ids(self.backbone, self.tokenizer)]
         key = sha256([how, [prompt.ids for prompt in asked]])
-        folder = plo_home() / "outputs" / key[:32]
+        folder = caches.CACHES["outputs"].path(key)
+        caches.hold(folder)
         with self._as():
             return continuations(self.backbone, self.tokenizer, asked, config, self.seed, folder)
 
@@ -109,7 +110,7 @@ class Policy:
     def logps(self, pairs: Sequence[Pair]) -> Reference:
         """Its log-probs of the pairs' response tokens, kept on disk."""
         weights = None if self.as_reference else self.identity
-        return ReferenceStore(plo_home() / "reference", 0).get(self.backbone, pairs, policy=weights)
+        return ReferenceStore(caches.CACHES["reference"].folder, 0).get(self.backbone, pairs, policy=weights)
 
     def tokenized(self, rows: Sequence[Row], longest: int) -> list[Pair | str]:
         """Each row's ids, or why it cannot be scored."""

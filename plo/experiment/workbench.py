@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo import distributed
+from plo import caches, distributed
 from plo.backbone.head import ModelError
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
@@ -22,7 +22,6 @@ from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
-from plo.paths import plo_home
 from plo.scorers import Scorer, Scores, Stage
 from plo.terminal import line, say
 
@@ -52,6 +51,7 @@ def workbench(experiment: Experiment, console: Console) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
     if lost := distributed.lost_processes():
         say(console, lost, style="yellow")
+    distributed.on_main(caches.note_form, share=False)
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
     with console.status(line(f"loading {experiment.model.name}")):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
@@ -68,9 +68,9 @@ def workbench(experiment: Experiment, console: Console) -> Workbench:
     prompts, config = held_out_prompts(data.eval, experiment.evaluation.prompts), experiment.evaluation
     check_sampled(backbone, prompts, config)
     say(console, str(data.summary()))
-    store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
+    store = ReferenceStore(caches.CACHES["reference"].folder, experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
-    stages = Stages(backbone, tokenizer, **common, folder=plo_home() / "stages")
+    stages = Stages(backbone, tokenizer, **common)
     identity = _identity(experiment, stages)
     return Workbench(experiment, backbone, tokenizer, data, store, *suites(experiment), stages, identity)
 
@@ -156,5 +156,5 @@ def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tup
     bench = workbench(experiment, console)
     check_columns(trained, bench.data.train)
     prepare(bench, console)
-    weights = token_weights(bench.stages, scorer, experiment.seeds[0], plo_home() / "scores")
+    weights = token_weights(bench.stages, scorer, experiment.seeds[0])
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer
