@@ -3,27 +3,27 @@
 from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
 from plo.evals.evaluation import (
     EVALUATIONS,
-    Evaluation,
     EvaluationError,
-    OnModel,
-    described,
+    ModelEvaluation,
+    SampleResults,
+    describe_metric,
+    describe_metrics,
     evaluate,
-    metrics_of,
-    on_model,
+    get_model_evaluation,
     register_evaluation,
 )
 from plo.evals.subject import Findings, Subject
 
 __all__ = [
     "EVALUATIONS",
-    "Evaluation",
     "EvaluationError",
     "Findings",
-    "OnModel",
+    "ModelEvaluation",
+    "SampleResults",
     "Subject",
-    "described",
+    "describe_metric",
+    "describe_metrics",
     "evaluate",
-    "metrics_of",
-    "on_model",
+    "get_model_evaluation",
     "register_evaluation",
 ]

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answers, remarks
+from plo.evals.answers import THINK_END, answer_notes, extract_answers
 from plo.evals.evaluation import EvaluationError, register_evaluation
-from plo.evals.judges import Judging
+from plo.evals.judges import JudgeSession
 from plo.evals.subject import Findings, Subject
 
 BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
@@ -37,7 +37,7 @@ DIRECTIONS = {
 @register_evaluation("alpaca_eval", level="model", higher_is_better=DIRECTIONS)
 def alpaca_eval(
     subject: Subject,
-    judging: Judging,
+    judging: JudgeSession,
     *,
     instructions: Annotated[int, Field(ge=1, le=INSTRUCTIONS)] | None = None,
     baseline: Path | None = None,
@@ -79,7 +79,7 @@ def alpaca_eval(
     asked = reference.iloc[np.arange(count) * total // count]
     messages = [[{"role": "user", "content": text}] for text in asked["instruction"]]
     sample = subject.sample(messages, temperature=temperature, max_new_tokens=max_new_tokens)
-    sample = answers(sample.sort_values("prompt_id"), think_end_token)
+    sample = extract_answers(sample.sort_values("prompt_id"), think_end_token)
     rows = pd.DataFrame(
         {
             "instruction": asked["instruction"],
@@ -118,7 +118,7 @@ def alpaca_eval(
     head = f"{label}: {count} of {total} instructions against {against}, {protocol}."
     if official and judge.name != OFFICIAL_JUDGE:
         notes.append(RETIRED)
-    notes += remarks(subject.name, sample, think_end_token)
+    notes += answer_notes(subject.name, sample, think_end_token)
     if known := int(sample["prompt"].isin(set(subject.trained_on)).sum()):
         notes.append(f"{known} of the instructions were among the model's training prompts.")
     outputs = rows.rename(columns={"output_2": "output", "generator_2": "generator"})
@@ -130,7 +130,7 @@ def alpaca_eval(
     return Findings({**rates, **means.to_dict()}, items, (head, *notes), files=files, lengths=lengths)
 
 
-def _verdicts(rows: pd.DataFrame, judging: Judging, template, official: bool) -> pd.DataFrame:
+def _verdicts(rows: pd.DataFrame, judging: JudgeSession, template, official: bool) -> pd.DataFrame:
     """p = P(the model's answer is better), win and consistent, with the index of `rows`."""
     drawn = pd.DataFrame({"p": 0.5, "win": 0.5, "consistent": np.nan}, index=rows.index)
     names = {"instruction": "prompt", "output_1": "a", "output_2": "b"}

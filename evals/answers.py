@@ -12,7 +12,7 @@ DIRECTIONS = {"empty*": False, "truncated*": False}
 
 
 @dataclass(frozen=True)
-class Parted:
+class SplitText:
     """A text in two.
 
     Attributes:
@@ -26,7 +26,7 @@ class Parted:
     open: bool
 
 
-def without_thought(text: str, end: str | None = THINK_END, *, begun: bool = False) -> Parted:
+def split_thought(text: str, end: str | None = THINK_END, *, begun: bool = False) -> SplitText:
     """`text` without the thoughts that it begins with.
 
     A thought is <think> ... </think>, or what stands before a first </think> without a <think>: many chat templates write
@@ -37,15 +37,15 @@ def without_thought(text: str, end: str | None = THINK_END, *, begun: bool = Fal
         begun: the prompt ends with the beginning mark.
 
     Example:
-        >>> without_thought("<think>7 x 8, so 56</think>It is 56.").text
+        >>> split_thought("<think>7 x 8, so 56</think>It is 56.").text
         'It is 56.'
     """
     if not end:
-        return Parted(text, False, False)
+        return SplitText(text, False, False)
     start = end.replace("/", "", 1)
     if start == end:  # no mark of a beginning is known
         _, closed, after = text.partition(end)
-        return Parted(after.lstrip(), True, False) if closed else Parted(text, False, False)
+        return SplitText(after.lstrip(), True, False) if closed else SplitText(text, False, False)
     rest, thought = text.lstrip(), False
     before, closed, _ = rest.partition(end)
     if begun or (closed and start not in before):
@@ -53,12 +53,12 @@ def without_thought(text: str, end: str | None = THINK_END, *, begun: bool = Fal
     while rest.startswith(start):
         _, closed, after = rest.partition(end)
         if not closed:
-            return Parted("", True, True)
+            return SplitText("", True, True)
         rest, thought = after.lstrip(), True
-    return Parted(rest if thought else text, thought, False)
+    return SplitText(rest if thought else text, thought, False)
 
 
-def answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.DataFrame:
+def extract_answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.DataFrame:
     """A subject's samples with what they answer in `text`, and the columns thought, open, empty, truncated (0, 1 or NaN).
 
     `empty`: of nothing but white space, which `content: null` of a server and a thought without an end are too.
@@ -67,7 +67,7 @@ def answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.
     marks = think_end_token.replace("/", "", 1) if think_end_token else None
     begun = [bool(marks) and str(prompt).rstrip().endswith(marks) for prompt in drawn["prompt"]]
     parted = [
-        without_thought(text, think_end_token, begun=begins) for text, begins in zip(drawn["text"], begun, strict=True)
+        split_thought(text, think_end_token, begun=begins) for text, begins in zip(drawn["text"], begun, strict=True)
     ]
     finished = drawn["finished"] if "finished" in drawn else pd.Series(np.nan, drawn.index)
     return drawn.assign(
@@ -79,12 +79,12 @@ def answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.
     )
 
 
-def remarks(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> list[str]:
+def answer_notes(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> list[str]:
     """Describe empty and truncated answers and thoughts that were cut, a sentence each; nothing where there are none.
 
     Args:
         what: whose answers they are, "hh: tiny".
-        drawn: as `answers` returns it.
+        drawn: as `extract_answers` returns it.
     """
     said, count = [], len(drawn)
     if thoughts := int(drawn["thought"].sum()):

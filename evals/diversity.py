@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answers, remarks
+from plo.evals.answers import THINK_END, answer_notes, extract_answers
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
 from plo.evals.evaluation import register_evaluation
 from plo.evals.ngrams import (
@@ -19,7 +19,7 @@ from plo.evals.ngrams import (
     self_bleu_multi,
     self_bleu_pairwise,
 )
-from plo.evals.prompts import held_out
+from plo.evals.prompts import load_prompts
 from plo.evals.subject import Findings, Subject
 
 ORDERS = range(1, 6)  # of n-grams
@@ -85,19 +85,19 @@ def diversity(
         ended.
 
     Args:
-        source: data source of the prompts, and `path` its files: see `plo.evals.prompts.held_out`.
+        source: data source of the prompts, and `path` its files: see `plo.evals.prompts.load_prompts`.
         vocabulary: V of EAD.
         think_end_token: a thought at the beginning of an answer is cut up to here; None: it stays.
 
     Raises:
         EvaluationError: no prompts, or the packages of the embeddings are not installed.
     """
-    asked = held_out(subject, source, path, prompts)
+    asked = load_prompts(subject, source, path, prompts)
     drawn = subject.sample(
         asked.prompts, samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
     )
-    drawn = answers(drawn, think_end_token)
-    notes = (*asked.notes, *remarks(f"diversity: {subject.name}", drawn, think_end_token))
+    drawn = extract_answers(drawn, think_end_token)
+    notes = (*asked.notes, *answer_notes(f"diversity: {subject.name}", drawn, think_end_token))
     drawn = drawn.assign(prompt_id=np.array(asked.ids)[drawn["prompt_id"]], text=drawn["text"].str.strip())
     drawn = drawn.reset_index(drop=True).assign(length=drawn["text"].str.len().to_numpy())
     vectors = embed(drawn["text"].tolist())

@@ -18,19 +18,31 @@ A **samples frame** has one row a continuation, drawn by the sampler from the po
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from plo.configured import changed, full_name, resolve_params
 from plo.errors import PloError
-from plo.evals.judges import Judging
+from plo.evals.judges import JudgeSession
 from plo.evals.subject import Findings, Subject
 from plo.metric import ARROWS, BUILT_IN, Metric, matching, usual_bounds
 from plo.registry import Entry, Registry
 
-EVALUATIONS = Registry("evaluation", group="plo.evaluations")
+
+@dataclass(frozen=True)
+class EvaluationFacts:
+    """Facts that `register_evaluation` declares of an evaluation, all but `level` by metric."""
+
+    level: str = "sample"
+    higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    digits: Mapping[str, int | None] = field(default_factory=dict)
+    meaning: Mapping[str, str | None] = field(default_factory=dict)
+
+
+EVALUATIONS = Registry("evaluation", group="plo.evaluations", facts=EvaluationFacts)
 NUMBERS = ("tokens", "finished", "kl", "entropy", "ref_nll")
 COLUMNS = ("prompt_id", "sample", "prompt", "text", *NUMBERS)
 
@@ -40,7 +52,7 @@ class EvaluationError(PloError, ValueError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SampleResults:
     """What `evaluate` found.
 
     Attributes:
@@ -90,35 +102,34 @@ def register_evaluation(
     if level not in ("sample", "prompt", "model"):
         raise EvaluationError(f"Evaluation {name!r}: level is 'sample', 'prompt' or 'model', not {level!r}.")
     directions = higher_is_better if isinstance(higher_is_better, Mapping) else {name: higher_is_better}
-    each = {"bounds": bounds, "digits": digits, "meaning": meaning}
-    each = {fact: dict(given) if isinstance(given, Mapping) else {"*": given} for fact, given in each.items()}
-    return EVALUATIONS.register(name, level=level, higher_is_better=dict(directions), **each)
+    each = [dict(given) if isinstance(given, Mapping) else {"*": given} for given in (bounds, digits, meaning)]
+    return EVALUATIONS.register(name, facts=EvaluationFacts(level, dict(directions), *each))
 
 
-def described(entry: Entry, name: str) -> Metric:
+def describe_metric(entry: Entry, name: str) -> Metric:
     """Return the `Metric` to record for a metric's name: as the evaluation declared it, else plo's built-in description of that name."""
-    of_model = entry.facts["level"] == "model"
-    better = ARROWS[matching(entry.facts["higher_is_better"], name)]
+    of_model = entry.facts.level == "model"
+    better = ARROWS[matching(entry.facts.higher_is_better, name)]
     table = entry.name if of_model else "reward" if better else "text"
     own = (getattr(entry.load(), "__module__", None) or "").startswith("plo.")
     plain = Metric(name, name.replace("_", " "), better=better, table=table)
     if own:
         plain = replace(plain, bounds=usual_bounds(name)) if of_model else BUILT_IN.get(name, plain)
-    declared = {fact: matching(entry.facts[fact], name) for fact in ("bounds", "digits", "meaning")}
+    declared = {fact: matching(getattr(entry.facts, fact), name) for fact in ("bounds", "digits", "meaning")}
     return replace(plain, **{fact: value for fact, value in declared.items() if value is not None})
 
 
-def metrics_of(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
+def describe_metrics(names: Iterable[str], recorded: Iterable[str]) -> list[Metric]:
     """Return the `Metric` of each final metric of a run that `evaluate` measured with these evaluations."""
     recorded, found = set(recorded), []
     for entry in (EVALUATIONS[name] for name in dict.fromkeys(names)):
-        found += [described(entry, name) for name in entry.facts["higher_is_better"]]
+        found += [describe_metric(entry, name) for name in entry.facts.higher_is_better]
     declared = {metric.name: metric for metric in found}
     return [metric for name, metric in (BUILT_IN | declared).items() if name in recorded]
 
 
 @dataclass(frozen=True)
-class OnModel:
+class ModelEvaluation:
     """An evaluation of level "model" with its options set.
 
     Attributes:
@@ -147,7 +158,7 @@ class OnModel:
         """The options that differ from their defaults."""
         return changed(self.entry, self.options)
 
-    def __call__(self, subject: Subject, judging: Judging | None = None) -> Findings:
+    def __call__(self, subject: Subject, judging: JudgeSession | None = None) -> Findings:
         """Run it.
 
         Raises:
@@ -169,19 +180,19 @@ class OnModel:
         return found
 
 
-def on_model(name: str, options: Mapping[str, Any] | None = None) -> OnModel:
+def get_model_evaluation(name: str, options: Mapping[str, Any] | None = None) -> ModelEvaluation:
     """The evaluation `name` of level "model", its options checked.
 
     Raises:
         EvaluationError: it is one of samples. RegistryError: no such evaluation. HyperParameterError: no such option.
     """
     entry = EVALUATIONS[name]
-    if entry.facts["level"] != "model":
-        raise EvaluationError(f"The evaluation {name!r} reads samples ({entry.facts['level']} level), not a model.")
-    return OnModel(entry, resolve_params("evaluation", entry, options or {}))
+    if entry.facts.level != "model":
+        raise EvaluationError(f"The evaluation {name!r} reads samples ({entry.facts.level} level), not a model.")
+    return ModelEvaluation(entry, resolve_params("evaluation", entry, options or {}))
 
 
-def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> Evaluation:
+def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFrame | None = None) -> SampleResults:
     """Run the evaluations `names` on a samples frame.
 
     A metric is averaged over the samples of a prompt and then over the prompts, so that every prompt counts
@@ -197,17 +208,17 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
     """
     _check(samples, "samples")
     entries = [EVALUATIONS[name] for name in dict.fromkeys(names)]
-    if models := [entry.name for entry in entries if entry.facts["level"] == "model"]:
+    if models := [entry.name for entry in entries if entry.facts.level == "model"]:
         raise EvaluationError(f"{', '.join(models)} asks a model for text and cannot be run on a frame of samples.")
-    sample_level = [entry for entry in entries if entry.facts["level"] == "sample"]
-    prompt_level = [entry for entry in entries if entry.facts["level"] == "prompt"]
+    sample_level = [entry for entry in entries if entry.facts.level == "sample"]
+    prompt_level = [entry for entry in entries if entry.facts.level == "prompt"]
     samples = _add(samples, sample_level)
     if reference is not None:
         _check(reference, "reference")
-        missing = [e for e in sample_level if not set(e.facts["higher_is_better"]) <= set(reference.columns)]
+        missing = [e for e in sample_level if not set(e.facts.higher_is_better) <= set(reference.columns)]
         reference = _add(reference, missing)
 
-    own = [*NUMBERS, *(metric for entry in sample_level for metric in entry.facts["higher_is_better"])]
+    own = [*NUMBERS, *(metric for entry in sample_level for metric in entry.facts.higher_is_better)]
     prompts = samples.groupby("prompt_id", sort=True)[own].mean(skipna=False).astype(float)
     metrics = prompts.mean(skipna=False).to_dict()
     metrics["kl_se"] = float(prompts["kl"].std(ddof=1) / math.sqrt(len(prompts)))
@@ -215,7 +226,7 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
         frame = _run(entry, samples, reference)
         prompts = _join(prompts, frame, entry)
         metrics |= frame.mean().to_dict()  # skips prompts where the metric is undefined
-    return Evaluation(samples, prompts, {name: float(value) for name, value in metrics.items()})
+    return SampleResults(samples, prompts, {name: float(value) for name, value in metrics.items()})
 
 
 def _check(samples: pd.DataFrame, which: str) -> None:
@@ -230,7 +241,7 @@ def _check(samples: pd.DataFrame, which: str) -> None:
 
 
 def _add(samples: pd.DataFrame, entries: list[Entry]) -> pd.DataFrame:
-    ours = {metric for entry in entries for metric in entry.facts["higher_is_better"]}
+    ours = {metric for entry in entries for metric in entry.facts.higher_is_better}
     samples = samples.drop(columns=[c for c in samples.columns if c in ours and c not in COLUMNS])
     for entry in entries:
         samples = _join(samples, _run(entry, samples, None), entry)
@@ -238,7 +249,7 @@ def _add(samples: pd.DataFrame, entries: list[Entry]) -> pd.DataFrame:
 
 
 def _run(entry: Entry, samples: pd.DataFrame, reference: pd.DataFrame | None) -> pd.DataFrame:
-    function, declared = entry.load(), list(entry.facts["higher_is_better"])
+    function, declared = entry.load(), list(entry.facts.higher_is_better)
     arguments = (samples,)
     if "reference" in inspect.signature(function).parameters:
         if reference is None:
@@ -264,7 +275,7 @@ def _join(left: pd.DataFrame, right: pd.DataFrame, entry: Entry) -> pd.DataFrame
             f"The evaluation {entry.name!r} ({entry.origin}) returned {', '.join(taken)}, "
             f"which is there already. Rename its metric."
         )
-    rows = "samples" if entry.facts["level"] == "sample" else "prompts"
+    rows = "samples" if entry.facts.level == "sample" else "prompts"
     if not right.index.sort_values().equals(left.index.sort_values()):
         raise EvaluationError(
             f"The evaluation {entry.name!r} ({entry.origin}) returned {len(right)} rows with another index "

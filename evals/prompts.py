@@ -12,7 +12,7 @@ from plo.evals.subject import Subject
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class PromptSet:
     """Held-out rows, one a prompt.
 
     Attributes:
@@ -33,7 +33,7 @@ class HeldOut:
         return [row.prompt for row in self.rows]
 
 
-def held_out(subject: Subject, source: str, path: Path | None, count: int) -> HeldOut:
+def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -> PromptSet:
     """The first `count` prompts, by sha256 of their text, with one human turn, of the test split where there is one.
 
     Of rows with the same prompt the first by its own hash is taken. A prompt that the subject was trained on is left
@@ -78,7 +78,7 @@ def held_out(subject: Subject, source: str, path: Path | None, count: int) -> He
         notes.append(f"{source}: there are {len(kept)} prompts; {count} were asked for.")
     if not test and not subject.trained_on:
         notes.append(f"{source} names no test split, and what {subject.name} was trained on is not known.")
-    return HeldOut(*map(list, zip(*kept, strict=True)), tuple(notes))
+    return PromptSet(*map(list, zip(*kept, strict=True)), tuple(notes))
 
 
 def human_message(row: Row) -> str:

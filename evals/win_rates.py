@@ -10,10 +10,10 @@ import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answers, remarks
+from plo.evals.answers import THINK_END, answer_notes, extract_answers
 from plo.evals.evaluation import EvaluationError, register_evaluation
-from plo.evals.judges import Judging
-from plo.evals.prompts import HeldOut, held_out
+from plo.evals.judges import JudgeSession
+from plo.evals.prompts import PromptSet, load_prompts
 from plo.evals.subject import Findings, Subject
 
 Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
@@ -35,7 +35,7 @@ _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<bod
 @register_evaluation("hh", level="model", higher_is_better=DIRECTIONS)
 def hh(
     subject: Subject,
-    judging: Judging,
+    judging: JudgeSession,
     *,
     prompts: PositiveInt = 200,
     samples: PositiveInt = 1,
@@ -47,7 +47,7 @@ def hh(
     think_end_token: str | None = THINK_END,
 ) -> Findings:
     """`win_rates` on Anthropic HH: held-out prompts with one human turn; the judge is shown the human's message."""
-    asked = held_out(subject, "hh", path, prompts)
+    asked = load_prompts(subject, "hh", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     end = think_end_token
     return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, end, **settings)
@@ -56,7 +56,7 @@ def hh(
 @register_evaluation("tldr", level="model", higher_is_better=DIRECTIONS)
 def tldr(
     subject: Subject,
-    judging: Judging,
+    judging: JudgeSession,
     *,
     prompts: PositiveInt = 200,
     samples: PositiveInt = 1,
@@ -68,7 +68,7 @@ def tldr(
     think_end_token: str | None = THINK_END,
 ) -> Findings:
     """`win_rates` of summaries on TL;DR: held-out posts; the judge is shown the post without subreddit and cue."""
-    asked = held_out(subject, "tldr", path, prompts)
+    asked = load_prompts(subject, "tldr", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     posts = [post_of(message) for message in asked.messages]
     end = think_end_token
@@ -86,8 +86,8 @@ def post_of(message: str) -> str:
 def win_rates(
     name: str,
     subject: Subject,
-    judging: Judging,
-    asked: HeldOut,
+    judging: JudgeSession,
+    asked: PromptSet,
     shown: Sequence[str],
     temperatures: Sequence[float],
     against: Sequence[str],
@@ -139,10 +139,10 @@ def win_rates(
     pairs = []
 
     def drawn_by(model: Subject, temperature: float, suffix: str) -> pd.DataFrame:
-        drawn = answers(model.sample(asked.prompts, temperature=temperature, **settings), think_end_token)
+        drawn = extract_answers(model.sample(asked.prompts, temperature=temperature, **settings), think_end_token)
         for number in ("empty", "truncated"):
             columns[f"{number}{suffix}"] = drawn[number].groupby(place["prompt_id"].to_numpy()).mean()
-        notes.extend(remarks(f"{name}: {model.name}", drawn, think_end_token))
+        notes.extend(answer_notes(f"{name}: {model.name}", drawn, think_end_token))
         return drawn
 
     for temperature in dict.fromkeys(temperatures):
@@ -181,7 +181,7 @@ def win_rates(
     return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {}, lengths=lengths)
 
 
-def _judged(table: pd.DataFrame, judging: Judging, template: str) -> pd.DataFrame:
+def _judged(table: pd.DataFrame, judging: JudgeSession, template: str) -> pd.DataFrame:
     """With what the judge says of each pair: p_ab, p_ba, win, consistent; equal texts are ties."""
     table["equal"] = table["text"] == table["opponent_text"]
     table["length"], table["length_opponent"] = table["text"].str.len(), table["opponent_text"].str.len()

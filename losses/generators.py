@@ -8,6 +8,7 @@ R = 1, dL/dR, is lr .5, kliep 2, lsif 4, ba 2 (1 + lam), sba 2 / s. Source: BPO,
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +19,16 @@ from torch.nn.functional import softplus
 from plo.errors import PloError
 from plo.registry import Registry, check_signature, hyper_parameters
 
-GENERATORS = Registry("Bregman generator", group="plo.generators")
+
+@dataclass(frozen=True)
+class GeneratorFacts:
+    """Facts that `register_generator` declares of a generator."""
+
+    closed_form: Callable[..., Tensor] | None = None
+    paper: str = ""
+
+
+GENERATORS = Registry("Bregman generator", group="plo.generators", facts=GeneratorFacts)
 
 
 class GeneratorError(PloError, ValueError):
@@ -130,7 +140,7 @@ def register_generator(
 
     def register(h: Callable[..., Tensor]) -> Callable[..., Tensor]:
         check_signature("Bregman generator", name, h, given="R")
-        return GENERATORS.register(name, replace=replace, closed_form=closed_form, paper=paper)(h)
+        return GENERATORS.register(name, facts=GeneratorFacts(closed_form, paper), replace=replace)(h)
 
     return register
 
@@ -154,7 +164,7 @@ def get_generator(
     """
     if isinstance(spec, str):
         entry = GENERATORS[spec]
-        spec, closed_form, name = entry.load(), entry.facts.get("closed_form"), spec
+        spec, closed_form, name = entry.load(), entry.facts.closed_form, spec
     else:
         closed_form, name = None, None
     generator = spec if isinstance(spec, Generator) else Generator(spec, closed_form, name)

@@ -3,10 +3,11 @@
 import ast
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from plo.configured import HyperParameterError, call_of
-from plo.losses.loss import LOSSES, Loss, LossError, LossSum
+from plo.losses.loss import LOSSES, Loss, LossError, LossFacts, LossSum
 from plo.registry import Entry, check_signature
 
 
@@ -64,14 +65,10 @@ def _entry_of(function: Callable) -> Entry:
             return entry
     name = getattr(function, "__name__", type(function).__name__)
     check_signature("loss", name, function, given="pairs")
-    facts = {
-        "needs": getattr(function, "needs", ("ref_logps",)),
-        "level": getattr(function, "level", "pair"),
-        "scorer": getattr(function, "scorer", "uniform"),
-        "against": getattr(function, "against", ()),
-        "target_margin": getattr(function, "target_margin", None),
-        "paper": "",
+    declared = {
+        field.name: getattr(function, field.name) for field in fields(LossFacts) if hasattr(function, field.name)
     }
+    facts = LossFacts(**{"needs": ("ref_logps",), **declared})
     return Entry(name, function, facts, origin=f"{getattr(function, '__module__', '?')}.{name}")
 
 
@@ -98,7 +95,7 @@ def _from_text(text: str, params: Mapping[str, Any]) -> Loss:
 
 def _configured(entry: Entry, params: Mapping[str, Any]) -> Loss:
     """A registered loss; with `preset`, those hyper-parameters below the given ones, in each term."""
-    presets = entry.facts.get("presets") or {}
+    presets = entry.facts.presets
     if not presets or params.get("preset") is None:
         return Loss(entry, {key: value for key, value in params.items() if key != "preset" or not presets})
     own = dict(params)

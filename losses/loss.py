@@ -17,7 +17,6 @@ from plo.pairs import Pairs, Side
 from plo.registry import Entry, Registry, RegistryError, check_signature
 from plo.scorers import Scorer, get_scorer
 
-LOSSES = Registry("loss", group="plo.losses")
 LEVELS = ("pair", "token", "batch")
 # What a loss may assume of the preferences it is trained on; `plo.verify.problems` has each with its optimal policy.
 MODELS = ("bradley_terry", "flipped_bradley_terry", "identity", "chosen", "advantage", "token_q", "token_a")
@@ -26,6 +25,26 @@ MODELS = ("bradley_terry", "flipped_bradley_terry", "identity", "chosen", "advan
 # batch.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """Facts that `register_loss` declares of a loss; its arguments describe them."""
+
+    needs: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
+    level: str = "pair"
+    check: Callable[..., None] | None = None
+    scorer: str = "uniform"
+    model: str | Callable[..., str] | None = None
+    detached: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
+    against: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
+    target_margin: float | Callable[..., float | None] | None = None
+    presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] = field(default_factory=dict)
+    paper: str = ""
+    recipe: tuple[str, str] | None = None
+
+
+LOSSES = Registry("loss", group="plo.losses", facts=LossFacts)
 
 
 class LossError(PloError, ValueError):
@@ -94,17 +113,11 @@ def register_loss(
     for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
         _check_names(name, fact, names)
 
+    facts = LossFacts(needs, level, check, scorer, model, detached, against, target_margin, presets or {}, paper)
+
     def register(target):
         check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
-        facts = {"needs": needs, "level": level, "check": check, "scorer": scorer, "paper": paper}
-        facts |= {
-            "model": model,
-            "detached": detached,
-            "against": against,
-            "target_margin": target_margin,
-            "presets": presets or {},
-        }
-        return LOSSES.register(name, replace=replace, **facts)(target)
+        return LOSSES.register(name, facts=facts, replace=replace)(target)
 
     return register
 
@@ -140,9 +153,9 @@ class Loss(nn.Module):
             self._own = self.params = resolve_params("loss", entry, params)
         except HyperParameterError as error:
             raise LossError(str(error)) from None
-        if check := entry.facts.get("check"):
+        if check := entry.facts.check:
             _run_check(check, entry.name, self.params)
-        self.level = entry.facts["level"]
+        self.level = entry.facts.level
         self.needs, self.detached, self.against = (
             _check_names(entry.name, fact, _fact(entry, fact, self.params)) for fact in ("needs", "detached", "against")
         )
@@ -153,7 +166,7 @@ class Loss(nn.Module):
         if self.is_recipe and scorer is None:
             self.scorer = self.target.configured_scorer(self.params)
         elif "weights" in self.needs and not self.is_recipe:
-            self.scorer = self._scorer(scorer or entry.facts["scorer"])
+            self.scorer = self._scorer(scorer or entry.facts.scorer)
         elif scorer is not None:
             raise LossError(
                 f"The loss {entry.name!r} takes no scorer={scorer!r}: only losses that need token weights do."
@@ -210,7 +223,7 @@ class Loss(nn.Module):
         generator = self.params.get("generator")
         if isinstance(generator, str):
             entry = GENERATORS[generator]
-            code += [entry.load(), entry.facts.get("closed_form")]
+            code += [entry.load(), entry.facts.closed_form]
         base = self.params.get("base")  # of a loss that changes another one
         parts = [self.scorer.source if self.scorer is not None else None]
         if isinstance(base, str):
@@ -223,7 +236,7 @@ class Loss(nn.Module):
     @property
     def is_recipe(self) -> bool:
         """Whether it is another loss under the name of a token scorer's paper (see `plo.losses.recipe`)."""
-        return "recipe" in self.entry.facts
+        return self.entry.facts.recipe is not None
 
     @property
     def has_parameters(self) -> bool:
@@ -261,7 +274,7 @@ class Loss(nn.Module):
     def _scorer(self, spec: Any) -> Scorer:
         scorer = get_scorer(spec)
         self.params = {**self._own, "scorer": scorer.name}
-        if scorer.name != self.entry.facts["scorer"]:
+        if scorer.name != self.entry.facts.scorer:
             inner = self.name.removeprefix(self.entry.name)[1:-1]
             self.name = f"{self.entry.name}({', '.join(filter(None, [f'scorer={scorer.name}', inner]))})"
         return scorer
@@ -367,7 +380,7 @@ def _run_check(check: Callable[..., None], loss: str, params: Mapping[str, Any])
 
 
 def _fact(entry: Entry, name: str, params: Mapping[str, Any]) -> Any:
-    fact = entry.facts.get(name)
+    fact = getattr(entry.facts, name)
     return fact(**accepted(fact, params)) if callable(fact) else fact
 
 

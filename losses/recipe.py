@@ -1,5 +1,6 @@
 """Recipes: a loss and the token scorer that a paper has for it, registered under the paper's name."""
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Mapping
@@ -51,8 +52,8 @@ def register_recipe(name: str, *, loss: str, scorer: str, paper: str, replace: b
     """
     recipe = Recipe(loss, scorer, defaults)
     recipe.__module__ = sys._getframe(1).f_globals["__name__"]  # who made it, as functions and classes know it
-    facts = {**recipe.loss.facts, "paper": paper, "recipe": (loss, scorer)}
-    LOSSES.register(name, recipe, replace=replace, **facts)
+    facts = dataclasses.replace(recipe.loss.facts, paper=paper, recipe=(loss, scorer))
+    LOSSES.register(name, recipe, facts=facts, replace=replace)
 
 
 def _of(entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:

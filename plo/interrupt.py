@@ -11,18 +11,17 @@
 Outside `listening` all of this does nothing, and Ctrl-C is Python's `KeyboardInterrupt`.
 """
 
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from plo.terminal import plain
-
+log = logging.getLogger("plo")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_REQUEST = 3.0  # seconds: a launcher passes on to its processes the Ctrl-C that the terminal has sent them already
 
@@ -56,12 +55,11 @@ _listening = False
 
 
 @contextmanager
-def listening(tell: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Answer SIGINT and SIGTERM as the module says. Inside another `listening`, or in another thread, it does nothing.
+def listening() -> Iterator[None]:
+    """Answer SIGINT and SIGTERM as the module describes. Inside another `listening`, or in another thread, it does nothing.
 
-    Args:
-        tell: prints the sentence; None: to standard error. It is called in a thread of its own, so that a main thread that is busy in compiled
-            code, or waits there, does not delay it.
+    The sentence is logged as a warning by a thread of its own, so that a main thread that is busy or waits in compiled code
+    does not delay it.
     """
     global _received, _listening, _at_signal
     if _listening or threading.current_thread() is not threading.main_thread():
@@ -70,7 +68,7 @@ def listening(tell: Callable[[str], None] | None = None) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     _listening, _received, _at_signal = True, None, None
-    watch = threading.Thread(target=_answer, args=(ours, tell or _to_stderr), daemon=True)
+    watch = threading.Thread(target=_answer, args=(ours,), daemon=True)
     watch.start()
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
@@ -147,8 +145,8 @@ def _raise(number: int, frame: object) -> None:
         raise Interrupted(number)
 
 
-def _answer(signals: socket.socket, tell: Callable[[str], None]) -> None:
-    """Print the sentence at the first signal, end the process at the second. Runs in a thread of its own."""
+def _answer(signals: socket.socket) -> None:
+    """Log the sentence at the first signal, end the process at the second. Runs in a thread of its own."""
     first = None
     while numbers := signals.recv(1):
         if (number := numbers[0]) not in SIGNALS:
@@ -156,13 +154,9 @@ def _answer(signals: socket.socket, tell: Callable[[str], None]) -> None:
         if first is None:
             first = time.monotonic()
             if int(os.environ.get("RANK", "0")) == 0:  # one process speaks
-                tell(sentence(number))
+                log.warning(sentence(number))
         elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - first > SAME_REQUEST:
             os._exit(128 + number)
-
-
-def _to_stderr(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)  # looked up now: a progress bar takes its place for a while
 
 
 def sentence(number: int) -> str:

@@ -68,7 +68,7 @@ def _loss_page(entry: Entry) -> str:
     loss, link = get_loss(entry.name), _link(entry.name)
     title, parts, formula = f"# `{entry.name}`", [entry], ""
     if loss.is_recipe:
-        base, scorer = (registry[name] for registry, name in zip((LOSSES, SCORERS), entry.facts["recipe"], strict=True))
+        base, scorer = (registry[name] for registry, name in zip((LOSSES, SCORERS), entry.facts.recipe, strict=True))
         parts = [scorer, base]
         made = f"A recipe: {_to('', base.name)} with the token weights of {_to('', scorer.name, 'scorers')}."
         docs = [read_docstring(part.load()) for part in parts]
@@ -132,7 +132,7 @@ def _generators() -> str:
             if defaults
             else "No hyper-parameters.",
             _code(f"plo verify --generator {entry.name}", "sh"),
-            arxiv(f"arXiv {entry.facts['paper']}") + f". Code: {_file(entry, '../../')}.",
+            arxiv(f"arXiv {entry.facts.paper}") + f". Code: {_file(entry, '../../')}.",
         ]
     return _page("# Bregman generators", sections)
 
@@ -157,7 +157,7 @@ def _index(losses: list[Entry], scorers: list[Entry]) -> str:
         trained = ", ".join(f"`{name}`" for name in get_scorer(entry.name).stages) or "-"
         users = ", ".join(_to("", name) for name in _users(entry.name)) or "-"
         name = _to("", entry.name, "scorers")
-        rows.append((name, _idea(entry), trained, users, arxiv(entry.facts["paper"])))
+        rows.append((name, _idea(entry), trained, users, arxiv(entry.facts.paper)))
     sections["Token scorers"] = [
         "What makes the weights of a loss that needs `weights`: `twdpo(scorer=...)`. Listed by `plo scorers`, looked "
         "at with `plo scores NAME`.",
@@ -191,8 +191,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     aliases = "".join(f" = `{name}`" for name in LOSSES.aliases(entry.name))
     needs = ", ".join(f"`{need}`" for need in loss.needs) or "-"
     first = ", ".join(f"`{name}`" for name in loss.scorer.stages) if loss.scorer else ""
-    paper = arxiv(entry.facts["paper"]) if re.match(r"\d", entry.facts["paper"]) else "-"
-    idea = _idea(SCORERS[entry.facts["recipe"][1]] if loss.is_recipe else entry)
+    paper = arxiv(entry.facts.paper) if re.match(r"\d", entry.facts.paper) else "-"
+    idea = _idea(SCORERS[entry.facts.recipe[1]] if loss.is_recipe else entry)
     return _to("", entry.name) + aliases, idea, _yes(_reads_reference(loss)), loss.level, needs, first or "-", paper
 
 
@@ -234,7 +234,7 @@ def _needs(loss: Loss) -> str:
         else:
             text = markdown(read_docstring(STATISTICS[need].load()).formula)
         lines.append(f"- `{need}`: {text}")
-    if callable(loss.entry.facts["needs"]):
+    if callable(loss.entry.facts.needs):
         lines.append("\nThese are the needs at the defaults; other hyper-parameters may have others.")
     if not _reads_reference(loss):
         lines.append("\nNo reference model.")
@@ -248,7 +248,7 @@ def _cost(loss: Loss) -> str:
             lines.append("- The reference: one pass over the pairs before training, kept for every loss and seed.")
         elif need == "hidden":
             lines.append("- `hidden`: no pass of its own, the forward pass has it.")
-        elif need in STATISTICS and STATISTICS[need].facts["reference"]:
+        elif need in STATISTICS and STATISTICS[need].facts.reference:
             lines.append(
                 f"- `{need}`: the reference's whole distribution in every step, so its hidden states (on disk, beyond "
                 "`model.reference_disk_gb` computed anew in each step) and a second product with the LM head."
@@ -314,7 +314,7 @@ def _table_of(entry: Entry, docs: list[Docstring], link: Callable[[str], str]) -
 
 
 def _source(entry: Entry, doc: Docstring, link: Callable[[str], str]) -> str:
-    paper = entry.facts["paper"]
+    paper = entry.facts.paper
     text = doc.sections.get("Source") or f"No paper ({paper})."
     number = re.match(r"[\d.]+", paper)
     missing = f"arXiv {number[0]}. " if number and number[0] not in text else ""
@@ -329,8 +329,8 @@ def _use(entry: Entry) -> str:
 
 def _use_of_scorer(entry: Entry, doc: Docstring) -> str:
     params = _some(entry)
-    recipes = [each.name for each in _built_in(LOSSES) if each.facts.get("recipe", ("", ""))[1] == entry.name]
-    loss = next((name for name in _users(entry.name) if LOSSES[name].facts["scorer"] == entry.name), None)
+    recipes = [each.name for each in _built_in(LOSSES) if (each.facts.recipe or ("", ""))[1] == entry.name]
+    loss = next((name for name in _users(entry.name) if LOSSES[name].facts.scorer == entry.name), None)
     said = re.findall(r"`(\w+)`", doc.sections["Idea"])
     taking = [name for name in said if name in LOSSES and "weights" in get_loss(name).needs]
     loss = loss or next(iter(taking), "twdpo")
@@ -354,7 +354,7 @@ def _users(scorer: str) -> list[str]:
 
 
 def _reads_reference(loss: Loss) -> bool:
-    return any(n == "ref_logps" or (n in STATISTICS and STATISTICS[n].facts["reference"]) for n in loss.needs)
+    return any(n == "ref_logps" or (n in STATISTICS and STATISTICS[n].facts.reference) for n in loss.needs)
 
 
 def _some(entry: Entry, most: int = 2) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The one registry: every kind of plug-in (losses, statistics, generators, data sources, evaluations) is kept in a `Registry`."""
 
 import difflib
+import fnmatch
 import hashlib
 import importlib
 import importlib.abc
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from plo.errors import PloError
+
+Facts = TypeVar("Facts")
+Target = TypeVar("Target")
 
 
 class RegistryError(PloError, ValueError):
@@ -28,12 +32,17 @@ class RegistryError(PloError, ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One registered thing: its name, what was registered, the facts declared beside it, and where it was defined."""
+class NoFacts:
+    """Facts of a registry whose entries declare none."""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Facts]):
+    """A registered thing: its name, what was registered, the facts declared with it, and where it was defined."""
 
     name: str
     target: Any
-    facts: dict[str, Any]
+    facts: Facts
     origin: str
 
     def load(self) -> Any:
@@ -44,44 +53,66 @@ class Entry:
         return self.target
 
 
-class Registry:
+class Registry(Generic[Facts]):
     """Names of one kind of plug-in.
 
     Args:
         kind: what is registered, in words, for messages ("loss").
         group: entry-point group that other packages may register in ("plo.losses"); loaded at the first look-up.
+        facts: class of the facts that are declared with an entry, a frozen dataclass whose fields have defaults.
 
     Attributes:
-        absent: names that users look for and nobody registered, each with the reason; `[name]` tells it.
+        absent: names that users look for and nobody registered, each with the reason, which `[name]` reports.
 
     Example:
-        >>> colours = Registry("colour")
-        >>> @colours.register("red", warm=True)
+        >>> @dataclass(frozen=True)
+        ... class Colour:
+        ...     warm: bool = False
+        >>> colours = Registry("colour", facts=Colour)
+        >>> @colours.register("red", facts=Colour(warm=True))
         ... def red(): return "#f00"
-        >>> colours["red"].load()(), colours["red"].facts
-        ('#f00', {'warm': True})
+        >>> colours["red"].load()(), colours["red"].facts.warm, colours.names("r*")
+        ('#f00', True, ['red'])
     """
 
-    def __init__(self, kind: str, group: str | None = None):
+    @overload
+    def __init__(self: "Registry[NoFacts]", kind: str, group: str | None = None) -> None: ...
+    @overload
+    def __init__(self, kind: str, group: str | None = None, *, facts: Callable[[], Facts]) -> None: ...
+    def __init__(self, kind: str, group: str | None = None, *, facts: Callable[[], Any] = NoFacts) -> None:
         self.kind = kind
         self.group = group
-        self._entries: dict[str, Entry] = {}
+        self._no_facts = facts
+        self._entries: dict[str, Entry[Facts]] = {}
         self._aliases: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self._entry_points_loaded = group is None
 
-    def register(self, name: str, target: Any = None, *, replace: bool = False, **facts: Any) -> Any:
-        """Register `target` (an object, or lazily `"module:attribute"`) under `name`; without `target`, a decorator.
+    @overload
+    def register(
+        self, name: str, *, facts: Facts | None = None, replace: bool = False
+    ) -> Callable[[Target], Target]: ...
+    @overload
+    def register(
+        self, name: str, target: object, *, facts: Facts | None = None, replace: bool = False
+    ) -> Entry[Facts]: ...
+    def register(
+        self, name: str, target: Any = None, *, facts: Facts | None = None, replace: bool = False
+    ) -> Entry[Facts] | Callable[[Any], Any]:
+        """Register `target`, an object or a text `"module:attribute"` that is imported on first use.
+
+        Returns:
+            The entry; without `target`, a decorator that registers what it decorates.
 
         Raises:
-            RegistryError: the name is taken (both origins are named), unless `replace=True`; or it is none that can be
-                written in `name(key=value)`.
+            RegistryError: the name is taken (both origins are named), unless `replace=True`; or it cannot be written in
+                `name(key=value)`.
         """
         if target is None:
             self.check_name(name)
-            return lambda target: self.register(name, target, replace=replace, **facts) and target
+            return lambda target: self.register(name, target, facts=facts, replace=replace) and target
         self.check_name(name)
-        entry = Entry(name, target, facts, _origin(target))
+        entry = Entry(name, target, self._no_facts() if facts is None else facts, _origin(target))
         known = self._entries.get(self._aliases.get(name, name))
         if known is not None and not replace:
             alias = f" (as an alias of {known.name!r})" if name in self._aliases else ""
@@ -92,6 +123,21 @@ class Registry:
         self._aliases.pop(name, None)
         self._entries[name] = entry
         return entry
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the names that match a pattern with wildcards, in alphabetical order.
+
+        An entry also matches by its aliases: `names("sigmoid")` is `["dpo"]`.
+        """
+        return [
+            entry.name
+            for entry in self
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.name, *self.aliases(entry.name)))
+        ]
+
+    def early(self, name: str) -> Entry[Facts]:
+        """`self[name]` for modules that are being imported: entry points, which may import them, wait if they can."""
+        return self._entries[name] if name in self._entries else self[name]
 
     def alias(self, name: str, of: str) -> None:
         """Make `name` another name of the entry `of`; a loop over the registry meets that entry once.
@@ -132,7 +178,7 @@ class Registry:
         """The other names of an entry, in alphabetical order."""
         return sorted(name for name, target in self._aliases.items() if target == of)
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> Entry[Facts]:
         self._load_entry_points()
         name = self._aliases.get(name, name)
         if name not in self._entries:
@@ -145,15 +191,11 @@ class Registry:
             )
         return self._entries[name]
 
-    def early(self, name: str) -> Entry:
-        """`self[name]` for modules that are being imported: entry points, which may import them, wait if they can."""
-        return self._entries[name] if name in self._entries else self[name]
-
     def __contains__(self, name: str) -> bool:
         self._load_entry_points()
         return name in self._entries or name in self._aliases
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Entry[Facts]]:
         """Entries in alphabetical order of their names; an alias is no entry of its own."""
         self._load_entry_points()
         return iter([self._entries[name] for name in sorted(self._entries)])

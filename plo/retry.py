@@ -10,11 +10,11 @@ T = TypeVar("T")
 LONGEST = 16.0  # seconds between two calls, where the server asks for no other wait
 
 
-class Stopped(PloError):
+class RetryStopped(PloError):
     """A call that is not made again, as nobody waits for its answer any more."""
 
 
-def again(
+def call_with_retries(
     call: Callable[[], T],
     *,
     when: Callable[[BaseException], bool],
@@ -43,7 +43,7 @@ def again(
 
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
-            raise Stopped("The call is not made again: what asked for it has ended.")
+            raise RetryStopped("The call is not made again: what asked for it has ended.")
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(when),

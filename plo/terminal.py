@@ -3,6 +3,7 @@
 A terminal obeys control characters (it clears the screen, renames the window, hides a line), and rich obeys `[red]`.
 """
 
+import logging
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 LAYOUT = "\n\t"
+OUTCOMES = {"done": "green", "failed": "red", "note": "yellow"}  # first words of log records, and their colours
+LEVELS = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red"}  # colours of other records
 # Marks that turn the reading direction round, and line ends that are none on a terminal.
 UNSEEN = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u2028", "\u2029"}
 
@@ -51,6 +54,28 @@ class Terminal(Console):
     def render(self, *arguments: Any, **settings: Any) -> Iterable[Segment]:
         for segment in super().render(*arguments, **settings):
             yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+class TerminalHandler(logging.Handler):
+    """Prints log records on a console, each as its bare message.
+
+    A first word in `OUTCOMES` has that colour; any other record has the colour of its level.
+    """
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            word = text.split(" ", 1)[0]
+            if word in OUTCOMES:
+                say(self.console, (word, OUTCOMES[word]), text.removeprefix(word))
+            else:
+                say(self.console, text, style=LEVELS.get(record.levelno, ""))
+        except Exception:
+            self.handleError(record)
 
 
 def _obeyed(character: str) -> bool:

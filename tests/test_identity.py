@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -238,7 +239,9 @@ def test_a_generator_s_closed_form_and_a_base_loss_are_parts_of_a_loss(monkeypat
 
     before, inside = get_loss("bpo").source, get_loss("wpo(base=bpo)").source
     assert before != get_loss("bpo", lam=0.25).source != get_loss("bpo", generator="ba", lam=0.25).source
-    monkeypatch.setitem(GENERATORS["sba"].facts, "closed_form", lambda log_R, *, lam=0.0, s=4.0: log_R)
+    sba = GENERATORS["sba"]
+    facts = replace(sba.facts, closed_form=lambda log_R, *, lam=0.0, s=4.0: log_R)
+    monkeypatch.setitem(GENERATORS._entries, "sba", replace(sba, facts=facts))
     assert get_loss("bpo").source != before and get_loss("wpo(base=bpo)").source != inside
     assert get_loss("wpo(base=dpo)").source != get_loss("wpo(base=ipo)").source
 

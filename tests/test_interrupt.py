@@ -103,7 +103,7 @@ def test_in_a_launch_one_process_speaks_and_the_launchers_copy_of_a_signal_is_no
 
 def test_a_signal_raises_at_once_but_where_something_is_finished_first():
     steps = []
-    with pytest.raises(interrupt.Interrupted) as raised, interrupt.listening(lambda line: None):
+    with pytest.raises(interrupt.Interrupted) as raised, interrupt.listening():
         with interrupt.finishing("..."):
             with interrupt.finishing("..."):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -111,11 +111,11 @@ def test_a_signal_raises_at_once_but_where_something_is_finished_first():
             steps.append("outer")
         steps.append("after")
     assert steps == ["inner", "outer"] and raised.value.exit_code == 143
-    with pytest.raises(interrupt.Interrupted), interrupt.listening(lambda line: None), interrupt.finishing("..."):
+    with pytest.raises(interrupt.Interrupted), interrupt.listening(), interrupt.finishing("..."):
         os.kill(os.getpid(), signal.SIGINT)
         with interrupt.awaiting("..."):
             steps.append("never")
-    quiet = interrupt.listening(lambda line: None)
+    quiet = interrupt.listening()
     with pytest.raises(interrupt.Interrupted), quiet, interrupt.finishing("..."), interrupt.awaiting("..."):
         os.kill(os.getpid(), signal.SIGINT)
         steps.append("never")
@@ -125,7 +125,7 @@ def test_a_signal_raises_at_once_but_where_something_is_finished_first():
 def test_afterwards_signals_are_what_they_were():
     handlers = [signal.getsignal(number) for number in interrupt.SIGNALS]
     threads = threading.active_count()
-    quiet = interrupt.listening(lambda line: None)
+    quiet = interrupt.listening()
     with pytest.raises(interrupt.Interrupted), quiet, interrupt.listening():  # a command within a command
         os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(number) for number in interrupt.SIGNALS] == handlers

@@ -68,7 +68,7 @@ def test_a_page_is_complete(name):
     entry = registry[Path(name).stem]
     assert [row[0] for row in rows] == list(hyper_parameters(entry.load()))
     assert all(meaning.strip() for _, _, meaning in rows), "each hyper-parameter is described under Args"
-    if paper := re.match(r"\d{4}\.\d{5}", entry.facts["paper"]):
+    if paper := re.match(r"\d{4}\.\d{5}", entry.facts.paper):
         assert f"https://arxiv.org/abs/{paper[0]}" in parts["Source"]
 
 

@@ -2,13 +2,14 @@
 
 import ast
 import io
+import logging
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from plo.cli.shared import friendly
+from plo.cli.shared import friendly, handler, logging_to_terminal
 from plo.errors import PloError
 from plo.terminal import Terminal, plain, say
 
@@ -58,6 +59,37 @@ def test_an_error_s_message_is_neither(capsys):
         raise PloError(f"the data {EVIL} is not there")
     said = capsys.readouterr().err
     assert SHOWN in said and not set(said) & {"\x9b", "\x07", "\r"}
+
+
+def printed(**levels):
+    """What the command line shows of records of each level."""
+    shown = io.StringIO()
+    terminal = Terminal(file=shown, force_terminal=True, color_system="standard", width=200)
+    with pytest.MonkeyPatch.context() as patch, logging_to_terminal(**levels):
+        patch.setattr(handler, "console", terminal)
+        log = logging.getLogger("plo")
+        log.debug("a detail")
+        log.info("done   dpo seed 0: reward %.2f", 0.5)
+        log.info("3 cells %s", EVIL)
+        log.warning("100% of it is lost")
+        log.error("failed ipo seed 0")
+    return shown.getvalue()
+
+
+def test_log_records_are_lines_on_the_terminal_with_a_coloured_outcome():
+    lines = printed().splitlines()
+    assert lines[0] == "\x1b[32mdone\x1b[0m   dpo seed 0: reward 0.50" and lines[1] == f"3 cells {SHOWN}"
+    assert lines[2] == "\x1b[33m100% of it is lost\x1b[0m" and lines[3] == "\x1b[31mfailed\x1b[0m ipo seed 0"
+    assert len(lines) == 4
+
+
+def test_verbose_shows_more_quiet_and_other_processes_show_warnings_alone(monkeypatch):
+    assert "a detail" in printed(verbose=True)
+    quiet = printed(quiet=True).splitlines()
+    assert [line.split("m")[1][:4] for line in quiet] == ["100%", "fail"]
+    monkeypatch.setenv("RANK", "1")
+    assert printed().splitlines() == quiet
+    assert logging.getLogger("plo").handlers == [] and logging.getLogger("plo").level == logging.NOTSET
 
 
 def calls(path):

@@ -1,8 +1,8 @@
 """Judges of pairs of answers: one protocol, a registry, prompts with versions, a cache, and cards of their quality."""
 
 from plo.evals.judges.cache import VerdictCache
-from plo.evals.judges.calls import Counts
-from plo.evals.judges.card import Card, Figure, judge_card
+from plo.evals.judges.calls import JudgeUsage
+from plo.evals.judges.card import JudgeCard, ValueWithInterval, make_judge_card
 from plo.evals.judges.gold import register_gold
 from plo.evals.judges.judge import (
     JUDGES,
@@ -14,7 +14,7 @@ from plo.evals.judges.judge import (
     get_judge,
     register_judge,
 )
-from plo.evals.judges.judging import Judging
+from plo.evals.judges.judging import JudgeSession
 from plo.evals.judges.rows import read_gold
 from plo.evals.judges.template import Template, TemplateError, get_template
 
@@ -29,21 +29,21 @@ for _kind, _class in {
 
 __all__ = [
     "JUDGES",
-    "Card",
-    "Counts",
-    "Figure",
     "Judge",
+    "JudgeCard",
     "JudgeError",
-    "Judging",
+    "JudgeSession",
+    "JudgeUsage",
     "Question",
     "Template",
     "TemplateError",
     "TransientError",
+    "ValueWithInterval",
     "Verdict",
     "VerdictCache",
     "get_judge",
     "get_template",
-    "judge_card",
+    "make_judge_card",
     "read_gold",
     "register_gold",
     "register_judge",

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from plo import caches
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
-from plo.evals.judges.template import valid
+from plo.evals.judges.template import without_surrogates
 
 # p is NULL after `tries` answers that could not be read. SQLite does not notice a flipped bit in a value: `sum` does.
 _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
@@ -115,7 +115,12 @@ class VerdictCache:
         """Keep a verdict; the first one stays where another process was quicker. Unreadable ones are counted until one
         can be read.
         """
-        row = {"key": key_of(judge, question), "judge": judge.name, "p": verdict.p, "answer": valid(verdict.answer)}
+        row = {
+            "key": key_of(judge, question),
+            "judge": judge.name,
+            "p": verdict.p,
+            "answer": without_surrogates(verdict.answer),
+        }
         row["sum"] = _row_sum(row["key"], row["p"], row["answer"])
         with self._lock:
             try:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
-from plo.retry import again
+from plo.retry import call_with_retries
 
 
 @dataclass
-class Counts:
-    """What a `Judging` did so far.
+class JudgeUsage:
+    """What a `JudgeSession` did so far.
 
     Attributes:
         asked: calls of the judge, one a question and order: also those that failed and those made again.
@@ -26,7 +26,7 @@ class Counts:
     cost: float = 0.0
 
 
-class Calls:
+class BudgetedCalls:
     """Calls of a judge by many threads.
 
     Args:
@@ -35,7 +35,7 @@ class Calls:
     """
 
     def __init__(self, calls: int | None, money: float | None):
-        self.calls, self.money, self.counts = calls, money, Counts()
+        self.calls, self.money, self.counts = calls, money, JudgeUsage()
         self._lock = threading.Lock()
         self._pending = 0.0  # money that the calls under way will cost at most
 
@@ -69,7 +69,7 @@ class Calls:
 
         try:
             for_now = lambda error: isinstance(error, TransientError)  # noqa: E731
-            return again(call, when=for_now, retries=judge.retries, stop=stop)
+            return call_with_retries(call, when=for_now, retries=judge.retries, stop=stop)
         except TransientError as error:
             raise JudgeError(f"{error} It was called {calls} times.") from error
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from plo.evals.judges.judge import Judge, JudgeError, Question
-from plo.evals.judges.judging import Judging
-from plo.evals.judges.rows import digest
+from plo.evals.judges.judging import JudgeSession
+from plo.evals.judges.rows import stable_hash
 from plo.evals.judges.template import Template, get_template
 
 RESAMPLES = 2000
@@ -19,7 +19,7 @@ Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
 @dataclass(frozen=True)
-class Figure:
+class ValueWithInterval:
     """A number and its 95% interval; NaN where it is not defined."""
 
     value: float
@@ -31,7 +31,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Card:
+class JudgeCard:
     """What a judge is worth on pairs with gold labels.
 
     A *verdict* is what the judge says in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
@@ -61,15 +61,15 @@ class Card:
     template: str
     pairs: int
     source: str
-    accuracy: Figure
-    combined: Figure
-    kappa: Figure
-    consistency: Figure
-    position_bias: Figure
-    length_bias: Figure
-    retest: Figure
+    accuracy: ValueWithInterval
+    combined: ValueWithInterval
+    kappa: ValueWithInterval
+    consistency: ValueWithInterval
+    position_bias: ValueWithInterval
+    length_bias: ValueWithInterval
+    retest: ValueWithInterval
     unreadable: int
-    unreadable_share: Figure
+    unreadable_share: ValueWithInterval
 
     @property
     def informative(self) -> bool:
@@ -82,7 +82,9 @@ class Card:
 
     def lines(self) -> list[str]:
         """The card as text."""
-        figures = {name.replace("_", " "): value for name, value in vars(self).items() if isinstance(value, Figure)}
+        figures = {
+            name.replace("_", " "): value for name, value in vars(self).items() if isinstance(value, ValueWithInterval)
+        }
         said = "informative" if self.informative else "uninformative judge: its accuracy is not above chance"
         return [
             f"measured on {self.pairs} pairs of {self.source or 'an unnamed table'}",
@@ -91,18 +93,18 @@ class Card:
         ]
 
 
-def judge_card(
-    judge: Judging | Judge | str | Mapping[str, Any] | Callable,
+def make_judge_card(
+    judge: JudgeSession | Judge | str | Mapping[str, Any] | Callable,
     pairs: pd.DataFrame,
     template: str | Template = "instruction",
     *,
     retest: int = 0,
     source: str = "",
-) -> Card:
+) -> JudgeCard:
     """Ask a judge about pairs with gold labels.
 
     Args:
-        judge: a `Judging`, or what makes one.
+        judge: a `JudgeSession`, or what makes one.
         pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
         retest: how many pairs to ask again past the cache (the first ones by hash); of a record nothing is asked.
         source: where the pairs are from, for the card.
@@ -110,7 +112,7 @@ def judge_card(
     Raises:
         JudgeError: a column is missing, gold is something else, there are no pairs, or the judge cannot be asked.
     """
-    judging = judge if isinstance(judge, Judging) else Judging(judge)
+    judging = judge if isinstance(judge, JudgeSession) else JudgeSession(judge)
     if missing := [column for column in ("prompt", "a", "b", "gold") if column not in pairs]:
         raise JudgeError(f"The pairs lack the columns {', '.join(missing)}: give prompt, a, b and gold.")
     if pairs.empty or not pairs.gold.isin([0, 1]).all():
@@ -125,7 +127,7 @@ def judge_card(
     longer = np.sign(pairs.b.str.len().to_numpy() - pairs.a.str.len().to_numpy())
     by_length = np.where(longer == 0, np.nan, longer * (_mean(says) - gold))
     both = (1 + np.sign(p.mean(axis=1) - 0.5)) / 2
-    return Card(
+    return JudgeCard(
         judge=asked.name,
         version=hashlib.sha256(asked.version.encode()).hexdigest()[:12],
         template=get_template(template).identity,
@@ -143,27 +145,27 @@ def judge_card(
     )
 
 
-def wilson(values: np.ndarray) -> Figure:
+def wilson(values: np.ndarray) -> ValueWithInterval:
     """Mean of values in [0, 1], NaN left out, and Wilson's score interval."""
     values = values[~np.isnan(values)]
     n = len(values)
     if not n:
-        return Figure(math.nan, math.nan, math.nan)
+        return ValueWithInterval(math.nan, math.nan, math.nan)
     mean = float(values.mean())
     centre = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(mean * (1 - mean) / n + Z**2 / (4 * n**2))
-    return Figure(mean, max(centre - half, 0.0), min(centre + half, 1.0))
+    return ValueWithInterval(mean, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
-def _bootstrapped(values: np.ndarray) -> Figure:
+def _bootstrapped(values: np.ndarray) -> ValueWithInterval:
     """Mean over pairs, NaN left out, and its percentile bootstrap interval."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return Figure(math.nan, math.nan, math.nan)
+        return ValueWithInterval(math.nan, math.nan, math.nan)
     return _figure(float(values.mean()), _weights(len(values)) @ values / len(values))
 
 
-def _kappa(says: np.ndarray, gold: np.ndarray) -> Figure:
+def _kappa(says: np.ndarray, gold: np.ndarray) -> ValueWithInterval:
     """(p_observed - p_chance) / (1 - p_chance) from the table of verdicts (a, tie, b) by gold (a, b)."""
     tables = np.zeros((len(gold), 3, 2))  # one a pair, so that pairs can be drawn again
     for order in says.T:
@@ -188,19 +190,19 @@ def _weights(n: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
 
 
-def _figure(value: float, resampled: np.ndarray) -> Figure:
+def _figure(value: float, resampled: np.ndarray) -> ValueWithInterval:
     resampled = resampled[~np.isnan(resampled)]  # a draw of one class alone has no kappa
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (math.nan, math.nan)
-    return Figure(value, float(low), float(high))
+    return ValueWithInterval(value, float(low), float(high))
 
 
 def _retest(
-    judging: Judging, judge: Judge, pairs: pd.DataFrame, template: str | Template, says: np.ndarray, count: int
-) -> Figure:
+    judging: JudgeSession, judge: Judge, pairs: pd.DataFrame, template: str | Template, says: np.ndarray, count: int
+) -> ValueWithInterval:
     if not count or judge.recorded:
         return wilson(np.array([]))
     questions = [Question(*row) for row in pairs[["prompt", "a", "b"]].itertuples(index=False)]
-    picked = sorted(range(len(questions)), key=lambda i: digest(repr(questions[i])))[:count]
+    picked = sorted(range(len(questions)), key=lambda i: stable_hash(repr(questions[i])))[:count]
     again = judging.ask([questions[i] for i in picked], template, fresh=True)
     p = np.array([np.nan if verdict.p is None else verdict.p for verdict in again])
     same = (1 + np.sign(p - 0.5)) / 2 == says[picked]
@@ -214,6 +216,6 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Figure):
+    if isinstance(value, ValueWithInterval):
         return {name: _plain(number) for name, number in vars(value).items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -7,7 +7,7 @@ from plo.evals.judges.judge import JudgeError
 MARK = "\n[... {} characters left out ...]\n"
 
 
-def fit(judge: str, texts: Sequence[str], count: Callable[..., int], room: int) -> tuple[str, ...]:
+def fit_texts(judge: str, texts: Sequence[str], count: Callable[..., int], room: int) -> tuple[str, ...]:
     """The texts, the middle of those longer than a common length cut out until `count(*texts) <= room`.
 
     Args:

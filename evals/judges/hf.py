@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from plo.evals.judges.fitting import fit
+from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, Question, Verdict
 from plo.evals.judges.local import context_of, last_logits, load
 from plo.evals.judges.template import Template
@@ -50,7 +50,7 @@ class HuggingFace(Judge):
 
     def _ask(self, question: Question) -> Verdict:
         texts = (question.prompt, question.a, question.b)
-        ids = self.ids(*fit(self.name, texts, lambda *texts: len(self.ids(*texts)), self.room))
+        ids = self.ids(*fit_texts(self.name, texts, lambda *texts: len(self.ids(*texts)), self.room))
         after = {}  # log-probs by the label's tokens but the last: of one-token labels, one forward pass for both
         for label in self.labels:
             start = tuple(label[:-1])

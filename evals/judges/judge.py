@@ -72,7 +72,7 @@ class Judge:
         recorded: it reads its verdicts from a record, so that asking it again tells nothing.
         light: to make one loads nothing and calls nobody.
         concurrency: how many questions may be under way at once.
-        retries: how often `Judging` makes a call again that failed with `TransientError`.
+        retries: how often `JudgeSession` makes a call again that failed with `TransientError`.
         timeout: seconds after which a call ends at the latest; None: nothing is known of that.
     """
 
@@ -105,7 +105,7 @@ class Judge:
         return self.judge([Question(prompt, a, b)])[0].p
 
 
-def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callable:
+def register_judge(name: str, *, replace: bool = False) -> Callable:
     """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
     A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
@@ -116,7 +116,7 @@ def register_judge(name: str, *, replace: bool = False, **facts: Any) -> Callabl
         ... def longer(prompt, a, b):
         ...     return float(len(b) > len(a)) if len(a) != len(b) else 0.5
     """
-    return JUDGES.register(name, replace=replace, **facts)
+    return JUDGES.register(name, replace=replace)
 
 
 def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -148,22 +148,22 @@ def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     )
 
 
-def name_of(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+def spec_name(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
     """What a specification calls its judge, without options."""
     if isinstance(spec, str | Mapping):
         return read_spec(spec)[0]
     return spec.name if isinstance(spec, Judge) else getattr(spec, "__name__", type(spec).__name__)
 
 
-def text_of(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+def spec_text(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
     """A specification as the command line takes it, its options in brackets."""
     if not isinstance(spec, Mapping):
-        return spec if isinstance(spec, str) else name_of(spec)
+        return spec if isinstance(spec, str) else spec_name(spec)
     name, options = read_spec(spec)
     return f"{name}({', '.join(f'{key}={shown(value)}' for key, value in options.items())})" if options else name
 
 
-def check_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:
+def check_spec(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:
     """Raise what `get_judge` would, as far as that shows without loading a model or calling anybody."""
     if isinstance(spec, str | Mapping):
         entry, _, _ = _registered(spec)
@@ -195,7 +195,7 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
         if not callable(spec):
             raise JudgeError(f"Cannot make a judge of {spec!r}: give a name, a mapping or a function (prompt, a, b).")
         version = getattr(spec, "version", None)
-        judge = _Function(spec, name_of(spec), {}, str(version))
+        judge = _Function(spec, spec_name(spec), {}, str(version))
         judge.cached = version is not None
         return judge
     entry, argument, params = _registered(spec)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from plo.evals.judges.cache import VerdictCache
-from plo.evals.judges.calls import Calls, money_text
-from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_judge, get_judge, name_of
+from plo.evals.judges.calls import BudgetedCalls, money_text
+from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_spec, get_judge, spec_name
 from plo.evals.judges.template import Template
 from plo.threads import run_all
 
@@ -26,7 +26,7 @@ AGAIN = 3  # how often an unreadable answer is asked for again
 EVERY = 30.0  # seconds between two lines of progress
 
 
-class Judging:
+class JudgeSession:
     """A judge with its cache and its budget, shared by all evaluations of a run.
 
     Every verdict is on disk the moment it is had: a run that is killed and started again asks only for what is missing.
@@ -53,7 +53,7 @@ class Judging:
         money: float | None = None,
         tell: Callable[[str], None] | None = None,
     ):
-        self.spec, self._calls = spec, Calls(calls, money)
+        self.spec, self._calls = spec, BudgetedCalls(calls, money)
         self.counts = self._calls.counts
         self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
@@ -63,7 +63,7 @@ class Judging:
     @property
     def name(self) -> str:
         """The judge's name, without its options."""
-        return name_of(self.spec)
+        return spec_name(self.spec)
 
     def check(self) -> None:
         """Raise at once, without loading a model or calling anybody, what is wrong with the specification.
@@ -72,7 +72,7 @@ class Judging:
             JudgeError, RegistryError, HyperParameterError: as `get_judge`, but for what only the model itself tells.
             DataError: a record that cannot be read.
         """
-        check_judge(self.spec)
+        check_spec(self.spec)
 
     @cached_property
     def cache(self) -> VerdictCache:

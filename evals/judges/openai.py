@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from plo.endpoint import PROVIDER, EndpointError, read_endpoint
-from plo.evals.answers import without_thought
-from plo.evals.judges.fitting import fit
+from plo.evals.answers import split_thought
+from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
 from plo.served import Answer, CallError, Served
@@ -29,7 +29,7 @@ class OpenAI(Judge):
 
     A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
     lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, after
-    which `Judging` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.served`.
+    which `JudgeSession` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.served`.
 
     The key is the environment variable OPENAI_API_KEY for the default provider, and PLO_KEY_<HOST> for any other host
     (PLO_KEY_LOCALHOST), where set: an experiment file can name any host, and no host is sent the key of another.
@@ -121,7 +121,7 @@ class OpenAI(Judge):
         texts = (question.prompt, question.a, question.b)
         if self.longest is None:
             return self.template.fill(*texts)
-        return self.template.fill(*fit(self.name, texts, self._characters, self.longest))
+        return self.template.fill(*fit_texts(self.name, texts, self._characters, self.longest))
 
     def _characters(self, *texts: str) -> int:
         return sum(len(message["content"]) for message in self.template.fill(*texts))
@@ -174,7 +174,7 @@ class OpenAI(Judge):
 
     def _from_logprobs(self, answer: Answer) -> float | None:
         """P(label b) over both labels, or None where the first token is no verdict, or its log-probs not in OpenAI's form."""
-        if self.template.answer != "first_token" or answer.thought or without_thought(answer.text or "").thought:
+        if self.template.answer != "first_token" or answer.thought or split_thought(answer.text or "").thought:
             return None
         try:
             first = answer.choice["logprobs"]["content"][0]["top_logprobs"]

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from plo.evals.judges.fitting import fit
+from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.local import context_of, load
-from plo.evals.judges.template import Template, valid
+from plo.evals.judges.template import Template, without_surrogates
 
 
 class Reward(Judge):
@@ -45,8 +45,11 @@ class Reward(Judge):
         """r(prompt, answer)."""
         import torch
 
-        texts = fit(
-            self.name, (valid(prompt), valid(answer)), lambda *texts: len(self._encode(*texts)["input_ids"]), self.room
+        texts = fit_texts(
+            self.name,
+            (without_surrogates(prompt), without_surrogates(answer)),
+            lambda *texts: len(self._encode(*texts)["input_ids"]),
+            self.room,
         )
         encoded = {name: torch.tensor([ids], device=self.model.device) for name, ids in self._encode(*texts).items()}
         with torch.no_grad():

@@ -95,7 +95,7 @@ def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, s
     if row.conversational or row.prompt.startswith("\n\nHuman:"):
         row = to_chat(row)
     prompt, chosen, rejected = (_shown(text) for text in (row.prompt, row.chosen, row.rejected))
-    gold = digest(f"{prompt}\0{chosen}\0{rejected}") % 2
+    gold = stable_hash(f"{prompt}\0{chosen}\0{rejected}") % 2
     return (prompt, rejected, chosen, 1) if gold else (prompt, chosen, rejected, 0)
 
 
@@ -108,6 +108,6 @@ def _shown(text: str | list[Message]) -> str:
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in text)
 
 
-def digest(text: str) -> int:
+def stable_hash(text: str) -> int:
     """64 bits of a text's sha256, to draw by: the same everywhere and always."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plo.errors import PloError
-from plo.evals.answers import without_thought
+from plo.evals.answers import split_thought
 
 FOLDER = Path(__file__).parent / "templates"
 _SLOT = re.compile(r"\{(prompt|a|b)\}")
@@ -41,7 +41,7 @@ class Template:
 
     def fill(self, prompt: str, a: str, b: str) -> list[dict[str, str]]:
         """The messages for one question; what is no valid Unicode in the texts (lone surrogates) becomes "?"."""
-        filling = {"prompt": valid(prompt), "a": valid(a), "b": valid(b)}
+        filling = {"prompt": without_surrogates(prompt), "a": without_surrogates(a), "b": without_surrogates(b)}
         return [
             {"role": role, "content": _SLOT.sub(lambda slot: filling[slot[1]], text)} for role, text in self.messages
         ]
@@ -52,13 +52,13 @@ class Template:
         The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
         white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". A thought before it is not read.
         """
-        answer = without_thought(answer).text
+        answer = split_thought(answer).text
         lines = answer.strip().splitlines() if self.answer == "last_line" else [answer.strip()]
         label = _bare(lines[-1]) if lines else ""
         return float(self.labels.index(label)) if label in self.labels else None
 
 
-def valid(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """The text with "?" for every lone surrogate, which can be neither sent nor tokenised."""
     return text.encode("utf-8", "replace").decode()
 

@@ -7,6 +7,7 @@ can be kept in the dtype that the head gives, else from its hidden states.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,7 +17,15 @@ from torch.utils.checkpoint import checkpoint
 
 from plo.registry import Registry
 
-STATISTICS = Registry("statistic", group="plo.statistics")
+
+@dataclass(frozen=True)
+class StatisticFacts:
+    """Facts that `register_statistic` declares: `reference` is whether it compares with the reference's distribution."""
+
+    reference: bool = False
+
+
+STATISTICS = Registry("statistic", group="plo.statistics", facts=StatisticFacts)
 CHUNK_ELEMENTS = 2**23  # logits held at a time: 32 MiB in float32
 KEPT_ELEMENTS = 2**26  # logits kept for the backward pass: 128 MiB in bfloat16, with their gradients 350 for a moment
 
@@ -33,7 +42,7 @@ def register_statistic(name: str, *, reference: bool = False) -> Callable:
         >>> @register_statistic("top_p")
         ... def top_p(log_probs, ref_log_probs, targets): return log_probs.max(-1).values.exp()
     """
-    return STATISTICS.register(name, reference=reference)
+    return STATISTICS.register(name, facts=StatisticFacts(reference))
 
 
 @register_statistic("logps")
@@ -68,7 +77,7 @@ def log_p2(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> 
 
 def needs_reference(names: Iterable[str]) -> bool:
     """Whether any of the statistics compares against the reference's whole distribution."""
-    return any(STATISTICS[name].facts["reference"] for name in names)
+    return any(STATISTICS[name].facts.reference for name in names)
 
 
 def token_statistics(

@@ -7,8 +7,7 @@ import typer
 
 from plo.cli.reports import leaderboard
 from plo.cli.runs import run
-from plo.cli.shared import console, friendly
-from plo.terminal import say
+from plo.cli.shared import log
 
 EXPERIMENT = Path("docs/demo.yaml")
 CHOSEN = Path("runs/demo.yaml")
@@ -26,30 +25,27 @@ def demo(
     from plo.config import load_experiment
     from plo.demo import keep, measure, plan
 
-    with friendly():
-        if not full and chosen.exists():
-            found = load_experiment(chosen)
-            say(console, f"Going on with the demo of {chosen}; remove that file to have its size chosen anew.")
-        else:
-            speed = measure()
-            whole, fitting = plan(experiment, speed, None), plan(experiment, speed, None if full else minutes)
-            found = fitting.experiment
-            say(
-                console,
-                f"This machine multiplies matrices at {speed.float32 / 1e9:.3g} GFLOP/s in float32 and "
-                f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {_count(torch.get_num_threads(), 'thread')}.",
-            )
-            evaluated = found.evaluation
-            say(
-                console,
-                f"The demo trains sft, {', '.join(found.losses)} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
-                f"{found.model.dtype}, samples {_count(evaluated.samples, 'answer')} to each of {evaluated.prompts} prompts, and "
-                f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
-            )
-            if fitting.number:
-                say(console, f"All of {experiment} would take about {whole.minutes:.0f} minutes: plo demo --full.")
-            if not full:
-                keep(found, chosen)
+    if not full and chosen.exists():
+        found = load_experiment(chosen)
+        log.info(f"Going on with the demo of {chosen}; remove that file to have its size chosen anew.")
+    else:
+        speed = measure()
+        whole, fitting = plan(experiment, speed, None), plan(experiment, speed, None if full else minutes)
+        found = fitting.experiment
+        log.info(
+            f"This machine multiplies matrices at {speed.float32 / 1e9:.3g} GFLOP/s in float32 and "
+            f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {_count(torch.get_num_threads(), 'thread')}.",
+        )
+        evaluated = found.evaluation
+        log.info(
+            f"The demo trains sft, {', '.join(found.losses)} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
+            f"{found.model.dtype}, samples {_count(evaluated.samples, 'answer')} to each of {evaluated.prompts} prompts, and "
+            f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
+        )
+        if fitting.number:
+            log.info(f"All of {experiment} would take about {whole.minutes:.0f} minutes: plo demo --full.")
+        if not full:
+            keep(found, chosen)
     run(found)
     leaderboard(found.name)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from plo.cli.overrides import split
-from plo.cli.shared import Json, Plugins, can_ask, console, friendly, load_plugins, quiet
-from plo.terminal import Terminal, say
+from plo.cli.shared import Json, Plugins, can_ask, console, load_plugins, log, progress_console, silence_libraries
+from plo.terminal import say
 
 
 def evaluate(
@@ -55,39 +55,40 @@ def evaluate(
     from plo.config import ConfigError, EvaluationConfig
 
     path, settings = split(options)
-    with friendly():
-        names = [part.strip() for part in suite.split(",") if part.strip()]
-        if path is not None or not names:
-            raise ConfigError(f"{path or 'no --suite'}: write plo eval {what} --suite hh,tldr [hh.prompts=100 ...].")
-        chosen: dict[str, dict[str, Any]] = {part: {} for part in names}
-        for key, value in settings.items():
-            part, _, option = key.partition(".")
-            if part not in chosen or not option:
-                raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
-            chosen[part][option] = value
-        changes = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money, "batch_size": batch_size}
-        changes = {setting: value for setting, value in changes.items() if value is not None}
-        changes["suite"] = tuple({part: given} for part, given in chosen.items())
-        load_plugins(plugin)
-        quiet()
-        from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
-        from plo.tracking import Tracker
+    names = [part.strip() for part in suite.split(",") if part.strip()]
+    if path is not None or not names:
+        raise ConfigError(f"{path or 'no --suite'}: write plo eval {what} --suite hh,tldr [hh.prompts=100 ...].")
+    chosen: dict[str, dict[str, Any]] = {part: {} for part in names}
+    for key, value in settings.items():
+        part, _, option = key.partition(".")
+        if part not in chosen or not option:
+            raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
+        chosen[part][option] = value
+    changes = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money, "batch_size": batch_size}
+    changes = {setting: value for setting, value in changes.items() if value is not None}
+    changes["suite"] = tuple({part: given} for part, given in chosen.items())
+    load_plugins(plugin)
+    silence_libraries()
+    from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find
+    from plo.tracking import Tracker
 
-        if recorded := find(what, store):
-            tracker, comparison, only = recorded
-            if against or name or seed:
-                raise ConfigError(
-                    f"{what} is recorded in the comparison {comparison.name}: --against, --name and --seed are for models "
-                    f"that plo did not train. Its cells have their own reference, name and seeds."
-                )
-            failed = evaluate_recorded(
-                comparison, only, changes, tracker, console, plugin, typer.confirm if can_ask() else None
+    if recorded := find(what, store):
+        tracker, comparison, only = recorded
+        if against or name or seed:
+            raise ConfigError(
+                f"{what} is recorded in the comparison {comparison.name}: --against, --name and --seed are for models "
+                f"that plo did not train. Its cells have their own reference, name and seeds."
             )
-        else:
-            config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
-            failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store), console)
+        failed = evaluate_recorded(
+            comparison, only, changes, tracker, progress_console(), plugin, typer.confirm if can_ask() else None
+        )
+    else:
+        config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
+        failed = evaluate_anything(
+            what, against, name or "eval", config, seed or [0], Tracker(store), progress_console()
+        )
     if failed:
-        say(console, f"{len(failed)} evaluations failed: {', '.join(failed)}", style="red")
+        log.error("%s evaluations failed: %s", len(failed), ", ".join(failed))
         raise typer.Exit(1)
 
 
@@ -125,21 +126,20 @@ def judge_check(
     """
     from plo.config import ConfigError, EvaluationConfig
 
-    with friendly():
-        if pairs is None and not judge.startswith("replay:"):
-            raise ConfigError(
-                f"plo judge-check {judge} PAIRS: give a file of pairs with gold labels, such as LLMBar's JSON."
-            )
-        load_plugins(plugin)
-        quiet()
-        from plo.evals.judges.judge import read_spec
-        from plo.experiment.evaluations import measure_judge
-        from plo.tracking import Tracker
+    if pairs is None and not judge.startswith("replay:"):
+        raise ConfigError(
+            f"plo judge-check {judge} PAIRS: give a file of pairs with gold labels, such as LLMBar's JSON."
+        )
+    load_plugins(plugin)
+    silence_libraries()
+    from plo.evals.judges.judge import read_spec
+    from plo.experiment.evaluations import measure_judge
+    from plo.tracking import Tracker
 
-        file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
-        settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
-        config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
-        card = measure_judge(config, file, template, limit, retest, Tracker(store), Terminal(stderr=as_json))
+    file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
+    settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
+    config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
+    card = measure_judge(config, file, template, limit, retest, Tracker(store), progress_console())
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:

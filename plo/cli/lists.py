@@ -25,15 +25,15 @@ def losses(plugin: Plugins = [], as_json: Json = False):  # noqa: B006  (typer r
     load_plugins(plugin)
     rows = []
     for entry in LOSSES:
-        loss, scorer = entry.facts.get("recipe", ("", ""))
+        loss, scorer = entry.facts.recipe or ("", "")
         rows.append(
             {
                 "name": entry.name,
                 "aliases": LOSSES.aliases(entry.name),
                 "recipe": f"{loss} + {scorer}" if loss else "",
                 "needs": _needs(entry),
-                "level": entry.facts["level"],
-                "paper": entry.facts["paper"],
+                "level": entry.facts.level,
+                "paper": entry.facts.paper,
                 "defaults": _defaults(entry),
                 "origin": SCORERS[scorer].origin if scorer else entry.origin,
             }
@@ -51,10 +51,7 @@ def generators(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
     from plo.losses import GENERATORS
 
     load_plugins(plugin)
-    rows = [
-        {"name": e.name, "paper": e.facts.get("paper", ""), "defaults": _defaults(e), "origin": e.origin}
-        for e in GENERATORS
-    ]
+    rows = [{"name": e.name, "paper": e.facts.paper, "defaults": _defaults(e), "origin": e.origin} for e in GENERATORS]
     _show(rows, as_json, "generator")
 
 
@@ -67,8 +64,8 @@ def scorers(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
         {
             "name": entry.name,
             "trains": _stages(entry),
-            "reads": [*entry.facts["reads"], *(["seed"] if entry.facts["seeded"] else [])],
-            "paper": entry.facts["paper"],
+            "reads": [*entry.facts.reads, *(["seed"] if entry.facts.seeded else [])],
+            "paper": entry.facts.paper,
             "defaults": _defaults(entry),
             "origin": entry.origin,
         }
@@ -82,9 +79,7 @@ def evaluations(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
     from plo.evals import EVALUATIONS
 
     load_plugins(plugin)
-    rows = [
-        {"name": e.name, "level": e.facts["level"], "defaults": _defaults(e), "origin": e.origin} for e in EVALUATIONS
-    ]
+    rows = [{"name": e.name, "level": e.facts.level, "defaults": _defaults(e), "origin": e.origin} for e in EVALUATIONS]
     _show(rows, as_json, "evaluation")
 
 
@@ -98,7 +93,7 @@ def judges(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
 
 
 def _needs(entry) -> list[str]:
-    needs = entry.facts["needs"]
+    needs = entry.facts.needs
     if not callable(needs):
         return list(needs)
     from plo.losses import get_loss
@@ -111,7 +106,7 @@ def _stages(entry) -> list[str]:
     from plo.losses import get_loss
     from plo.scorers import get_scorer
 
-    stages = get_scorer(entry.name).stages if entry.facts["stages"] else {}
+    stages = get_scorer(entry.name).stages if entry.facts.stages else {}
     return [
         f"{name}: {get_loss(stage.loss).name}{' on reversed pairs' * stage.reversed}" for name, stage in stages.items()
     ]

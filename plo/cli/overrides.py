@@ -78,7 +78,7 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
 
     def changed(loss):
         presets = [key for key in ("preset", *(f"{name}.preset" for name in names_of(loss))) if key in hyper]
-        if not presets or not loss.entry.facts.get("presets"):
+        if not presets or not loss.entry.facts.presets:
             return with_settings(loss)
         taken.update(presets)
         return get_loss(loss.entry.name, **loss.given, preset=hyper[presets[-1]]).each_term(with_settings)

@@ -5,17 +5,16 @@ from typing import Annotated
 
 import typer
 
-from plo.cli.shared import console, friendly
-from plo.terminal import plain, say
+from plo.cli.shared import console, log
+from plo.terminal import plain
 
 
 def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/methods")):
     """Write a page for each built-in loss, recipe and token scorer, from their docstrings and what is registered."""
-    with friendly():
-        from plo.pages import write
+    from plo.pages import write
 
-        written = write(out)
-    say(console, f"{len(written)} pages written to {out}.")
+    written = write(out)
+    log.info(f"{len(written)} pages written to {out}.")
 
 
 def leaderboard(
@@ -33,9 +32,8 @@ def leaderboard(
     from plo.leaderboards import read, to_markdown, write
     from plo.tracking import Tracker
 
-    with friendly():
-        board = read(Tracker(store, create=False), comparison, baseline, metric or None)
-        write(board, out)
+    board = read(Tracker(store, create=False), comparison, baseline, metric or None)
+    write(board, out)
     if console.is_terminal:
         from plo.leaderboards.terminal import to_terminal
 
@@ -44,9 +42,9 @@ def leaderboard(
         console.print()
     else:
         print(plain(to_markdown(board)))
-    say(console, f"Written to {out}/leaderboard.md, .csv and .json.")
+    log.info(f"Written to {out}/leaderboard.md, .csv and .json.")
     if said := _frontier(board, out):
-        say(console, f"Reward against KL: {said}")
+        log.info(f"Reward against KL: {said}")
 
 
 def _frontier(board, out: Path) -> str:

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
-from plo.cli.shared import Json, Plugins, console, friendly, load_plugins, quiet
-from plo.terminal import say
+from plo.cli.shared import Json, Plugins, console, load_plugins, log, progress_console, silence_libraries
 
 
 def verify(
@@ -26,20 +25,19 @@ def verify(
     """Try a loss without a model: gradient, invariances, extremes, and the policy it recovers. Exit code 1: failed."""
     if [every, loss is not None or generator is not None].count(True) != 1:
         raise typer.BadParameter("give a LOSS, --generator NAME or both, or --all")
-    with friendly():
-        load_plugins(plugin)
-        from plo.losses import LOSSES, get_loss
-        from plo.verify import verify, verify_generator
-        from plo.verify.load import load_loss
-        from plo.verify.report import as_json as to_json
-        from plo.verify.report import print_matrix, print_report
+    load_plugins(plugin)
+    from plo.losses import LOSSES, get_loss
+    from plo.verify import verify, verify_generator
+    from plo.verify.load import load_loss
+    from plo.verify.report import as_json as to_json
+    from plo.verify.report import print_matrix, print_report
 
-        if every:
-            reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
-        elif loss is None:
-            reports = [verify_generator(load_loss("bpo", generator))]
-        else:
-            reports = [verify(load_loss(loss, generator))]
+    if every:
+        reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
+    elif loss is None:
+        reports = [verify_generator(load_loss("bpo", generator))]
+    else:
+        reports = [verify(load_loss(loss, generator))]
     if as_json:
         print(to_json(reports))
     elif every:
@@ -70,25 +68,24 @@ def scores(
     from plo.scorers import get_scorer
 
     path, settings = split(arguments)
-    with friendly():
-        known, hyper = sort_settings(settings)
-        needed = {} if path else {"losses": ["dpo"]}  # an experiment has losses; none is trained here for its own sake
-        experiment = load_experiment(path, {**needed, **({"plugins": plugin} if plugin else {}), **known})
-        load_plugins(experiment.plugins)
-        configured = get_scorer(scorer, **hyper)
-        quiet()
-        from plo.experiment.workbench import score_pairs
-        from plo.scorers.picture import to_tables, write_html
+    known, hyper = sort_settings(settings)
+    needed = {} if path else {"losses": ["dpo"]}  # an experiment has losses; none is trained here for its own sake
+    experiment = load_experiment(path, {**needed, **({"plugins": plugin} if plugin else {}), **known})
+    load_plugins(experiment.plugins)
+    configured = get_scorer(scorer, **hyper)
+    silence_libraries()
+    from plo.experiment.workbench import score_pairs
+    from plo.scorers.picture import to_tables, write_html
 
-        scored, tokenizer = score_pairs(experiment, configured, console)
-        pairs, weights = zip(*scored[:count], strict=True)
-        if page is not None:
-            write_html(page, pairs, tokenizer, weights, f"Token weights: {configured.name}")
-            say(console, f"Written to {page}.")
-            return
-        for table in to_tables(pairs, tokenizer, weights):
-            console.print(table, highlight=False)
-            console.print()
+    scored, tokenizer = score_pairs(experiment, configured, progress_console())
+    pairs, weights = zip(*scored[:count], strict=True)
+    if page is not None:
+        write_html(page, pairs, tokenizer, weights, f"Token weights: {configured.name}")
+        log.info(f"Written to {page}.")
+        return
+    for table in to_tables(pairs, tokenizer, weights):
+        console.print(table, highlight=False)
+        console.print()
 
 
 def compare(
@@ -114,24 +111,22 @@ def compare(
     path, settings = split(arguments)
     flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
     flags = {name: value for name, value in flags.items() if value}
-    with friendly():
-        known, hyper = sort_settings(settings)
-        if path is None:
-            check_losses_given({**flags, **known}, hyper)
-        experiment = load_experiment(path, {**flags, **known})
-        load_plugins(experiment.plugins)
-        experiment = with_hyper_parameters(experiment, hyper)
+    known, hyper = sort_settings(settings)
+    if path is None:
+        check_losses_given({**flags, **known}, hyper)
+    experiment = load_experiment(path, {**flags, **known})
+    load_plugins(experiment.plugins)
+    experiment = with_hyper_parameters(experiment, hyper)
     run(experiment)
 
 
 def run(experiment) -> None:
     """Run the comparison; exit code 1 where a cell failed."""
-    with friendly():
-        quiet()
-        from plo.distributed import is_main
-        from plo.experiment.matrix import compare
+    silence_libraries()
+    from plo.distributed import is_main
+    from plo.experiment.matrix import compare
 
-        outcome = compare(experiment, console)
+    outcome = compare(experiment, progress_console())
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
-        say(console, f"{len(outcome.failed)} cells failed: {', '.join(outcome.failed)}", style="red")
+        log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))
         raise typer.Exit(1)

@@ -1,21 +1,78 @@
-"""What the commands share: the console, two options, plugins, silence, and how errors are told."""
+"""What the commands share: consoles, logging, options, plugins, silence of libraries, and how errors are shown."""
 
 import contextlib
+import functools
+import inspect
+import logging
+import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
-from plo.terminal import Terminal, plain
+from plo.terminal import Terminal, TerminalHandler, plain
 
-console = Terminal()
+log = logging.getLogger("plo")
+console = Terminal()  # of results; log records and progress bars go to standard error
+handler = TerminalHandler(Terminal(stderr=True))
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show debugging messages, tracebacks and messages of libraries.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show results, warnings and errors alone.")]
+
+
+def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
+    """Make `function` a command, with --verbose and --quiet; the section "Examples:" of its docstring ends its --help."""
+    text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+    lines = [f"[dim]$[/dim] {_no_markup(line.strip())}" for line in examples.splitlines()]
+    epilog = "\n".join(["[bold]Examples[/bold]", *lines]) if examples else None
+
+    @functools.wraps(function)
+    def run(*, verbose: bool, quiet: bool, **arguments: Any) -> None:
+        with logging_to_terminal(verbose=verbose, quiet=quiet), friendly():
+            function(**arguments)
+
+    extra = {"verbose": Verbose, "quiet": Quiet}
+    signature = inspect.signature(function)
+    own = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for key, kind in extra.items()
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])  # type: ignore[attr-defined]
+    run.__annotations__ = {**function.__annotations__, **extra}
+    app.command(name or function.__name__.replace("_", "-"), help=text, epilog=epilog, hidden=hidden)(run)
+
+
+def _no_markup(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+@contextlib.contextmanager
+def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
+    """Show plo's log records on the terminal: in a launch of several processes, the first one's, and warnings of all."""
+    first = os.environ.get("RANK", "0") == "0"
+    level, before = logging.DEBUG if verbose else logging.INFO if first and not quiet else logging.WARNING, log.level
+    log.setLevel(level)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+def progress_console() -> Terminal:
+    """Return the console of progress bars, which is silent where log records of progress are."""
+    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
 
 
 def load_plugins(plugins) -> None:
@@ -31,11 +88,10 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def quiet() -> None:
-    """transformers and MLflow tell at length what nobody asked; plo's own lines say what matters."""
-    import logging
-    import warnings
-
+def silence_libraries() -> None:
+    """Keep transformers and MLflow from reporting at length what plo's own lines report; --verbose lets them."""
+    if log.isEnabledFor(logging.DEBUG):
+        return
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -63,6 +119,7 @@ class friendly(contextlib.ContextDecorator):
                 signal.signal(number, signal.SIG_DFL)
             raise typer.Exit(error.exit_code) from None
         ours = isinstance(error, PloError)
+        log.debug("", exc_info=error)
         said = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
         if said is not None:
             name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ from plo.data.rows import split_of
 from plo.data.shapes import Raw
 from plo.registry import Registry, RegistryError, hyper_parameters
 
-SOURCES = Registry("data source", group="plo.sources")
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Facts that `register_source` declares: `gold` names the evaluation that is the known reward of the source's task."""
+
+    gold: str | None = None
+
+
+SOURCES = Registry("data source", group="plo.sources", facts=SourceFacts)
 SENTIMENT = Path(__file__).parent / "sentiment" / "pairs.jsonl"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def register_source(name: str, **facts: Any) -> Callable:
+def register_source(name: str, *, gold: str | None = None, replace: bool = False) -> Callable:
     """Register a function `(path: Path | None, *, options...)` that yields raw rows, each with `where`.
 
     The keyword-only arguments are the options of the source. A raw row is a mapping in one of the forms of
@@ -30,7 +39,7 @@ def register_source(name: str, **facts: Any) -> Callable:
         ...         yield {"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": " 7", "where":
         f"two_rows[{i}]"}
     """
-    return SOURCES.register(name, **facts)
+    return SOURCES.register(name, facts=SourceFacts(gold), replace=replace)
 
 
 def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -> Iterator[Raw]:

@@ -21,7 +21,7 @@ from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
-from plo.evals import EVALUATIONS, EvaluationError, evaluate, metrics_of
+from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate
 from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT
@@ -119,7 +119,7 @@ def evaluation_settings(bench: Workbench) -> list[Any]:
 
 
 def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts["level"] != "model"]
+    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
 
 
 def run_cell(
@@ -155,7 +155,7 @@ def run_cell(
             note(text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
-    run.describe(metrics_of(bench.suite, metrics))
+    run.describe(describe_metrics(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays; optimiser states have served

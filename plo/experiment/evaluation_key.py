@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plo.evals import OnModel
-from plo.evals.judges import Judging
+from plo.evals import ModelEvaluation
+from plo.evals.judges import JudgeSession
 from plo.identity import code_identity, sha256
 from plo.paths import content_digest
 
@@ -22,13 +22,13 @@ class EvaluationKey:
         params: what of that is shown: options that differ from their defaults, judge, against.
     """
 
-    judging: Judging | None
+    judging: JudgeSession | None
     digest: str
     but_judge: str
     params: dict[str, str]
 
     @classmethod
-    def of(cls, evaluation: OnModel, judging: Judging | None, against: Any = None) -> "EvaluationKey":
+    def of(cls, evaluation: ModelEvaluation, judging: JudgeSession | None, against: Any = None) -> "EvaluationKey":
         """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated.
 
         Raises:

@@ -14,9 +14,9 @@ from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
 from plo.errors import one_line
-from plo.evals import EvaluationError, Findings, OnModel, described
-from plo.evals.judges import Card, Judging, judge_card, read_gold
-from plo.evals.judges.judge import text_of
+from plo.evals import EvaluationError, Findings, ModelEvaluation, describe_metric
+from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
+from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.loading import load_subject, weights_digest
@@ -28,11 +28,11 @@ from plo.terminal import say
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 
 
-def judging_of(config: EvaluationConfig, console: Console) -> Judging | None:
+def judging_of(config: EvaluationConfig, console: Console) -> JudgeSession | None:
     """The judge of a configuration, with its budget; None where none is named."""
     if config.judge is None:
         return None
-    return Judging(config.judge, calls=config.judge_calls, money=config.judge_money, tell=partial(say, console))
+    return JudgeSession(config.judge, calls=config.judge_calls, money=config.judge_money, tell=partial(say, console))
 
 
 def evaluate_cells(
@@ -43,16 +43,16 @@ def evaluate_cells(
     Returns:
         {what failed: its error}; the others went on.
     """
-    if not bench.on_model:
+    if not bench.model_evaluations:
         return {}
     if distributed.processes() > 1:
-        names = ", ".join(e.name for e in bench.on_model)
+        names = ", ".join(e.name for e in bench.model_evaluations)
         say(console, f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
         return {}
     judging, failed = judging_of(bench.experiment.evaluation, console), {}
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
-        for evaluation in bench.on_model:
+        for evaluation in bench.model_evaluations:
             settings = partial(EvaluationKey.of, evaluation, judging)
             _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed, console)
     return failed
@@ -177,7 +177,7 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
 
 
 def _once(
-    evaluation: OnModel,
+    evaluation: ModelEvaluation,
     settings: Callable[[], EvaluationKey],
     subject: Callable[[], Any],
     tracker: Tracker,
@@ -210,7 +210,7 @@ def _once(
     return True
 
 
-def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Findings:
+def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject: Any) -> Findings:
     backbone: Backbone | None = getattr(subject, "backbone", None)
     packed = backbone is not None and backbone.packed
     if judging is not None:
@@ -226,23 +226,23 @@ def _evaluate(evaluation: OnModel, judging: Judging | None, subject: Any) -> Fin
             backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
 
 
-def _record(run: ActiveRun, evaluation: OnModel, settings: EvaluationKey, found: Findings) -> None:
+def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey, found: Findings) -> None:
     for table, frame in found.tables.items():
         run.table(frame, table)
     for file, text in found.files.items():
         run.text(text, file)
     about = {"notes": found.notes, "lengths": found.lengths, "but_judge": settings.but_judge, "judges": []}
-    about["described"] = [described(evaluation.entry, name).to_dict() for name in found.metrics]
+    about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [_judge(judging, template) for template in judging.templates]
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
 
 
-def _judge(judging: Judging, template: str | Template) -> dict[str, str | None]:
+def _judge(judging: JudgeSession, template: str | Template) -> dict[str, str | None]:
     """A judge as records know it; `prompt`: what `judge-check --template` takes, None where it takes no such prompt."""
     judge = judging.judge(template)
     prompt = str(template) if judge.template is not None and not isinstance(template, Template) else None
-    return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": text_of(judging.spec)}
+    return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": spec_text(judging.spec)}
 
 
 def measure_judge(
@@ -253,10 +253,10 @@ def measure_judge(
     retest: int,
     tracker: Tracker,
     console: Console,
-) -> Card:
+) -> JudgeCard:
     """The card of the configuration's judge on pairs with gold labels, recorded so that tables show it beside its verdicts."""
     judging, report = judging_of(config, console), DropReport(str(pairs))
-    card = judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
+    card = make_judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
         console.print(report)
     own = _judge(judging, template)
@@ -265,7 +265,7 @@ def measure_judge(
     return card
 
 
-def _tell(console: Console, evaluation: OnModel, name: str, found: Findings) -> None:
+def _tell(console: Console, evaluation: ModelEvaluation, name: str, found: Findings) -> None:
     verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
     shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
     say(console, ("done", "green"), f"   {evaluation.name} of {name}: {shown}")

@@ -77,7 +77,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         with closing(tracker, parent) as failed:
             prepare(bench, console)
             failed |= _run(bench, cells, tracker, parent, root, console)
-            if bench.on_model:
+            if bench.model_evaluations:
                 failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
     return Outcome(parent, failed)
 

@@ -14,7 +14,7 @@ from plo.endpoint import EndpointError, read_endpoint
 from plo.evals import EvaluationError
 from plo.experiment.subjects import Outputs, rendered
 from plo.identity import sha256
-from plo.retry import again
+from plo.retry import call_with_retries
 from plo.served import CallError, Served
 from plo.threads import run_all
 
@@ -102,7 +102,9 @@ class Server(Outputs):
         fields = {name: value for name, value in settings.items() if name != "model"}
         try:
             call = lambda: self.served.ask(prompt, fields, ours=fields)  # noqa: E731
-            answer = again(call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop)
+            answer = call_with_retries(
+                call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop
+            )
         except CallError as error:
             if error.of_the_question:  # too long, or filtered: the others can be answered
                 return {"text": "", "finished": float("nan"), "null": False, "adapted": [], "refused": error.said}

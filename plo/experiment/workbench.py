@@ -13,8 +13,8 @@ from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.config import ConfigError, Experiment
 from plo.data import SOURCES, Pair, PreferenceData, load_data
-from plo.evals import EVALUATIONS, OnModel, on_model
-from plo.evals.judges import Judging
+from plo.evals import EVALUATIONS, ModelEvaluation, get_model_evaluation
+from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
 from plo.experiment.progress import progress_bar
@@ -32,7 +32,7 @@ class Workbench:
 
     Attributes:
         suite: names of the evaluations of samples.
-        on_model: the evaluations of a model.
+        model_evaluations: the evaluations of a model.
         model_identity: hash of policy and reference: what two runs must share to be compared.
     """
 
@@ -42,7 +42,7 @@ class Workbench:
     data: PreferenceData
     store: ReferenceStore
     suite: tuple[str, ...]
-    on_model: tuple[OnModel, ...]
+    model_evaluations: tuple[ModelEvaluation, ...]
     stages: Stages
     model_identity: str
 
@@ -123,18 +123,18 @@ def _other(experiment: Experiment, stages: Stages) -> Backbone:
         raise ConfigError(f"reference={experiment.reference} is neither init nor sft, and no model: {error}") from error
 
 
-def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]]:
+def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluation, ...]]:
     """The configured evaluations of samples, with the gold reward of a data source that has one, and those of a model.
 
     An unknown name, an option that is not there or a judge that cannot be had is an error now, not after the first
     cell's training.
     """
     source, config = experiment.data.source, experiment.evaluation
-    gold = SOURCES[source].facts.get("gold") if source in SOURCES else None
+    gold = SOURCES[source].facts.gold if source in SOURCES else None
     of_samples, models = [gold, "gold_win_rate"] if gold else [], []
     for name, options in config.evaluations.items():
-        if EVALUATIONS[name].facts["level"] == "model":
-            models.append(on_model(name, options))
+        if EVALUATIONS[name].facts.level == "model":
+            models.append(get_model_evaluation(name, options))
             if "template" in models[-1].options:
                 get_template(models[-1].options["template"])
         elif options:
@@ -144,7 +144,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[OnModel, ...]
     if config.judge is None and (lacking := [e.name for e in models if e.judged]):
         raise ConfigError(f"evaluation.judge: {', '.join(lacking)} asks a judge: name one, such as hf:embedded.")
     if config.judge is not None:
-        Judging(config.judge).check()
+        JudgeSession(config.judge).check()
     return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 

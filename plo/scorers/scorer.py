@@ -15,8 +15,6 @@ from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.registry import Entry, Registry, check_signature
 
-SCORERS = Registry("token scorer", group="plo.scorers")
-
 Scores = tuple[Tensor, Tensor]  # of the chosen and of the rejected response: (tokens,) each, EOS included
 
 
@@ -43,6 +41,19 @@ class Stage:
     reversed: bool = False
     train: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScorerFacts:
+    """Facts that `register_scorer` declares of a token scorer; its arguments describe them."""
+
+    stages: Callable[..., Mapping[str, Stage]] | None = None
+    reads: tuple[str, ...] = ()
+    seeded: bool = False
+    paper: str = ""
+
+
+SCORERS = Registry("token scorer", group="plo.scorers", facts=ScorerFacts)
 
 
 class Material(Protocol):
@@ -98,11 +109,11 @@ def register_scorer(
         ...                     for ids in (pair.chosen_ids, pair.rejected_ids))
     """
     SCORERS.check_name(name)
-    facts = {"stages": stages, "reads": tuple(reads), "seeded": seeded, "paper": paper}
+    facts = ScorerFacts(stages, tuple(reads), seeded, paper)
 
     def register(function: Callable) -> Callable:
         check_signature("token scorer", name, function, given="material")
-        return SCORERS.register(name, replace=replace, **facts)(function)
+        return SCORERS.register(name, facts=facts, replace=replace)(function)
 
     return register
 
@@ -122,7 +133,7 @@ class Scorer:
             params = {**params, "of": get_scorer(params["of"]).name}
         self.params = resolve_params("token scorer", entry, params)
         self.name = full_name(entry, self.params)
-        stages = entry.facts["stages"]
+        stages = entry.facts.stages
         self.stages: dict[str, Stage] = dict(stages(**accepted(stages, self.params))) if stages else {}
         inner = self.params.get("of")  # of a scorer that changes another one's weights
         self.inner = get_scorer(inner) if inner is not None else None
@@ -135,11 +146,11 @@ class Scorer:
 
     @property
     def seeded(self) -> bool:
-        return self.entry.facts["seeded"] or (self.inner is not None and self.inner.seeded)
+        return self.entry.facts.seeded or (self.inner is not None and self.inner.seeded)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (*self.entry.facts["reads"], *(self.inner.reads if self.inner is not None else ()))
+        return (*self.entry.facts.reads, *(self.inner.reads if self.inner is not None else ()))
 
     @property
     def source(self) -> str:

@@ -248,7 +248,7 @@ def test_sentiment_is_embedded(tokenizer):
     assert len(data.train) == sum(row["split"] == "train" for row in rows)
     assert len(data.eval) == sum(row["split"] == "eval" for row in rows)
     assert {"chosen_reward", "rejected_reward"} <= data.train[0].columns.keys()
-    assert SOURCES["sentiment"].facts["gold"] == "sentiment"
+    assert SOURCES["sentiment"].facts.gold == "sentiment"
     with pytest.raises(DataError, match="nothing at"):
         load_data("sentiment", "/nowhere", tokenizer=tokenizer)
 

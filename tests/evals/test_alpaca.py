@@ -14,10 +14,10 @@ from plo.configured import HyperParameterError
 from plo.evals import (
     EvaluationError,
     alpaca,  # noqa: F401  (registers it)
-    on_model,
+    get_model_evaluation,
 )
 from plo.evals.alpaca_official import official_order
-from plo.evals.judges import Judge, Judging, Verdict
+from plo.evals.judges import Judge, JudgeSession, Verdict
 
 
 class Answers:
@@ -58,7 +58,7 @@ def baseline(tmp_path):
 
 def run(answer, function, **options):
     judge = function if isinstance(function, Judge) else Recorded(function)
-    return on_model("alpaca_eval", options)(Answers(answer), Judging(judge)), judge
+    return get_model_evaluation("alpaca_eval", options)(Answers(answer), JudgeSession(judge)), judge
 
 
 def test_both_orders_by_hand(baseline):
@@ -149,18 +149,22 @@ def test_no_data_no_length_control(shared_data, tmp_path):
     (folder / "model_outputs.json").write_bytes(gzip.decompress(source.read_bytes()))
     subject = Answers(lambda i: "mine")
     subject.paths = {"alpaca_eval": tmp_path}  # where the run's own configuration named one
-    judging = Judging(lambda prompt, a, b: 0.25)
-    found = on_model("alpaca_eval", {"instructions": 120, "max_new_tokens": 7, "temperature": 0.0})(subject, judging)
+    judging = JudgeSession(lambda prompt, a, b: 0.25)
+    found = get_model_evaluation("alpaca_eval", {"instructions": 120, "max_new_tokens": 7, "temperature": 0.0})(
+        subject, judging
+    )
     assert subject.asked == [(1, 0.0, 1.0, 7)]
     assert "has no df_gamed.csv" in found.notes[-1] and math.isnan(found.metrics["length_controlled_win_rate"])
-    few = on_model("alpaca_eval", {"instructions": 99})(subject, judging)
+    few = get_model_evaluation("alpaca_eval", {"instructions": 99})(subject, judging)
     assert "99 verdicts are fewer than the 100" in few.notes[-1]
 
 
 def test_nothing_readable_and_known_prompts_are_said(baseline):
     subject = Answers(lambda i: "mine")
     subject.trained_on = ("task 2", "something else")
-    found = on_model("alpaca_eval", {"baseline": baseline, "instructions": 2})(subject, Judging(lambda p, a, b: None))
+    found = get_model_evaluation("alpaca_eval", {"baseline": baseline, "instructions": 2})(
+        subject, JudgeSession(lambda p, a, b: None)
+    )
     assert math.isnan(found.metrics["win_rate"]) and found.metrics["unreadable"] == 1
     assert found.notes[-1] == "1 of the instructions were among the model's training prompts."
 
@@ -172,7 +176,7 @@ def test_faults_are_named(tmp_path, baseline, monkeypatch):
     with pytest.raises(EvaluationError, match=r"has no alpaca_eval_gpt4_baseline\.json"):
         run(str, lambda *_: 0.5, data=tmp_path)
     with pytest.raises(HyperParameterError, match="instructions=806"):
-        on_model("alpaca_eval", {"instructions": 806})
+        get_model_evaluation("alpaca_eval", {"instructions": 806})
     monkeypatch.setitem(sys.modules, "alpaca_eval.metrics", None)
     with pytest.raises(EvaluationError, match=r"pip install 'plo\[evals\]'"):
         run(str, lambda *_: 0.5, baseline=baseline)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from stub import StubSubject
 
-from plo.evals import EvaluationError, on_model
-from plo.evals.answers import answers, remarks, without_thought
+from plo.evals import EvaluationError, get_model_evaluation
+from plo.evals.answers import answer_notes, extract_answers, split_thought
 from plo.evals.diversity import diversity
-from plo.evals.judges import Judge, Judging, Verdict
+from plo.evals.judges import Judge, JudgeSession, Verdict
 from plo.experiment.server import Server
 from plo.experiment.subjects import Outputs
 
@@ -30,32 +30,32 @@ from plo.experiment.subjects import Outputs
     ],
 )
 def test_thoughts_at_the_beginning_are_cut(text, answer, thought, unended):
-    found = without_thought(text)
+    found = split_thought(text)
     assert (found.text, found.thought, found.open) == (answer, thought, unended)
-    assert without_thought(text, None).text == text
+    assert split_thought(text, None).text == text
 
 
 def test_other_marks_and_a_prompt_that_begins_the_thought():
-    assert without_thought("[THINK]a[/THINK]b", "[/THINK]").text == "b"
-    assert without_thought("analysis<|final|>b", "<|final|>").text == "b"
-    assert without_thought("never said", "<|final|>").text == "never said"
-    assert without_thought("no end", begun=True).open and without_thought("a</think>b", begun=True).text == "b"
+    assert split_thought("[THINK]a[/THINK]b", "[/THINK]").text == "b"
+    assert split_thought("analysis<|final|>b", "<|final|>").text == "b"
+    assert split_thought("never said", "<|final|>").text == "never said"
+    assert split_thought("no end", begun=True).open and split_thought("a</think>b", begun=True).text == "b"
     frame = pd.DataFrame({"prompt": ["user: x <think>\n", "user: x"], "text": ["on and on", "on and on"]})
-    assert answers(frame)["open"].tolist() == [1, 0] and answers(frame)["truncated"].isna().all()
+    assert extract_answers(frame)["open"].tolist() == [1, 0] and extract_answers(frame)["truncated"].isna().all()
 
 
 def test_shares_by_hand():
     texts = ["<think>a</think>b", "<think>a", " ", "c"]
     drawn = pd.DataFrame({"prompt": "p", "text": texts, "finished": [True, False, True, True]})
-    found = answers(drawn.assign(null=[False, False, True, False], adapted=[["without seed"], [], [], []]))
+    found = extract_answers(drawn.assign(null=[False, False, True, False], adapted=[["without seed"], [], [], []]))
     assert found["text"].tolist() == ["b", "", " ", "c"]
     assert found["empty"].tolist() == [0, 1, 1, 0] and found["truncated"].tolist() == [0, 1, 0, 0]
-    thoughts, empty, truncated, adapted = remarks("hh: m", found)
+    thoughts, empty, truncated, adapted = answer_notes("hh: m", found)
     assert thoughts.startswith("hh: m: 2 of 4 answers begin with a thought") and "1 of them end in it" in thoughts
     assert empty == "hh: m: 2 of 4 (50.0%) answers are empty, 1 of them `content: null`."
     assert truncated == "hh: m: 1 of 4 (25.0%) answers were cut at the limit of tokens."
     assert adapted == "hh: m: drawn without seed, as the server wants it."
-    assert remarks("hh: m", answers(drawn.iloc[3:])) == []
+    assert answer_notes("hh: m", extract_answers(drawn.iloc[3:])) == []
 
 
 class Shown(Judge):
@@ -99,21 +99,23 @@ def test_the_judge_is_not_shown_what_was_thought(name, hh_file, alpaca_file):
         pytest.importorskip("alpaca_eval")
     given = {"path": hh_file} if name == "hh" else {"baseline": alpaca_file}
     judge = Shown()
-    found = on_model(name, given)(StubSubject(thinking, chat=True), Judging(judge))
+    found = get_model_evaluation(name, given)(StubSubject(thinking, chat=True), JudgeSession(judge))
     assert set(judge.seen) == {"ok", "", "good"} and found.metrics["length"] == 1.5
     assert found.metrics["empty"] == 0.25 and found.items["empty"].sum() == 1 and found.metrics["truncated"] == 0
     assert "4 of 4 answers begin with a thought" in " ".join(
         found.notes
     ) and "1 of 4 (25.0%) answers are empty" in " ".join(found.notes)
     judge = Shown()
-    on_model(name, {**given, "think_end_token": None})(StubSubject(thinking, chat=True), Judging(judge))
+    get_model_evaluation(name, {**given, "think_end_token": None})(
+        StubSubject(thinking, chat=True), JudgeSession(judge)
+    )
     assert all("thought" in text for text in set(judge.seen) - {"good"})
 
 
 def test_of_the_reference_too(hh_file):
     plain, judge = StubSubject(lambda *_: "plain"), Shown()
-    found = on_model("hh", {"path": hh_file, "against": ["reference"]})(
-        StubSubject(lambda *_: "other", reference=StubSubject(thinking)), Judging(judge)
+    found = get_model_evaluation("hh", {"path": hh_file, "against": ["reference"]})(
+        StubSubject(lambda *_: "other", reference=StubSubject(thinking)), JudgeSession(judge)
     )
     assert set(judge.seen) == {"other", "ok", ""} and found.metrics["empty_reference"] == 0.25
     assert found.metrics["empty"] == 0 and plain.calls == []
@@ -129,8 +131,8 @@ def test_diversity_is_of_the_answers(hh_file, monkeypatch):
 
 def test_a_file_of_outputs_does_not_say_where_it_was_cut(tmp_path):
     (tmp_path / "said.json").write_text('[{"prompt": "p", "text": "<think>a</think>x"}]')
-    found = answers(Outputs(tmp_path / "said.json").sample(["p"]))
-    assert found["text"].tolist() == ["x"] and found["truncated"].isna().all() and len(remarks("m", found)) == 1
+    found = extract_answers(Outputs(tmp_path / "said.json").sample(["p"]))
+    assert found["text"].tolist() == ["x"] and found["truncated"].isna().all() and len(answer_notes("m", found)) == 1
 
 
 # --- served models ---
@@ -158,18 +160,18 @@ def test_null_is_not_an_empty_answer_in_silence(subject):
     says = lambda body: choices(None if "q1" in str(body) else [{"type": "text", "text": "x"}], "length", usage="odd")  # noqa: E731
     served, server = subject(says)
     for _ in range(2):  # drawn, and from disk
-        found = answers(served.sample(CHAT))
+        found = extract_answers(served.sample(CHAT))
         assert found["text"].tolist() == ["x", "", "x", "x"] and found["truncated"].tolist() == [1] * 4
-        assert "1 of 4 (25.0%) answers are empty, 1 of them `content: null`" in remarks("m", found)[0]
+        assert "1 of 4 (25.0%) answers are empty, 1 of them `content: null`" in answer_notes("m", found)[0]
     assert len(server.asked) == 4
 
 
 def test_a_prompt_that_is_refused_spoils_no_other(subject):
     too_long = 400, {"error": {"message": "This model's maximum context length is 9 tokens."}}, ()
     served, server = subject(lambda body: too_long if "q1" in str(body) else choices("x"))
-    found = answers(served.sample(CHAT))
+    found = extract_answers(served.sample(CHAT))
     assert found["text"].tolist() == ["x", "", "x", "x"] and found["truncated"].sum() == 0
-    assert "1 of 4 (25.0%) prompts were refused by the server" in " ".join(remarks("m", found))
+    assert "1 of 4 (25.0%) prompts were refused by the server" in " ".join(answer_notes("m", found))
     server.says = lambda body: "longer"  # the server was started anew, with more room
     assert served.sample(CHAT)["text"].tolist() == ["x", "longer", "x", "x"] and len(server.asked) == 5
     server.says = lambda body: too_long
@@ -192,13 +194,13 @@ def test_a_served_model_that_refuses_a_field(subject, refused, wanted, said):
         return "x"
 
     served, server = subject(says)
-    found = answers(served.sample(CHAT, temperature=0.7, max_new_tokens=9))
+    found = extract_answers(served.sample(CHAT, temperature=0.7, max_new_tokens=9))
     assert found["text"].tolist() == ["x"] * 4 and len(server.asked) == 5
     sent = server.asked[-1]
     assert refused not in sent and (wanted is None or sent[wanted] == 9)
-    assert said in " ".join(remarks("m", found))
-    again = answers(served.sample(CHAT, temperature=0.7, max_new_tokens=9))
-    assert len(server.asked) == 5 and said in " ".join(remarks("m", again))  # what is on disk says so too
+    assert said in " ".join(answer_notes("m", found))
+    again = extract_answers(served.sample(CHAT, temperature=0.7, max_new_tokens=9))
+    assert len(server.asked) == 5 and said in " ".join(answer_notes("m", again))  # what is on disk says so too
 
 
 def test_a_served_model_without_credit_is_asked_once(subject):
@@ -226,5 +228,5 @@ def test_a_key_that_a_served_model_echoes_is_not_its_answer(subject, monkeypatch
 def test_a_message_without_content_is_null_and_not_asked_again(subject):
     """Servers leave `content` out, or say null, where all tokens went into the thought."""
     served, server = subject(lambda body: (200, {"choices": [{"message": {"role": "assistant"}}]}, ()))
-    assert answers(served.sample(CHAT))["empty"].tolist() == [1] * 4
+    assert extract_answers(served.sample(CHAT))["empty"].tolist() == [1] * 4
     assert len(server.asked) == 4

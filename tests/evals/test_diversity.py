@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stub import StubSubject
 
-from plo.evals import on_model
+from plo.evals import get_model_evaluation
 from plo.evals.diversity import diversity, measures
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
 from plo.evals.ngrams import (
@@ -120,7 +120,7 @@ def test_of_a_model(questions):
         return {"0": " same words here", "1": ["0 other", "x1 other thing"][sample], "2": ""}[number]
 
     subject = StubSubject(answer, entropy=1.5)
-    found = on_model("diversity", {"path": str(questions), "samples": 2})(subject)
+    found = get_model_evaluation("diversity", {"path": str(questions), "samples": 2})(subject)
     ((prompts, settings),) = subject.calls
     assert len(prompts) == 3
     assert settings == {"samples": 2, "temperature": 1.0, "top_p": 0.95, "max_new_tokens": 128}  # TBPO's

@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from plo.evals.evaluation import EvaluationError, on_model
+from plo.evals.evaluation import EvaluationError, get_model_evaluation
 from plo.evals.harness import lm_eval
 
 pytest.importorskip("lm_eval", reason="needs pip install 'plo[evals]'")
@@ -295,11 +295,11 @@ def test_data_without_rows_are_said(subject, task):
 
 @pytest.mark.parametrize(("written", "tasks"), [("gsm8k", ("gsm8k",)), ("a, b", ("a", "b")), (["a"], ("a",))])
 def test_tasks_are_a_list_however_written(written, tasks):
-    assert on_model("lm_eval", {"tasks": written}).options["tasks"] == tasks
+    assert get_model_evaluation("lm_eval", {"tasks": written}).options["tasks"] == tasks
 
 
 def test_it_is_registered_with_its_options(subject, task):
-    run = on_model("lm_eval", {"tasks": ["colours"], "include_path": str(task("colours")), "limit": 2})
+    run = get_model_evaluation("lm_eval", {"tasks": ["colours"], "include_path": str(task("colours")), "limit": 2})
     assert not run.judged and set(run(subject).metrics) == {"colours.acc", "colours.acc_norm"}
 
 

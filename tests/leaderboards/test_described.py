@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from plo.evals import EVALUATIONS, described, evaluate, metrics_of, register_evaluation
+from plo.evals import EVALUATIONS, describe_metric, describe_metrics, evaluate, register_evaluation
 from plo.leaderboards import read, to_csv, to_markdown
 from plo.metric import Metric
 from plo.tracking import Tracker
@@ -38,7 +38,7 @@ def record(path, described=True):
         cell = tracker.start_cell(parent, f"{loss}/0", f"{loss} seed 0", own)
         cell.table(found.samples, "samples.json")
         if described:
-            cell.describe(metrics_of(["shouting", "repetition"], found.metrics))
+            cell.describe(describe_metrics(["shouting", "repetition"], found.metrics))
         cell.finish(found.metrics | {"loss": 0.5})
     return path
 
@@ -91,13 +91,13 @@ def test_a_metric_whose_name_mlflow_refuses_is_shown_as_declared(percent, tmp_pa
         own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": 0}
         cell = tracker.start_cell(parent, f"{loss}/0", f"{loss} seed 0", own)
         cell.table(found.samples, "samples.json")
-        cell.describe(metrics_of(["percent"], found.metrics))
+        cell.describe(describe_metrics(["percent"], found.metrics))
         cell.finish(found.metrics)
         tags = {"plo.of": f"{loss}/0", "plo.evaluation": "asked", "plo.settings": "same"}
         run = tracker.start_evaluation(parent, f"asked {loss}", f"asked of {loss}", tags)
         items = pd.DataFrame({"prompt_id": [0, 1], "marks (%)": [text.count("!") for text in texts]})
         about = {"notes": [], "lengths": {}, "but_judge": "", "judges": []}
-        about["described"] = [described(EVALUATIONS["asked"], "marks (%)").to_dict()]
+        about["described"] = [describe_metric(EVALUATIONS["asked"], "marks (%)").to_dict()]
         run.finding("asked", {"marks (%)": items["marks (%)"].mean()}, items, about)
     board = read(Tracker(tmp_path / "plo.db", create=False))
     assert to_markdown(board).count("| marks (%) ↓ ") == 2  # in the first table and in the evaluation's own
@@ -114,11 +114,11 @@ def test_runs_of_an_earlier_version_are_read_as_before(shouting, tmp_path):
 
 
 def test_what_plos_own_evaluations_record():
-    reward = described(EVALUATIONS["sentiment"], "reward")
+    reward = describe_metric(EVALUATIONS["sentiment"], "reward")
     assert reward.better == "↑" and "VADER" in reward.meaning
-    rate = described(EVALUATIONS["hh"], "win_rate_chosen_t0.5")
+    rate = describe_metric(EVALUATIONS["hh"], "win_rate_chosen_t0.5")
     assert (rate.better, rate.bounds, rate.table) == ("↑", (0.0, 1.0), "hh")
-    assert described(EVALUATIONS["diversity"], "self_bleu_multi").better == "↓"
+    assert describe_metric(EVALUATIONS["diversity"], "self_bleu_multi").better == "↓"
     assert Metric.from_dict(rate.to_dict() | {"added later": 1}) == rate
     assert Metric.from_dict(reward.to_dict()) == reward
 

@@ -81,6 +81,6 @@ def test_the_built_in_losses_are_found():
 @pytest.mark.parametrize("spec", BUILT_IN)
 def test_every_loss_says_where_it_comes_from(spec):
     loss = get_loss(spec)
-    assert loss.entry.facts["paper"]
+    assert loss.entry.facts.paper
     assert "Returns" in loss.target.__doc__
     assert "Assumes: " in loss.target.__doc__

@@ -6,7 +6,7 @@ from tester import LossTester, make_pairs, make_statistics
 
 from plo.losses import LOSSES, get_loss
 
-RECIPES = {entry.name: entry.facts["recipe"] for entry in LOSSES if "recipe" in entry.facts}
+RECIPES = {entry.name: entry.facts.recipe for entry in LOSSES if entry.facts.recipe}
 PAPERS = {
     "d2po": ("twdpo", "position_decay"),
     "sampo": ("twdpo", "subsample"),
@@ -23,7 +23,7 @@ class TestEveryRecipe(LossTester):
 
 def test_the_recipes():
     assert PAPERS.items() <= RECIPES.items()
-    assert all(LOSSES[name].facts["paper"] for name in RECIPES)
+    assert all(LOSSES[name].facts.paper for name in RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)

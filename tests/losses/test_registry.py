@@ -1,5 +1,6 @@
 """How a loss is named and configured, and what goes wrong by name."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -16,7 +17,7 @@ from plo.losses import (
 )
 from plo.losses.dpo import dpo
 from plo.pairs import MissingStatistic, Pairs
-from plo.registry import RegistryError
+from plo.registry import NoFacts, Registry, RegistryError
 
 
 @pytest.mark.parametrize(
@@ -280,3 +281,22 @@ def test_a_preset_that_there_is_not():
 def test_defaults_are_the_authors(name, defaults):
     params = get_loss(name).params
     assert {key: params[key] for key in defaults} == defaults
+
+
+def test_names_with_wildcards():
+    assert LOSSES.names("*dpo*") == [n for n in LOSSES.names() if "dpo" in n]  # r_dpo is length_dpo
+    assert {"dpo", "f_dpo", "twdpo"} <= set(LOSSES.names("*dpo*")) and "ipo" not in LOSSES.names("*dpo*")
+    assert LOSSES.names("sigmoid") == ["dpo"] and LOSSES.names("slic*") == [
+        "hinge"
+    ]  # by an alias, the entry's own name
+    assert LOSSES.names() == [entry.name for entry in LOSSES] and LOSSES.names("nothing*") == []
+
+
+def test_facts_are_typed():
+    facts = LOSSES["aot"].facts
+    assert (facts.level, facts.scorer, facts.target_margin) == ("batch", "uniform", None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        facts.level = "pair"
+    plain = Registry("thing")
+    plain.register("x", object())
+    assert plain["x"].facts == NoFacts()

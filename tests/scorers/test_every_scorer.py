@@ -49,7 +49,7 @@ def test_one_finite_number_a_token_and_the_same_again(everything, name):
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_what_a_scorer_says_of_itself(name):
     scorer = get_scorer(name)
-    assert " sum" in scorer.entry.load().__doc__ and scorer.entry.facts["paper"]
+    assert " sum" in scorer.entry.load().__doc__ and scorer.entry.facts.paper
     assert get_scorer(scorer.name).params == scorer.params
     for stage in scorer.stages.values():
         assert get_loss(stage.loss).scorer is None  # nothing that has to be scored first

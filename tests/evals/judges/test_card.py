@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from plo.data import DataError, DropReport
-from plo.evals.judges import JudgeError, Judging, Question, get_judge, judge_card, read_gold
+from plo.evals.judges import JudgeError, JudgeSession, Question, get_judge, make_judge_card, read_gold
 
 
 @pytest.mark.parametrize("name", ["Natural", "Adversarial_Manual"])
@@ -35,7 +35,7 @@ def test_gpt4_on_llmbar(shared_data, name):
             longer += sum(output == long for output in named) / 2
             gold_longer += row["label"] == long
     n = len(rows)
-    card = judge_card(f"replay:{record}", read_gold(shared_data / "llmbar" / f"LLMBar_{name}.json"), retest=10)
+    card = make_judge_card(f"replay:{record}", read_gold(shared_data / "llmbar" / f"LLMBar_{name}.json"), retest=10)
     assert card.pairs == n and card.unreadable == 0 and card.informative
     assert card.accuracy.value == pytest.approx(right / (2 * n))
     assert card.consistency.value == pytest.approx(alike / n)
@@ -64,7 +64,7 @@ def scripted(prompt, a, b):
 
 def test_a_card_by_hand():
     told = []
-    card = judge_card(Judging(scripted, tell=told.append), PAIRS, retest=4, source="four.jsonl")
+    card = make_judge_card(JudgeSession(scripted, tell=told.append), PAIRS, retest=4, source="four.jsonl")
     # verdicts on b, by order: q1 b b; q2 b a; q3 tie b; q4 a unreadable. Gold: b, a, b, a.
     assert card.accuracy.value == pytest.approx((1 + 0.5 + 0.75 + 1) / 4)
     # mean p: q1 .85; q2 (.8 + .3) / 2 = .55, wrong; q3 (.5 + .6) / 2, right; q4 not known
@@ -92,10 +92,10 @@ def test_test_and_retest_past_the_cache():
         return 0.9 if times[prompt, a, b] == 1 or prompt == "q1" else 0.1
 
     moody.version = "1"
-    assert judge_card(moody, PAIRS, retest=4).retest.value == 1 / 4
+    assert make_judge_card(moody, PAIRS, retest=4).retest.value == 1 / 4
     assert sum(times.values()) == 8 + 4
-    again = Judging(moody)
-    judge_card(again, PAIRS)
+    again = JudgeSession(moody)
+    make_judge_card(again, PAIRS)
     assert again.counts.cached == 8  # the first verdicts, as they were
 
 
@@ -103,7 +103,7 @@ def test_test_and_retest_past_the_cache():
 def test_informative_is_above_chance(right, informative):
     # Of 40, 20 right is chance, 28 (.7, Wilson .546-.819) is above it, 10 is a judge that is wrong.
     pairs = pd.DataFrame({"prompt": [str(i) for i in range(40)], "a": "x", "b": "y", "gold": 1})
-    card = judge_card(lambda prompt, a, b: float((b == "y") == (int(prompt) < right)), pairs)
+    card = make_judge_card(lambda prompt, a, b: float((b == "y") == (int(prompt) < right)), pairs)
     assert card.accuracy.value == right / 40 and card.informative is informative
 
 
@@ -195,7 +195,7 @@ def test_a_card_on_hh(shared_data):
         chosen = {json.loads(line)["chosen"].rpartition("\n\nAssistant:")[2].strip() for line in file}
     assert all((pair.a, pair.b)[pair.gold] in chosen for pair in pairs.itertuples())
     right = dict(zip(pairs[["prompt", "a", "b"]].itertuples(index=False, name=None), pairs.gold, strict=True))
-    card = judge_card(
+    card = make_judge_card(
         lambda prompt, a, b: float(right.get((prompt, a, b), 1 - right.get((prompt, b, a), 0))), pairs[:200]
     )
     assert card.accuracy.value == 1.0 and card.pairs == 200
@@ -221,7 +221,7 @@ def test_recorded_verdicts(tmp_path):
     rows = [("p", "x", "y", 0.25), ("p", "y", "x", 0.5), ("p", "x", "z", None)]
     rows = [dict(zip(("prompt", "a", "b", "p"), row, strict=True)) for row in rows]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    judging = Judging(f"replay:{tmp_path / 'r.jsonl'}")
+    judging = JudgeSession(f"replay:{tmp_path / 'r.jsonl'}")
     assert judging.verdicts(pd.DataFrame(rows[:1])).iloc[0, :2].tolist() == [0.25, 0.5]
     assert [v.p for v in judging.ask([Question("p", "x", "z")])] == [None]
     with pytest.raises(JudgeError, match=r"no verdict on the prompt 'p'.*in this order"):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from plo.evals.judges import Judging, Question
+from plo.evals.judges import JudgeSession, Question
 from plo.experiment.server import Server
 
 
@@ -34,7 +34,7 @@ def daemons():
 def test_calls_under_way_are_waited_for_with_a_word_and_kept(serve, ctrl_c):
     server, told = serve(lambda body: "B", delay=2.5), []
     spec, questions = f"openai:m@{server.url}(concurrency=2)", [Question("p", "x", str(i)) for i in range(20)]
-    get = Judging(spec, tell=told.append)
+    get = JudgeSession(spec, tell=told.append)
     get.judge()  # the client is imported
     ctrl_c(0.5)
     with pytest.raises(KeyboardInterrupt):
@@ -42,13 +42,13 @@ def test_calls_under_way_are_waited_for_with_a_word_and_kept(serve, ctrl_c):
     assert "2 calls under way are waited for (at most 120 s)" in told[-1]
     assert "Ctrl-C leaves at once" in told[-1] and "the same command goes on from there" in told[-1]
     asked = len(server.asked)
-    again = Judging(spec)
+    again = JudgeSession(spec)
     assert asked == 2 and len(again.cache.get(again.judge(), questions)) == 2  # what was paid for is kept
 
 
 def test_the_second_one_leaves_at_once(serve, ctrl_c):
     server, told = serve(lambda body: "B", delay=30), []
-    judging = Judging(f"openai:m@{server.url}", tell=told.append)
+    judging = JudgeSession(f"openai:m@{server.url}", tell=told.append)
     judging.judge()
     ctrl_c(0.3, 2)
     start = time.monotonic()
@@ -60,7 +60,7 @@ def test_the_second_one_leaves_at_once(serve, ctrl_c):
 
 def test_a_call_that_waits_to_be_made_again_is_not(serve, ctrl_c):
     server, told = serve(lambda body: (429, {"error": {"message": "later"}}, [("retry-after", "60")])), []
-    judging = Judging(f"openai:m@{server.url}(concurrency=2)", tell=told.append)
+    judging = JudgeSession(f"openai:m@{server.url}(concurrency=2)", tell=told.append)
     judging.judge()
     ctrl_c(1.5)
     start = time.monotonic()

@@ -4,7 +4,7 @@ import pytest
 
 from plo.endpoint import EndpointError, read_endpoint
 from plo.evals import EvaluationError
-from plo.evals.judges import JudgeError, Judging, Question, get_judge
+from plo.evals.judges import JudgeError, JudgeSession, Question, get_judge
 from plo.experiment.server import Server
 
 SECRET = "sk-secret/0123456789"
@@ -70,8 +70,8 @@ def test_an_address_without_http_is_asked_itself(serve, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     server = serve(lambda body: "B")
     short, full = f"openai:m@localhost:{server.server_port}/v1", f"openai:m@http://localhost:{server.server_port}/v1"
-    assert Judging(short).ask([ASKED])[0].p == 1.0 and len(server.asked) == 1
-    assert get_judge(short).name == full and Judging(full).ask([ASKED])[0].p == 1.0
+    assert JudgeSession(short).ask([ASKED])[0].p == 1.0 and len(server.asked) == 1
+    assert get_judge(short).name == full and JudgeSession(full).ask([ASKED])[0].p == 1.0
     assert len(server.asked) == 1  # one judge, however it is written
 
 
@@ -97,17 +97,17 @@ def test_no_host_is_sent_the_key_of_another(serve, monkeypatch):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Mine: {SECRET}\nAuthorization: {SECRET}")
     server = serve(lambda body: "B")
-    Judging(f"openai:m@{server.url}").ask([ASKED])
+    JudgeSession(f"openai:m@{server.url}").ask([ASKED])
     assert SECRET not in str(server.headers[0]) and server.headers[0]["Authorization"] == "Bearer none"
     monkeypatch.setenv("PLO_KEY_127_0_0_1", "its own key")
-    Judging(f"openai:m@{server.url}").ask([Question("p", "x", "z")])
+    JudgeSession(f"openai:m@{server.url}").ask([Question("p", "x", "z")])
     assert server.headers[1]["Authorization"] == "Bearer its own key" and SECRET not in str(server.headers[1])
 
 
 def test_a_key_that_lacks_is_named(serve):
     server = serve(lambda body: (401, {"error": {"message": "no key"}}, ()))
     with pytest.raises(JudgeError, match=r"Set the environment variable PLO_KEY_127_0_0_1 to the key of this host"):
-        Judging(f"openai:m@{server.url}").ask([ASKED])
+        JudgeSession(f"openai:m@{server.url}").ask([ASKED])
 
 
 ECHOES = {
@@ -131,7 +131,7 @@ def test_a_key_that_is_echoed_reaches_nobody(serve, monkeypatch, says, tmp_path)
 
     monkeypatch.setenv("PLO_KEY_127_0_0_1", SECRET)
     server, told = serve(says), []
-    judging = Judging(f"openai:m@{server.url}(retries=0)", tell=told.append)
+    judging = JudgeSession(f"openai:m@{server.url}(retries=0)", tell=told.append)
     try:
         told.append(repr(judging.ask([ASKED])))
     except JudgeError as error:
@@ -145,4 +145,4 @@ def test_a_key_that_is_echoed_reaches_nobody(serve, monkeypatch, says, tmp_path)
 
 def test_a_key_too_short_to_be_one_is_not_cut_out_of_answers(serve, monkeypatch):
     monkeypatch.setenv("PLO_KEY_127_0_0_1", "B")
-    assert Judging(f"openai:m@{serve(lambda body: 'B').url}").ask([ASKED])[0].p == 1.0
+    assert JudgeSession(f"openai:m@{serve(lambda body: 'B').url}").ask([ASKED])[0].p == 1.0

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from plo.embedded import embedded_model
-from plo.evals.judges import Judging, Question, get_judge, get_template, register_gold
+from plo.evals.judges import JudgeSession, Question, get_judge, get_template, register_gold
 from plo.evals.judges.judge import JudgeError
 from plo.evals.judges.local import load
 from plo.registry import RegistryError
@@ -146,7 +146,7 @@ def test_a_reward_model_against_its_own_scores(tiny, chat):
     assert abs(difference) > 1e-3
     assert judge("Capital?", "Paris.", "I do not know.") == pytest.approx(1 / (1 + math.exp(-difference)), abs=1e-5)
     frame = pd.DataFrame({"prompt": ["Capital?"], "a": ["Paris."], "b": ["I do not know."]})
-    judging = Judging(judge)
+    judging = JudgeSession(judge)
     assert judging.verdicts(frame).consistent.tolist() == [1.0] and judging.counts.asked == 1
 
 
@@ -167,7 +167,7 @@ def test_gold_rewards():
         return math.nan if text == "?" else -len(text)
 
     frame = pd.DataFrame({"prompt": "p", "a": ["xx", "x", "?"], "b": ["y", "z", "y"]})
-    judging = Judging("gold:short")
+    judging = JudgeSession("gold:short")
     out = judging.verdicts(frame)
     assert out.win.tolist()[:2] == [1.0, 0.5] and math.isnan(out.win[2])
     assert judging.counts.unreadable == 1

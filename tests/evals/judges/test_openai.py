@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from plo.configured import HyperParameterError
-from plo.evals.judges import JudgeError, Judging, Question, TransientError, get_judge
+from plo.evals.judges import JudgeError, JudgeSession, Question, TransientError, get_judge
 from plo.served import _wait
 
 LN = math.log
@@ -69,12 +69,15 @@ TOO_LONG = "This model's maximum context length is 2048 tokens. However, you req
 def test_a_question_that_the_server_refuses(serve, status, body):
     says = lambda sent: (status, body, ()) if "LONG" in str(sent["messages"]) else "B"  # noqa: E731
     server, told = serve(says), []
-    judging = Judging(f"openai:m@{server.url}", tell=told.append)
+    judging = JudgeSession(f"openai:m@{server.url}", tell=told.append)
     long, short = Question("p", "LONG", "y"), Question("p", "x", "y")
     assert [v.p for v in judging.ask([long, short])] == [None, 1.0] and len(server.asked) == 2
     assert judging.counts.unreadable == 1 and "1 of 2 answers could not be read" in told[-1]
     server.says = lambda sent: "A"
-    assert [v.p for v in Judging(f"openai:m@{server.url}").ask([long, short])] == [0.0, 1.0]  # not kept as a verdict
+    assert [v.p for v in JudgeSession(f"openai:m@{server.url}").ask([long, short])] == [
+        0.0,
+        1.0,
+    ]  # not kept as a verdict
     assert len(server.asked) == 3
 
 
@@ -82,7 +85,7 @@ def test_other_refusals_end_it(serve):
     body = {"error": {"message": "n is not supported", "type": "BadRequestError", "code": 400}}
     server = serve(lambda sent: (400, body, ()))
     with pytest.raises(JudgeError, match=r"(?s)n is not supported.*/v1\(logprobs=false\).*/v1\(longest=.*request="):
-        Judging(f"openai:m@{server.url}").ask([Question("p", "x", "y")])
+        JudgeSession(f"openai:m@{server.url}").ask([Question("p", "x", "y")])
     assert len(server.asked) == 1
 
 
@@ -115,7 +118,7 @@ def test_the_server_says_whether_to_retry(serve):
 @pytest.mark.parametrize(("failure", "paid"), [("garbage", True), ("500", False), ("hung up", True)])
 def test_failed_requests_count(serve, failure, paid):
     server = serve(lambda body: "A", failing=1.0, failures=[failure])
-    judging = Judging(f"openai:m@{server.url}(price_in=2, price_out=8, retries=20)", calls=2)
+    judging = JudgeSession(f"openai:m@{server.url}(price_in=2, price_out=8, retries=20)", calls=2)
     with pytest.raises(JudgeError, match="2 calls at a cost of"):
         judging.ask([Question("p", "x", "y")])
     assert len(server.asked) == judging.counts.asked == 2 and (judging.counts.cost > 0) == paid
@@ -167,7 +170,7 @@ def test_failures_change_nothing(serve):
     )
     good, bad = serve(says), serve(says, failing=0.3)
     frames = [
-        Judging({f"openai:m@{server.url}": {"timeout": 0.5, "concurrency": 16}}).verdicts(questions)
+        JudgeSession({f"openai:m@{server.url}": {"timeout": 0.5, "concurrency": 16}}).verdicts(questions)
         for server in (good, bad)
     ]
     pd.testing.assert_frame_equal(*frames)
@@ -186,7 +189,7 @@ def test_failures_change_nothing(serve):
 def test_a_server_that_always_fails(serve, failure, message):
     server = serve(lambda body: "A", failing=1.0, failures=[failure])
     with pytest.raises(JudgeError, match=message):
-        Judging(f"openai:m@{server.url}(retries=2)").ask([Question("p", "x", "y")])
+        JudgeSession(f"openai:m@{server.url}(retries=2)").ask([Question("p", "x", "y")])
     assert len(server.asked) == 3
 
 
@@ -206,7 +209,7 @@ def test_a_key_and_the_default_address(monkeypatch):
     assert judge.served.client.api_key == "k" and str(judge.served.client.base_url) == "https://api.openai.com/v1/"
     assert math.isnan(judge.estimate([Question("p", "a", "b")]))
     with pytest.raises(JudgeError, match=r"openai:gpt-4o\(price_in=\.\.\., price_out="):
-        Judging("openai:gpt-4o", money=1.0).ask([Question("p", "a", "b")])
+        JudgeSession("openai:gpt-4o", money=1.0).ask([Question("p", "a", "b")])
 
 
 HOSTILE = {
@@ -225,11 +228,11 @@ def test_hostile_texts(serve, tmp_path, text, template):
     server = serve(lambda body: "It wrote: " + text + "\nB" if template == "helpful" else "B")
     spec = f"openai:m@{server.url}"
     frame = pd.DataFrame({"prompt": [text], "a": [text], "b": ["plain"]}, dtype=object)  # str takes no surrogates
-    first = Judging(spec).verdicts(frame, template)
+    first = JudgeSession(spec).verdicts(frame, template)
     assert first[["p_ab", "p_ba"]].values.tolist() == [[1.0, 0.0]]  # it says B in both orders
     sent = "\n".join(message["content"] for message in server.asked[0]["messages"])
     assert text.replace("\ud83d", "?") in sent and "plain" in sent
-    again = Judging(spec)
+    again = JudgeSession(spec)
     pd.testing.assert_frame_equal(again.verdicts(frame, template), first)
     assert len(server.asked) == 2 and again.counts.cached == 2
 

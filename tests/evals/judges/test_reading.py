@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.evals.alpaca_official import official_template
-from plo.evals.judges import JudgeError, Judging, Question, get_judge
+from plo.evals.judges import JudgeError, JudgeSession, Question, get_judge
 
 LN = math.log
 
@@ -95,7 +95,7 @@ def test_content_as_a_list_of_parts(serve):
 @pytest.mark.parametrize("answer", [None, "<think>"])
 def test_a_judge_that_can_never_be_read_is_given_up(serve, answer):
     server = serve(lambda body: answer)
-    judging = Judging(f"openai:m@{server.url}(concurrency=1)")
+    judging = JudgeSession(f"openai:m@{server.url}(concurrency=1)")
     frame = pd.DataFrame({"prompt": [f"p{i}" for i in range(8)], "a": "x", "b": "y"})
     with pytest.raises(JudgeError, match=r"20 answers in a row .*max_tokens=4096.*--template helpful"):
         judging.verdicts(frame)
@@ -105,16 +105,16 @@ def test_a_judge_that_can_never_be_read_is_given_up(serve, answer):
 def test_questions_that_cannot_be_read_among_many_that_can_are_no_reason_to_stop(serve):
     server = serve(lambda body: "?" if "hard" in str(body["messages"]) else "B")
     questions = [Question(f"{'hard' if i % 2 else 'easy'} {i}", "x", "y") for i in range(50)]
-    judging = Judging(f"openai:m@{server.url}(concurrency=1)")
+    judging = JudgeSession(f"openai:m@{server.url}(concurrency=1)")
     assert sum(verdict.p is None for verdict in judging.ask(questions)) == 25  # asked again, 25 in a row are unreadable
     assert len(server.asked) == 50 + 3 * 25
-    again = Judging(f"openai:m@{server.url}")
+    again = JudgeSession(f"openai:m@{server.url}")
     again.ask(questions)
     assert again.counts.asked == 0
 
 
 def test_that_nothing_could_be_read_is_an_error(serve):
-    judging = Judging(f"openai:m@{serve(lambda body: '?').url}")
+    judging = JudgeSession(f"openai:m@{serve(lambda body: '?').url}")
     judging.begin()
     judging.ask([Question("p", "x", "y"), Question("p", "same", "same")])
     with pytest.raises(JudgeError, match="None of the 1 answers of the judge openai:m@.* could be read"):
@@ -142,7 +142,7 @@ def test_that_nothing_could_be_read_is_an_error(serve):
 )
 def test_a_field_that_is_refused_is_adapted_to_once(serve, refused, wanted, sent):
     server = serve(refusing(*refused, wanted=wanted))
-    judging = Judging(f"openai:m@{server.url}(concurrency=1)")
+    judging = JudgeSession(f"openai:m@{server.url}(concurrency=1)")
     judging.judge()
     assert [v.p for v in judging.ask([Question("p", "x", str(i)) for i in range(3)])] == [1.0] * 3
     assert len(server.asked) == 3 + len(refused)
@@ -178,7 +178,7 @@ def test_what_the_user_asked_for_by_name_is_not_left_out(serve):
 )
 def test_odd_usage_throws_no_answer_away_and_costs_are_estimated(serve, usage):
     server = serve(lambda body: (200, {"choices": [{"message": {"content": "B"}}], "usage": usage}, ()))
-    judging = Judging(f"openai:m@{server.url}(price_in=3.0, price_out=6.0, retries=0)")
+    judging = JudgeSession(f"openai:m@{server.url}(price_in=3.0, price_out=6.0, retries=0)")
     assert judging.ask([Question("p", "x", "y")])[0].p == 1.0 and len(server.asked) == 1
     sent = sum(len(message["content"]) + 30 for message in server.asked[0]["messages"])
     assert judging.counts.cost == pytest.approx((sent / 3 * 3.0 + 1 / 3 * 6.0) / 1e6)
@@ -190,8 +190,8 @@ def test_a_budget_in_money_holds_without_usage(serve):
     spec = f"openai:m@{server.url}(price_in=1000000.0, price_out=0.0, concurrency=1)"
     one = get_judge(spec).estimate([Question("p0", "x", "y")])
     with pytest.raises(JudgeError, match="budget"):
-        Judging(spec, money=2.5 * one).ask([Question(f"p{i}", "x", "y") for i in range(9)])
-    judging = Judging(spec, money=2.5 * one)
+        JudgeSession(spec, money=2.5 * one).ask([Question(f"p{i}", "x", "y") for i in range(9)])
+    judging = JudgeSession(spec, money=2.5 * one)
     judging.ask([Question(f"p{i}", "x", "y") for i in range(2)])
     with pytest.raises(JudgeError, match="budget"):
         judging.ask([Question("p3", "x", "y")])
@@ -208,7 +208,7 @@ def test_a_quota_that_is_spent_is_asked_once(serve, code):
     body = {"error": {"message": "You exceeded your current quota", "type": code, "code": code}}
     server = serve(lambda sent: (429, body, ()))
     with pytest.raises(JudgeError, match="exceeded your current quota"):
-        Judging(f"openai:m@{server.url}").ask([Question("p", "x", "y")])
+        JudgeSession(f"openai:m@{server.url}").ask([Question("p", "x", "y")])
     assert len(server.asked) == 1
 
 
