@@ -12,7 +12,8 @@ from plo.evals.evaluation import (
     get_model_evaluation,
     register_evaluation,
 )
-from plo.evals.subject import Findings, Subject
+from plo.evals.findings import Findings
+from plo.subjects import Subject
 
 __all__ = [
     "EVALUATIONS",

@@ -25,10 +25,11 @@ import pandas as pd
 
 from plo.configured import changed, full_name, resolve_params
 from plo.errors import PloError
+from plo.evals.findings import Findings
 from plo.evals.judges import JudgeSession
-from plo.evals.subject import Findings, Subject
 from plo.metric import ARROWS, BUILT_IN, Metric, matching, usual_bounds
 from plo.registry import Entry, Registry
+from plo.subjects import Subject
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def register_evaluation(
     Args:
         level: "sample": returns a frame with the samples' own index; "prompt": a frame indexed by prompt_id.
             Prompt-level evaluations run after all sample-level ones and see the columns that those added.
-            "model": is given a `plo.evals.subject.Subject` instead, asks it for text of its own prompts, and returns
+            "model": is given a `plo.subjects.Subject` instead, asks it for text of its own prompts, and returns
             `Findings`; with an argument `judging` it is given the run's judge. Its keyword-only arguments are its options;
             one that compares with the subject's reference has an option `against`, one with prompts of its own for the judge
             an option `template`.

@@ -20,7 +20,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from plo.evals.answers import THINK_END
 from plo.evals.evaluation import EvaluationError, register_evaluation
-from plo.evals.subject import Findings, Subject
+from plo.evals.findings import Findings
+from plo.subjects import Subject
 
 PAPERS = ("ifeval", "gsm8k", "truthfulqa_mc2", "arc_challenge", "hellaswag", "mmlu", "winogrande")
 HIGHER_IS_BETTER = {

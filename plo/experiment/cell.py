@@ -3,37 +3,32 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
-from plo.backbone.batch import collate
-from plo.backbone.model import Backbone
-from plo.backbone.reference import Reference
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import EvaluationConfig, Experiment
-from plo.data import Pair
 from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate
-from plo.experiment.sampling import held_out_prompts, sample
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss
-from plo.margins import wins, without_rounding
+from plo.margins import wins
 from plo.paths import slug
+from plo.subjects.policy import log_ratio_margins
+from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
-ACCURACY_PAIRS = 16  # pairs a forward pass of the preference accuracy
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
 
 
@@ -292,20 +287,6 @@ def preference_accuracy(bench: Workbench) -> float:
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
     margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
     return wins(margins).mean().item()
-
-
-def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
-    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
-    found: list[float] = []
-    for start in range(0, len(pairs), ACCURACY_PAIRS):
-        indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
-        batch = collate([pairs[i] for i in indices], packed=backbone.packed)
-        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
-        totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
-        half = len(indices)
-        found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
-    tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])
-    return without_rounding(torch.tensor(found, dtype=torch.float64), tokens, backbone.head_dtype)
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

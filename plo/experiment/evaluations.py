@@ -19,11 +19,11 @@ from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
-from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.plugins import DIGESTS, load_recorded
-from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
+from plo.subjects.loading import load_subject, weights_digest
+from plo.subjects.policy import Policy
 from plo.terminal import say
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 

@@ -5,7 +5,6 @@ trained, the token ids, and where it reads them the texts, the policy's initial 
 after the last whole file.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from plo.backbone import sharding
 from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
+from plo.data.tokenize import tokenizer_identity
 from plo.experiment.stages import Stages, folder_lock
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
@@ -79,20 +79,12 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
         special = {id: str(token) for id, token in stages.tokenizer.added_tokens_decoder.items() if token.special}
         parts += [stages.tokenizer.eos_token_id, sorted(special.items())]
     if "texts" in scorer.reads:  # how they are tokenised and put in a chat template counts too
-        parts += [_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
+        parts += [tokenizer_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
     return sha256(parts)
 
 
 def _reads_reference(scorer: Scorer) -> bool:
     return bool(scorer.stages) or "model" in scorer.reads
-
-
-def _identity(tokenizer: Any) -> list[Any]:
-    if not tokenizer.is_fast:
-        return [type(tokenizer).__name__, tokenizer.chat_template, sorted(tokenizer.get_vocab().items())]
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    state = ("truncation", "padding")  # of the last call
-    return [tokenizer.chat_template, {name: value for name, value in backend.items() if name not in state}]
 
 
 class _Material:

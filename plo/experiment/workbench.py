@@ -18,11 +18,12 @@ from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
 from plo.experiment.progress import progress_bar
-from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.scorers import Scorer, Scores, Stage
+from plo.subjects.loading import computed_with
+from plo.subjects.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.terminal import line, say
 
 
@@ -108,12 +109,6 @@ def _identity(experiment: Experiment, stages: Stages) -> str:
     if experiment.reference not in (None, "sft" if "sft" in experiment.stages else "init"):
         how.append("init" if experiment.reference == "init" else _other(experiment, stages).fingerprint)
     return sha256(how)
-
-
-def computed_with(backbone: Backbone) -> list[Any]:
-    """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
-    b = backbone
-    return [b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def _other(experiment: Experiment, stages: Stages) -> Backbone:
