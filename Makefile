@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-full house test test-avx2 test-slow clean
+.PHONY: setup demo demo-full docs picture house test test-avx2 test-slow clean
 
 setup: $(VENV)/ready
 
@@ -22,6 +22,15 @@ demo: setup
 
 demo-full: setup
 	$(BIN)/plo demo --full
+
+# The site, in site/. It loads nothing from the network: open site/index.html, or serve the folder.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The picture of README, from recorded runs: about half an hour on two CPU cores.
+picture: setup
+	$(BIN)/plo compare docs/leaderboard.yaml
+	$(BIN)/python docs/leaderboard_picture.py
 
 test: setup
 	$(BIN)/ruff check .

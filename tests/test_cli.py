@@ -1,6 +1,7 @@
 """The command line: lists for people and machines, settings that reach what they name, errors without tracebacks."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+import plo
 from plo.cli import app
-from plo.cli.lists import _show
+from plo.cli.complete import built_in
+from plo.cli.lists import KINDS
 from plo.cli.overrides import sort_settings, split, with_hyper_parameters
+from plo.cli.tables import print_rows
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.experiment.matrix import configured_losses
@@ -73,7 +77,7 @@ def test_no_help_text_has_brackets_that_would_be_taken_for_markup():
 
 
 def test_losses_as_json(plugin):
-    losses = listed("losses", "--plugin", plugin)
+    losses = listed("list", "losses", "--plugin", plugin)
     keys = {"name", "aliases", "recipe", "needs", "level", "paper", "defaults", "origin"}
     assert all(set(e) == keys for e in losses.values())
     assert losses["dpo"]["aliases"] == ["sigmoid"] and "sigmoid" not in losses
@@ -91,15 +95,15 @@ def test_losses_as_json(plugin):
 
 
 def test_generators_as_json(plugin):
-    generators = listed("generators", "--plugin", plugin)
+    generators = listed("list", "generators", "--plugin", plugin)
     assert {"lr", "kliep", "lsif", "ba", "sba"} <= generators.keys()
     assert generators["square_cli"]["defaults"] == {"p": 2.0}
 
 
 def test_scorers_as_json(plugin):
-    scorers = listed("scorers", "--plugin", plugin)
+    scorers = listed("list", "scorers", "--plugin", plugin)
     assert {"uniform", "position_decay", "subsample", "log_ratio", "tis_rank", "attention_judge"} <= scorers.keys()
-    keys = {"name", "trains", "reads", "paper", "defaults", "origin"}
+    keys = {"name", "aliases", "trains", "reads", "paper", "defaults", "origin"}
     assert all(set(entry) == keys and entry["paper"] for entry in scorers.values() if "tests" not in entry["origin"])
     assert scorers["tis_rank"]["trains"] == ["positive: dpo", "negative: dpo on reversed pairs"]
     assert scorers["subsample"]["reads"] == ["seed"]
@@ -107,8 +111,50 @@ def test_scorers_as_json(plugin):
     assert scorers["first_cli"]["defaults"] == {"share": 0.5}
 
 
+def test_wildcards_choose_names_and_an_alias_counts():
+    assert list(listed("list", "losses", "*dpo1")) == ["tdpo1"]
+    assert list(listed("list", "losses", "sigmoid")) == ["dpo"]
+    assert listed("list", "sources", "s*")["sentiment"]["gold"] == "sentiment"
+    result = runner.invoke(app, ["list", "judges", "x*"])
+    assert result.exit_code == 2 and "There is no judge 'x*'" in result.output
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_is_listed_and_completed_without_torch(kind):
+    names = {*listed("list", kind)}
+    aliases = {alias for row in listed("list", kind).values() for alias in row["aliases"]}
+    mine = {"hinge_cli", "square_cli", "first_cli"}  # of other tests
+    assert {*built_in(kind)} == (names | aliases) - mine and len(names) > 4
+    if kind != "sources":
+        assert runner.invoke(app, [kind]).output == runner.invoke(app, ["list", kind]).output
+
+
+def completed(*words):
+    """What a shell offers for the last word."""
+    code = "import sys; from plo.cli import app\ntry: app(prog_name='plo')\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'transformers', 'pandas', 'mlflow'} & sys.modules.keys()))"
+    variables = {"_PLO_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | variables)
+    *found, heavy = done.stdout.splitlines()
+    assert heavy == "[]", done.stdout + done.stderr
+    return found
+
+
+def test_a_shell_completes_names_without_torch():
+    assert completed("plo", "list", "losses", "td") == ["tdpo1", "tdpo2"]
+    assert completed("plo", "list", "j") == ["judges"]
+    assert completed("plo", "verify", "hin") == ["hinge"]
+    assert completed("plo", "eval", "--suite", "hh,tl") == ["hh,tldr"]
+    assert completed("plo", "judge-check", "re") == ["replay", "reward"]
+
+
+def test_the_version():
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"plo {plo.__version__}\n")
+
+
 def test_lists_for_people():
-    result = runner.invoke(app, ["losses"])
+    result = runner.invoke(app, ["list", "losses"])
     assert result.exit_code == 0 and "tdpo2" in result.output and "label_smoothing" in result.output
     lines = [line.split("  ")[0].strip() for line in result.output.splitlines()]
     assert lines[lines.index("dpo") + 1] == "= sigmoid"  # in the name cell, under the name
@@ -120,9 +166,9 @@ def test_lists_for_people():
 
 @pytest.mark.parametrize("width", [50, 80, 160])
 def test_a_name_or_default_may_fold_but_is_never_cut(width, monkeypatch, capsys):
-    monkeypatch.setattr("plo.cli.lists.console", Console(width=width))
-    row = {"name": "q" * 45, "level": "model", "defaults": {"x": "7" * 90, "y": "[zz]"}, "origin": "file.py:1"}
-    _show([{**row, "name": "short", "defaults": {}}, row], False, "evaluation")
+    monkeypatch.setattr("plo.cli.tables.console", Console(width=width))
+    row = {"name": "q" * 45, "level": "model", "defaults": f"x={'7' * 90}\ny=[zz]", "origin": "file.py:1"}
+    print_rows([{**row, "name": "short", "defaults": ""}, row])
     shown = capsys.readouterr().out
     assert (shown.count("q"), shown.count("7")) == (45, 90) and "y=[zz]" in shown
     assert max(map(len, shown.splitlines())) <= width

@@ -111,7 +111,9 @@ def test_text_goes_to_the_terminal_through_say_alone(path):
         elif function.endswith("console.status"):
             assert isinstance(first, ast.Call) and first.func.id == "line", f"{source}: use line"
         elif function in ("print", "typer.echo"):
-            ours = ("json", "as_json", "to_json", "plain")
-            assert any(f"{name}(" in source or f"{name}." in source for name in ours), f"{source}: use say or plain"
+            ours = ("json", "as_json", "to_json", "plain", "__version__")
+            assert any(f"{name}(" in source or f"{name}." in source or f"{{{name}}}" in source for name in ours), (
+                f"{source}: use say or plain"
+            )
         elif function == "Console":
             raise AssertionError(f"{source}: use Terminal")

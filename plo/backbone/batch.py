@@ -1,6 +1,7 @@
-"""Groups of token ids (a prompt and its responses) to one batch of tensors: packed, or padded rows."""
+"""A batch of token ids as tensors, and how groups (a prompt and its responses) become one: packed, or padded rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,41 +15,97 @@ Group = tuple[Sequence[int], Sequence[Sequence[int]]]  # prompt ids, ids of each
 PAD = 0  # masked everywhere, so that any id serves
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Prompts with their responses, as a model reads them, and what a loss needs to know of each response token.
+
+    `sequences` counts responses: twice the pairs, chosen before rejected. `n` counts response tokens, sequence after
+    sequence. A padded batch has a row for each sequence, a packed one has a single row.
+
+    Attributes:
+        input_ids: (rows, length) token ids.
+        attention_mask: (rows, length), 1 for tokens and 0 for padding; of a packed row its `layout`.
+        position_ids: (rows, length) position of each token in its sequence.
+        mask: (sequences, tokens) bool, response tokens, left-aligned.
+        targets: (n,) ids of the response tokens.
+        positions: (n,) index into the flattened (rows * length) of the hidden state that predicts each target.
+        tokens: number of tokens of all sequences, prompts counted once for each of their responses.
+        columns: (pairs,) numeric columns of the data set, by name.
+        ref_logps: (n,) the reference's log-probs of the targets, nats.
+        ref_hidden: (n, d) the reference's final hidden states; None: computed when a statistic needs them.
+        token_weights: (n,) the scorer's weight of each target.
+        progress: share of the training steps done, 0 to 1.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    targets: Tensor
+    positions: Tensor
+    tokens: int
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    ref_logps: Tensor | None = None
+    ref_hidden: Tensor | None = None
+    token_weights: Tensor | None = None
+    progress: float = 0.0
+
+    @property
+    def packed(self) -> bool:
+        """Whether all groups are in one row."""
+        return self.attention_mask.dim() == 4
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of response tokens of each sequence."""
+        return self.mask.sum(-1).tolist()
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with every tensor on `device`."""
+        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {name: tensor.to(device) for name, tensor in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
 def collate(
     pairs: Sequence[Pair], columns: Sequence[str] = (), *, packed: bool = False, padding_side: str = "right"
-) -> dict[str, Any]:
-    """Pairs as one batch (see `collate_groups`), chosen before rejected, and the (pairs,) columns asked for."""
+) -> Batch:
+    """Return pairs as one batch, chosen before rejected, with the named columns of the data set.
+
+    Raises:
+        DataError: a pair lacks a column, or has no prompt or no response.
+    """
     groups = [(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
     batch = collate_groups(groups, packed=packed, padding_side=padding_side)
-    batch["columns"] = {name: torch.tensor([_column(p, name) for p in pairs], dtype=torch.float32) for name in columns}
-    return batch
+    values = {name: torch.tensor([_column(p, name) for p in pairs], dtype=torch.float32) for name in columns}
+    return replace(batch, columns=values)
 
 
-def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_side: str = "right") -> dict[str, Any]:
-    """Prompts with the same number of responses each, as one batch.
+def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_side: str = "right") -> Batch:
+    """Return prompts with the same number of responses each as one batch.
 
-    Padded, each row is a prompt and a response: the first response of every group, then the second of every group, ...
-    Packed, all groups stand in one row, a prompt followed by its responses, each response's positions going on from the prompt's.
+    A padded batch has a row for each prompt and response: the first response of every group, then the second of every
+    group, and so on. A packed batch has one row: each prompt is followed by its responses, and the positions of every
+    response continue those of the prompt. Sequences have the order of padded rows in both.
 
-    Returns:
-        input_ids, position_ids: (rows, length);
-        attention_mask: (rows, length), or of a packed row its `layout`;
-        mask: (sequences, tokens) bool, response tokens, left-aligned; sequences in the order of padded rows;
-        targets: (n,) the response tokens, sequence after sequence;
-        positions: (n,) where in the flattened (rows * length) the hidden state that predicts each of them stands;
-        tokens: of all sequences, prompts counted with each of their responses.
+    Raises:
+        DataError: a prompt or a response is empty.
     """
     sequences = [(prompt, responses[i]) for i in range(len(groups[0][1])) for prompt, responses in groups]
     for row, (prompt, response) in enumerate(sequences):
         if not len(prompt) or not len(response):
             raise DataError(f"Row {row} of the batch has no prompt or no response: nothing to predict from, or to.")
     lengths = torch.tensor([len(response) for _, response in sequences])
-    return {
+    return Batch(
         **(_packed(groups) if packed else _padded(sequences, padding_side)),
-        "mask": torch.arange(int(lengths.max())) < lengths[:, None],
-        "targets": torch.tensor([token for _, response in sequences for token in response]),
-        "tokens": sum(len(prompt) + len(response) for prompt, response in sequences),
-    }
+        mask=torch.arange(int(lengths.max())) < lengths[:, None],
+        targets=torch.tensor([token for _, response in sequences for token in response]),
+        tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
+    )
 
 
 def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], padding_side: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from plo import distributed
 from plo.backbone import sharding
 from plo.backbone.activations import compare_parts, keep_less
 from plo.backbone.attention import PACKED
+from plo.backbone.batch import Batch
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, check_plain, scaled
 from plo.backbone.lora import fuse, lora_config
@@ -278,11 +279,11 @@ class Backbone(nn.Module):
 
     # The forward pass.
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Loss and metrics of a batch (see `plo.backbone.batch.collate`) with the reference's statistics in it.
+    def forward(self, batch: Batch) -> dict[str, Any]:
+        """Compute the loss and the metrics of a batch that has its `ref_logps`.
 
-        Batch, beside what `collate` gives: `ref_logps` (n,) nats, and where the loss needs the reference's
-        distribution `ref_hidden` (n, d) (without it: one pass with the adapters off); `progress`, 0 to 1.
+        A loss that compares with the reference's whole distribution reads `ref_hidden`; without it the reference makes
+        one more pass.
 
         Returns:
             sums: (terms,) weighted sum of each term of the loss over its pairs or tokens, with gradient;
@@ -299,16 +300,16 @@ class Backbone(nn.Module):
             "metrics": terms.metrics | always_logged(pairs, self.head_dtype),
         }
 
-    def count(self, batch: dict[str, Any]) -> list[int]:
+    def count(self, batch: Batch) -> list[int]:
         """How many pairs or tokens each term of the loss averages over, without a forward pass."""
-        columns = {name: values.to(self.device) for name, values in batch["columns"].items()}
-        return count(self.loss, batch["mask"].to(self.device), columns, self.hidden_size)
+        columns = {name: values.to(self.device) for name, values in batch.columns.items()}
+        return count(self.loss, batch.mask.to(self.device), columns, self.hidden_size)
 
-    def measure(self, batch: dict[str, Any], names: tuple[str, ...], *, hidden: bool = False) -> dict[str, Tensor]:
+    def measure(self, batch: Batch, names: tuple[str, ...], *, hidden: bool = False) -> dict[str, Tensor]:
         """Statistics (n,) of a batch without gradient; with `hidden`, the final hidden states (n, d) too."""
         if self._as_reference and self._other:
             return self._other[0].measure(batch, names, hidden=hidden)
-        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        batch = batch.to(self.device)
         with self.evaluating():
             states = self._hidden(batch)
             statistics = self._statistics(batch, names, states)
@@ -334,28 +335,27 @@ class Backbone(nn.Module):
         """dtype in which hidden states enter the LM head, hence in which they are stored without loss."""
         return self.compute_dtype or self.causal_lm.get_output_embeddings().weight.dtype
 
-    def _pairs(self, batch: dict[str, Any], needs: tuple[str, ...]) -> Pairs:
+    def _pairs(self, batch: Batch, needs: tuple[str, ...]) -> Pairs:
         asked = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
         with self._autocast():
             hidden = self._hidden(batch)
             statistics = self._statistics(batch, ("logps", *asked), hidden)
-        statistics["ref_logps"] = batch["ref_logps"].to(statistics["logps"])
+        statistics["ref_logps"] = batch.ref_logps.to(statistics["logps"])
         if "hidden" in needs:
             statistics["hidden"] = hidden.detach()
         if "weights" in needs:
-            statistics["weights"] = batch["weights"].to(statistics["logps"])
-        mask = batch["mask"]
+            statistics["weights"] = batch.token_weights.to(statistics["logps"])
         return as_pairs(
-            {name: scatter(values, mask) for name, values in statistics.items()},
-            mask,
-            columns=batch.get("columns"),
-            progress=batch.get("progress", 0.0),
+            {name: scatter(values, batch.mask) for name, values in statistics.items()},
+            batch.mask,
+            columns=batch.columns,
+            progress=batch.progress,
         )
 
-    def _statistics(self, batch: dict[str, Any], names: tuple[str, ...], hidden: Tensor) -> dict[str, Tensor]:
+    def _statistics(self, batch: Batch, names: tuple[str, ...], hidden: Tensor) -> dict[str, Tensor]:
         ref_hidden = None
         if needs_reference(names):
-            ref_hidden = batch.get("ref_hidden")
+            ref_hidden = batch.ref_hidden
             if ref_hidden is None:
                 with self.evaluating(), self.reference():
                     ref_hidden = self._hidden(batch)
@@ -364,7 +364,7 @@ class Backbone(nn.Module):
         return token_statistics(
             names,
             hidden,
-            batch["targets"],
+            batch.targets,
             self._head,
             ref_hidden,
             ref_head,
@@ -373,18 +373,18 @@ class Backbone(nn.Module):
             kept=self.kept_logits,
         )
 
-    def _hidden(self, batch: dict[str, Any]) -> Tensor:
+    def _hidden(self, batch: Batch) -> Tensor:
         """(n, d) final hidden states at the positions that predict the response tokens."""
         if self._as_reference and self._other:
             return self._other[0].measure(batch, (), hidden=True)["hidden"]
-        with self._with_attention(PACKED if batch["attention_mask"].dim() == 4 else self.attention):
+        with self._with_attention(PACKED if batch.packed else self.attention):
             states = self.causal_lm.base_model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                position_ids=batch["position_ids"],
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
                 use_cache=False,
             ).last_hidden_state
-        return states.flatten(0, 1)[batch["positions"]]
+        return states.flatten(0, 1)[batch.positions]
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self._scaled(self.causal_lm.get_output_embeddings()(hidden))

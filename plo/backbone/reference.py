@@ -6,7 +6,7 @@ weights, token ids (hence truncation and template), dtype, attention, and this m
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plo import caches, distributed, store
 from plo.backbone import sharding
-from plo.backbone.batch import collate
+from plo.backbone.batch import Batch, collate
 from plo.backbone.model import Backbone
 from plo.data import Pair
 from plo.identity import sha256
@@ -38,13 +38,17 @@ class Reference:
     logps: Sequence[tuple[Tensor, Tensor]]
     hidden: Sequence[tuple[Callable[[], Tensor], Callable[[], Tensor]]] | None
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """`ref_logps` (n,) and `ref_hidden` (n, d) in the order of `plo.backbone.batch.collate`: chosen, rejected."""
+    def statistics(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return `ref_logps` (n,) and, if stored, `ref_hidden` (n, d) of the pairs at `indices`, in a `Batch`'s order."""
         sides = [(i, side) for side in (0, 1) for i in indices]
-        batch = {"ref_logps": torch.cat([self.logps[i][side] for i, side in sides])}
+        statistics = {"ref_logps": torch.cat([self.logps[i][side] for i, side in sides])}
         if self.hidden is not None:
-            batch["ref_hidden"] = torch.cat([self.hidden[i][side]() for i, side in sides])
-        return batch
+            statistics["ref_hidden"] = torch.cat([self.hidden[i][side]() for i, side in sides])
+        return statistics
+
+    def added_to(self, batch: Batch, indices: Sequence[int]) -> Batch:
+        """Return a batch of the pairs at `indices` with their reference's statistics."""
+        return replace(batch, **self.statistics(indices))
 
 
 class ReferenceStore:

@@ -8,9 +8,9 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -21,7 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from plo import distributed, interrupt, store
 from plo.backbone import sharding
-from plo.backbone.batch import collate
+from plo.backbone.batch import Batch, collate
 from plo.backbone.clipping import clip
 from plo.backbone.head import ModelError
 from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
@@ -36,7 +36,24 @@ from plo.errors import PloError
 from plo.margins import without_rounding
 
 TRAINED = "trained.safetensors"
+MICRO = "micro_batch"  # key in the dictionary of inputs, which transformers requires
 SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack want the rest
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The pairs of one forward pass of an optimiser step.
+
+    Attributes:
+        rows: indices of its pairs in the training data.
+        counts: per term of the loss, number of pairs or tokens that it averages over.
+        filler: whether it counts for nothing, because its process has no pairs left.
+    """
+
+    batch: Batch
+    rows: tuple[int, ...]
+    counts: list[int]
+    filler: bool
 
 
 class NonFiniteLoss(PloError, RuntimeError):
@@ -165,20 +182,34 @@ class PreferenceTrainer(Trainer):
             data_seed=self.args.data_seed,
         )
 
-    def _share(self, step: Sequence[int]) -> list[dict[str, Any]]:
-        """This process's micro-batches of an optimiser step's pairs. Where none is left for it, a row that counts for
-        nothing: the process still has to take part in what all do together."""
+    def _share(self, step: Sequence[int]) -> list["MicroBatch"]:
+        """Return this process's micro-batches of an optimiser step's pairs.
+
+        A process for which no pair is left gets a filler: it has to take part in what all processes do together.
+        """
         micro = -(-len(step) // (self.args.per_device_train_batch_size * distributed.processes()))
         sizes = [tokens_of(self.pairs[i], self._unwrapped.packed) for i in step]
         parts = arrange(step, sizes, micro * distributed.processes(), alike=not self._unwrapped.packed)
         mine = parts[distributed.rank() * micro : (distributed.rank() + 1) * micro]
-        return [self._batch(rows or step[:1]) | {"weight": float(bool(rows))} for rows in mine]
+        return [self._micro_batch(rows or step[:1], filler=not rows) for rows in mine]
 
-    def _batch(self, rows: Sequence[int]) -> dict[str, Any]:
+    def _micro_batch(self, rows: Sequence[int], *, filler: bool) -> "MicroBatch":
+        batch = self._batch(rows)
+        counts = [0 if filler else count for count in self._unwrapped.count(batch)]
+        return MicroBatch(batch, tuple(rows), counts, filler)
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
         batch = collate([self.pairs[i] for i in rows], self.columns, packed=self._unwrapped.packed)
         if "weights" in self._unwrapped.loss.needs:
-            batch["weights"] = torch.cat([self.weights[i][side] for side in (0, 1) for i in rows])
-        return batch | self.reference.batch(rows) | {"indices": torch.tensor(rows)}
+            weights = torch.cat([self.weights[i][side] for side in (0, 1) for i in rows])
+            batch = replace(batch, token_weights=weights)
+        return self.reference.added_to(batch, rows)
+
+    def _with_ref_hidden(self, batch: Batch) -> Batch:
+        """Return the batch with the reference's hidden states if the loss needs them, computed if they are not stored."""
+        if not self._whole_reference or batch.ref_hidden is not None:
+            return batch
+        return replace(batch, ref_hidden=_ref_hidden(self._unwrapped, batch))
 
     def _wants_checkpointing(self, setting: str) -> bool:
         """Layers are computed twice only where what they keep for the backward pass would not fit.
@@ -204,10 +235,8 @@ class PreferenceTrainer(Trainer):
         return activations > SHARE_OF_FREE_MEMORY * (free / here - state)
 
     def _saved_bytes(self, rows: Sequence[int]) -> int:
-        batch = self._prepare_inputs(self._batch(rows))
-        if self._whole_reference and "ref_hidden" not in batch:
-            batch["ref_hidden"] = _ref_hidden(self._unwrapped, batch)
         backbone = self._unwrapped
+        batch = self._with_ref_hidden(self._batch(rows).to(backbone.device))
         kept, backbone.kept_logits = backbone.kept_logits, 0
         try:
             with torch.random.fork_rng():  # LoRA's dropout draws here too
@@ -224,37 +253,34 @@ class PreferenceTrainer(Trainer):
         step = [index for indices in islice(epoch_iterator, num_batches) for index in indices]
         if not step:
             return [], None
-        batches = self._share(step)
-        for batch in batches:
-            batch["counts"] = self._unwrapped.count(batch)
-        counts = [[batch["weight"] * count for count in batch["counts"]] for batch in batches]
-        counts = torch.tensor(counts, dtype=torch.float64, device=device).sum(0)
-        return batches, self.accelerator.reduce(counts, "sum")
+        share = self._share(step)
+        counts = torch.tensor([micro.counts for micro in share], dtype=torch.float64, device=device).sum(0)
+        return [{MICRO: micro} for micro in share], self.accelerator.reduce(counts, "sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over this micro-batch divided by the count of the whole step, times the devices (DDP averages)."""
-        if self._whole_reference and "ref_hidden" not in inputs:  # beyond the store's budget
-            inputs["ref_hidden"] = _ref_hidden(self._unwrapped, inputs)
-        inputs["progress"] = self.state.global_step / max(1, self.state.max_steps)
-        out = model(inputs)
-        check_counts(self._unwrapped.loss, out["counts"], inputs["counts"])
-        terms = inputs["weight"] * out["sums"] / num_items_in_batch.to(out["sums"])
+        micro: MicroBatch = inputs[MICRO]
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        out = model(replace(self._with_ref_hidden(micro.batch.to(self.args.device)), progress=progress))
+        if not micro.filler:
+            check_counts(self._unwrapped.loss, out["counts"], micro.counts)
+        terms = (0.0 if micro.filler else 1.0) * out["sums"] / num_items_in_batch.to(out["sums"])
         loss = terms.sum() * distributed.processes()
         if not torch.isfinite(loss):
-            self._bad += self._non_finite(inputs["indices"], out["finite"])
+            self._bad += self._non_finite(micro.rows, out["finite"])
         if len(terms) > 1:
             for (_, term), value in zip(self._unwrapped.loss.terms, terms.tolist(), strict=True):
                 self._terms[f"loss/{term.name}"] += value
-        if inputs["weight"]:
+        if not micro.filler:
             for name, values in out["metrics"].items():
                 self._sums[name] += values.double().sum().item()
-            self._pairs += len(inputs["indices"])
-            self._tokens += inputs["tokens"]
+            self._pairs += len(micro.rows)
+            self._tokens += micro.batch.tokens
         return (loss, out) if return_outputs else loss
 
-    def _non_finite(self, indices: torch.Tensor, finite: torch.Tensor) -> list[str]:
-        bad = [self.pairs[i].where for i, good in zip(indices.tolist(), finite.tolist(), strict=True) if not good]
-        return bad or [self.pairs[i].where for i in indices.tolist()]
+    def _non_finite(self, rows: Sequence[int], finite: torch.Tensor) -> list[str]:
+        bad = [self.pairs[i].where for i, good in zip(rows, finite.tolist(), strict=True) if not good]
+        return bad or [self.pairs[i].where for i in rows]
 
     def _stop_at_non_finite(self) -> None:
         """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
@@ -415,12 +441,12 @@ def _added(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(of_process.get(name, 0.0) for of_process in sums) for name in {n: 0 for s in sums for n in s}}
 
 
-def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> dict[str, Any]:
-    batch = collate(pairs, packed=backbone.packed) | reference.batch(range(len(pairs)))
-    return batch if "ref_hidden" in batch else batch | {"ref_hidden": _ref_hidden(backbone, batch)}
+def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> Batch:
+    batch = reference.added_to(collate(pairs, packed=backbone.packed), range(len(pairs)))
+    return batch if batch.ref_hidden is not None else replace(batch, ref_hidden=_ref_hidden(backbone, batch))
 
 
-def _ref_hidden(backbone: Backbone, batch: dict[str, Any]) -> torch.Tensor:
+def _ref_hidden(backbone: Backbone, batch: Batch) -> torch.Tensor:
     with backbone.reference():
         return backbone.measure(batch, (), hidden=True)["hidden"]
 

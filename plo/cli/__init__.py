@@ -3,8 +3,11 @@
 Heavy imports stand inside the commands, so that `plo --help` answers at once.
 """
 
+from typing import Annotated
+
 import typer
 
+from plo import __version__
 from plo.cli import demo, evaluation, lists, reports, runs
 from plo.cli.shared import add
 
@@ -14,16 +17,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"plo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 add(app, demo.demo)
-add(app, lists.losses)
-add(app, lists.generators)
+add(app, lists.list_registered, "list")
 add(app, reports.docs)
 add(app, runs.verify)
-add(app, lists.scorers)
 add(app, runs.scores)
 add(app, runs.compare)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
-add(app, lists.evaluations)
-add(app, lists.judges)
 add(app, reports.leaderboard)
+for kind in ("losses", "scorers", "generators", "evaluations", "judges"):
+    add(app, lists.old_name(kind), kind, hidden=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plo.cli.complete import complete_names
 from plo.cli.overrides import split
 from plo.cli.shared import Json, Plugins, can_ask, console, load_plugins, log, progress_console, silence_libraries
 from plo.terminal import say
@@ -23,11 +24,18 @@ def evaluate(
         list[str],
         typer.Argument(metavar="[EVALUATION.OPTION=VALUE]...", help="hh.prompts=100, alpaca_eval.data=FOLDER, ..."),
     ] = [],  # noqa: B006
-    suite: Annotated[str, typer.Option(help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.")] = "",
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.",
+            autocompletion=complete_names("evaluations"),
+        ),
+    ] = "",
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Judge of the answers: openai:MODEL@URL (without @URL the default provider; options as openai:MODEL(price_in=2)), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+            help="Judge of the answers: openai:MODEL@URL (without @URL the default provider; options as openai:MODEL(price_in=2)), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
+            autocompletion=complete_names("judges"),
         ),
     ] = None,
     judge_calls: Annotated[
@@ -96,7 +104,8 @@ def judge_check(
     judge: Annotated[
         str,
         typer.Argument(
-            help="The judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+            help="The judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
+            autocompletion=complete_names("judges"),
         ),
     ],
     pairs: Annotated[

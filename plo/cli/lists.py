@@ -1,95 +1,98 @@
-"""Lists of what is registered: losses, generators, token scorers, evaluations, judges."""
+"""Lists of what is registered: `list`, and `losses`, `scorers`, ... as its old names."""
 
 import inspect
-import json
 import os
-from typing import Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
-from rich.cells import cell_len
-from rich.table import Table
+import typer
 
-from plo.cli.shared import Json, Plugins, console, load_plugins
-from plo.terminal import line, say
+from plo.cli.complete import complete_names
+from plo.cli.shared import Json, Plugins, load_plugins
+from plo.cli.tables import print_rows
 
-WIDEST = 32  # characters of a name or a default on one line: both, and what stands beside them, fit in 80
+KINDS = {  # kind: heading of its names, the registry, and its columns between names and defaults
+    "losses": ("loss", "plo.losses:LOSSES", ("recipe", "needs", "level", "paper")),
+    "scorers": ("scorer", "plo.scorers:SCORERS", ("trains", "reads", "paper")),
+    "generators": ("generator", "plo.losses:GENERATORS", ("paper",)),
+    "evaluations": ("evaluation", "plo.evals:EVALUATIONS", ("level",)),
+    "judges": ("judge", "plo.evals.judges:JUDGES", ()),
+    "sources": ("source", "plo.data:SOURCES", ("gold",)),
+}
+Kind = Literal["losses", "scorers", "generators", "evaluations", "judges", "sources"]
 
 
-def losses(plugin: Plugins = [], as_json: Json = False):  # noqa: B006  (typer reads the default, nobody changes it)
-    """List every registered loss: what it needs, its hyper-parameters, its paper, where it is defined.
+def list_registered(
+    kind: Annotated[
+        Kind, typer.Argument(metavar="KIND", help="losses, scorers, generators, evaluations, judges or sources.")
+    ],
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PATTERN]", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
+        ),
+    ] = "*",
+    plugin: Plugins = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    as_json: Json = False,
+):
+    """List what is registered under each name, with what it needs, its options, its paper and where it is defined.
 
-    Recipes, which are a loss with a token scorer, stand apart.
+    Examples:
+        plo list losses '*dpo*'
+        plo list evaluations --json
     """
-    from plo.losses import LOSSES
-    from plo.scorers import SCORERS
-
     load_plugins(plugin)
-    rows = []
-    for entry in LOSSES:
-        loss, scorer = entry.facts.recipe or ("", "")
-        rows.append(
-            {
-                "name": entry.name,
-                "aliases": LOSSES.aliases(entry.name),
-                "recipe": f"{loss} + {scorer}" if loss else "",
-                "needs": _needs(entry),
-                "level": entry.facts.level,
-                "paper": entry.facts.paper,
-                "defaults": _defaults(entry),
-                "origin": SCORERS[scorer].origin if scorer else entry.origin,
-            }
-        )
+    heading, place, columns = KINDS[kind]
+    module, _, attribute = place.partition(":")
+    registry = getattr(import_module(module), attribute)
+    found = registry.names(pattern) or [registry[pattern].name]  # the look-up raises, and suggests near names
+    rows = [_row(registry, registry[name], columns) for name in found]
     if as_json:
-        return _show(rows, as_json, "loss")
-    _show([{k: v for k, v in row.items() if k != "recipe"} for row in rows if not row["recipe"]], False, "loss")
-    if recipes := [{k: v for k, v in row.items() if k not in ("needs", "level")} for row in rows if row["recipe"]]:
-        say(console, "\nRecipes: a loss whose token weights a scorer makes.\n")
-        _show(recipes, False, "loss")
+        return print_rows(rows, as_json=True)
+    recipes = [row for row in rows if row.get("recipe")]
+    if plain := [row for row in rows if not row.get("recipe")]:
+        print_rows([_cells(row, heading, leave_out=("recipe",)) for row in plain])
+    if recipes:
+        print_rows(
+            [_cells(row, heading, leave_out=("needs", "level")) for row in recipes],
+            title="Recipes: a loss whose token weights a scorer makes.",
+        )
 
 
-def generators(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
-    """List every registered Bregman generator, for the losses that take one."""
-    from plo.losses import GENERATORS
+def old_name(kind: Kind) -> Callable[..., None]:
+    """Make the command that lists one kind, such as `plo losses`."""
 
-    load_plugins(plugin)
-    rows = [{"name": e.name, "paper": e.facts.paper, "defaults": _defaults(e), "origin": e.origin} for e in GENERATORS]
-    _show(rows, as_json, "generator")
+    def command(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
+        list_registered(kind, "*", plugin, as_json)
 
-
-def scorers(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
-    """List every registered token scorer: what is trained first for it, what else it reads, its hyper-parameters."""
-    from plo.scorers import SCORERS
-
-    load_plugins(plugin)
-    rows = [
-        {
-            "name": entry.name,
-            "trains": _stages(entry),
-            "reads": [*entry.facts.reads, *(["seed"] if entry.facts.seeded else [])],
-            "paper": entry.facts.paper,
-            "defaults": _defaults(entry),
-            "origin": entry.origin,
-        }
-        for entry in SCORERS
-    ]
-    _show(rows, as_json, "scorer")
+    command.__doc__ = f"List the registered {kind}; the same as `plo list {kind}`.\n\nExamples:\n    plo list {kind}"
+    return command
 
 
-def evaluations(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
-    """List every registered evaluation: of samples at every point of training, or of a model (`plo eval`), with its options."""
-    from plo.evals import EVALUATIONS
+def _row(registry, entry, columns: tuple[str, ...]) -> dict[str, Any]:
+    """Describe a registered entry: {column: value}."""
+    own = {name: COLUMNS[name](entry) if name in COLUMNS else getattr(entry.facts, name) for name in columns}
+    return {
+        "name": entry.name,
+        "aliases": registry.aliases(entry.name),
+        **own,
+        "defaults": _defaults(entry),
+        "origin": _origin(entry),
+    }
 
-    load_plugins(plugin)
-    rows = [{"name": e.name, "level": e.facts.level, "defaults": _defaults(e), "origin": e.origin} for e in EVALUATIONS]
-    _show(rows, as_json, "evaluation")
+
+def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dict[str, str]:
+    """Format a row for the table: {heading: text}, an item a line."""
+    origin = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
+    defaults = "\n".join(f"{key}={value}" for key, value in row["defaults"].items())
+    cells = {heading: "\n= ".join([row["name"], *row["aliases"]]), **row, "defaults": defaults, "origin": origin}
+    texts = {key: "\n".join(value) if isinstance(value, list) else str(value or "") for key, value in cells.items()}
+    return {key: text or "-" for key, text in texts.items() if key not in ("name", "aliases", *leave_out)}
 
 
-def judges(plugin: Plugins = [], as_json: Json = False):  # noqa: B006
-    """List every kind of judge with its options."""
-    from plo.evals.judges import JUDGES
-
-    load_plugins(plugin)
-    rows = [{"name": e.name, "defaults": _defaults(e), "origin": e.origin} for e in JUDGES]
-    _show(rows, as_json, "judge")
+def _recipe(entry) -> str:
+    return " + ".join(entry.facts.recipe or ())
 
 
 def _needs(entry) -> list[str]:
@@ -101,8 +104,8 @@ def _needs(entry) -> list[str]:
     return list(get_loss(entry.name).needs)
 
 
-def _stages(entry) -> list[str]:
-    """What is trained before the scorer can score, with its default hyper-parameters."""
+def _trains(entry) -> list[str]:
+    """List what is trained before the scorer can score, with its default hyper-parameters."""
     from plo.losses import get_loss
     from plo.scorers import get_scorer
 
@@ -112,6 +115,10 @@ def _stages(entry) -> list[str]:
     ]
 
 
+def _reads(entry) -> list[str]:
+    return [*entry.facts.reads, *(["seed"] if entry.facts.seeded else [])]
+
+
 def _defaults(entry) -> dict[str, Any]:
     from plo.registry import hyper_parameters
 
@@ -119,28 +126,13 @@ def _defaults(entry) -> dict[str, Any]:
     return {n: None if p.default is inspect.Parameter.empty else p.default for n, p in parameters.items()}
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, what: str) -> None:
-    if as_json:
-        print(json.dumps(rows, indent=2, default=str))
-        return
-    shown = [_cells(row) for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in shown[0]:
-        heading = what if key == "name" else key
-        # In a narrow window the other columns fold first; what does not fit even then folds too, and is never cut.
-        widest = max(cell_len(line) for cells in shown for line in [heading, *cells[key].split("\n")])
-        width = min(widest, WIDEST) if key in ("name", "defaults") else None
-        table.add_column(heading, width=width, overflow="fold")
-    for cells in shown:
-        table.add_row(*map(line, cells.values()))
-    console.print(table)
+def _origin(entry) -> str:
+    """Return where an entry is defined; of a recipe, where its scorer is."""
+    if not getattr(entry.facts, "recipe", None):
+        return entry.origin
+    from plo.scorers import SCORERS
+
+    return SCORERS[entry.facts.recipe[1]].origin
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """What the table shows of a row: {column: text}, an item a line."""
-    name = "\n= ".join([row["name"], *row.get("aliases", [])])
-    defaults = "\n".join(f"{key}={value}" for key, value in row["defaults"].items())
-    origin = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
-    lists = {key: "\n".join(row[key]) or "-" for key in ("needs", "trains", "reads") if key in row}
-    cells = {**row, **lists, "name": name, "defaults": defaults, "origin": origin}
-    return {key: str(value) for key, value in cells.items() if key != "aliases"}
+COLUMNS = {"recipe": _recipe, "needs": _needs, "trains": _trains, "reads": _reads}

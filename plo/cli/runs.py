@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from plo.cli.complete import complete_names
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
 from plo.cli.shared import Json, Plugins, console, load_plugins, log, progress_console, silence_libraries
 
@@ -12,11 +13,17 @@ from plo.cli.shared import Json, Plugins, console, load_plugins, log, progress_c
 def verify(
     loss: Annotated[
         str | None,
-        typer.Argument(help='A loss, "dpo", "bpo(lam=0.5)", or one of a file, "my_loss.py:my_loss(beta=0.2)".'),
+        typer.Argument(
+            help='A loss, "dpo", "bpo(lam=0.5)", or one of a file, "my_loss.py:my_loss(beta=0.2)".',
+            autocompletion=complete_names("losses"),
+        ),
     ] = None,
     generator: Annotated[
         str | None,
-        typer.Option(help='A Bregman generator, "kliep", "sba(lam=0.5)", "my_h.py:my_h"; for LOSS, or by itself.'),
+        typer.Option(
+            help='A Bregman generator, "kliep", "sba(lam=0.5)", "my_h.py:my_h"; for LOSS, or by itself.',
+            autocompletion=complete_names("generators"),
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every registered loss, as a matrix.")] = False,
     plugin: Plugins = [],  # noqa: B006
@@ -49,7 +56,10 @@ def verify(
 
 
 def scores(
-    scorer: Annotated[str, typer.Argument(help='A token scorer, "position_decay(gamma=0.9)".')],
+    scorer: Annotated[
+        str,
+        typer.Argument(help='A token scorer, "position_decay(gamma=0.9)".', autocompletion=complete_names("scorers")),
+    ],
     arguments: Annotated[
         list[str],
         typer.Argument(
@@ -97,7 +107,12 @@ def compare(
             "its losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
         ),
     ] = [],  # noqa: B006
-    loss: Annotated[list[str], typer.Option(help='A loss, "dpo", "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.')] = [],  # noqa: B006
+    loss: Annotated[
+        list[str],
+        typer.Option(
+            help='A loss, "dpo", "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.', autocompletion=complete_names("losses")
+        ),
+    ] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="A seed; repeatable.")] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', a local folder, or a hub name.")] = None,

@@ -38,7 +38,7 @@ class Row:
 
     Args:
         columns: the numeric columns that came with the row, finite values only.
-        where: the place in the source, "file.jsonl:17" (line) or "name[train][17]" (index).
+        where: the place in the source, `file.jsonl:17` (line) or `name[train][17]` (index).
         split: "train" or "eval" where the source fixes it.
         system: the system message that a plain prompt begins with, for `to_chat`; "" where there is none.
     """

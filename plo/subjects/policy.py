@@ -153,9 +153,9 @@ def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Refe
     found: list[float] = []
     for start in range(0, len(pairs), PASS_PAIRS):
         indices = range(start, min(start + PASS_PAIRS, len(pairs)))
-        batch = collate([pairs[i] for i in indices], packed=backbone.packed)
-        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - reference.batch(indices)["ref_logps"]
-        totals = [part.sum().item() for part in ratios.split(batch["mask"].sum(-1).tolist())]
+        batch = reference.added_to(collate([pairs[i] for i in indices], packed=backbone.packed), indices)
+        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - batch.ref_logps
+        totals = [part.sum().item() for part in ratios.split(batch.lengths)]
         half = len(indices)
         found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
     tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])

@@ -1,7 +1,7 @@
 """Continuations of held-out prompts, and what policy and reference say of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -188,7 +188,7 @@ def _score(
             continue
         with backbone.reference():
             theirs = backbone.measure(batch, ("logps",), hidden=True)
-        policy = backbone.measure(batch | {"ref_hidden": theirs["hidden"]}, ("kl_pi_ref", "entropy"))
+        policy = backbone.measure(replace(batch, ref_hidden=theirs["hidden"]), ("kl_pi_ref", "entropy"))
         columns = (theirs["logps"], policy["kl_pi_ref"], policy["entropy"])
         for n, logps, kl, entropy in zip(numbers, *(c.cpu().double().split(lengths) for c in columns), strict=True):
             scores[n] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}

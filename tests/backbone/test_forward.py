@@ -1,5 +1,7 @@
 """The forward pass against `model(...).logits`, whatever family, padding or order of the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -89,7 +91,7 @@ def test_padding_side_and_order_of_pairs_change_nothing(name, peft, tiny_llama, 
         batch = collate([pairs[i] for i in order], padding_side=side)
         with backbone.reference():
             reference = backbone.measure(batch, ("logps",), hidden=True)
-        out = backbone(batch | {"ref_logps": reference["logps"], "ref_hidden": reference["hidden"]})
+        out = backbone(replace(batch, ref_logps=reference["logps"], ref_hidden=reference["hidden"]))
         out["sums"].sum().backward()
         return out["sums"].detach(), {n: p.grad for n, p in backbone.trained().items()}
 
@@ -110,9 +112,9 @@ def test_online_reference_equals_a_given_one(tiny_llama, tiny_pairs):
         batch = collate(tiny_pairs(3))
         with backbone.reference():
             reference = backbone.measure(batch, ("logps",), hidden=True)
-        batch["ref_logps"] = reference["logps"]
+        batch = replace(batch, ref_logps=reference["logps"])
         online = backbone(batch)["sums"]
-        given = backbone(batch | {"ref_hidden": reference["hidden"]})["sums"]
+        given = backbone(replace(batch, ref_hidden=reference["hidden"]))["sums"]
         torch.testing.assert_close(online, given, atol=1e-12, rtol=1e-12)
 
 
@@ -126,8 +128,10 @@ def test_an_adapter_on_the_lm_head_is_not_the_references(tiny_llama, tiny_pairs)
 
     def log_probs():
         with torch.no_grad():
-            logits = backbone.causal_lm(**{k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}).logits
-        return logits.flatten(0, 1)[batch["positions"]].log_softmax(-1)
+            logits = backbone.causal_lm(
+                **{k: getattr(batch, k) for k in ("input_ids", "attention_mask", "position_ids")}
+            ).logits
+        return logits.flatten(0, 1)[batch.positions].log_softmax(-1)
 
     pi = log_probs()
     with backbone.reference():
@@ -141,7 +145,7 @@ def test_dropout_of_the_model_is_off(tiny_pairs):
     backbone.reset(0, get_loss("tdpo2"))
     backbone.train()
     batch = collate(tiny_pairs(3))
-    batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     assert torch.equal(backbone(batch)["sums"], backbone(batch)["sums"])
 
 
@@ -150,7 +154,7 @@ def test_attention_dropout_of_the_model_is_off(tiny_llama, tiny_pairs):
     backbone.reset(0, get_loss("dpo"))
     backbone.train()
     batch = collate(tiny_pairs(3))
-    batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     assert torch.equal(backbone(batch)["sums"], backbone(batch)["sums"])
 
 

@@ -67,7 +67,7 @@ def test_before_the_first_step_every_pair_is_a_tie(dtype, packed, tiny_llama, ti
             noise = torch.rand(logps.shape, generator=generator, dtype=logps.dtype) - 0.5
             logps *= 1 + 4 * torch.finfo(dtype).eps * noise
     assert torch.equal(log_ratio_margins(backbone, pairs, reference), torch.zeros(24, dtype=torch.float64))
-    batch = collate(pairs, packed=packed) | reference.batch(range(24))
+    batch = reference.added_to(collate(pairs, packed=packed), range(24))
     metrics = backbone(batch)["metrics"]
     assert metrics["margin"].abs().max() > 0
     assert torch.equal(metrics["accuracy"], torch.full_like(metrics["accuracy"], 0.5))

@@ -1,6 +1,7 @@
 """Memory: what a pass keeps is counted, layers are computed twice where it would not fit, and the numbers stay."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_a_weight_is_cast_once_a_step(tiny_llama, tiny_pairs):
     backbone.reset(0, get_loss("dpo"))
     batch = collate(tiny_pairs(3))
     with backbone.reference():
-        batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+        batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     weight = backbone.causal_lm.model.layers[0].mlp.down_proj.weight
 
     def copies():
@@ -126,7 +127,7 @@ def test_a_weight_is_cast_once_in_all_passes_over_the_reference(tiny_llama, tiny
         return casts
 
     assert passes(3) == passes(1) > 0
-    batch["ref_logps"] = torch.zeros(len(batch["targets"]))
+    batch = replace(batch, ref_logps=torch.zeros(len(batch.targets)))
     with backbone.casts_kept():
         backbone(batch)["sums"].sum().backward()  # no cast made without gradient is left
     assert all(p.grad is not None for p in backbone.policy_parameters())
@@ -183,7 +184,7 @@ def test_logits_kept_for_one_pair_and_not_for_two_do_not_upset_the_estimate(
     assert backbone.causal_lm.is_activation_checkpointing  # 64 pairs do not fit into a megabyte
     assert backbone.kept_logits == kept
     backbone.checkpoint_layers(False)
-    batch = collate(pairs[:1], packed=True) | reference.batch([0])
+    batch = reference.added_to(collate(pairs[:1], packed=True), [0])
     with_logits = saved_bytes(backbone, batch)
     backbone.kept_logits = 0
     assert with_logits - saved_bytes(backbone, batch) >= 0.9 * 2 * kept  # in bfloat16, but for some hidden states

@@ -1,5 +1,7 @@
 """Packed pairs give the numbers of padded ones, in every family; what cannot be packed is found out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers as hf
@@ -75,7 +77,7 @@ def value_and_gradient(backbone, pairs, packed):
     with torch.no_grad():
         for parameter in backbone.policy_parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
-    out = backbone(batch | {"ref_logps": reference["logps"], "ref_hidden": reference["hidden"]})
+    out = backbone(replace(batch, ref_logps=reference["logps"], ref_hidden=reference["hidden"]))
     out["sums"].sum().backward()
     gradient = {n: p.grad for n, p in backbone.trained().items() if p.grad is not None}
     backbone.zero_grad()

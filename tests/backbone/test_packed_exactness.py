@@ -1,5 +1,7 @@
 """Packed against padded on the embedded model and real HH pairs, float32 and bfloat16."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -52,7 +54,7 @@ def test_value_and_gradient_in_float32(shared_data):
         with backbone.reference():
             reference = backbone.measure(batch, ("logps",), hidden=True)
         moved(backbone, 0.02)
-        out = backbone(batch | {"ref_logps": reference["logps"], "ref_hidden": reference["hidden"]})
+        out = backbone(replace(batch, ref_logps=reference["logps"], ref_hidden=reference["hidden"]))
         out["sums"].sum().backward()
         got[packed] = out["sums"].item(), {n: p.grad.clone() for n, p in backbone.policy.named_parameters()}
         backbone.zero_grad()
@@ -85,7 +87,7 @@ def margins(backbone, pairs, packed, size):
     out = []
     for start in range(0, len(pairs), size):
         batch = collate(pairs[start : start + size], packed=packed)
-        sums = [t.sum() for t in backbone.measure(batch, ("logps",))["logps"].split(batch["mask"].sum(-1).tolist())]
+        sums = [t.sum() for t in backbone.measure(batch, ("logps",))["logps"].split(batch.lengths)]
         half = len(sums) // 2
         out += [(c - r).item() for c, r in zip(sums[:half], sums[half:], strict=True)]
     return torch.tensor(out, dtype=torch.float64)

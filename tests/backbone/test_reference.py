@@ -17,7 +17,7 @@ def _backbone(model, **config):
 def test_stored_equals_measured(tiny_llama, tiny_pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SHARD_PAIRS", 3)
     backbone, pairs = _backbone(tiny_llama()), tiny_pairs(8)
-    stored = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).batch([6, 1, 4])
+    stored = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).statistics([6, 1, 4])
     measured = backbone.measure(collate([pairs[i] for i in (6, 1, 4)]), ("logps",), hidden=True)
     torch.testing.assert_close(stored["ref_logps"], measured["logps"], atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(stored["ref_hidden"], measured["hidden"], atol=1e-12, rtol=1e-12)
@@ -49,20 +49,20 @@ def test_computed_once_and_again_only_for_what_changed(tiny_llama, tiny_pairs, t
 
 def test_a_torn_file_is_computed_again(tiny_llama, tiny_pairs, tmp_path):
     backbone, pairs = _backbone(tiny_llama()), tiny_pairs(3)
-    before = ReferenceStore(tmp_path).get(backbone, pairs).batch([0, 2])["ref_logps"]
+    before = ReferenceStore(tmp_path).get(backbone, pairs).statistics([0, 2])["ref_logps"]
     [path] = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:20])
-    assert torch.equal(ReferenceStore(tmp_path).get(backbone, pairs).batch([0, 2])["ref_logps"], before)
+    assert torch.equal(ReferenceStore(tmp_path).get(backbone, pairs).statistics([0, 2])["ref_logps"], before)
 
 
 def test_beyond_the_disk_budget_hidden_states_are_left_out(tiny_llama, tiny_pairs, tmp_path):
     got = ReferenceStore(tmp_path, disk_gb=1e-9).get(_backbone(tiny_llama()), tiny_pairs(3), hidden=True)
-    assert got.hidden is None and "ref_hidden" not in got.batch([0])
+    assert got.hidden is None and "ref_hidden" not in got.statistics([0])
 
 
 def _fill(model, pairs, folder, queue):
     torch.set_num_threads(1)
-    queue.put(ReferenceStore(folder).get(_backbone(model), pairs, hidden=True).batch([0, 5])["ref_logps"].tolist())
+    queue.put(ReferenceStore(folder).get(_backbone(model), pairs, hidden=True).statistics([0, 5])["ref_logps"].tolist())
 
 
 def test_processes_that_fill_it_at_once_agree(tiny_llama, tiny_pairs, tmp_path):
@@ -80,11 +80,11 @@ def test_processes_that_fill_it_at_once_agree(tiny_llama, tiny_pairs, tmp_path):
 
 def test_a_damaged_shard_is_computed_again(tiny_llama, tiny_pairs, tmp_path, harm, caplog):
     backbone, pairs = _backbone(tiny_llama()), tiny_pairs(6)
-    whole = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).batch(range(6))
+    whole = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).statistics(range(6))
     whole = {name: values.clone() for name, values in whole.items()}
     [path] = tmp_path.glob("*.safetensors")
     harm(path)
-    again = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).batch(range(6))
+    again = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).statistics(range(6))
     assert all(torch.equal(again[name], values) for name, values in whole.items())
     [line] = caplog.messages
     assert str(path) in line and "damaged" in line and "made again" in line

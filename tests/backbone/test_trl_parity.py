@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_value_and_gradient_on_an_identical_batch(name, loss_type, case, trl_tra
     backbone = Backbone(reference, ModelConfig(peft="full"))
     backbone.reset(0, get_loss(name))
     batch = collate(pairs)
-    batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+    batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     backbone.policy.load_state_dict(policy_weights, strict=False)  # tied weights stand there once
     out = backbone(batch)
     loss = out["sums"].sum() / len(pairs)

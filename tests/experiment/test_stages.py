@@ -231,8 +231,8 @@ def test_the_reference_is_init_or_sft_or_another_model(tiny, tiny_llama, tmp_pat
         bench = trained_bench(tiny(**sft, reference=name))
         bench.backbone.reset(0, get_loss("tdpo1"))
         batch = collate(pairs[:3], packed=bench.backbone.packed)
-        stored = bench.store.get(bench.backbone, pairs, hidden=True).batch(range(3))
-        with_store = bench.backbone.measure(batch | stored, ("kl_ref_pi",))["kl_ref_pi"]
+        stored = bench.store.get(bench.backbone, pairs, hidden=True).added_to(batch, range(3))
+        with_store = bench.backbone.measure(stored, ("kl_ref_pi",))["kl_ref_pi"]
         online = bench.backbone.measure(batch, ("kl_ref_pi",))["kl_ref_pi"]
         torch.testing.assert_close(with_store, online, rtol=1e-4, atol=1e-5)
         assert (online.max() < 1e-5) == (name == "sft")

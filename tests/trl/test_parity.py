@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,7 +161,7 @@ def values(trainer, name):
         for i, row in enumerate(trainer.train_dataset)
     ])  # fmt: skip
     with backbone.reference():
-        batch["ref_logps"] = backbone.measure(batch, ("logps",))["logps"]
+        batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     if trainer.plo_loss.has_parameters:
         backbone.loss.load_state_dict(trainer.plo_loss.state_dict())
     out = backbone(batch)

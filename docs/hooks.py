@@ -1,0 +1,88 @@
+"""Build the pages of the documentation site that come from the code, and redirect links that leave docs/."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+COPIED = {"benchmarks/README.md": "benchmarks.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]*)?\)")
+SOURCE = "---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n```{language}\n{text}\n```\n"
+
+
+def on_config(config):
+    """Fill the navigation of the methods from the pages that `plo docs` wrote."""
+    methods = [path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs/methods").rglob("*.md"))]
+    scorers = [path for path in methods if "/scorers/" in path]
+    others = [path for path in methods if path not in scorers and not path.endswith("README.md")]
+    pages = ["methods/README.md", *({Path(path).stem: path} for path in others)]
+    pages.append({"Token scorers": [{Path(path).stem: path} for path in scorers]})
+    next(entry for entry in config.nav if "Methods" in entry)["Methods"] = pages
+
+
+def on_files(files, config):
+    """Add the pages that are not files of docs/: the command line, the settings, copies, and linked source files."""
+    pages = {page: (ROOT / path).read_text(encoding="utf-8") for path, page in COPIED.items()}
+    linked = [(f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()]
+    linked += [(path, pages[page]) for path, page in COPIED.items()]
+    for path, text in linked:
+        for _, target, _ in LINK.findall(text):
+            found = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+            if (ROOT / found).is_file() and not found.endswith(".md") and not found.startswith("docs/"):
+                language = "python" if found.endswith(".py") else "text"
+                text = (ROOT / found).read_text(encoding="utf-8")
+                pages[f"source/{found}.md"] = SOURCE.format(path=found, language=language, text=text)
+    pages |= {"reference/cli.md": _command_line(), "reference/settings.md": _settings()}
+    for page, text in pages.items():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Redirect the links of a page from files of the repository to pages of the site."""
+    uri = page.file.src_uri
+    path = next((path for path, copy in COPIED.items() if copy == uri), f"docs/{uri}")
+
+    def redirect(match):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[2]))
+        if target == "README.md":
+            new = "index.md"
+        elif target in COPIED:
+            new = COPIED[target]
+        elif target.startswith("docs/"):
+            new = target.removeprefix("docs/")
+        elif (ROOT / target).is_file():
+            new = f"source/{target}.md"
+        else:
+            return match[0]
+        return f"{match[1]}{posixpath.relpath(new, posixpath.dirname(uri))}{match[3] or ''})"
+
+    return markdown if uri.startswith("source/") else LINK.sub(redirect, markdown)
+
+
+def _command_line():
+    from typer import Context
+    from typer.cli import get_docs_for_click
+    from typer.main import get_command
+
+    from plo.cli import app
+
+    command = get_command(app)
+    return get_docs_for_click(obj=command, ctx=Context(command), name="plo", title="Command line")
+
+
+def _settings():
+    from plo.config import Experiment, Section
+
+    def rows(section, prefix=""):
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from rows(field.annotation, f"{prefix}{name}.")
+            else:
+                default = "" if field.is_required() else field.get_default(call_default_factory=True)
+                yield f"| `{prefix}{name}` | `{default}` | {field.description or ''} |"
+
+    head = "# Settings\n\nSettings of an experiment file, and of `plo compare KEY=VALUE`; `plo settings` lists them in a terminal.\n\n"
+    return head + "| setting | default | description |\n| --- | --- | --- |\n" + "\n".join(rows(Experiment)) + "\n"

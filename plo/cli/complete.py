@@ -1,0 +1,43 @@
+"""Completion of names in a shell: those of built-in losses, scorers, evaluations, ... without importing them.
+
+An import of torch takes longer than anybody waits for a completion, so the names are read from the source files.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+REGISTRATIONS = {  # kind: folder of plo, and what stands before a name there
+    "losses": ("losses", r"^@?(?:register_loss|register_recipe|LOSSES\.register|LOSSES\.alias)\(\s*"),
+    "generators": ("losses", r"^@?register_generator\(\s*"),
+    "scorers": ("scorers", r"^@?register_scorer\(\s*"),
+    "evaluations": ("evals", r"^@?register_evaluation\(\s*"),
+    "judges": ("evals/judges", r'^    (?="\w+": "\w+:\w+",$)'),
+    "sources": ("data", r"^@?register_source\(\s*"),
+}
+
+
+def built_in(kind: str) -> list[str]:
+    """Return the names of a kind of plug-in that plo itself registers, in alphabetical order."""
+    folder, before = REGISTRATIONS[kind]
+    name = re.compile(rf'{before}"(\w+)"', re.M)
+    found = {each for path in (ROOT / folder).glob("*.py") for each in name.findall(path.read_text(encoding="utf-8"))}
+    return sorted(found)
+
+
+def complete_names(kind: str) -> Callable[..., list[str]]:
+    """Make a completion of the names of a kind, or of the kind that the parameter `kind` of the command names.
+
+    Of names with commas between them, the last one is completed.
+    """
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        chosen = ctx.params.get(kind, kind)
+        before, comma, start = incomplete.rpartition(",")
+        known = built_in(chosen) if chosen in REGISTRATIONS else []
+        return [f"{before}{comma}{name}" for name in known if name.startswith(start)]
+
+    return complete
