@@ -1,10 +1,8 @@
 """One cell of a comparison: train one loss with one seed, sample and evaluate along the way, record."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,106 +13,16 @@ from plo import distributed, interrupt, store
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
-from plo.config import EvaluationConfig, Experiment
-from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate
+from plo.evals import EvaluationError, describe_metrics, evaluate
+from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
-from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
-from plo.identity import code_identity, settings_identity, sha256
-from plo.losses import Loss
 from plo.margins import wins
-from plo.paths import slug
 from plo.subjects.policy import log_ratio_margins
 from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
-EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A loss (None: the reference itself) and a seed.
-
-    Attributes:
-        key: hash of everything that defines the cell's numbers.
-    """
-
-    loss: Loss | None
-    seed: int
-    key: str
-
-    @property
-    def variant(self) -> str:
-        return self.loss.name if self.loss is not None else "reference"
-
-    @property
-    def name(self) -> str:
-        return f"{self.variant} seed {self.seed}"
-
-    def units(self, experiment: Experiment, pairs: int) -> int:
-        """Units of progress that the cell takes."""
-        if self.loss is None:
-            return EVALUATION_UNITS
-        return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
-
-    def steps(self, experiment: Experiment, pairs: int) -> int:
-        """Optimiser steps that the cell takes."""
-        train = experiment.train
-        if self.loss is None:
-            return 0
-        return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
-
-    def folder(self, root: Path) -> Path:
-        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
-
-
-def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
-    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
-    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
-    plugged = [EVALUATIONS[name].load() for name in bench.suite]
-    if loss is not None:
-        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
-    other = [stage for stage in loss.scorer.stages.values() if stage.model] if loss is not None and loss.scorer else []
-    settings = {
-        "shared": shared_settings(bench),
-        "loss": [loss.name, loss.source] if loss is not None else None,
-        "code": sorted({code_identity(function) for function in plugged}),
-        "seed": seed,
-        **({"stages": [bench.stages.identity(stage) for stage in other]} if other else {}),
-    }
-    return sha256(settings)
-
-
-def shared_settings(bench: Workbench) -> dict[str, Any]:
-    """What all cells of a comparison have in common and what changes their numbers."""
-    experiment = bench.experiment
-    return {
-        "model": [
-            bench.model_identity,
-            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
-        ],
-        "data": bench.data.digest,
-        "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
-        "eval_at": experiment.points,
-        "evaluation": evaluation_settings(bench),
-    }
-
-
-def evaluation_settings(bench: Workbench) -> list[Any]:
-    """What evaluations must share to be compared."""
-    config = bench.experiment.evaluation
-    others = {
-        "batch_size",
-        "judge",
-        "judge_calls",
-        "judge_money",
-    }  # evaluations of a model have runs and keys of their own
-    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, bench.suite]
-
-
-def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
 
 
 def run_cell(

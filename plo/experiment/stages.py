@@ -28,6 +28,7 @@ from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
+from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.scorers import Scores, Stage
@@ -36,7 +37,6 @@ from plo.tracking import ActiveRun, Unrecorded
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
 FOLDERS = caches.CACHES["stages"]
-WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
 
 Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
 
@@ -112,7 +112,7 @@ class Stages:
         loss = get_loss(stage.loss)
         changed = settings_identity(self.model)
         adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
-        settings = settings_identity(self._settings(stage), exclude=WITHOUT_EFFECT)
+        settings = settings_identity(stage_settings(self.train, stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
         code = sorted({code_identity(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
@@ -129,7 +129,7 @@ class Stages:
         """Train the stage's base and keep its weights, if they are not there; record that they are."""
         key = self.key(stage)
         folder = FOLDERS.path(key)
-        params = {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {"stage.steps": self._settings(stage).steps}
+        params = stage_params(self.train, stage)
         with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
             run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
             try:
@@ -162,7 +162,7 @@ class Stages:
             backbone,
             pairs,
             self._reference(stage, backbone, loss, len(pairs)),
-            self._settings(stage),
+            stage_settings(self.train, stage),
             seed=stage.seed,
             folder=folder,
             callbacks=[_Log(run), clock],
@@ -190,16 +190,30 @@ class Stages:
         return Reference(*swapped)
 
     def _pairs(self, stage: Stage) -> Sequence[Pair]:
-        pairs = self.pairs[: max(1, round(stage.share * len(self.pairs)))]
+        pairs = self.pairs[: stage_pairs(stage, len(self.pairs))]
         if not stage.reversed:
             return pairs
         return [replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) for pair in pairs]
 
-    def _settings(self, stage: Stage) -> TrainConfig:
-        changed = {name: value for name, value in stage.train.items() if value is not None}
-        if "epochs" in changed and "steps" not in changed:
-            changed["steps"] = None  # the experiment's would come before the stage's epochs
-        return TrainConfig.of({**self.train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
+
+def stage_settings(train: TrainConfig, stage: Stage) -> TrainConfig:
+    """Return an experiment's settings of training with what a stage changes."""
+    changed = {name: value for name, value in stage.train.items() if value is not None}
+    if "epochs" in changed and "steps" not in changed:
+        changed["steps"] = None  # the experiment's would come before the stage's epochs
+    return TrainConfig.of({**train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
+
+
+def stage_params(train: TrainConfig, stage: Stage) -> dict[str, Any]:
+    """Return the parameters that a stage is recorded with."""
+    return {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {
+        "stage.steps": stage_settings(train, stage).steps
+    }
+
+
+def stage_pairs(stage: Stage, count: int) -> int:
+    """Number of pairs of `count` that a stage is trained on, the first ones."""
+    return max(1, round(stage.share * count))
 
 
 def _numbers(policy: Path) -> dict[str, float]:

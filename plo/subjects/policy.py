@@ -74,7 +74,8 @@ class Policy:
         asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
         settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
         config = self.config.model_copy(update=settings)
-        how = [VERSION, self.identity, self.seed, settings, config.batch_size, eos_ids(self.backbone, self.tokenizer)]
+        ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
+        how = [VERSION, self.identity, self.seed, settings, config.batch_size, ends]
         key = sha256([how, [prompt.ids for prompt in asked]])
         folder = caches.CACHES["outputs"].path(key)
         caches.hold(folder)

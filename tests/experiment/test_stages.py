@@ -17,7 +17,7 @@ from plo.backbone.batch import collate
 from plo.backbone.head import ModelError
 from plo.config import ConfigError
 from plo.experiment import scores
-from plo.experiment.cell import cell_key
+from plo.experiment.keys import cell_key
 from plo.experiment.matrix import compare
 from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
