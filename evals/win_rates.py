@@ -11,10 +11,10 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
-from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.findings import Findings
 from plo.evals.judges import JudgeSession
 from plo.evals.prompts import PromptSet, load_prompts
+from plo.evals.registry import EvaluationError, register_evaluation
 from plo.subjects import Subject, SubjectError
 
 Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
@@ -33,7 +33,14 @@ _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
 
 
-@register_evaluation("hh", level="model", higher_is_better=DIRECTIONS)
+@register_evaluation(
+    "hh",
+    level="model",
+    main_score="win_rate_chosen",
+    higher_is_better=DIRECTIONS,
+    license="MIT",
+    citation="Bai et al. 2022, arXiv:2204.05862",
+)
 def hh(
     subject: Subject,
     judging: JudgeSession,
@@ -54,7 +61,13 @@ def hh(
     return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, end, **settings)
 
 
-@register_evaluation("tldr", level="model", higher_is_better=DIRECTIONS)
+@register_evaluation(
+    "tldr",
+    level="model",
+    main_score="win_rate_chosen",
+    higher_is_better=DIRECTIONS,
+    citation="Stiennon et al. 2020, arXiv:2009.01325",
+)
 def tldr(
     subject: Subject,
     judging: JudgeSession,

@@ -1,23 +1,30 @@
-"""What may stand in one table, and what must be said of it."""
+"""Check that runs may share a table, and write the notes under it."""
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from plo.errors import PloError
 from plo.tracking import RecordedCell
+
+if TYPE_CHECKING:
+    from plo.leaderboards.board import Row
 
 COMPARABLE = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation settings"}
 
 
 class LeaderboardError(PloError, ValueError):
-    """These runs cannot stand in one table. The message says which differ in what, and how to select."""
+    """These runs cannot share a table. The message names what differs between which runs, and how to select."""
 
 
-def comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
-    """What all cells share; refuses to mix what may not be compared."""
+def check_comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
+    """Return the digests of data, model and evaluation settings that all cells share.
+
+    Raises:
+        LeaderboardError: the cells differ in one of them.
+    """
     shared = {}
     for tag, what in COMPARABLE.items():
         groups = defaultdict(list)
@@ -29,7 +36,7 @@ def comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
                 names = defaultdict(list)
                 for cell in members:
                     names[f"{cell.comparison} ({cell.comparison_key[:12]})"].append(cell.name)
-                where = "; ".join(f"{comparison}: {_few(cells)}" for comparison, cells in names.items())
+                where = "; ".join(f"{comparison}: {_shorten(cells)}" for comparison, cells in names.items())
                 lines.append(f"  {what} {value[:16]}: {where}")
             raise LeaderboardError(
                 f"These runs differ in their {what}, so their numbers do not compare:\n" + "\n".join(lines) +
@@ -39,15 +46,16 @@ def comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
     return shared
 
 
-def incomplete(cells: Sequence[RecordedCell], rows: Sequence[Any], missing: list[str]) -> list[str]:
-    """Cells that did not finish or never started, and seeds that a row lacks."""
+def incomplete_notes(cells: Sequence[RecordedCell], rows: Iterable["Row"], missing: Iterable[str]) -> list[str]:
+    """Return notes on cells that did not finish or never started, and on seeds that a row lacks."""
+    rows = list(rows)
     notes = [
         f"{cell.name} ({cell.comparison}) did not finish: {cell.status}"
         + (f", {cell.tags['plo.error']}" if "plo.error" in cell.tags else "") + f" (run {cell.run_id})."
         for cell in cells if cell.status != "FINISHED"
     ]  # fmt: skip
     notes += [f"{name} was planned and never started." for name in missing]
-    seeds = sorted({seed for row in rows for seed in row.runs}, key=natural)
+    seeds = sorted({seed for row in rows for seed in row.runs}, key=natural_key)
     for row in rows:
         lacking = [seed for seed in seeds if seed not in row.runs]
         if row.runs and lacking and row.loss != "reference":
@@ -55,36 +63,36 @@ def incomplete(cells: Sequence[RecordedCell], rows: Sequence[Any], missing: list
     return notes
 
 
-def commits(cells: Sequence[RecordedCell]) -> list[str]:
-    """That the runs were not all made with the same code."""
+def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
+    """Return a note that lists the commits, if the runs were made with different code."""
     parts = {cell.tags.get("plo.git", "none").partition("+") for cell in cells}
     found = sorted(commit[:12] + plus + dirty for commit, plus, dirty in parts)
     return [f"The runs were made at different commits: {', '.join(found)}."] if len(found) > 1 else []
 
 
-def natural(text: str) -> tuple[float, str]:
-    """Sorts numbers as numbers ("2" before "10") and before words."""
+def stage_notes(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return notes on the stages that ran before the cells: how long each took, and which variants depend on it."""
+    dependents: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        for key in json.loads(cell.tags.get("plo.stages", "[]")):
+            dependents[key].add(cell.tags.get("plo.variant", cell.name))
+    finished = {stage["key"]: stage for stage in stages if stage["status"] == "FINISHED"}  # each once
+    return [
+        f"Stage {stage['name']} ran once, for {', '.join(sorted(dependents[key]))}: "
+        f"{stage['metrics'].get('seconds', math.nan):.0f} s (run {stage['run_id'][:8]})."
+        for key, stage in finished.items()
+        if key in dependents
+    ]
+
+
+def natural_key(text: str) -> tuple[float, str]:
+    """Return a sorting key that puts numbers in numerical order ("2" before "10") and before words."""
     try:
         return float(text), ""
     except ValueError:
         return math.inf, text
 
 
-def _few(names: Sequence[str], limit: int = 6) -> str:
+def _shorten(names: Sequence[str], limit: int = 6) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def made_first(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was trained or computed before the cells could run, how long it took, and which variants owe to it."""
-    owing: dict[str, list[str]] = {}
-    for cell in cells:
-        for key in json.loads(cell.tags.get("plo.stages", "[]")):
-            owing.setdefault(key, []).append(cell.tags.get("plo.variant", cell.name))
-    finished = {stage["key"]: stage for stage in stages if stage["status"] == "FINISHED"}  # each once
-    return [
-        f"{stage['name']} was made first, once, in {stage['metrics'].get('seconds', math.nan):.0f} s "
-        f"(run {stage['run_id'][:8]}), for: {', '.join(sorted(set(owing[stage['key']])))}."
-        for key, stage in finished.items()
-        if key in owing
-    ]

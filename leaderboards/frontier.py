@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.checks import LeaderboardError
-from plo.leaderboards.table import Leaderboard, Row
-from plo.leaderboards.text import UNDEFINED, escape, number, table
+from plo.leaderboards.formatting import UNDEFINED, escape, format_number, markdown_table
 from plo.tracking import RecordedCell
 
 POINT = ["loss", "variant", "beta", "share"]
@@ -119,12 +119,15 @@ def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> 
         "# Reward against KL",
         "Mean ± sd over seeds; [95%] over prompts, known of the last point. On the frontier: no other point of the loss has at "
         "least this reward within this KL. Points were picked on these very prompts, so a frontier flatters.",
-        table(titles, lines),
+        markdown_table(titles, lines),
         "## Reward at matched KL",
         f"Linear between neighbours on each loss's frontier; `{UNDEFINED}`: a KL that the loss's frontier does not span.",
-        table(
+        markdown_table(
             ["loss", *(f"{budget:.3g} nats" for budget in matched.columns)],
-            [[escape(loss), *(number(reward, 3) for reward in rewards)] for loss, *rewards in matched.itertuples()],
+            [
+                [escape(loss), *(format_number(reward, 3) for reward in rewards)]
+                for loss, *rewards in matched.itertuples()
+            ],
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -186,7 +189,7 @@ def _undominated(row, others: pd.DataFrame) -> bool:
 
 
 def _plus_minus(mean: float, sd: float) -> str:
-    return number(mean, 3) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+    return format_number(mean, 3) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
 
 
 def _interval(row) -> str:

@@ -1,4 +1,4 @@
-"""How each metric of a table is shown: as it was recorded, and of earlier runs as plo knew it."""
+"""How each metric of a table is read and shown: as recorded, or, for runs of earlier versions, as plo knew it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -7,34 +7,37 @@ from plo.metric import ADJUSTED, ARROWS, BUILT_IN, EARLIER, Metric, matching, us
 from plo.tracking import RecordedCell
 
 
-def described(cells: Iterable[RecordedCell], notes: list[str]) -> dict[str, Metric]:
-    """{name: what was recorded of the metric}, plo's own first; of runs that disagree the last one counts, and a note says so."""
-    found, differing = dict(BUILT_IN), {}
+def recorded_metrics(cells: Iterable[RecordedCell], notes: list[str]) -> dict[str, Metric]:
+    """Return {name: the description recorded with the runs}, plo's own metrics first.
+
+    Where runs disagree about a direction or bounds the last run counts, and a note says so.
+    """
+    found, conflicts = dict(BUILT_IN), {}
     for cell in cells:
         for name, metric in cell.described.items():
             known = found.get(name)
-            if (
-                known is not None
-                and (known.better, known.bounds) != (metric.better, metric.bounds)
-                and (name in differing or name not in BUILT_IN)
-            ):
-                differing[name] = (
+            differs = known is not None and (known.better, known.bounds) != (metric.better, metric.bounds)
+            if differs and (name in conflicts or name not in BUILT_IN):
+                conflicts[name] = (
                     f"{name} was recorded with different directions or bounds; those of {cell.name} count."
                 )
             found[name] = metric
-    notes += differing.values()
+    notes += conflicts.values()
     return found
 
 
-def plain(name: str) -> Metric:
-    """A metric of which nothing was recorded."""
+def undescribed_metric(name: str) -> Metric:
+    """Return the default description, for a metric that no run described."""
     return Metric(name, name.replace("_", " "), table="text")
 
 
-def of_section(evaluation: str, name: str, recorded: Mapping[str, Metric]) -> Metric:
-    """An evaluation's metric: as recorded, or of an earlier run by its name. An adjusted rate is read as the raw one is."""
+def section_metric(evaluation: str, name: str, recorded: Mapping[str, Metric]) -> Metric:
+    """Return the description of an evaluation's metric: as recorded, or derived from its name for earlier runs.
+
+    A length-adjusted rate has the description of the raw rate under a label of its own.
+    """
     raw, label = name.removeprefix(ADJUSTED), name.replace("length_adjusted", "length-adjusted").replace("_", " ")
     if raw in recorded:
-        how = recorded[raw]
-        return how if raw == name else replace(how, name=name, label=label)
+        described = recorded[raw]
+        return described if raw == name else replace(described, name=name, label=label)
     return Metric(name, label, better=ARROWS[matching(EARLIER, raw)], table=evaluation, bounds=usual_bounds(name))

@@ -1,4 +1,4 @@
-"""Of a table's primary metric: where its variance comes from, and ratings of the variants."""
+"""Variance components and ratings of a table's primary metric."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -10,16 +10,16 @@ from plo.statistics import Ratings, head_to_head, ratings, variance_components
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
 
-def overall(
+def components_and_ratings(
     tables: Tables, others: Mapping[str, Tables], notes: list[str], *, higher_is_better: bool = True
 ) -> tuple[pd.Series | None, Ratings | None]:
-    """Variance components and ratings, over the prompts and seeds that all rows have.
+    """Return variance components and ratings, over the prompts and seeds that all rows have.
 
-    None of both with fewer than two rows, or no prompt and seed that all have: then a note says so.
+    Both are None with fewer than two rows, or where no prompt and seed is common to all, which is then noted.
 
     Args:
         others: the same metric as other judges gave it, by the titles of their sections. Where they judged every row and
-            seed, the judge's component is told too.
+            seed, the components include that of the judge.
     """
     if len(tables) < 2:
         return None, None
@@ -33,11 +33,10 @@ def overall(
     rated = ratings(head_to_head(games, higher_is_better=higher_is_better))
     judged = {"": long}
     for title, other in others.items():
-        whole = other.keys() == tables.keys() and all(set(seeds) <= set(table) for table in other.values())
-        if whole:
+        if other.keys() == tables.keys() and all(set(seeds) <= set(table) for table in other.values()):
             judged[title] = _long(other, seeds)
         else:
-            notes.append(f"{title} lacks cells that were judged otherwise: no part in the variance components.")
+            notes.append(f"{title} lacks cells that other judges judged, so it has no part in the variance components.")
     same = set.intersection(*(set(one["prompt"]) for one in judged.values()))
     if len(judged) == 1 or not same:
         return variance_components(long), rated
@@ -48,18 +47,21 @@ def overall(
 def by_other_judges(
     primary: str | None, sections: Sequence[Section], by_item: Mapping[str, Tables]
 ) -> dict[str, Tables]:
-    """{title: tables} of the primary metric, of the sections that differ from its own in their judge alone."""
+    """Return {title: tables} of the primary metric for the sections that differ from its own in their judge alone."""
     own = next((section for section in sections if primary in section.metrics), None)
-    found = {}
-    for section in sections if own else ():
-        name = f"{section.title}.{own.short(primary)}"
-        if section is not own and section.but_judge == own.but_judge and name in by_item and not section.hidden(name):
+    found: dict[str, Tables] = {}
+    if own is None or primary is None:
+        return found
+    for section in sections:
+        name = f"{section.title}.{own.short_name(primary)}"
+        same = section.digest_without_judge == own.digest_without_judge
+        if section is not own and same and name in by_item and not section.is_hidden(name):
             found[section.title] = by_item[name]
     return found
 
 
 def _long(tables: Tables, seeds: Collection[str]) -> pd.DataFrame:
-    """A row an observation: loss, seed, prompt, value; of the prompts that have a value in every table and seed."""
+    """Return one row per observation (loss, seed, prompt, value), for prompts with a value in every table and seed."""
     parts = [
         table[seed].dropna().rename_axis("prompt").rename("value").reset_index().assign(loss=name, seed=seed)
         for name, table in tables.items()

@@ -4,10 +4,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from plo.leaderboards.data import to_csv, to_json
+from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.export import to_csv, to_json
+from plo.leaderboards.formatting import (
+    UNDEFINED,
+    escape,
+    format_difference,
+    format_number,
+    format_setting,
+    format_spread,
+    markdown_table,
+)
 from plo.leaderboards.render_sections import Column, components, detectable, head_to_head, section
-from plo.leaderboards.table import Leaderboard, Row
-from plo.leaderboards.text import UNDEFINED, difference, escape, number, setting, spread, table
 
 
 def write(board: Leaderboard, folder: str | Path) -> list[Path]:
@@ -24,7 +32,7 @@ def write(board: Leaderboard, folder: str | Path) -> list[Path]:
 def to_markdown(board: Leaderboard) -> str:
     """The tables, what must be said under them, and two samples a row."""
     extra = [key for key in next(iter(board.rows)).settings if any(row.settings[key] for row in board.rows)]
-    shared = ", ".join(f"{what} `{value[:12]}`" for what, value in board.settings.items())
+    shared = ", ".join(f"{what} `{value[:12]}`" for what, value in board.shared.items())
     base = board.baseline
     parts = [
         "# Leaderboard",
@@ -32,12 +40,12 @@ def to_markdown(board: Leaderboard) -> str:
         "Final evaluation point; mean ± sd over seeds. **Untuned: no rank.** Rows are in order of name.",
     ]
     identity = [("variant", lambda row: escape(row.variant))]
-    identity += [(key, lambda row, key=key: setting(row.settings[key])) for key in extra]
+    identity += [(key, lambda row, key=key: format_setting(row.settings[key])) for key in extra]
     identity += [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
     columns = list(identity)
-    for name in (n for n in board.plain if board.how[n].table == "reward"):
+    for name in (n for n in board.sample_metrics if board.descriptions[n].table == "reward"):
         columns.append(_metric_column(board, name))
-        if name == board.primary and base:
+        if name == board.primary_metric and base:
             columns.append(_gap_column(board, name, base))
     parts.append(_show(columns, board.rows))
     if board.notes:
@@ -45,10 +53,10 @@ def to_markdown(board: Leaderboard) -> str:
         parts += ["Of these runs it must be said:", notes]
 
     short = [("variant", lambda row: escape(board.title(row)))]
-    text = [_metric_column(board, n) for n in board.plain if board.how[n].table != "reward"]
+    text = [_metric_column(board, n) for n in board.sample_metrics if board.descriptions[n].table != "reward"]
     if text:
         parts += ["## The policy and its text", _show(short + text, board.rows)]
-    differing = [n for n in board.plain if any(n in row.differences for row in board.rows)]
+    differing = [n for n in board.sample_metrics if any(n in row.differences for row in board.rows)]
     others = [row for row in board.rows if row.runs]
     if base and differing:
         gaps = [_gap_column(board, name, base) for name in differing]
@@ -66,14 +74,14 @@ def to_markdown(board: Leaderboard) -> str:
 
 
 def _metric_column(board: Leaderboard, name: str) -> Column:
-    how = board.how[name]
-    return escape(f"{how.label} {how.better}".strip()), lambda row: spread(row.metrics.get(name), how.digits)
+    how = board.descriptions[name]
+    return escape(f"{how.label} {how.better}".strip()), lambda row: format_spread(row.metrics.get(name), how.digits)
 
 
 def _gap_column(board: Leaderboard, name: str, base: Row) -> Column:
-    how = board.how[name]
+    how = board.descriptions[name]
     title = f"Δ {escape(how.label)} [95%]{detectable(board, name, how)}"
-    return title, lambda row: "baseline" if row is base else difference(row.differences.get(name), how.digits)
+    return title, lambda row: "baseline" if row is base else format_difference(row.differences.get(name), how.digits)
 
 
 def _along(board: Leaderboard) -> list[str]:
@@ -92,15 +100,15 @@ def _along(board: Leaderboard) -> list[str]:
         "## Along training",
         "Reward (KL), means over seeds, by share of training. Bold: the best point. It was picked on these "
         "very prompts, so it flatters; the tables above are of the last point.",
-        table(titles, body),
+        markdown_table(titles, body),
     ]
 
 
 def _point(found: dict[str, float], best: float | None) -> str:
     reward = found.get("reward", math.nan)
-    shown = number(reward, 3)
+    shown = format_number(reward, 3)
     shown = f"**{shown}**" if reward == best else shown
-    return f"{shown} ({number(found.get('kl', math.nan), 2)})" if found else UNDEFINED
+    return f"{shown} ({format_number(found.get('kl', math.nan), 2)})" if found else UNDEFINED
 
 
 def _samples(board: Leaderboard) -> list[str]:
@@ -111,12 +119,15 @@ def _samples(board: Leaderboard) -> list[str]:
     parts = ["## Samples", rule]
     for place, (prompt, _) in enumerate(rows[0].samples):
         body = [[escape(board.title(row)), escape(row.samples[place][1], 240)] for row in rows]
-        parts += [f"Prompt: {escape(prompt, 240)}", table(["variant", "continuation"], body)]
+        parts += [f"Prompt: {escape(prompt, 240)}", markdown_table(["variant", "continuation"], body)]
     return parts
 
 
 def _legend(board: Leaderboard) -> list[str]:
-    lines = [f"- {escape(board.how[n].label)}: {escape(board.how[n].meaning, 400)}." for n in board.plain]
+    lines = [
+        f"- {escape(board.descriptions[n].label)}: {escape(board.descriptions[n].meaning, 400)}."
+        for n in board.sample_metrics
+    ]
     arrows = "- ↑ more is better, ↓ less is better; without an arrow neither is better by itself."
     tests = (
         "- Δ: difference to the baseline, paired by prompt and seed; its interval is for a new prompt and a new seed, of one "
@@ -130,4 +141,4 @@ def _legend(board: Leaderboard) -> list[str]:
 
 
 def _show(columns: Sequence[tuple[str, Callable[[Row], str]]], rows: Iterable[Row]) -> str:
-    return table([title for title, _ in columns], ([show(row) for _, show in columns] for row in rows))
+    return markdown_table([title for title, _ in columns], ([show(row) for _, show in columns] for row in rows))

@@ -3,10 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.formatting import (
+    UNDEFINED,
+    escape,
+    format_difference,
+    format_interval,
+    format_number,
+    format_spread,
+    markdown_table,
+)
 from plo.leaderboards.metrics import Metric
 from plo.leaderboards.sections import Section
-from plo.leaderboards.table import Leaderboard, Row
-from plo.leaderboards.text import UNDEFINED, difference, escape, interval, number, spread, table
 
 UNINFORMATIVE = "uninformative judge"
 Column = tuple[str, Callable[[Row], str]]
@@ -16,7 +24,7 @@ def detectable(board: Leaderboard, name: str, how: Metric) -> str:
     """The minimal detectable difference, for the title of a column of differences; above all that can be: "> 1.000"."""
     found = next((row.differences[name].detectable for row in board.rows if name in row.differences), math.nan)
     greatest = how.bounds[1] - how.bounds[0]
-    return f", MDD {'> ' if found > greatest else ''}{number(min(found, greatest), how.digits)}"
+    return f", MDD {'> ' if found > greatest else ''}{format_number(min(found, greatest), how.digits)}"
 
 
 def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
@@ -30,14 +38,16 @@ def section(one: Section, board: Leaderboard, short: Sequence[Column], rows: Seq
     if one.notes:
         parts.append("\n".join(["Of these numbers:", "", *(f"- {escape(note, 1000)}" for note in one.notes)]))
     seen = [row for row in rows if any(name in row.metrics for name in one.metrics)]
-    known = any(one.how(name).better for name in one.metrics)  # else all are compared, in either direction
-    better = [name for name in one.metrics if not known or one.how(name).better]
-    better.sort(key=lambda name: not one.judged(name))  # verdicts first
+    known = any(one.describe(name).better for name in one.metrics)  # else all are compared, in either direction
+    better = [name for name in one.metrics if not known or one.describe(name).better]
+    better.sort(key=lambda name: not one.is_judged(name))  # verdicts first
     beside = [name for name in one.metrics if name not in better]
     for names in (better, beside):
         columns = [*short, *(column for name in names for column in _columns(one, name, board, names is better))]
         if names:
-            parts.append(table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen)))
+            parts.append(
+                markdown_table([title for title, _ in columns], ([show(row) for _, show in columns] for row in seen))
+            )
     return parts
 
 
@@ -49,21 +59,21 @@ def _no_card(judge: Mapping[str, str]) -> str:
 
 
 def _columns(one: Section, name: str, board: Leaderboard, differences: bool) -> list[Column]:
-    how = one.how(name)
+    how = one.describe(name)
     title = escape(f"{how.label} {how.better}".strip())
-    if one.hidden(name):
+    if one.is_hidden(name):
         return [(title, lambda row: UNINFORMATIVE if name in row.metrics else UNDEFINED)]
 
     def mean(row: Row) -> str:
-        within = f" {interval(row.estimates[name], how.digits)}" if name in row.estimates else ""
-        shown = spread(row.metrics.get(name), how.digits)
+        within = f" {format_interval(row.estimates[name], how.digits)}" if name in row.estimates else ""
+        shown = format_spread(row.metrics.get(name), how.digits)
         return shown if shown == UNDEFINED else shown + within
 
     def gap(row: Row) -> str:
-        return "baseline" if row is board.baseline else difference(row.differences.get(name), how.digits)
+        return "baseline" if row is board.baseline else format_difference(row.differences.get(name), how.digits)
 
     if not differences:  # what stands beside the results tells of the judge and the texts
-        return [(title, lambda row: spread(row.metrics.get(name), how.digits))]
+        return [(title, lambda row: format_spread(row.metrics.get(name), how.digits))]
     shown: list[Column] = [(f"{title} [95%]", mean)]
     if any(name in row.differences for row in board.rows):
         shown.append((f"Δ {escape(how.label)} [95%]{detectable(board, name, how)}", gap))
@@ -90,9 +100,9 @@ def components(board: Leaderboard) -> list[str]:
         rest = "Text is what all judges share about one text; the residual is what they disagree in."
     return [
         "## Variance components",
-        f"Of {escape(board.primary)}, by analysis of variance over the prompts and seeds that all variants have; a negative "
+        f"Of {escape(board.primary_metric)}, by analysis of variance over the prompts and seeds that all variants have; a negative "
         f"estimate is shown as 0. {rest}",
-        table(["component", "variance", "sd", "share"], body),
+        markdown_table(["component", "variance", "sd", "share"], body),
     ]
 
 
@@ -110,12 +120,12 @@ def head_to_head(board: Leaderboard) -> list[str]:
         ]
         for name, row in found.table.iterrows()
     ]
-    wins = "lower" if board.how[board.primary].better == "↓" else "higher"
+    wins = "lower" if board.descriptions[board.primary_metric].better == "↓" else "higher"
     cycles = "undefined" if math.isnan(found.cycle_rate) else f"{found.cycle_rate:.1%}"
     return [
         "## Head to head",
-        f"On every prompt and seed the variant with the {wins} {escape(board.primary)} wins. Bradley-Terry ratings in Elo points "
+        f"On every prompt and seed the variant with the {wins} {escape(board.primary_metric)} wins. Bradley-Terry ratings in Elo points "
         f"(mean 0), ranks with 95% intervals by bootstrap over {found.prompts} prompts: they tell what other prompts might show, "
         f"not what other seeds might. Intransitive triples: {cycles}.",
-        table(["variant", "rating", "rank [95%]", "wins"], body),
+        markdown_table(["variant", "rating", "rank [95%]", "wins"], body),
     ]

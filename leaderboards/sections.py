@@ -1,4 +1,4 @@
-"""What evaluations of level "model" found of the cells: a section of the leaderboard for each evaluation and settings."""
+"""Results of evaluations of level "model": a section of the leaderboard for each evaluation and its settings."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from plo.leaderboards.metrics import ADJUSTED, Metric, of_section
+from plo.leaderboards.metrics import section_metric
+from plo.metric import ADJUSTED, Metric
 from plo.statistics.intervals import StatisticsError
 from plo.statistics.length import length_adjusted
 from plo.tracking import Finding, RecordedCell, TrackingError, allowed_name
@@ -21,96 +22,102 @@ class Section:
     """An evaluation of level "model" with the settings that its numbers share: code, options, judge, opponent.
 
     Attributes:
-        title: the evaluation's name, with what tells it from the table's other sections of that evaluation. It begins
-            every metric's full name, `<title>.<metric>`.
+        title: the evaluation's name, followed by the settings that distinguish the section from others of that
+            evaluation. It begins every metric's full name, `<title>.<metric>`.
         params: options that differ from their defaults, judge, against.
-        notes: what it said beside its numbers.
-        but_judge: digest of the settings without the judge: sections that share it differ in their judge alone.
-        judges: {"judge", "version", "prompt", "given"} of each that gave its verdicts, and where one was measured "card"
-            (lines) and "informative".
-        recorded: {metric's short name: what was recorded of it}; empty of a finding that an earlier version recorded.
+        digest_without_judge: digest of the settings without the judge: sections with the same digest differ in their
+            judge alone.
+        notes: notes recorded with the results.
+        judges: {"judge", "version", "prompt", "given"} of each judge, and for a measured judge "card" (lines) and
+            "informative".
+        descriptions: {metric's short name: its recorded description}; empty for results of an earlier version.
         values: {metric's full name: {run id of a cell: value}}.
-        items: {metric's full name: {run id of a cell: its values by prompt}}, of those whose items were recorded.
+        items: {metric's full name: {run id of a cell: its values by prompt}}, where items were recorded.
     """
 
     evaluation: str
     title: str
-    settings: str
+    settings_digest: str
     params: dict[str, str]
-    but_judge: str = ""
+    digest_without_judge: str = ""
     notes: list[str] = field(default_factory=list)
     judges: list[dict[str, Any]] = field(default_factory=list)
-    recorded: dict[str, Metric] = field(default_factory=dict)
+    descriptions: dict[str, Metric] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     items: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
+        """Full names of the section's metrics."""
         return list(self.values)
 
-    def short(self, name: str) -> str:
-        """The metric's name without the title."""
+    def short_name(self, name: str) -> str:
+        """Return the metric's name without the title."""
         return name.removeprefix(f"{self.title}.")
 
-    def how(self, name: str) -> Metric:
-        """How the metric of that full name is read and shown."""
-        return of_section(self.evaluation, self.short(name), self.recorded)
+    def describe(self, name: str) -> Metric:
+        """Return how the metric of that full name is read and shown."""
+        return section_metric(self.evaluation, self.short_name(name), self.descriptions)
 
-    def judged(self, name: str) -> bool:
-        """Whether the metric is a judge's verdicts, or what was made of them."""
-        return bool(self.judges) and fnmatchcase(self.short(name), JUDGED)
+    def is_judged(self, name: str) -> bool:
+        """Return whether the metric is computed from a judge's verdicts."""
+        return bool(self.judges) and fnmatchcase(self.short_name(name), JUDGED)
 
-    def hidden(self, name: str) -> bool:
-        """Whether the metric is a verdict of a judge whose agreement with gold labels includes chance."""
-        return self.judged(name) and any(judge.get("informative") is False for judge in self.judges)
+    def is_hidden(self, name: str) -> bool:
+        """Return whether the metric comes from a judge whose agreement with gold labels may be chance."""
+        return self.is_judged(name) and any(judge.get("informative") is False for judge in self.judges)
 
     @property
     def trusted(self) -> bool:
-        """No judge was asked, or every one that was agrees with gold labels beyond chance."""
+        """Whether every judge of the section, if any, agrees with gold labels beyond chance."""
         return all(judge.get("informative") or judge["judge"].startswith("gold:") for judge in self.judges)
 
-    def keep(self, names: Collection[str]) -> None:
-        """Only these of its metrics."""
+    def keep_metrics(self, names: Collection[str]) -> None:
+        """Drop all metrics but those in `names`, and put them in that order."""
         self.values = {name: self.values[name] for name in names if name in self.values}
 
 
-def sections(
+def build_sections(
     cells: Sequence[RecordedCell],
     checks: Sequence[Mapping[str, Any]],
     notes: list[str],
     wanted: Collection[str] | None = None,
 ) -> list[Section]:
-    """One for every evaluation and settings that a cell was evaluated with, in order of title.
+    """Return one section per evaluation and settings that a cell was evaluated with, in order of title.
 
     Args:
-        checks: cards of judges, oldest first (`Tracker.judge_checks`). Of several cards of a judge that on most pairs counts.
-        notes: is given what could not be read.
-        wanted: names of metrics; sections that have none of them are not read. None: all.
+        checks: cards of judges, oldest first (`Tracker.judge_checks`). Of several cards of a judge, that on most pairs counts.
+        notes: receives what could not be read.
+        wanted: full names of metrics; sections without any of them are not read. None: all.
     """
     groups: dict[tuple[str, str], dict[str, Finding]] = {}
     for cell in cells:
         for finding in cell.findings:
             groups.setdefault((finding.evaluation, finding.settings), {})[cell.run_id] = finding
-    made = []
+    params = {key: next(iter(found.values())).params for key, found in groups.items()}
+    sections = []
     for (evaluation, settings), found in groups.items():
-        title = _title(evaluation, settings, groups)
+        title = _title(evaluation, settings, params)
         if wanted is None or any(name.startswith(f"{title}.") for name in wanted):
+            section = Section(evaluation, title, settings, params[evaluation, settings])
             try:
-                made.append(_section(Section(evaluation, title, settings, _params(found)), found, checks))
+                _fill(section, found, checks)
+                sections.append(section)
             except TrackingError as error:
                 notes.append(str(error))
-    return sorted(made, key=lambda section: section.title)
+    return sorted(sections, key=lambda section: section.title)
 
 
-def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> Section:
+def _fill(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> None:
+    """Read the recorded results of all cells into the section."""
     tables, lengths, notes, judges = {}, {}, {}, {}
     for run, finding in found.items():
-        tables[run], about = finding.items.rename(columns=allowed_name), finding.about  # as metrics are recorded
+        tables[run], about = finding.items.rename(columns=allowed_name), finding.about  # names as metrics are recorded
         notes |= dict.fromkeys(about["notes"])
         judges |= {json.dumps(judge): judge for judge in about["judges"]}
         lengths |= {allowed_name(name): [*map(allowed_name, columns)] for name, columns in about["lengths"].items()}
-        section.but_judge = about["but_judge"]
-        section.recorded |= {allowed_name(one["name"]): Metric.from_dict(one) for one in about.get("described", [])}
+        section.digest_without_judge = about["but_judge"]
+        section.descriptions |= {allowed_name(one["name"]): Metric.from_dict(one) for one in about.get("described", [])}
         by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
         for metric, value in sorted(finding.metrics.items()):
             name = f"{section.title}.{metric}"
@@ -121,14 +128,12 @@ def _section(section: Section, found: Mapping[str, Finding], checks: Sequence[Ma
     section.judges = [judge | _card(judge, checks) for judge in judges.values()]
     for metric, (own, opponent) in lengths.items():
         _adjust(section, metric, tables, {metric: "win", own: "length", opponent: "base_length"})
-    return section
 
 
 def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> None:
-    """Put the length-adjusted rate beside a win rate: one fit over all cells, so made here.
+    """Add the length-adjusted rate after a win rate: one fit over all cells, each a model of the fit.
 
-    A model in it is a cell, one variant and seed. A single cell is left alone: its slope would be told from nothing but
-    its own verdicts.
+    A single cell gets none: its slope would be estimated from nothing but its own verdicts.
     """
     frames = [
         table[["prompt_id", *columns]].rename(columns=columns).astype({"win": float}).assign(model=run)
@@ -141,33 +146,31 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
     try:
         fit = length_adjusted(frame)
     except StatisticsError as error:
-        section.notes.append(f"{ADJUSTED}{metric}: none, for: {error}")
+        section.notes.append(f"{ADJUSTED}{metric} is not available: {error}")
         return
     name, raw = f"{section.title}.{ADJUSTED}{metric}", list(section.values)
     section.values[name] = fit.rates["rate"].to_dict()
     section.items[name] = {run: fit.items[run] for run in fit.items}
     place = raw.index(f"{section.title}.{metric}") + 1
-    section.keep([*raw[:place], name, *raw[place:]])
+    section.keep_metrics([*raw[:place], name, *raw[place:]])
     section.notes.append(
-        f"{ADJUSTED}{metric}: one fit over {len(fit.rates)} cells, sd of prompts {fit.prompt_sd:.2f} (by the data) and of cells' "
-        f"length slopes {fit.slope_sd:g} (chosen), in logits. It is not AlpacaEval's length-controlled rate, and cells that "
-        f"are added move it."
+        f"{ADJUSTED}{metric}: one fit over {len(fit.rates)} cells; standard deviations in logits: {fit.prompt_sd:.2f} of "
+        f"prompts (estimated), {fit.slope_sd:g} of the cells' length slopes (chosen). It is not AlpacaEval's "
+        f"length-controlled rate, and it changes when cells are added."
     )
 
 
-def _params(found: Mapping[str, Finding]) -> dict[str, str]:
-    return next(iter(found.values())).params
-
-
-def _title(evaluation: str, settings: str, groups: Mapping[tuple[str, str], Mapping[str, Finding]]) -> str:
-    """The evaluation's name, and in brackets what tells these settings from the others that it ran with."""
-    others = {other: _params(found) for (name, other), found in groups.items() if name == evaluation}
+def _title(evaluation: str, settings: str, params: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
+    """Return the evaluation's name, with what distinguishes these settings from its others in brackets."""
+    others = {other: found for (name, other), found in params.items() if name == evaluation}
     own = others.pop(settings)
-    telling = {key for other in others.values() for key in own.keys() | other.keys() if own.get(key) != other.get(key)}
-    shown = [f"{key}={own.get(key, 'default')}" for key in sorted(telling)]
+    differing = {
+        key for other in others.values() for key in own.keys() | other.keys() if own.get(key) != other.get(key)
+    }
+    parts = [f"{key}={own.get(key, 'default')}" for key in sorted(differing)]
     if any(own == other for other in others.values()):  # other code, or another content of the same file
-        shown.append(f"settings {settings[:8]}")
-    return f"{evaluation} [{', '.join(shown)}]" if shown else evaluation
+        parts.append(f"settings {settings[:8]}")
+    return f"{evaluation} [{', '.join(parts)}]" if parts else evaluation
 
 
 def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -176,15 +179,22 @@ def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict
     return {"card": best["card"], "informative": best["informative"]} if best else {}
 
 
-def primary(metrics: Sequence[str], found: Sequence[Section], how: Mapping[str, Metric]) -> str | None:
-    """The reward where there is one, else the first win rate: of a judge with an informative card, if there is such, and
-    never of an uninformative one; else the first metric of samples of which a direction is better."""
+def choose_primary_metric(
+    metrics: Sequence[str], sections: Sequence[Section], descriptions: Mapping[str, Metric]
+) -> str | None:
+    """Return the metric that a verdict is about.
+
+    It is the reward, if recorded; else the first win rate, of a judge with an informative card if possible, and never of
+    an uninformative one; else the first metric of samples with a direction.
+    """
     if "reward" in metrics:
         return "reward"
     rates = [
-        name for section in sorted(found, key=lambda section: not section.trusted) for name in section.metrics
-        if section.short(name).startswith("win_rate") and not section.hidden(name) and section.how(name).better
+        name for section in sorted(sections, key=lambda section: not section.trusted) for name in section.metrics
+        if section.short_name(name).startswith("win_rate")
+        and not section.is_hidden(name) and section.describe(name).better
     ]  # fmt: skip
-    of_sections = {name for section in found for name in section.metrics}
-    others = (n for n in metrics if n not in of_sections and how[n].better and how[n].table == "reward")
+    of_sections = {name for section in sections for name in section.metrics}
+    described = ((name, descriptions[name]) for name in metrics if name not in of_sections)
+    others = (name for name, metric in described if metric.better and metric.table == "reward")
     return next(iter([*rates, *others]), None)

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plo.leaderboards.table import Leaderboard, Row
-from plo.leaderboards.text import number, setting, spread
+from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.formatting import format_number, format_setting, format_spread
 from plo.terminal import plain
 
 Column = tuple[str, Callable[[Row], str]]
@@ -37,12 +37,12 @@ def to_terminal(board: Leaderboard, width: int) -> RenderableType:
 
 def headline(board: Leaderboard) -> str:
     """Name the variants that are better than the baseline in the primary metric, or say that none is."""
-    name, base = board.primary, board.baseline
+    name, base = board.primary_metric, board.baseline
     if name is None or base is None:
         lacking = "metric of which a direction is better" if name is None else "baseline"
         return f"Nothing won: the runs have no {lacking}, so nothing is compared."
-    how, title = board.how[name], board.title(base)
-    if board.hidden(name):
+    how, title = board.descriptions[name], board.title(base)
+    if board.is_hidden(name):
         return f"Nothing won: {how.label} is of a judge that agrees with gold labels no better than chance."
     compared = [row for row in board.rows if name in row.differences]
     if not compared:
@@ -60,13 +60,13 @@ def headline(board: Leaderboard) -> str:
 
 
 def _gain(board: Leaderboard, row: Row, name: str) -> str:
-    return f"{board.title(row)} ({number(row.differences[name].mean, board.how[name].digits, '+')})"
+    return f"{board.title(row)} ({format_number(row.differences[name].mean, board.descriptions[name].digits, '+')})"
 
 
 def _about_difference(board: Leaderboard) -> str:
-    if board.primary is None or board.baseline is None:
+    if board.primary_metric is None or board.baseline is None:
         return ""
-    gaps = [row.differences[board.primary] for row in board.rows if board.primary in row.differences]
+    gaps = [row.differences[board.primary_metric] for row in board.rows if board.primary_metric in row.differences]
     undefined = "[-, -]: one prompt, or no two values that differ. " if any(math.isnan(gap.low) for gap in gaps) else ""
     return (
         f"Δ: difference to {board.title(board.baseline)}, [95%]; p after Holm; unresolved: run more seeds or prompts. "
@@ -78,39 +78,39 @@ def _columns(board: Leaderboard) -> list[Column]:
     """Columns in order of importance: who, the primary metric with its difference, then the others."""
     names = [("variant", board.title)] if len({board.title(row) for row in board.rows}) == len(board.rows) else []
     columns: list[Column] = names or [("variant", lambda row: row.name)]
-    rest = [name for name in board.metrics if not board.hidden(name) and name != board.primary]
-    for name in [board.primary, *rest] if board.primary else rest:
+    rest = [name for name in board.metrics if not board.is_hidden(name) and name != board.primary_metric]
+    for name in [board.primary_metric, *rest] if board.primary_metric else rest:
         columns.append(_mean(board, name))
-        if name == board.primary:
+        if name == board.primary_metric:
             columns += _difference(board, name)
             columns.append(("seeds", lambda row: str(len(row.runs))))
     settings = [key for key in board.rows[0].settings if len({row.settings[key] for row in board.rows} - {None}) > 1]
-    return columns + [(key, lambda row, key=key: setting(row.settings[key])) for key in settings]
+    return columns + [(key, lambda row, key=key: format_setting(row.settings[key])) for key in settings]
 
 
 def _mean(board: Leaderboard, name: str) -> Column:
-    how = board.how[name]
-    label = how.label if name in board.plain else name.replace("_", " ")
-    return f"{label} {how.better}".strip(), lambda row: spread(row.metrics.get(name), how.digits)
+    how = board.descriptions[name]
+    label = how.label if name in board.sample_metrics else name.replace("_", " ")
+    return f"{label} {how.better}".strip(), lambda row: format_spread(row.metrics.get(name), how.digits)
 
 
 def _difference(board: Leaderboard, name: str) -> list[Column]:
     if not any(name in row.differences for row in board.rows):
         return []
-    digits = board.how[name].digits
+    digits = board.descriptions[name].digits
 
     def gap(row: Row) -> str:
         found = row.differences.get(name)
         if found is None:
             return "baseline" if row is board.baseline else "-"
-        low, high = number(found.low, digits, "+"), number(found.high, digits, "+")
-        return f"{number(found.mean, digits, '+')} [{low}, {high}]"
+        low, high = format_number(found.low, digits, "+"), format_number(found.high, digits, "+")
+        return f"{format_number(found.mean, digits, '+')} [{low}, {high}]"
 
     def verdict(row: Row) -> str:
         found = row.differences.get(name)
         if found is None:
             return ""
-        p = "< .001" if found.p_holm < 0.001 else number(found.p_holm, 3)
+        p = "< .001" if found.p_holm < 0.001 else format_number(found.p_holm, 3)
         return p if found.resolved else f"{p} unresolved"
 
     return [("Δ [95%]", gap), ("p", verdict)]

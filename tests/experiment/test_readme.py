@@ -65,4 +65,4 @@ def test_the_readmes_stages_and_scorer_run_as_the_readme_says(tiny, tmp_path):
     assert stages.count("sft") == 1 and stages.count("oracle") == 2  # the policy's own, and the smaller one
     assert {"scores random_scores", "scores first_half", "scores shuffled(of=first_half)"} <= set(stages)
     board = CliRunner().invoke(app, ["leaderboard", "staged"])
-    assert "oracle was made first, once, in" in board.output and "for: sepo(gamma=2)" in board.output
+    assert "oracle ran once, for sepo(gamma=2): " in board.output

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from plo.leaderboards import LeaderboardError
+from plo.leaderboards.build import build
 from plo.leaderboards.frontier import at_matched_kl, frontier, points, to_markdown
 from plo.leaderboards.frontier_plot import plot
-from plo.leaderboards.table import build
 from plo.tracking import RecordedCell
 
 SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}

@@ -11,9 +11,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown, write
+from plo.leaderboards.build import build
 from plo.leaderboards.checks import COMPARABLE
-from plo.leaderboards.table import build
-from plo.leaderboards.text import escape
+from plo.leaderboards.formatting import escape
 from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}

@@ -114,7 +114,7 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
 
 def test_no_difference_of_two_rates_exceeds_one(board):
     name = "duel.win_rate_chosen"
-    how = board.how[name]
+    how = board.descriptions[name]
     wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
     for row in wide.rows[1:]:
         row.differences[name] = replace(row.differences[name], detectable=1.3)
@@ -139,7 +139,7 @@ def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
     lines = [line for line in text.splitlines() if line.startswith("| dpo")]
     assert lines == ["| dpo | uninformative judge | 0.250 |", "| dpo | uninformative judge |"]
     assert "MDD" not in text
-    assert board.primary is None and board.ratings is None and "Head to head" not in to_markdown(board)
+    assert board.primary_metric is None and board.ratings is None and "Head to head" not in to_markdown(board)
     row = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
     assert row["duel.win_rate_chosen"] == row["duel.discrete_win_rate"] == "" and row["duel.refusals"] == "0.25"
     data = json.loads(to_json(board))
@@ -169,7 +169,7 @@ def test_two_judges_stand_in_two_sections_each_with_its_card(tracker):
     rows = {row.variant: row for row in board.rows}
     assert rows["dpo"].metrics["duel [judge=hf:tiny].win_rate_chosen"].n == 2
     assert rows["dpo"].differences.keys() == {"duel [judge=hf:tiny].win_rate_chosen"}
-    assert board.primary == "duel [judge=hf:tiny].win_rate_chosen"
+    assert board.primary_metric == "duel [judge=hf:tiny].win_rate_chosen"
 
 
 def test_the_same_settings_but_for_code_are_told_apart(tracker):
@@ -198,7 +198,7 @@ def test_the_component_of_the_judge(tracker):
 
 
 def test_components_and_ratings_of_the_primary_metric(board):
-    assert board.primary == "duel.win_rate_chosen"
+    assert board.primary_metric == "duel.win_rate_chosen"
     text = to_markdown(board)
     shares = [line.split(" | ")[-1] for line in part(text, "Variance components").splitlines() if line.startswith("| ")]
     assert sum(int(share.strip(" |%")) for share in shares[2:]) == pytest.approx(100, abs=3)
@@ -242,7 +242,7 @@ def test_the_primary_metric_is_that_of_a_judge_with_a_card(tracker):
             )  # fmt: skip
     board = read(tracker, "trusted")
     assert [section.trusted for section in board.sections] == [False, True]
-    assert board.primary == "duel [judge=hf:tiny | v1].win_rate"
+    assert board.primary_metric == "duel [judge=hf:tiny | v1].win_rate"
 
 
 def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
@@ -258,7 +258,7 @@ def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
         judges=[JUDGE | {"judge": "b"}],
     )  # fmt: skip
     board = read(tracker, "partly")
-    assert board.primary == "duel [judge=a].win_rate"
+    assert board.primary_metric == "duel [judge=a].win_rate"
     pd.testing.assert_series_equal(board.components, alone.components)
     pd.testing.assert_frame_equal(board.ratings.table, alone.ratings.table)
 
@@ -292,7 +292,7 @@ def test_what_an_earlier_version_recorded_is_named_and_left_out(tracker):
 
 def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
     board = record(tracker, "dots", evaluation="duel.v0.7", name="points", described=[])
-    assert [section.title for section in board.sections] == ["duel.v0.7"] and board.primary is None
+    assert [section.title for section in board.sections] == ["duel.v0.7"] and board.primary_metric is None
     assert "| points [95%] | Δ points [95%], MDD" in to_markdown(board)
     one = read(tracker, "dots", metrics=["duel.v0.7.refusals"])
     assert one.metrics == ["duel.v0.7.refusals"] and "points" not in to_markdown(one)
@@ -334,7 +334,7 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
             evaluated(tracker, parent, loss, seed, frame, rate, lengths=lengths)
     board = read(tracker, "long")
     raw, adjusted = "duel.win_rate_chosen", "duel.length_adjusted_win_rate_chosen"
-    assert board.metrics == [raw, adjusted] and board.primary == raw
+    assert board.metrics == [raw, adjusted] and board.primary_metric == raw
     truth = (1 / (1 + np.exp(-effect))).mean()
     rows = {row.variant: row for row in board.rows}
     for loss, away in (("reference", 0), ("dpo", 0.15), ("ipo", -0.15)):

@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from plo.cli import reports
-from plo.leaderboards import to_csv
-from plo.leaderboards.table import Leaderboard, Row
+from plo.leaderboards import Leaderboard, Row, to_csv
 from plo.leaderboards.terminal import GAP, headline, to_terminal
 from plo.metric import BUILT_IN, Metric
 from plo.statistics import Difference, Spread
@@ -31,7 +30,7 @@ def board(gaps, names=NAMES, primary="reward", better="↑", variants=None):
         rows.append(Row(variant, variant, {"lr": "0.1"}, {"0": f"run-{variant}"}, found, differences={primary: one}))
     how = {name: BUILT_IN.get(name, Metric(name, name)) for name in names}
     how[primary] = replace(how[primary], better=better)
-    return Leaderboard(rows, list(names), base, {}, ["c"], ["A note."], [], primary=primary, how=how)
+    return Leaderboard(rows, list(names), base, {}, ["c"], ["A note."], [], primary_metric=primary, descriptions=how)
 
 
 def shown(one, width):
@@ -48,7 +47,7 @@ def test_the_first_line_says_what_won_or_that_nothing_did():
     )
     assert headline(board([gap(-0.3, 1e-4)], better="↓")) == "Better than reference in reward: loss0 (-0.300)."
     assert headline(board([])) == "Nothing won: no variant was compared with reference in reward."
-    assert headline(replace(one, primary=None)).startswith("Nothing won: the runs have no metric")
+    assert headline(replace(one, primary_metric=None)).startswith("Nothing won: the runs have no metric")
     assert headline(replace(one, baseline=None)).startswith("Nothing won: the runs have no baseline")
 
 

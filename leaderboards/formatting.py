@@ -9,42 +9,42 @@ from plo.statistics import Difference, Estimate, Spread
 UNDEFINED = "-"
 
 
-def table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def setting(value: str | None) -> str:
+def format_setting(value: str | None) -> str:
     try:
         return UNDEFINED if value is None else f"{float(value):g}"
     except ValueError:
         return escape(value)
 
 
-def number(value: float, digits: int, sign: str = "") -> str:
+def format_number(value: float, digits: int, sign: str = "") -> str:
     return UNDEFINED if math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
-def spread(found: Spread | None, digits: int) -> str:
+def format_spread(found: Spread | None, digits: int) -> str:
     if found is None or math.isnan(found.mean):
         return UNDEFINED
     sd = "" if math.isnan(found.sd) else f" ± {found.sd:.{digits}f}"
-    return number(found.mean, digits) + sd
+    return format_number(found.mean, digits) + sd
 
 
-def interval(found: Estimate | None, digits: int) -> str:
+def format_interval(found: Estimate | None, digits: int) -> str:
     if found is None:
         return UNDEFINED
-    return f"[{number(found.low, digits)}, {number(found.high, digits)}]"
+    return f"[{format_number(found.low, digits)}, {format_number(found.high, digits)}]"
 
 
-def difference(found: Difference | None, digits: int) -> str:
+def format_difference(found: Difference | None, digits: int) -> str:
     if found is None or math.isnan(found.mean):
         return UNDEFINED
-    low, high = (number(value, digits, "+") for value in (found.low, found.high))
-    p = "< 0.001" if found.p_holm < 0.001 else number(found.p_holm, 3)
+    low, high = (format_number(value, digits, "+") for value in (found.low, found.high))
+    p = "< 0.001" if found.p_holm < 0.001 else format_number(found.p_holm, 3)
     unresolved = "" if found.resolved else ", unresolved"
-    return f"{number(found.mean, digits, '+')} [{low}, {high}], p {p}{unresolved}"
+    return f"{format_number(found.mean, digits, '+')} [{low}, {high}], p {p}{unresolved}"
 
 
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>|`\\"}

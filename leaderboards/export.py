@@ -7,8 +7,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.sections import Section
-from plo.leaderboards.table import Leaderboard, Row
 from plo.statistics import Difference
 
 
@@ -20,7 +20,7 @@ def to_csv(board: Leaderboard) -> str:
         line["status"] = row.status
         line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
         for name in board.metrics:
-            hidden = board.hidden(name)  # by an uninformative judge: leaderboard.json has them, beside its card
+            hidden = board.is_hidden(name)  # by an uninformative judge: leaderboard.json has them, beside its card
             found, gap = (None, None) if hidden else (row.metrics.get(name), row.differences.get(name))
             within = None if hidden else row.estimates.get(name)
             line |= {name: found and found.mean, f"{name}_sd": found and found.sd}
@@ -53,9 +53,9 @@ def to_json(board: Leaderboard) -> str:
     """Everything, in full precision; each mean with the value of each run behind it, by run id."""
     rows = [_row_data(row, board) for row in board.rows]
     data = {
-        "comparisons": board.comparisons, "shared": board.settings, "metrics": board.metrics,
+        "comparisons": board.comparisons, "shared": board.shared, "metrics": board.metrics,
         "baseline": board.baseline and board.baseline.name, "rows": rows, "notes": board.notes,
-        "evaluations": [_section_data(section) for section in board.sections], "primary": board.primary,
+        "evaluations": [_section_data(section) for section in board.sections], "primary": board.primary_metric,
         "variance_components": None if board.components is None else board.components.to_dict(),
         "head_to_head": board.ratings and {
             "rows": board.ratings.table.reset_index().to_dict("records"), "cycle_rate": board.ratings.cycle_rate,
@@ -67,7 +67,7 @@ def to_json(board: Leaderboard) -> str:
 
 def _section_data(section: Section) -> dict[str, Any]:
     return {
-        "evaluation": section.evaluation, "title": section.title, "settings": section.settings, "params": section.params,
+        "evaluation": section.evaluation, "title": section.title, "settings": section.settings_digest, "params": section.params,
         "metrics": section.metrics, "notes": section.notes, "judges": section.judges,
     }  # fmt: skip
 

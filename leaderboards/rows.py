@@ -1,0 +1,130 @@
+"""Rows of a leaderboard from recorded cells: cells that differ only in their seed make one row."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+
+from plo.leaderboards.board import Row
+from plo.leaderboards.checks import LeaderboardError, natural_key
+from plo.statistics import spread
+from plo.tracking import ANY, RecordedCell
+
+ALWAYS = ("reference", "sft")
+IDENTITY = ("lr", "beta", "peft")
+
+
+def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: list[str]) -> list[Row]:
+    """Group finished cells, oldest first, into rows with the mean of each metric; append what is odd to `notes`."""
+    varying = _varying_params(cells)
+    rows: dict[tuple, Row] = {}
+    for cell in cells:
+        variant = _variant(cell)
+        settings = {key: _setting(cell, key) for key in (*IDENTITY, *varying)}
+        new = Row(variant, cell.tags.get("plo.loss", variant), settings)
+        row = rows.setdefault((variant, *settings.values()), new)
+        seed = cell.tags.get("plo.seed", "-")
+        if seed in row.runs:
+            notes.append(f"{row.name}, seed {seed}: recorded twice; the later run {cell.run_id} counts.")
+            for values in row.values.values():
+                values.pop(row.runs[seed], None)
+        row.runs[seed] = cell.run_id
+        for name in metrics:
+            if name in cell.metrics:
+                row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
+    trained = any(cell.tags.get("plo.model") != ANY for cell in cells)  # `plo eval` of any models has no such rows
+    for name in ALWAYS if trained else ():
+        if not any(name in (row.variant, row.loss) for row in rows.values()):
+            rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
+            notes.append(f"{name} was not run: its row is empty.")
+    for row in rows.values():
+        row.runs = dict(sorted(row.runs.items(), key=lambda item: natural_key(item[0])))
+        row.metrics = {name: spread(values.values()) for name, values in row.values.items()}
+        holes = [n for n, v in row.values.items() if 0 < sum(map(math.isnan, v.values())) < len(v)]
+        if holes:
+            notes.append(f"{row.name}: {', '.join(holes)} is not a number in some seeds, so it has no mean.")
+    order = {name: place for place, name in enumerate(ALWAYS)}
+    return sorted(rows.values(), key=lambda row: (order.get(row.loss, len(ALWAYS)), _sort_key(row)))
+
+
+def _varying_params(cells: Sequence[RecordedCell]) -> list[str]:
+    """Return the parameters, other than lr, beta and peft, whose setting differs between cells of one variant.
+
+    They become columns, so that a run of 60 steps is not averaged with one of 600 as if it were another seed.
+    A parameter that differs from seed to seed within a comparison, such as a folder, is no setting.
+    """
+    found = defaultdict(lambda: defaultdict(lambda: defaultdict(set)))  # parameter, variant, seed: values
+    for cell in cells:
+        group = (_variant(cell), *(_setting(cell, key) for key in IDENTITY))
+        for key, value in cell.params.items():
+            found[key][group][cell.comparison_key, cell.tags.get("plo.seed")].add(value)
+    varying = set()
+    for key, groups in found.items():
+        for by_seed in groups.values():
+            within = defaultdict(list)
+            for (comparison, _), values in by_seed.items():
+                within[comparison].append(values)
+            noise = any(values != sets[0] for sets in within.values() for values in sets)
+            if not noise and len(set.union(*by_seed.values())) > 1:
+                varying.add(key)
+    return sorted(varying - {*IDENTITY, "seed"})
+
+
+def _setting(cell: RecordedCell, key: str) -> str | None:
+    value = cell.params.get(key)
+    return None if value in ("", "-", "None") else value
+
+
+def _variant(cell: RecordedCell) -> str:
+    return cell.tags.get("plo.variant", cell.name)
+
+
+def _sort_key(row: Row) -> tuple:
+    return row.variant, *(natural_key(value or "") for value in row.settings.values())
+
+
+def find_baseline(rows: Sequence[Row], name: str | None) -> Row | None:
+    """Return the row of that variant, name or loss; without a name the reference, or None where that was not run.
+
+    Raises:
+        LeaderboardError: no finished row, or several, have that name.
+    """
+    wanted = name or "reference"
+    for fits in (lambda row: wanted in (row.variant, row.name), lambda row: row.loss == wanted):
+        found = [row for row in rows if row.runs and fits(row)]
+        if len(found) > 1:
+            names = "; ".join(row.name for row in found)
+            raise LeaderboardError(f"The baseline {wanted!r} may be any of: {names}. Give one of these names in full.")
+        if found:
+            return found[0]
+    if name is None:
+        return None  # `build_rows` notes that the reference was not run
+    names = "; ".join(row.name for row in rows if row.runs)
+    raise LeaderboardError(f"There is no finished run of the baseline {name!r}. Finished: {names}.")
+
+
+def means_along_training(cells: Sequence[RecordedCell]) -> dict[float, dict[str, float]]:
+    """Return reward and KL, averaged over the seeds, at each evaluation point; the key is the share of training."""
+    points: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        for name in ("reward", "kl"):
+            history = cell.history(name)
+            for step, value in history.items():
+                points[round(step / max(1, *history), 3)][name].append(value)
+    return {point: {m: spread(v).mean for m, v in found.items()} for point, found in sorted(points.items())}
+
+
+def add_samples(rows: Sequence[Row], tables: dict[str, pd.DataFrame], count: int = 2) -> None:
+    """Give every row its first sample of the same `count` prompts, spread evenly over the prompts that all rows have."""
+    firsts = {id(row): next((tables[r] for r in row.runs.values() if r in tables), None) for row in rows}
+    frames = [frame for frame in firsts.values() if frame is not None]
+    if not frames:
+        return
+    common = sorted(set.intersection(*(set(frame["prompt_id"]) for frame in frames)))
+    chosen = list(dict.fromkeys(common[i * len(common) // count] for i in range(count))) if common else []
+    for row in rows:
+        if (frame := firsts[id(row)]) is not None:
+            first = frame.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
+            first = first.set_index("prompt_id")
+            row.samples = [(first.loc[prompt, "prompt"], first.loc[prompt, "text"]) for prompt in chosen]
