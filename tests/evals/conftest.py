@@ -30,5 +30,5 @@ def serve():
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     """Verdicts of a test are gone after it, else a second run would ask nothing; no key of the user's is sent anywhere."""
-    monkeypatch.setattr("plo.evals.judges.cache.plo_home", lambda: tmp_path / "plo_home")
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "plo_home"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
