@@ -23,7 +23,7 @@ from plo.cli.tables import print_rows
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.evals import EVALUATIONS
-from plo.experiment.matrix import configured_variants
+from plo.experiment.preflight import configured_variants
 from plo.losses import LOSSES
 from plo.near import near
 from plo.scorers import RECIPES, get_variant

@@ -4,14 +4,25 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from plo.backbone.token_statistics import STATISTICS
-from plo.config import ConfigError
+from plo.config import ConfigError, Experiment
 from plo.data import Pair
 from plo.losses import Loss, get_loss
-from plo.scorers import Scorer, Variant
+from plo.scorers import Scorer, Variant, get_variant
 from plo.verify.trainable import check_trainable
 
 OTHER_NEEDS = ("ref_logps", "hidden", "weights")  # what the backbone computes without a registered statistic
 COLUMN = "column:"
+
+
+def configured_variants(experiment: Experiment) -> list[Variant]:
+    """Return the variants of an experiment, `sft` (on chosen) first: every table has it."""
+    variants = [get_variant(spec) for spec in experiment.losses]
+    if all(variant.name != "sft" for variant in variants):
+        variants.insert(0, get_variant("sft"))
+    names = [variant.name for variant in variants]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
+    return variants
 
 
 def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:
