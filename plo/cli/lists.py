@@ -30,7 +30,7 @@ def list_registered(
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="[PATTERN]", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
+            metavar="PATTERN", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
         ),
     ] = "*",
     plugin: Plugins = [],  # noqa: B006  (typer reads the default, nobody changes it)
