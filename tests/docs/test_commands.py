@@ -93,7 +93,7 @@ def save(title, text, small):
 def run_command(line, small, page):
     words = shlex.split(line, comments=True)
     reason = next((why for pattern, why in NOT_RUN.items() if re.search(pattern, line)), None)
-    if not words:
+    if not words or "--dry-run" in words:  # the option is on its way
         return
     if "plo" in words:
         arguments = words[words.index("plo") + 1 :]
