@@ -36,8 +36,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warning
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
     """Register `function` as a command with --verbose and --quiet; its --help ends with the "Examples:" of its docstring."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
-    lines = [f"[dim]$[/dim] {_no_markup(line.strip())}" for line in examples.splitlines()]
-    epilog = "\n".join(["[bold]Examples[/bold]", *lines]) if examples else None
+    commands = [f"    $ {line.strip()}".replace("[", "\\[") for line in examples.splitlines()]
+    epilog = "\n".join(["Examples:", "", *commands]) if examples else None  # also read as Markdown, by `make docs`
 
     @functools.wraps(function)
     def run(*, verbose: bool, quiet: bool, **arguments: Any) -> None:
@@ -53,10 +53,6 @@ def add(app: typer.Typer, function: Callable[..., None], name: str | None = None
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])  # type: ignore[attr-defined]
     run.__annotations__ = {**function.__annotations__, **extra}
     app.command(name or function.__name__.replace("_", "-"), help=text, epilog=epilog, hidden=hidden)(run)
-
-
-def _no_markup(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 @contextlib.contextmanager
