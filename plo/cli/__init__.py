@@ -1,6 +1,6 @@
-"""The command line, `plo`: its commands, in the order in which `plo --help` lists them.
+"""The command line `plo`: its commands, in the order in which `plo --help` lists them.
 
-Heavy imports stand inside the commands, so that `plo --help` answers at once.
+Commands import heavy modules when they run, so that `plo --help` answers at once.
 """
 
 from typing import Annotated
@@ -12,7 +12,7 @@ from plo.cli import cache, demo, evaluation, lists, reports, runs, settings
 from plo.cli.shared import add
 
 app = typer.Typer(
-    help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
+    help="Compare preference losses on one backbone, record every run, publish the leaderboard.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -24,9 +24,7 @@ Kind = Literal["losses", "scorers", "generators", "evaluations", "judges", "sour
 
 
 def list_registered(
-    kind: Annotated[
-        Kind, typer.Argument(metavar="KIND", help="losses, scorers, generators, evaluations, judges or sources.")
-    ],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of thing to list.")],
     pattern: Annotated[
         str,
         typer.Argument(
