@@ -5,6 +5,7 @@ from plo import extras
 extras.require("train", "plo.evals")
 
 from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
+from plo.evals.findings import Findings
 from plo.evals.model_level import ModelEvaluation, get_model_evaluation
 from plo.evals.registry import (
     EVALUATIONS,
@@ -15,7 +16,7 @@ from plo.evals.registry import (
     register_evaluation,
 )
 from plo.evals.sample_level import SampleResults, evaluate
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject
 
 __all__ = [
     "EVALUATIONS",

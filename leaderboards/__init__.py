@@ -1,4 +1,4 @@
-"""Leaderboards, built from recorded runs alone: `read` a store, `write` Markdown, CSV and JSON."""
+"""Leaderboards, built from recorded runs alone: `read` a store, then `write` Markdown, CSV and JSON."""
 
 from plo import extras
 
