@@ -136,7 +136,7 @@ def test_concurrency():
 
 
 def test_progress(monkeypatch):
-    monkeypatch.setattr("plo.evals.judges.judging.EVERY", 0.0)
+    monkeypatch.setattr("plo.evals.judges.session.EVERY", 0.0)
     questions, told = [Question("q", "x", str(i)) for i in range(2)], []
     JudgeSession(Scripted(lambda q: 0.9), tell=told.append).ask(questions)
     assert told[0] == "scripted: 2 of 2 questions to ask, cost 1" and told[1].startswith("scripted: 1/2, spent 0.")
