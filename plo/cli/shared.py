@@ -72,9 +72,11 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Terminal:
-    """Return the console of progress bars, which is silent where log records of progress are."""
-    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
+def terminal_progress():
+    """Return progress bars next to the log records, which are silent where log records of progress are."""
+    from plo.cli.progress import TerminalProgress
+
+    return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
 def load_plugins(plugins) -> None:
