@@ -84,8 +84,8 @@ COMMANDS = typer.main.get_command(app).commands
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_of_a_command_are_read_by_its_parser(name):
     epilog = typer.main.get_command(app).commands[name].epilog
-    heading, *examples = epilog.replace("[dim]$[/dim] ", "").replace("\\[", "[").splitlines()
-    assert heading == "[bold]Examples[/bold]" and 1 <= len(examples) <= 3
+    heading, _, *examples = epilog.replace("    $ ", "").replace("\\[", "[").splitlines()
+    assert heading == "Examples:" and 1 <= len(examples) <= 3
     for example in examples:
         assert len(example) <= 76, f"{example} does not fit in a terminal of 80 columns"
         program, command, *arguments = shlex.split(example.split(" > ")[0])
