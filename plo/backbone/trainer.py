@@ -102,8 +102,7 @@ class PreferenceTrainer(Trainer):
         self.weights = weights
         if "weights" in backbone.loss.needs and weights is None:
             raise ConfigError(
-                f"The loss {backbone.loss.name!r} needs token weights: give weights=, those of its scorer "
-                f"{backbone.loss.scorer.name!r}."
+                f"The loss {backbone.loss.name!r} needs token weights: pass weights=, made by a token scorer."
             )
         self.columns = [need.removeprefix("column:") for need in backbone.loss.needs if need.startswith("column:")]
         distributed.start()

@@ -27,9 +27,9 @@ from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
 from plo.identity import code_identity, settings_identity, sha256
-from plo.losses import Loss
 from plo.margins import wins, without_rounding
 from plo.paths import plo_home, slug
+from plo.scorers import Variant
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
@@ -39,51 +39,53 @@ EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss (None: the reference itself) and a seed.
+    """A variant (None: the reference itself) and a seed.
 
     Attributes:
         key: hash of everything that defines the cell's numbers.
     """
 
-    loss: Loss | None
+    variant: Variant | None
     seed: int
     key: str
 
     @property
-    def variant(self) -> str:
-        return self.loss.name if self.loss is not None else "reference"
+    def label(self) -> str:
+        """Name of the variant, or "reference"."""
+        return self.variant.name if self.variant is not None else "reference"
 
     @property
     def name(self) -> str:
-        return f"{self.variant} seed {self.seed}"
+        return f"{self.label} seed {self.seed}"
 
     def units(self, experiment: Experiment, pairs: int) -> int:
         """Units of progress that the cell takes."""
-        if self.loss is None:
+        if self.variant is None:
             return EVALUATION_UNITS
         return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
 
     def steps(self, experiment: Experiment, pairs: int) -> int:
         """Optimiser steps that the cell takes."""
         train = experiment.train
-        if self.loss is None:
+        if self.variant is None:
             return 0
         return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
 
     def folder(self, root: Path) -> Path:
-        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
+        return root / f"{slug(self.label)}-seed{self.seed}-{self.key[:8]}"
 
 
-def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
+def cell_key(bench: Workbench, variant: Variant | None, seed: int) -> str:
     """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
     the loss, its generator, its statistics and the evaluations, with the code that it calls."""
     plugged = [EVALUATIONS[name].load() for name in bench.suite]
-    if loss is not None:
-        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
-    other = [stage for stage in loss.scorer.stages.values() if stage.model] if loss is not None and loss.scorer else []
+    if variant is not None:
+        plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
+    scorer = variant.scorer if variant is not None else None
+    other = [stage for stage in scorer.stages.values() if stage.model] if scorer is not None else []
     settings = {
         "shared": shared_settings(bench),
-        "loss": [loss.name, loss.source] if loss is not None else None,
+        "loss": [variant.name, variant.source] if variant is not None else None,
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
         **({"stages": [bench.stages.identity(stage) for stage in other]} if other else {}),
@@ -143,7 +145,7 @@ def run_cell(
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
-    if cell.loss is None:
+    if cell.variant is None:
         bench.backbone.reset(cell.seed)
         with bench.backbone.reference():
             evaluator.at_step(0, 0)
@@ -165,16 +167,16 @@ def run_cell(
 def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
-    if scorer := cell.loss.scorer:
+    if scorer := cell.variant.scorer:
         weights = token_weights(bench.stages, scorer, cell.seed, plo_home() / "scores")
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
     run.tag("plo.stages", json.dumps(stages))
-    backbone.reset(cell.seed, cell.loss)
+    backbone.reset(cell.seed, cell.variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    registered = [need for need in cell.loss.needs if need in STATISTICS]
+    registered = [need for need in cell.variant.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
         data.train,
@@ -192,7 +194,7 @@ def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator
     backbone.save(folder / "model")
     distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.folder(folder / "model")
-    return short_of_target(cell.loss, trainer.state.log_history, trainer.state.max_steps)
+    return short_of_target(cell.variant.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
 class Evaluator(TrainerCallback):
@@ -272,11 +274,11 @@ class Evaluator(TrainerCallback):
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
         measured = self.probe()
-        if self.cell.loss is not None:
+        if self.cell.variant is not None:
             measured["preference_accuracy"] = preference_accuracy(bench)
 
         def judge() -> dict[str, float]:
-            reference = samples if self.cell.loss is None else self.reference_samples
+            reference = samples if self.cell.variant is None else self.reference_samples
             result = evaluate(samples, bench.suite, reference=reference)
             store.write(self._samples(step), result.samples.to_parquet, durable=True)
             metrics = dict(result.metrics) | measured

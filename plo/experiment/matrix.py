@@ -20,14 +20,14 @@ from plo.evals import EvaluationError
 from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, check_losses, with_stages
+from plo.experiment.preflight import check_columns, check_losses, losses_with_stages
 from plo.experiment.progress import CellsProgress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.losses import Loss, get_loss
 from plo.paths import plo_home, slug
 from plo.registry import load_plugin
+from plo.scorers import Variant, get_variant
 from plo.terminal import Terminal, say
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
 
@@ -53,13 +53,13 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         load_plugin(plugin)
     plugged = digests(experiment.plugins)
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
-    losses = configured_losses(experiment)
-    trained = with_stages(losses)
+    variants = configured_variants(experiment)
+    trained = losses_with_stages(variants)
     check_losses(trained)
     bench = workbench(experiment, console)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
-    cells = _cells(bench, losses, experiment.seeds)
+    cells = _cells(bench, variants, experiment.seeds)
     key = _comparison_key(bench)
     root = experiment.out / f"{slug(experiment.name)}-{key[:8]}"
     with _only_one(tracker, key):
@@ -90,20 +90,20 @@ def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCel
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
-def configured_losses(experiment: Experiment) -> list[Loss]:
-    """The losses of an experiment, `sft` (on chosen) first: it stands in every table."""
-    losses = [get_loss(spec) for spec in experiment.losses]
-    if all(loss.name != "sft" for loss in losses):
-        losses.insert(0, get_loss("sft"))
-    names = [loss.name for loss in losses]
+def configured_variants(experiment: Experiment) -> list[Variant]:
+    """Return the variants of an experiment, `sft` (on chosen) first: every table has it."""
+    variants = [get_variant(spec) for spec in experiment.losses]
+    if all(variant.name != "sft" for variant in variants):
+        variants.insert(0, get_variant("sft"))
+    names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
-    return losses
+    return variants
 
 
-def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
+def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
     """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
-    return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
+    return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
 
 
 def _comparison_key(bench: Workbench) -> str:
@@ -118,7 +118,7 @@ def _run(
     experiment = bench.experiment
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
-    references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
+    references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
         say(console, f"{skipped} of {len(cells)} cells are finished already.")
@@ -133,7 +133,7 @@ def _run(
             run = distributed.on_main(start, share=False) or Unrecorded()
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
-                reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
+                reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
                 note = partial(_note, console, cell.name)
                 metrics = run_cell(cell, bench, run, root, reference, progress.advance, note)
             except BaseException as error:
@@ -147,7 +147,7 @@ def _run(
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
                 say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
             else:
-                if cell.loss is None:
+                if cell.variant is None:
                     references[cell.seed] = run.run_id
                 say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
             progress.end()
@@ -166,8 +166,8 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
 
 def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
     return {
-        "plo.loss": cell.loss.entry.name if cell.loss is not None and cell.loss.entry else cell.variant,
-        "plo.variant": cell.variant,
+        "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
+        "plo.variant": cell.label,
         "plo.seed": str(cell.seed),
         "plo.data": bench.data.digest,
         "plo.model": bench.model_identity,
@@ -177,13 +177,13 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
 
 
 def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
-    if cell.loss is None:
+    if cell.variant is None:
         return {}
     return {
-        **{f"loss.{name}": str(value) for name, value in cell.loss.params.items()},
+        **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
         **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
         "lr": f"{experiment.train.lr:g}",
-        "beta": str(cell.loss.params.get("beta", "-")),
+        "beta": str(cell.variant.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }
 

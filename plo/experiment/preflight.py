@@ -7,18 +7,18 @@ from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.losses import Loss, get_loss
-from plo.scorers import Scorer
+from plo.scorers import Scorer, Variant
 from plo.verify.trainable import check_trainable
 
 OTHER_NEEDS = ("ref_logps", "hidden", "weights")  # what the backbone computes without a registered statistic
 COLUMN = "column:"
 
 
-def with_stages(losses: Iterable[Loss]) -> list[Loss]:
-    """The losses, and those that their token scorers have trained first; each variant once."""
-    losses = list(losses)
-    found = losses + [stage for loss in losses if loss.scorer is not None for stage in losses_of_stages(loss.scorer)]
-    return list({loss.name: loss for loss in found}.values())
+def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:
+    """Return the losses of variants and of the stages that their token scorers train first, each name once."""
+    scorers = [variant.scorer for variant in variants if variant.scorer is not None]
+    losses = [variant.loss for variant in variants] + [loss for scorer in scorers for loss in losses_of_stages(scorer)]
+    return list({loss.name: loss for loss in losses}.values())
 
 
 def losses_of_stages(scorer: Scorer) -> list[Loss]:
