@@ -23,7 +23,7 @@ from plo.cli.tables import print_rows
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.evals import EVALUATIONS
-from plo.experiment.matrix import configured_losses
+from plo.experiment.matrix import configured_variants
 from plo.losses import LOSSES, get_loss
 from plo.near import near
 from plo.values import read_value
@@ -411,7 +411,7 @@ def test_the_remedy_of_a_message_works(settings, message, remedy):
     """What a message says to write is written; then the experiment is accepted."""
 
     def accepted(changes):
-        configured_losses(load_experiment(None, {"losses": "dpo", **changes}))
+        configured_variants(load_experiment(None, {"losses": "dpo", **changes}))
 
     with pytest.raises(PloError, match=message):
         accepted(settings)
@@ -458,7 +458,7 @@ def test_a_near_name_is_a_setting(key):
         (["compare"], "There are no losses to compare: give --loss dpo, losses=dpo,ipo or an experiment file."),
         (["compare", "lossess=dpo"], "lossess: there is no such setting; did you mean losses?"),
         (["compare", "--loss", "dpo(beta=0.1, beta=0.2)"], "sets beta twice"),
-        (["compare", "--loss", "wpo(base=d2po)"], "wants token weights"),
+        (["compare", "--loss", "wpo(base=twdpo)"], "needs token weights"),
         (["compare", "--loss", "bpo", "bpo.preset=imdb"], "must be one of hh, tldr, llama3"),
         (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),
         (["leaderboard", "--store", "nowhere.db"], "no MLflow store"),

@@ -22,7 +22,7 @@ from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
 from plo.paths import plo_home
 from plo.registry import RegistryError
-from plo.scorers import ScorerError, Stage, get_scorer, register_scorer
+from plo.scorers import ScorerError, Stage, get_scorer, get_variant, register_scorer
 from plo.tracking import Tracker
 
 
@@ -431,12 +431,12 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
     # another model's weights, under the same path
     small = tmp_path / "small"
     shutil.copytree(tmp_path / "tiny", small)
-    loss = get_loss("weighted", scorer=f"log_ratio(model='{small}')")
+    variant = get_variant("weighted", scorer=f"log_ratio(model='{small}')")
     size = AutoConfig.from_pretrained(small).vocab_size
     found = set()
     for seed in (3, 4):
         tiny_llama(seed=seed, vocab_size=size, num_hidden_layers=1).float().save_pretrained(small)
-        found.add(cell_key(workbench(tiny(), Console(quiet=True)), loss, 0))
+        found.add(cell_key(workbench(tiny(), Console(quiet=True)), variant, 0))
     assert len(found) == 2
 
 
