@@ -71,7 +71,7 @@ def test_a_page_is_complete(name):
     assert sorted(parts) == sorted(common + own)
     assert all(len(text.strip()) > 3 for text in parts.values()), parts
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.*) \|$", parts["Hyper-parameters"], flags=re.MULTILINE)
-    registry = SCORERS if name.startswith("scorers/") else RECIPES if name in RECIPES else LOSSES
+    registry = SCORERS if name.startswith("scorers/") else RECIPES if Path(name).stem in RECIPES else LOSSES
     entry = registry[Path(name).stem]
     assert [row[0] for row in rows] == list(hyper_parameters(entry.load()))
     assert all(meaning.strip() for _, _, meaning in rows), "each hyper-parameter is described under Args"
