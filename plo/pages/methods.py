@@ -87,7 +87,7 @@ def users(scorer: str) -> list[str]:
 
 def stage(stage: Stage) -> dict[str, Any]:
     """Describe what is trained before a scorer can score."""
-    return {"loss": get_loss(stage.loss).entry.name, "of": stage}
+    return {"loss": get_variant(stage.loss).registered_name, "of": stage}
 
 
 def defaults(entry: Entry[Any]) -> dict[str, str]:
