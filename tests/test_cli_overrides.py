@@ -112,6 +112,12 @@ def test_losses_with_scorers_recipes_and_sums_take_hyper_parameters(losses, hype
     assert get_variant(spec).name == changed
 
 
+def test_a_hyper_parameter_reaches_the_variants_of_the_example_with_token_weights():
+    experiment = load_experiment(Path(__file__).parents[1] / "docs" / "token_level.yaml")
+    losses = with_hyper_parameters(experiment, {"beta": 0.25}).losses
+    assert [spec for spec in losses if "beta=0.25" not in spec] == [{"sepo": {"gamma": 2.0}}]  # it has no beta
+
+
 def test_a_date_is_a_name(tmp_path):
     (tmp_path / "exp.yaml").write_text("{name: 2026-11-29, losses: dpo}")
     assert load_experiment(tmp_path / "exp.yaml").name == "2026-11-29"
