@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from plo.cli.parameters import Quiet, Verbose
 from plo.errors import PloError
@@ -61,9 +60,11 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Console:
-    """Return the console of progress bars, which is silent where progress is not logged."""
-    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
+def terminal_progress():
+    """Return progress bars next to the log records, which are silent where log records of progress are."""
+    from plo.cli.progress import TerminalProgress
+
+    return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
 def load_plugins(plugins) -> None:
