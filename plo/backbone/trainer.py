@@ -447,7 +447,7 @@ def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference
 
 
 def _ref_hidden(backbone: Backbone, batch: Batch) -> torch.Tensor:
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         return backbone.measure(batch, (), hidden=True)["hidden"]
 
 

@@ -144,8 +144,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
     if cell.loss is None:
-        bench.backbone.reset(cell.seed)
-        with bench.backbone.reference():
+        with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
         notes = _train(cell, bench, run, folder, evaluator)
@@ -164,7 +163,7 @@ def run_cell(
 
 def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
-    weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
+    weights, stages = None, [bench.sft] if bench.sft is not None else []
     if scorer := cell.loss.scorer:
         weights = token_weights(bench.stages, scorer, cell.seed, plo_home() / "scores")
         stages += map(bench.stages.key, scorer.stages.values())

@@ -35,6 +35,7 @@ class Workbench:
         suite: names of the evaluations of samples.
         model_evaluations: the evaluations of a model.
         model_identity: hash of policy and reference: what two runs must share to be compared.
+        sft: key of the stage that every cell starts from; None: cells start from the model itself.
     """
 
     experiment: Experiment
@@ -46,6 +47,7 @@ class Workbench:
     model_evaluations: tuple[ModelEvaluation, ...]
     stages: Stages
     model_identity: str
+    sft: str | None
 
 
 def workbench(experiment: Experiment, console: Console) -> Workbench:
@@ -71,8 +73,9 @@ def workbench(experiment: Experiment, console: Console) -> Workbench:
     store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
     stages = Stages(backbone, tokenizer, **common, folder=plo_home() / "stages")
-    identity = _identity(experiment, stages)
-    return Workbench(experiment, backbone, tokenizer, data, store, *suites(experiment), stages, identity)
+    sft = stages.key(_sft(experiment)) if "sft" in experiment.stages else None  # before the start changes
+    identity = _identity(experiment, stages, sft)
+    return Workbench(experiment, backbone, tokenizer, data, store, *suites(experiment), stages, identity, sft)
 
 
 def prepare(bench: Workbench, console: Console) -> None:
@@ -83,9 +86,7 @@ def prepare(bench: Workbench, console: Console) -> None:
         if is_reference:
             backbone.check_reference_can_be_trained()
         say(console, "stage sft")
-        key = bench.stages.key(stage)
-        state = bench.stages.trained(stage, "sft")
-        backbone.start_from(state, key, reference=is_reference)
+        backbone.start_from(bench.stages.trained(stage, "sft"), reference=is_reference)
     if experiment.reference not in (None, "init", "sft"):
         backbone.compare_with(_other(experiment, bench.stages))
         bench.stages.release()  # a stage of that model trains another copy of it
@@ -100,20 +101,20 @@ def _sft(experiment: Experiment) -> Stage:
     return Stage(loss="sft", train=experiment.sft)
 
 
-def _identity(experiment: Experiment, stages: Stages) -> str:
+def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
     """Of policy and reference: weights, and what is trained before the losses; the dtype they are computed in."""
     how = computed_with(stages.backbone)
-    if "sft" in experiment.stages:
-        how.append(stages.key(_sft(experiment)))
-    if experiment.reference not in (None, "sft" if "sft" in experiment.stages else "init"):
-        how.append("init" if experiment.reference == "init" else _other(experiment, stages).fingerprint)
+    if sft is not None:
+        how.append(sft)
+    if experiment.reference not in (None, "sft" if sft is not None else "init"):
+        how.append("init" if experiment.reference == "init" else _other(experiment, stages).base.identity)
     return sha256(how)
 
 
 def computed_with(backbone: Backbone) -> list[Any]:
     """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
     b = backbone
-    return [b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention]
+    return [b.start.identity, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def _other(experiment: Experiment, stages: Stages) -> Backbone:

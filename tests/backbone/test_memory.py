@@ -77,7 +77,7 @@ def test_a_weight_is_cast_once_a_step(tiny_llama, tiny_pairs):
     backbone = Backbone(tiny_llama(dtype=torch.float32), ModelConfig(peft="full"), torch.bfloat16)
     backbone.reset(0, get_loss("dpo"))
     batch = collate(tiny_pairs(3))
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     weight = backbone.causal_lm.model.layers[0].mlp.down_proj.weight
 
@@ -121,7 +121,7 @@ def test_a_weight_is_cast_once_in_all_passes_over_the_reference(tiny_llama, tiny
     def passes(count):
         nonlocal casts
         casts = 0
-        with Casts(), backbone.reference():
+        with Casts(), backbone.holding(backbone.reference):
             for _ in range(count):
                 backbone.measure(batch, ("logps",))
         return casts
