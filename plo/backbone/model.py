@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -15,6 +14,7 @@ from plo.backbone import sharding
 from plo.backbone.activations import compare_parts, keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.batch import Batch
+from plo.backbone.borrowed import BaseTunerLayer, attention_of, decoder_layers, recompute_layers
 from plo.backbone.head import ModelError, check_head, scaled
 from plo.backbone.modes import attending, casts_kept
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
@@ -53,7 +53,7 @@ class Backbone(TrainableModel):
     ):
         super().__init__(model, settings, compute_dtype)
         self.loss: Loss | None = None
-        self.attention = model.config._attn_implementation
+        self.attention = attention_of(model)
         self._reference_weights: tuple[Weights, dict[str, Tensor]] | None = None  # of its head, until the next training
         # transformers' generate takes a strided slice of the prompt's hidden states, for which a bfloat16 linear layer
         # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
@@ -64,7 +64,7 @@ class Backbone(TrainableModel):
         self.longest: int | None = None  # tokens that packing was tried with
         if distributed.wants_shards():
             compare_parts(self.policy)
-            sharding.shard(self, set(model._no_split_modules or ()), ("measure", "generate"), device or self.device)
+            sharding.shard(self, decoder_layers(model), ("measure", "generate"), device or self.device)
         self.keep_base()
 
     def use_packed(self, packed: bool) -> None:
@@ -74,12 +74,8 @@ class Backbone(TrainableModel):
 
     def checkpoint_layers(self, on: bool) -> None:
         """Whether the backward pass computes each decoder layer once more instead of keeping what is in it."""
-        model = self.causal_lm
-        keep_less(model, not on)
-        if on and not model.is_activation_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        elif not on and model.is_activation_checkpointing:
-            model.activation_checkpointing_disable()
+        keep_less(self.causal_lm, not on)
+        recompute_layers(self.causal_lm, on)
 
     def casts_kept(self):
         """Cast each trained weight to the compute dtype once inside, until the optimiser changes it."""

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from plo.backbone import sharding
+from plo.backbone.borrowed import attention_of, autocast_nested
 
 
 @contextmanager
@@ -19,18 +19,14 @@ def casts_kept(module: nn.Module) -> Iterator[None]:
     if sharding.is_sharded(module):  # a cast of every gathered weight would be the whole model
         yield
         return
-    torch.autocast_increment_nesting()  # autocast forgets its casts where the outermost one ends
-    try:
+    with autocast_nested():
         yield
-    finally:
-        torch.autocast_decrement_nesting()
-        torch.clear_autocast_cache()
 
 
 @contextmanager
 def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
     """Let a model attend by another implementation inside, and by its own again afterwards."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     if implementation == before:
         yield
         return

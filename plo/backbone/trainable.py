@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plo import distributed
 from plo.backbone import sharding
+from plo.backbone.borrowed import BaseTunerLayer, forget_casts
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_plain
 from plo.backbone.lora import fuse, lora_config
@@ -154,12 +154,12 @@ class TrainableModel(nn.Module):
             try:
                 for name, values in weights.tensors.items():
                     own[name] = self._replace(named[name], values)
-                torch.clear_autocast_cache()  # it holds casts of the weights that were there before
+                forget_casts()  # it holds casts of the weights that were there before
                 yield
             finally:
                 for name, values in own.items():
                     self._replace(named[name], values)
-                torch.clear_autocast_cache()
+                forget_casts()
 
     @contextmanager
     def _adapters(self, on: bool) -> Iterator[None]:

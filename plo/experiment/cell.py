@@ -14,11 +14,12 @@ from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
 from plo.backbone.batch import collate
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
 from plo.config import EvaluationConfig, Experiment
 from plo.data import Pair
 from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate

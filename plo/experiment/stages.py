@@ -21,12 +21,13 @@ from transformers import TrainerCallback
 
 from plo import distributed
 from plo import store as stored
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore
 from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
 from plo.backbone.weights import Weights
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
