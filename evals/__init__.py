@@ -1,22 +1,22 @@
-"""Evaluations of sampled continuations: one file a suite. Importing this registers the built-in ones."""
+"""Evaluations of a policy, one file per suite. Importing this package registers the built-in ones."""
 
 from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
-from plo.evals.evaluation import (
+from plo.evals.model_level import ModelEvaluation, get_model_evaluation
+from plo.evals.registry import (
     EVALUATIONS,
     EvaluationError,
-    ModelEvaluation,
-    SampleResults,
+    EvaluationFacts,
     describe_metric,
     describe_metrics,
-    evaluate,
-    get_model_evaluation,
     register_evaluation,
 )
+from plo.evals.sample_level import SampleResults, evaluate
 from plo.evals.subject import Findings, Subject
 
 __all__ = [
     "EVALUATIONS",
     "EvaluationError",
+    "EvaluationFacts",
     "Findings",
     "ModelEvaluation",
     "SampleResults",

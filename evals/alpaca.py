@@ -12,8 +12,8 @@ from pydantic import Field
 from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
-from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.judges import JudgeSession
+from plo.evals.registry import EvaluationError, register_evaluation
 from plo.evals.subject import Findings, Subject
 
 BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
@@ -34,7 +34,14 @@ DIRECTIONS = {
 }
 
 
-@register_evaluation("alpaca_eval", level="model", higher_is_better=DIRECTIONS)
+@register_evaluation(
+    "alpaca_eval",
+    level="model",
+    main_score="win_rate",
+    higher_is_better=DIRECTIONS,
+    license="Apache-2.0 AND CC-BY-NC-4.0",
+    citation="Dubois et al. 2024, arXiv:2404.04475",
+)
 def alpaca_eval(
     subject: Subject,
     judging: JudgeSession,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from plo.evals.evaluation import EvaluationError
 from plo.evals.judges import Template
+from plo.evals.registry import EvaluationError
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS = 805

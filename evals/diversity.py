@@ -10,7 +10,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
-from plo.evals.evaluation import register_evaluation
 from plo.evals.ngrams import (
     VOCABULARY,
     compression_ratio,
@@ -20,6 +19,7 @@ from plo.evals.ngrams import (
     self_bleu_pairwise,
 )
 from plo.evals.prompts import load_prompts
+from plo.evals.registry import register_evaluation
 from plo.evals.subject import Findings, Subject
 
 ORDERS = range(1, 6)  # of n-grams
@@ -46,6 +46,9 @@ def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY
 @register_evaluation(
     "diversity",
     level="model",
+    main_score="vendi_score",
+    license="MIT",
+    citation="Kirk et al. 2024, arXiv:2310.06452",
     higher_is_better={
         "distinct_*": True,
         "ead_*": True,

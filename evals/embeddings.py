@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plo.evals.evaluation import EvaluationError
+from plo.evals.registry import EvaluationError
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from plo.evals.answers import THINK_END
-from plo.evals.evaluation import EvaluationError, register_evaluation
+from plo.evals.registry import EvaluationError, register_evaluation
 from plo.evals.subject import Findings, Subject
 
 PAPERS = ("ifeval", "gsm8k", "truthfulqa_mc2", "arc_challenge", "hellaswag", "mmlu", "winogrande")
@@ -33,7 +33,13 @@ HIGHER_IS_BETTER = {
 }
 
 
-@register_evaluation("lm_eval", level="model", higher_is_better=HIGHER_IS_BETTER)
+@register_evaluation(
+    "lm_eval",
+    level="model",
+    higher_is_better=HIGHER_IS_BETTER,
+    license="MIT",
+    citation="Gao et al., https://github.com/EleutherAI/lm-evaluation-harness",
+)
 def lm_eval(
     subject: Subject,
     *,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from plo.evals.evaluation import register_evaluation
+from plo.evals.registry import register_evaluation
 
 VOCABULARY = 50_257  # of GPT-2: what Kirk et al. (2024) set V to in their code
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -83,7 +83,11 @@ def repetition(text: str, n: int = 3) -> float:
 
 
 @register_evaluation(
-    "ngram_diversity", level="prompt", higher_is_better={"distinct_1": True, "self_bleu_pairwise": False}
+    "ngram_diversity",
+    level="prompt",
+    main_score="distinct_1",
+    higher_is_better={"distinct_1": True, "self_bleu_pairwise": False},
+    citation="Li et al. 2016, arXiv:1510.03055; Zhu et al. 2018, arXiv:1802.01886",
 )
 def ngram_diversity(samples: pd.DataFrame) -> pd.DataFrame:
     """`distinct_1` and `self_bleu_pairwise` among the samples of each prompt: cheap, for every evaluation point."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from plo.data import DropReport, Row, read_rows
 from plo.data.rows import Text, to_chat
 from plo.data.split import prompt_key, row_digest
-from plo.evals.evaluation import EvaluationError
+from plo.evals.registry import EvaluationError
 from plo.evals.subject import Subject
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from plo.evals.evaluation import EvaluationError, register_evaluation
+from plo.evals.registry import EvaluationError, register_evaluation
 
 
 class _Analyzer(SentimentIntensityAnalyzer):
@@ -41,7 +41,13 @@ def valence_sum(text: str) -> float:
     return float(_analyzer().polarity_scores(text)["valence"])
 
 
-@register_evaluation("sentiment", higher_is_better={"reward": True, "valence": True})
+@register_evaluation(
+    "sentiment",
+    main_score="reward",
+    higher_is_better={"reward": True, "valence": True},
+    license="MIT",
+    citation="Hutto and Gilbert 2014, https://github.com/cjhutto/vaderSentiment",
+)
 def sentiment(samples: pd.DataFrame) -> pd.DataFrame:
     """`reward`: compound score of the continuation, in [-1, 1]. `valence`: its valence sum / its tokens."""
     scores = [_analyzer().polarity_scores(text) for text in samples["text"]]

@@ -11,9 +11,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
-from plo.evals.evaluation import EvaluationError, register_evaluation
 from plo.evals.judges import JudgeSession
 from plo.evals.prompts import PromptSet, load_prompts
+from plo.evals.registry import EvaluationError, register_evaluation
 from plo.evals.subject import Findings, Subject
 
 Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
@@ -32,7 +32,14 @@ _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
 
 
-@register_evaluation("hh", level="model", higher_is_better=DIRECTIONS)
+@register_evaluation(
+    "hh",
+    level="model",
+    main_score="win_rate_chosen",
+    higher_is_better=DIRECTIONS,
+    license="MIT",
+    citation="Bai et al. 2022, arXiv:2204.05862",
+)
 def hh(
     subject: Subject,
     judging: JudgeSession,
@@ -53,7 +60,13 @@ def hh(
     return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, end, **settings)
 
 
-@register_evaluation("tldr", level="model", higher_is_better=DIRECTIONS)
+@register_evaluation(
+    "tldr",
+    level="model",
+    main_score="win_rate_chosen",
+    higher_is_better=DIRECTIONS,
+    citation="Stiennon et al. 2020, arXiv:2009.01325",
+)
 def tldr(
     subject: Subject,
     judging: JudgeSession,

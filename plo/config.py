@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from plo.errors import PloError
 from plo.near import near
@@ -77,40 +78,51 @@ class ModelConfig(Section):
 
     name: str = Field(
         "embedded",
-        description="'embedded', a local folder, or a hub name: of a model, or of a LoRA adapter with its base",
+        description="Model to train: 'embedded', or the folder or hub name of a model or of a LoRA adapter with its base.",
     )
-    peft: Literal["lora", "full"] = "lora"
-    lora_r: PositiveInt = 16
-    lora_alpha: PositiveFloat = 32
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = "all-linear"
+    peft: Literal["lora", "full"] = Field("lora", description="Fine-tuning: of a LoRA adapter or of all weights.")
+    lora_r: PositiveInt = Field(16, description="Rank of the adapter.")
+    lora_alpha: PositiveFloat = Field(
+        32, description="Scale of the adapter: its product counts lora_alpha / lora_r times."
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
+    lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
+        "all-linear", description="Modules that get an adapter: a list of names, a regular expression, or all-linear."
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 where the hardware has it"
+        "auto", description="Precision of matrix products; auto is bfloat16 where the hardware supports it."
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="of padded rows and in generation; auto: sdpa where the model has it"
+        "auto", description="Attention of padded rows and in generation; auto is sdpa where the model supports it."
     )
     reference_disk_gb: float = Field(
-        20, ge=0, description="of the reference's hidden states that are kept on disk; beyond, computed anew each step"
+        20,
+        ge=0,
+        description="Hidden states of the reference to keep on disk, in GB; the rest is computed in every step.",
     )
-    packed: bool = Field(True, description="pairs without padding, their prompt computed once, where the model can")
+    packed: bool = Field(
+        True, description="Compute pairs without padding and each prompt once, where the model supports it."
+    )
 
 
 class DataConfig(Section):
     """Preference pairs."""
 
-    source: str = Field("sentiment", description="a registered source, a file or folder, or a hub data set")
-    path: Path | None = Field(None, description="local file or folder of a registered source")
-    limit: PositiveInt | None = Field(None, description="training pairs at most")
-    eval_limit: PositiveInt | None = Field(None, description="held-out pairs at most")
-    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share of prompts held out, by hash")
-    max_length: PositiveInt = Field(512, description="tokens of prompt and response together")
-    truncation: Literal["keep_start", "keep_end"] = "keep_start"
-    strict: bool = Field(False, description="any bad row is an error")
-    options: dict[str, Any] = Field(default_factory=dict, description="of the source, e.g. {chat: true}")
+    source: str = Field("sentiment", description="Registered source, file, folder or hub data set.")
+    path: Path | None = Field(None, description="Local file or folder that a registered source reads.")
+    limit: PositiveInt | None = Field(None, description="Maximum number of training pairs; null is all.")
+    eval_limit: PositiveInt | None = Field(None, description="Maximum number of held-out pairs; null is all.")
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the prompts to hold out, chosen by hash.")
+    max_length: PositiveInt = Field(512, description="Maximum number of tokens of a prompt and its response together.")
+    truncation: Literal["keep_start", "keep_end"] = Field(
+        "keep_start",
+        description="What to cut where both are too long: keep_start cuts the response's end, keep_end the prompt's start.",
+    )
+    strict: bool = Field(False, description="Refuse data with any bad row, rather than with more than 5% of them.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source, such as {chat: true}.")
     columns: dict[str, str | None] = Field(
         default_factory=dict,
-        description="the source's names of columns, e.g. {prompt: question}; {system: null} leaves one out",
+        description="The source's names of columns, such as {prompt: question}; {system: null} ignores a column.",
     )
 
 
@@ -124,28 +136,30 @@ class TrainConfig(Section):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="learning rate; None: by kind of fine-tuning, 2e-4 with LoRA, 1e-5 in full (at some 100M parameters: "
-        "7B models take 5e-7 to 1e-6). An experiment holds the number",
+        description="Learning rate; null is 2e-4 with LoRA and 1e-5 in full fine-tuning, which suit models of some 100M "
+        "parameters (7B models take 5e-7 to 1e-6).",
     )
-    batch_size: PositiveInt = Field(8, description="pairs per optimiser step, of all processes together")
+    batch_size: PositiveInt = Field(8, description="Pairs per optimiser step, over all processes.")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="pairs per forward pass on each device at most; None: its whole share of the batch"
+        None, description="Maximum number of pairs per forward pass on a device; null is its whole share of the batch."
     )
-    epochs: float = Field(1, gt=0, allow_inf_nan=False)
-    steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")
-    schedule: str = "cosine"
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
-    optimizer: str = Field("adamw_torch_fused", description="any name transformers' TrainingArguments takes")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: PositiveFloat = 1.0
+    epochs: float = Field(1, gt=0, allow_inf_nan=False, description="Passes over the training pairs.")
+    steps: PositiveInt | None = Field(None, description="Number of optimiser steps, in place of epochs.")
+    schedule: str = Field("cosine", description="Schedule of the learning rate: a name of transformers' SchedulerType.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    optimizer: str = Field("adamw_torch_fused", description="Optimiser: a name of transformers' OptimizerNames.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimiser.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Norm at which gradients are clipped.")
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
-        "auto", description="compute layers twice to save memory; auto: where they would not fit"
+        "auto", description="Compute layers twice to save memory; auto does so where they would not fit."
     )
-    log_every: PositiveInt = Field(1, description="steps")
+    log_every: PositiveInt = Field(1, description="Steps between two records of the training metrics.")
     probe_every: PositiveInt = Field(
-        20, description="steps between full-vocabulary KL and entropy on a fixed probe batch"
+        20, description="Steps between two measurements of full-vocabulary KL and entropy on a fixed probe batch."
     )
-    checkpoint_every: PositiveInt = Field(200, description="steps; every evaluation point has a checkpoint besides")
+    checkpoint_every: PositiveInt = Field(
+        200, description="Steps between two checkpoints; every evaluation point also has one."
+    )
 
     @field_validator("schedule", "optimizer")
     @classmethod
@@ -172,22 +186,24 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """Sampling on held-out prompts and what is measured on the samples."""
 
-    prompts: PositiveInt = 64
-    samples: PositiveInt = Field(2, description="per prompt")
-    max_new_tokens: PositiveInt = 64
-    temperature: PositiveFloat = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
-    batch_size: PositiveInt = Field(64, description="sequences sampled at a time")
-    pairs: PositiveInt = Field(200, description="held-out pairs for the preference accuracy")
+    prompts: PositiveInt = Field(64, description="Number of held-out prompts to sample responses to.")
+    samples: PositiveInt = Field(2, description="Number of samples per prompt.")
+    max_new_tokens: PositiveInt = Field(64, description="Maximum number of tokens of a sample.")
+    temperature: PositiveFloat = Field(1.0, description="Temperature of the sampling.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that nucleus sampling keeps.")
+    batch_size: PositiveInt = Field(64, description="Number of sequences to sample at a time.")
+    pairs: PositiveInt = Field(200, description="Number of held-out pairs for the preference accuracy.")
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
         ("ngram_diversity", "repetition"),
-        description="registered evaluations, with options as {hh: {prompts: 100}}; those of samples run at every point of "
-        "eval_at, those of a model once a trained cell; the data source's own gold reward is added",
+        description="Evaluations, with options as in {hh: {prompts: 100}}. Those of samples run at every point of eval_at, "
+        "those of a model once per trained cell. The gold reward of the data source is always added.",
     )
-    judge: str | dict[str, dict[str, Any]] | None = Field(None, description="openai:MODEL, hf:FOLDER, gold:NAME, ...")
-    judge_calls: PositiveInt | None = Field(None, description="maximum number of judge calls per launch")
+    judge: str | dict[str, dict[str, Any]] | None = Field(
+        None, description="Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+    )
+    judge_calls: PositiveInt | None = Field(None, description="Maximum number of judge calls per launch.")
     judge_money: PositiveFloat | None = Field(
-        None, description="maximum cost of the judge's calls per launch, in the currency of its prices"
+        None, description="Maximum cost of the judge's calls per launch, in the currency of its prices."
     )
 
     @property
@@ -205,32 +221,38 @@ class EvaluationConfig(Section):
 class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
-    name: str = "comparison"
-    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(min_length=1)
+    name: str = Field(
+        "comparison", description="Name of the comparison; runs of one name and equal settings are one table."
+    )
+    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."
+    )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
-        (0, 1), min_length=1
+        (0, 1),
+        min_length=1,
+        description="Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss.",
     )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = Field(
         ("preference",),
-        description="[sft, preference]: every loss starts from one supervised fine-tuning on the chosen",
+        description="Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses.",
     )
-    sft: dict[str, Any] = Field(default_factory=dict, description="settings of `train` that the stage sft changes")
+    sft: dict[str, Any] = Field(default_factory=dict, description="Settings of train that differ in the stage sft.")
     reference: str | None = Field(
         None,
-        description="init: the model as loaded; sft: the stage's; or another model. None: what training starts from",
+        description="Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from.",
     )
     train: TrainConfig = TrainConfig()
     eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
-        (0.1, 0.25, 0.5, 1.0), description="shares of training; 1 is always among them"
+        (0.1, 0.25, 0.5, 1.0), description="Shares of the training at which to evaluate; 1 is always among them."
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = Field(
-        (), description="Python files that register losses and the like"
+        (), description="Python files that register losses, scorers and the like."
     )
-    out: Path = Field(Path("runs"), description="folder of checkpoints and trained adapters")
-    store: str | None = Field(None, description="MLflow tracking URI; None: sqlite:///plo.db here")
+    out: Path = Field(Path("runs"), description="Folder of checkpoints and trained adapters.")
+    store: str | None = Field(None, description="MLflow tracking URI; null is sqlite:///plo.db in the working folder.")
 
     @field_validator("seeds")
     @classmethod
@@ -287,16 +309,21 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
     return Experiment.of(raw, f"The experiment of {where}")
 
 
-def field_names(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
-    """Every dotted name that an override can set."""
-    names = []
+def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, FieldInfo]:
+    """Return every setting by its dotted name, as in `train.lr`."""
+    found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            names += field_names(kind, f"{prefix}{name}.")
+            found |= fields(kind, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
-    return names
+            found[prefix + name] = field
+    return found
+
+
+def field_names(section: type[Section] = Experiment) -> list[str]:
+    """Return every dotted name that an override can set."""
+    return list(fields(section))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from plo.cli.overrides import sort_settings, split, with_hyper_parameters
 from plo.cli.tables import print_rows
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
+from plo.evals import EVALUATIONS
 from plo.experiment.matrix import configured_losses
 from plo.losses import LOSSES, get_loss
 from plo.near import near
@@ -68,12 +70,33 @@ def test_help_answers_before_torch_is_loaded():
 
 def test_no_help_text_has_brackets_that_would_be_taken_for_markup():
     """rich leaves out what it reads as a tag, such as the [@URL] of MODEL[@URL]."""
-    commands = typer.main.get_command(app).commands
+    commands = COMMANDS
     texts = [
         text for command in commands.values() for text in (command.help, *(p.help for p in command.params)) if text
     ]
     assert len(texts) > 50
     assert [text for text in texts if re.search(r"\[[a-z@#/]", text)] == []
+
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_command_are_read_by_its_parser(name):
+    epilog = typer.main.get_command(app).commands[name].epilog
+    heading, *examples = epilog.replace("[dim]$[/dim] ", "").replace("\\[", "[").splitlines()
+    assert heading == "[bold]Examples[/bold]" and 1 <= len(examples) <= 3
+    for example in examples:
+        assert len(example) <= 76, f"{example} does not fit in a terminal of 80 columns"
+        program, command, *arguments = shlex.split(example.split(" > ")[0])
+        assert (program, command) == ("plo", "list" if COMMANDS[name].hidden else name)
+        values = COMMANDS[command].make_context(command, arguments).params  # raises for what the parser does not know
+        for loss in values.get("loss") or [] if name == "compare" else []:
+            get_loss(loss)
+        for part in (values.get("suite") or "").split(",") if name == "eval" else []:
+            assert part in EVALUATIONS
+        _, settings = split(values.get("arguments") or [])
+        assert sort_settings(settings)[1].keys() <= {"dpo.beta", "gamma"}
 
 
 def test_losses_as_json(plugin):

@@ -1,6 +1,6 @@
-"""The command line, `plo`: its commands, in the order in which `plo --help` lists them.
+"""The command line `plo`: its commands, in the order in which `plo --help` lists them.
 
-Heavy imports stand inside the commands, so that `plo --help` answers at once.
+Commands import heavy modules when they run, so that `plo --help` answers at once.
 """
 
 from typing import Annotated
@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import demo, evaluation, lists, reports, runs
+from plo.cli import cache, demo, evaluation, lists, reports, runs, settings
 from plo.cli.shared import add
 
 app = typer.Typer(
-    help="plo: compare preference losses on one backbone, record every run, publish the leaderboard.",
+    help="Compare preference losses on one backbone, record every run, publish the leaderboard.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -35,6 +35,7 @@ def _main(
 
 add(app, demo.demo)
 add(app, lists.list_registered, "list")
+add(app, settings.settings)
 add(app, reports.docs)
 add(app, runs.verify)
 add(app, runs.scores)
@@ -42,5 +43,6 @@ add(app, runs.compare)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, reports.leaderboard)
+add(app, cache.cache)
 for kind in ("losses", "scorers", "generators", "evaluations", "judges"):
     add(app, lists.old_name(kind), kind, hidden=True)

@@ -1,4 +1,4 @@
-"""The demo: `plo demo`."""
+"""The command `demo`, which runs a small comparison on any machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,17 @@ CHOSEN = Path("runs/demo.yaml")
 
 
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="Run all of the experiment, whatever it takes.")] = False,
-    minutes: Annotated[float, typer.Option(min=0, help="Shorten the experiment until it is likely to fit.")] = 5.0,
-    experiment: Annotated[Path, typer.Option(help="The whole demo.")] = EXPERIMENT,
-    chosen: Annotated[Path, typer.Option(help="Where the shortened experiment is kept.")] = CHOSEN,
+    full: Annotated[bool, typer.Option("--full", help="Run the whole experiment, however long it takes.")] = False,
+    minutes: Annotated[float, typer.Option(min=0, help="Time to shorten the experiment to.")] = 5.0,
+    experiment: Annotated[Path, typer.Option(help="Experiment to run or to shorten.")] = EXPERIMENT,
+    chosen: Annotated[Path, typer.Option(help="File that keeps the shortened experiment.")] = CHOSEN,
 ):
-    """Compare losses on an embedded task, in a size that fits this machine, and print the leaderboard."""
+    """Compare losses on an embedded task, as many as fit into a few minutes here, and print the leaderboard.
+
+    Examples:
+        plo demo
+        plo demo --minutes 15
+    """
     import torch
 
     from plo.config import load_experiment

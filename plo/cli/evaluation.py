@@ -1,4 +1,4 @@
-"""Evaluating what is trained, and judging the judge: `eval`, `judge-check`."""
+"""The commands that evaluate models and check judges: `eval` and `judge-check`."""
 
 import json
 from pathlib import Path
@@ -16,18 +16,19 @@ def evaluate(
     what: Annotated[
         str,
         typer.Argument(
-            help="A comparison's name or a cell's run id; 'embedded', a folder (model or adapter) or a hub name; a file of "
-            "outputs; server:MODEL@URL.",
+            metavar="WHAT",
+            help="Name of a comparison, run id of a cell, 'embedded', folder of a model or adapter, hub name, file of "
+            "outputs, or server:MODEL@URL.",
         ),
     ],
     options: Annotated[
         list[str],
-        typer.Argument(metavar="[EVALUATION.OPTION=VALUE]...", help="hh.prompts=100, alpaca_eval.data=FOLDER, ..."),
+        typer.Argument(metavar="EVALUATION.OPTION=VALUE", help="Options of the evaluations, such as hh.prompts=100."),
     ] = [],  # noqa: B006
     suite: Annotated[
         str,
         typer.Option(
-            help="Evaluations of a model, with commas: alpaca_eval,hh,tldr,lm_eval.",
+            help="Evaluations to run, separated by commas: alpaca_eval,hh,tldr,lm_eval.",
             autocompletion=complete_names("evaluations"),
         ),
     ] = "",
@@ -57,9 +58,14 @@ def evaluate(
     ] = [],  # noqa: B006
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of sequences to sample at a time.")] = None,
     plugin: Plugins = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
 ):
-    """Evaluate trained cells, any model, or a file of outputs; recorded, and what is recorded already is not run again."""
+    """Evaluate trained cells, any model or a file of outputs, and record the results; skip what is recorded already.
+
+    Examples:
+        plo eval hh-first --suite hh,tldr --judge hf:org/judge hh.prompts=100
+        plo eval org/model --against org/base --suite hh --judge openai:MODEL
+    """
     from plo.config import ConfigError, EvaluationConfig
 
     path, settings = split(options)
@@ -104,20 +110,22 @@ def judge_check(
     judge: Annotated[
         str,
         typer.Argument(
-            help="The judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
+            metavar="JUDGE",
+            help="Judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
             autocompletion=complete_names("judges"),
         ),
     ],
     pairs: Annotated[
         Path | None,
         typer.Argument(
-            help="Pairs with gold labels: LLMBar's JSON, or JSON lines or CSV with prompt, a, b, gold (1: b is better) or any "
-            "preferences that plo trains on (HH, TL;DR, messages). Of replay:FILE without it: the file's own."
+            metavar="PAIRS",
+            help="Pairs with gold labels: LLMBar's JSON, JSON lines or CSV with prompt, a, b, gold (1: b is better), or any "
+            "preferences that plo trains on. Default of replay:FILE: the pairs of that file.",
         ),
     ] = None,
-    template: Annotated[str, typer.Option(help="The judge's prompt, by name or file.")] = "instruction",
-    limit: Annotated[int | None, typer.Option(min=1, help="Pairs at most, the first ones.")] = None,
-    retest: Annotated[int, typer.Option(min=0, help="How many pairs are asked again.")] = 0,
+    template: Annotated[str, typer.Option(help="Prompt of the judge, a name or a file.")] = "instruction",
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of pairs to use, the first ones.")] = None,
+    retest: Annotated[int, typer.Option(min=0, help="Number of pairs to ask the judge about twice.")] = 0,
     judge_calls: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")
     ] = None,
@@ -126,12 +134,16 @@ def judge_check(
         typer.Option(help="Maximum cost of the judge's calls in this launch, in the currency of its prices."),
     ] = None,
     plugin: Plugins = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI, in which the card is recorded.")] = None,
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record the result in.")] = None,
     as_json: Json = False,
 ):
-    """How far a judge can be trusted: agreement with gold labels, position and length bias, consistency, with intervals.
+    """Measure how far a judge can be trusted: agreement with gold labels, position and length bias, and consistency.
 
-    Exit code 1: no answer could be read.
+    Every figure has an interval. The exit code is 1 if no answer could be read.
+
+    Examples:
+        plo judge-check openai:MODEL LLMBar_Natural.json --template helpful
+        plo judge-check hf:org/judge pairs.jsonl --limit 200 --retest 50
     """
     from plo.config import ConfigError, EvaluationConfig
 

@@ -24,13 +24,11 @@ Kind = Literal["losses", "scorers", "generators", "evaluations", "judges", "sour
 
 
 def list_registered(
-    kind: Annotated[
-        Kind, typer.Argument(metavar="KIND", help="losses, scorers, generators, evaluations, judges or sources.")
-    ],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of thing to list.")],
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="[PATTERN]", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
+            metavar="PATTERN", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
         ),
     ] = "*",
     plugin: Plugins = [],  # noqa: B006  (typer reads the default, nobody changes it)

@@ -1,4 +1,4 @@
-"""What is written for readers: `docs`, the pages of the methods, and `leaderboard`."""
+"""The commands that write for readers: `leaderboard`, and `docs` for the pages of the methods."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +9,12 @@ from plo.cli.shared import console, log
 from plo.terminal import plain
 
 
-def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/methods")):
-    """Write a page for each built-in loss, recipe and token scorer, from their docstrings and what is registered."""
+def docs(out: Annotated[Path, typer.Option(help="Folder to write the pages to.")] = Path("docs/methods")):
+    """Write a page for each built-in loss, recipe and token scorer, from their docstrings and what is registered.
+
+    Examples:
+        plo docs --out docs/methods
+    """
     from plo.pages import write
 
     written = write(out)
@@ -19,16 +23,24 @@ def docs(out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path(
 
 def leaderboard(
     comparison: Annotated[
-        str | None, typer.Argument(help="Name of a comparison, or the beginning of its key; without it: all.")
+        str | None,
+        typer.Argument(metavar="COMPARISON", help="Name of a comparison or the beginning of its key. Default: all."),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Variant that the others are compared with; without it: the reference.")
+        str | None, typer.Option(help="Variant to compare the others with. Default: the reference.")
     ] = None,
-    metric: Annotated[list[str], typer.Option(help="A column; repeatable; without it: all that were recorded.")] = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md, .csv and .json.")] = Path("leaderboard"),
+    metric: Annotated[
+        list[str], typer.Option(help="A metric to show; repeatable. Default: all that were recorded.")
+    ] = [],  # noqa: B006
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to read from.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write leaderboard.md, .csv and .json to.")] = Path("leaderboard"),
 ):
-    """Print the leaderboard of recorded runs, and write it as Markdown, CSV and JSON; what is piped is the Markdown."""
+    """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.
+
+    Examples:
+        plo leaderboard hh-first --baseline dpo
+        plo leaderboard --metric reward --metric kl > table.md
+    """
     from plo.leaderboards import read, to_markdown, write
     from plo.tracking import Tracker
 

@@ -1,4 +1,4 @@
-"""Trying a loss, computing token weights, training: `verify`, `scores`, `compare`."""
+"""The commands that compute: `verify` tries a loss, `scores` makes token weights, `compare` trains."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,30 +14,40 @@ def verify(
     loss: Annotated[
         str | None,
         typer.Argument(
-            help='A loss, "dpo", "bpo(lam=0.5)", or one of a file, "my_loss.py:my_loss(beta=0.2)".',
+            metavar="LOSS",
+            help='Loss to try: dpo, "bpo(lam=0.5)", or one in a file, "my_loss.py:my_loss(beta=0.2)".',
             autocompletion=complete_names("losses"),
         ),
     ] = None,
     generator: Annotated[
         str | None,
         typer.Option(
-            help='A Bregman generator, "kliep", "sba(lam=0.5)", "my_h.py:my_h"; for LOSS, or by itself.',
+            help='Bregman generator to try, alone or in LOSS: kliep, "sba(lam=0.5)", my_h.py:my_h.',
             autocompletion=complete_names("generators"),
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every registered loss, as a matrix.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Try every registered loss, and show the results as a matrix.")
+    ] = False,
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ):
-    """Try a loss without a model: gradient, invariances, extremes, and the policy it recovers. Exit code 1: failed."""
+    """Try a loss without a model: gradient, invariances, extremes, and the policy it recovers.
+
+    The exit code is 1 if a check fails.
+
+    Examples:
+        plo verify my_loss.py:my_loss
+        plo verify "bpo(lam=0.5)" --generator kliep
+    """
     if [every, loss is not None or generator is not None].count(True) != 1:
-        raise typer.BadParameter("give a LOSS, --generator NAME or both, or --all")
+        raise typer.BadParameter("give LOSS, --generator or both, or --all")
     load_plugins(plugin)
+    from plo.cli.verify_report import as_json as to_json
+    from plo.cli.verify_report import print_matrix, print_report
     from plo.losses import LOSSES, get_loss
     from plo.verify import verify, verify_generator
     from plo.verify.load import load_loss
-    from plo.verify.report import as_json as to_json
-    from plo.verify.report import print_matrix, print_report
 
     if every:
         reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
@@ -58,22 +68,33 @@ def verify(
 def scores(
     scorer: Annotated[
         str,
-        typer.Argument(help='A token scorer, "position_decay(gamma=0.9)".', autocompletion=complete_names("scorers")),
+        typer.Argument(
+            metavar="SCORER",
+            help='Token scorer, such as "subsample" or "position_decay(gamma=0.9)".',
+            autocompletion=complete_names("scorers"),
+        ),
     ],
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="[EXPERIMENT.yaml] [KEY=VALUE]...",
-            help="An experiment file, settings over it, and hyper-parameters of the scorer.",
+            metavar="FILE|KEY=VALUE",
+            help="Experiment file, settings that override it, and hyper-parameters of the scorer.",
         ),
     ] = [],  # noqa: B006
-    count: Annotated[
-        int, typer.Option("--pairs", min=1, help="How many pairs to show, the first of the training data.")
-    ] = 3,
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page here instead of tables.")] = None,
+    count: Annotated[int, typer.Option("--pairs", min=1, help="Number of training pairs to show, the first ones.")] = 3,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write an HTML page to this file rather than print tables.")
+    ] = None,
     plugin: Plugins = [],  # noqa: B006
 ):
-    """Compute the token weights of an experiment's training pairs, which `plo compare` then finds made, and show some."""
+    """Compute the token weights of an experiment's training pairs, and show some.
+
+    The weights are kept, and `plo compare` uses them.
+
+    Examples:
+        plo scores position_decay gamma=0.9 data.limit=100
+        plo scores attention_judge experiment.yaml --html page.html
+    """
     from plo.config import load_experiment
     from plo.scorers import get_scorer
 
@@ -102,25 +123,31 @@ def compare(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="[EXPERIMENT.yaml] [KEY=VALUE]...",
-            help="An experiment file; settings over it (train.lr=1e-4, data.limit=200); and hyper-parameters of "
-            "its losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
+            metavar="FILE|KEY=VALUE",
+            help="Experiment file; settings that override it (train.lr=1e-4; plo settings lists them); and "
+            "hyper-parameters of losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
         ),
     ] = [],  # noqa: B006
     loss: Annotated[
         list[str],
         typer.Option(
-            help='A loss, "dpo", "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.', autocompletion=complete_names("losses")
+            help='Loss to compare, such as dpo, "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.',
+            autocompletion=complete_names("losses"),
         ),
     ] = [],  # noqa: B006
-    seed: Annotated[list[int], typer.Option(help="A seed; repeatable.")] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Seed of every loss; repeatable.")] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
-    model: Annotated[str | None, typer.Option(help="'embedded', a local folder, or a hub name.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', local folder or hub name.")] = None,
     plugin: Plugins = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and trained models.")] = None,
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
+    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
 ):
-    """Run losses x seeds on one model and data set; started again, it goes on where it was."""
+    """Train every loss with every seed on one model and data set; run again, it continues where it stopped.
+
+    Examples:
+        plo compare experiment.yaml train.lr=1e-4 dpo.beta=0.2
+        plo compare --loss dpo --loss "dpo + 0.2*sft" --data hh name=mine
+    """
     from plo.config import load_experiment
 
     path, settings = split(arguments)
@@ -136,7 +163,7 @@ def compare(
 
 
 def run(experiment) -> None:
-    """Run the comparison; exit code 1 where a cell failed."""
+    """Run a comparison, and exit with code 1 if a cell failed."""
     silence_libraries()
     from plo.distributed import is_main
     from plo.experiment.matrix import compare

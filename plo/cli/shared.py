@@ -22,12 +22,14 @@ from plo.terminal import Terminal, TerminalHandler, plain
 log = logging.getLogger("plo")
 console = Terminal()  # of results; log records and progress bars go to standard error
 handler = TerminalHandler(Terminal(stderr=True))
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="Python file that registers losses and the like.")]
-Json = Annotated[bool, typer.Option("--json", help="The same as a list of JSON objects.")]
+Plugins = Annotated[
+    list[Path], typer.Option("--plugin", help="Python file that registers losses and the like; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show debugging messages, tracebacks and messages of libraries.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show results, warnings and errors alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warnings and errors.")]
 
 
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
@@ -76,7 +78,7 @@ def progress_console() -> Terminal:
 
 
 def load_plugins(plugins) -> None:
-    """Run the files that register losses and the like."""
+    """Run the files that `--plugin` names, for the registrations in them."""
     from plo.registry import load_plugin
 
     for plugin in plugins:

@@ -39,7 +39,7 @@ class EvaluationKey:
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}
-        if not evaluation.judged or judging is None:
+        if not evaluation.asks_judge or judging is None:
             return cls(None, sha256(parts), sha256(parts), params)
         judge = judging.judge(evaluation.options.get("template", "instruction"))
         params |= {"judge": judging.name}

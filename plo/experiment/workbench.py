@@ -142,7 +142,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
             raise ConfigError(f"evaluation.suite: {name} reads samples and has no options; it got {options}.")
         else:
             of_samples.append(name)
-    if config.judge is None and (lacking := [e.name for e in models if e.judged]):
+    if config.judge is None and (lacking := [e.name for e in models if e.asks_judge]):
         raise ConfigError(f"evaluation.judge: {', '.join(lacking)} asks a judge: name one, such as hf:embedded.")
     if config.judge is not None:
         JudgeSession(config.judge).check()

@@ -77,10 +77,26 @@ def test_what_is_refused(registered):
     with pytest.raises(EvaluationError, match=r"declared the metrics \['other_name'\] but .* \['tokens'\]"):
         evaluate(samples, ["other_name"])
     register_evaluation("tokens")(lambda samples: samples[["tokens"]])
-    with pytest.raises(EvaluationError, match="there already"):
+    with pytest.raises(EvaluationError, match="returned tokens, which is taken"):
         evaluate(samples, ["tokens"])
     register_evaluation("few")(lambda samples: samples["tokens"].to_frame("few").iloc[:1])
     with pytest.raises(EvaluationError, match="1 rows with another index"):
         evaluate(samples, ["few"])
     with pytest.raises(EvaluationError, match="level"):
         register_evaluation("x", level="corpus")
+
+
+def test_an_evaluation_declares_its_facts(registered):
+    facts = EVALUATIONS["hh"].facts
+    assert (facts.level, facts.main_score, facts.asks_judge) == ("model", "win_rate_chosen", True)
+    assert (facts.license, facts.citation) == ("MIT", "Bai et al. 2022, arXiv:2204.05862")
+    assert facts.higher_is_better["win_rate*"] is True
+
+    @register_evaluation("lengths", higher_is_better={"characters": None, "words": None})
+    def lengths(samples):
+        """Two metrics: the first one is the main score."""
+
+    facts = EVALUATIONS["lengths"].facts
+    assert (facts.level, facts.main_score, facts.asks_judge, facts.license) == ("sample", "characters", False, "")
+    with pytest.raises(EvaluationError, match=r"main_score='letters' is none of its metrics \(characters\)"):
+        register_evaluation("other", main_score="letters", higher_is_better={"characters": None})

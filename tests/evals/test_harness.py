@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from plo.evals.evaluation import EvaluationError, get_model_evaluation
+from plo.evals import EvaluationError, get_model_evaluation
 from plo.evals.harness import lm_eval
 
 pytest.importorskip("lm_eval", reason="needs pip install 'plo[evals]'")
@@ -300,7 +300,7 @@ def test_tasks_are_a_list_however_written(written, tasks):
 
 def test_it_is_registered_with_its_options(subject, task):
     run = get_model_evaluation("lm_eval", {"tasks": ["colours"], "include_path": str(task("colours")), "limit": 2})
-    assert not run.judged and set(run(subject).metrics) == {"colours.acc", "colours.acc_norm"}
+    assert not run.asks_judge and set(run(subject).metrics) == {"colours.acc", "colours.acc_norm"}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 import plo.trl
 from plo.losses import LossError
 from plo.pairs import MissingStatistic
-from plo.trl_checks import TRLError
+from plo.trl import TRLError
 
 ROWS = [
     {"prompt": f"It {'was ' * i}", "chosen": " right" * (7 - i), "rejected": " wrong" * (1 + i % 3), "margin": i % 3}
@@ -239,7 +239,7 @@ def test_precomputed_sums_serve_losses_that_read_sums(trl_trainer):
 @pytest.mark.parametrize("name", ["dpo", "ipo", "ipo(reduction=mean)", "bpo"])
 def test_these_read_sums(name, trl_trainer):
     trainer = plo.trl.use(trl_trainer("full", precompute_ref_log_probs=True), name)
-    assert trainer.plo_reference == "summed"
+    assert trainer.plo_reference.source == "summed"
 
 
 # What does not fit is said at once.

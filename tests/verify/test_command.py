@@ -155,8 +155,8 @@ def test_all(monkeypatch):
         (["--generator", "sbaa"], "Did you mean 'sba'"),
         (["--generator", "sba(lamm=1)"], "no hyper-parameter 'lamm'"),
         (["dpo", "--generator", "sba"], "no hyper-parameter 'generator'"),
-        ([], "give a LOSS"),
-        (["dpo", "--all"], "give a LOSS"),
+        ([], "give LOSS"),
+        (["dpo", "--all"], "give LOSS"),
     ],
 )
 def test_a_loss_that_cannot_be_made_exits_with_2(arguments, message, tmp_path, monkeypatch):

@@ -1,44 +1,28 @@
-"""What fits plo's losses in TRL's trainer, and what is refused before training, with the remedy. See `plo.trl`."""
+"""Trainers, settings and setups that plo's losses do not fit, refused before training, with the remedy."""
 
 import dataclasses
-import functools
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 import trl
 from accelerate.utils import is_peft_model
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from plo.backbone.head import check_head, scaled
-from plo.backbone.terms import as_pairs, nothing_known
-from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.errors import PloError
 from plo.losses import Loss
-from plo.pairs import MissingStatistic, Side
+from plo.trl.batch import COLUMN
+from plo.trl.borrowed import check_trainer
+from plo.trl.errors import TRLError
+from plo.trl.reference import causal_lm, known_statistics
 from plo.verify.trainable import check_trainable
 
 OF_TRLS_LOSS = (
     "loss_type", "loss_weights", "label_smoothing", "use_weighting", "f_divergence_type", "f_alpha_divergence_coef",
     "ld_alpha", "discopop_tau",
 )  # fmt: skip
-STATISTICS_BESIDE = ("ref_logps", "hidden")  # those that no function of the logits gives
 NOT_TRIED = ("use_liger_kernel", "torch_compile", "activation_offloading")
 
 
-class TRLError(PloError, ValueError):
-    """A trainer, setting or loss that do not fit each other. The message names the remedy."""
-
-
-def causal_lm(trainer: trl.DPOTrainer) -> PreTrainedModel:
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return model.get_base_model() if is_peft_model(model) else model
-
-
 def check_class(kind: type[trl.DPOTrainer]) -> None:
-    """That a trainer's class leaves the loss to TRL, whose place plo's takes.
+    """Check that a trainer's class leaves the loss to TRL, whose place plo's takes.
 
     Raises:
         TRLError: it has a loss of its own.
@@ -48,40 +32,24 @@ def check_class(kind: type[trl.DPOTrainer]) -> None:
             raise TRLError(f"{kind.__name__}.{name} computes a loss of its own, which plo's would take the place of.")
 
 
-def checked(trainer: trl.DPOTrainer, loss: Loss) -> str:
-    """Where the reference's statistics come from: "online", "summed" (TRL's precomputed sums), or "none".
+def check_fit(trainer: trl.DPOTrainer, loss: Loss) -> None:
+    """Check that a trainer, as it is set up, can train a loss.
 
     Raises:
-        TRLError: with the remedy.
+        TRLError, LossError, ModelError: it cannot; the message names the remedy.
+        BorrowedError: TRL or transformers changed.
     """
     check_trainable(loss)
+    check_trainer(trainer)
     _check_settings(trainer, loss)
     _check_setup(trainer, loss)
-    model = causal_lm(trainer)
-    _check_head(model)
-    asked = [need for need in loss.needs if need in STATISTICS]
-    unknown = [n for n in loss.needs if n not in (*STATISTICS_BESIDE, *asked) and not n.startswith("column:")]
-    if unknown:
+    _check_head(trainer)
+    possible = ("ref_logps", "hidden", *known_statistics(loss))
+    if unknown := [need for need in loss.needs if need not in possible and not need.startswith(COLUMN)]:
         raise TRLError(
             f"The loss {loss.name!r} needs {', '.join(map(repr, unknown))}, which TRL's trainer has no place for. Run it "
             f"with `plo compare`, which has token weights and the models behind them made before training."
         )
-    if "ref_logps" not in loss.needs and not needs_reference(asked):
-        return "summed" if trainer.precompute_ref_logps else "none"
-    if trainer.precompute_ref_logps and _reads_sums(loss, model.get_output_embeddings().weight.shape[1]):
-        return "summed"
-    if trainer.ref_model is None and not is_peft_model(trainer.model):
-        raise TRLError(
-            f"The loss {loss.name!r} reads the reference token by token, and precompute_ref_log_probs=True keeps sums "
-            f"over responses and no reference model. Leave precompute_ref_log_probs out, or pass a ref_model as well."
-        )
-    if trainer.precompute_ref_logps:
-        warnings.warn(
-            f"The loss {loss.name!r} reads the reference token by token: it is computed in every step, and what "
-            f"precompute_ref_log_probs=True computed is not used. Leave it out to save that time.",
-            stacklevel=3,
-        )
-    return "online"
 
 
 def _check_settings(trainer: trl.DPOTrainer, loss: Loss) -> None:
@@ -114,7 +82,7 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
             "plo.trl runs in one process or in several that hold the whole model each (DDP), not with FSDP, DeepSpeed "
             "or other parallelism: `accelerate launch --use_fsdp --fsdp_version 2 -m plo compare` shards any loss's model."
         )
-    if is_peft_model(trainer.model) and getattr(causal_lm(trainer), "_hf_peft_config_loaded", False):
+    if is_peft_model(trainer.model) and causal_lm(trainer)._hf_peft_config_loaded:
         raise TRLError(
             "The model had an adapter already when peft_config put another one on it: the new one takes its place, and the "
             "reference is the base without it. Merge it first, "
@@ -138,7 +106,8 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
         )
 
 
-def _check_head(model: PreTrainedModel) -> None:
+def _check_head(trainer: trl.DPOTrainer) -> None:
+    model = causal_lm(trainer)
     training = model.training
     model.eval()
     try:
@@ -147,45 +116,5 @@ def _check_head(model: PreTrainedModel) -> None:
         model.train(training)
 
 
-def _reads_sums(loss: Loss, hidden_size: int) -> bool:
-    """Whether the loss reads the reference by D(y) alone: asked with statistics that are 0 everywhere."""
-    if needs_reference(need for need in loss.needs if need in STATISTICS):
-        return False
-    mask = torch.ones(2, 1, dtype=torch.bool)
-    statistics = nothing_known(loss, mask, hidden_size)
-    statistics.pop("ref_logps")
-    columns = {need.removeprefix("column:"): torch.zeros(1) for need in loss.needs if need.startswith("column:")}
-    side = functools.partial(SummedSide, ref_logp=torch.zeros(1))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for _, term in loss.terms:
-                term.evaluate(as_pairs(statistics, mask, columns=columns, sides=(side, side)))
-    except MissingStatistic:
-        return False
-    return True
-
-
 def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-class SummedSide(Side):
-    """A side whose reference is known by its sum alone, as `precompute_ref_log_probs` gives it: D(y), and no D_t."""
-
-    def __init__(self, *, ref_logp: Tensor, **statistics: Tensor):
-        super().__init__(**statistics)
-        self._ref_logp = ref_logp
-
-    def __getattr__(self, name: str) -> Tensor:
-        if name == "ref_logps":
-            raise MissingStatistic("TRL's precompute_ref_log_probs keeps the sum over a response's tokens alone.")
-        return super().__getattr__(name)
-
-    def log_ratio(self) -> Tensor:
-        return self.logp() - self._ref_logp
-
-    def only(self, names: Sequence[str]) -> Side:
-        side = super().only(names)
-        if "ref_logps" not in set(names):
-            return side
-        return SummedSide(ref_logp=self._ref_logp, mask=side.mask, **side._statistics)

@@ -1,0 +1,69 @@
+"""What plo keeps under PLO_HOME, and how to free its space: `cache`."""
+
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+
+from plo.cli.shared import Json, log
+from plo.cli.tables import print_rows
+from plo.errors import PloError
+
+DAY, GB = 86_400, 1e9
+
+
+class CacheError(PloError, LookupError):
+    """A cache that does not exist."""
+
+
+def cache(
+    action: Annotated[Literal["list", "prune"], typer.Argument(metavar="ACTION", help="list or prune.")] = "list",
+    name: Annotated[
+        list[str], typer.Option(help="A cache; repeatable. Default: all, but to prune only those cheap to fill again.")
+    ] = [],  # noqa: B006
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Prune entries that were not used for so long.")
+    ] = None,
+    larger_than: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=0, help="Prune the least recently used until the rest is no larger."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, prune shows what it would delete.")] = False,
+    as_json: Json = False,
+):
+    """List the caches under PLO_HOME, or delete entries that no running process uses; plo makes them again.
+
+    Examples:
+        plo cache
+        plo cache prune --name outputs --older-than 30 --yes
+    """
+    from plo import caches
+
+    if unknown := [each for each in name if each not in caches.CACHES]:
+        raise CacheError(f"There is no cache {', '.join(unknown)}. The caches are {', '.join(caches.CACHES)}.")
+    if action == "list":
+        if older_than is not None or larger_than is not None or yes:
+            raise typer.BadParameter("--older-than, --larger-than and --yes belong to plo cache prune")
+        found = caches.entries(name or None)
+        return print_rows([_row(each, found) for each in name or caches.CACHES], as_json=as_json)
+    seconds = None if older_than is None else older_than * DAY
+    size = None if larger_than is None else larger_than * GB
+    pruned = caches.prune(name or None, unused_for=seconds, keep_bytes=size, dry_run=not yes)
+    if not pruned.removed and not as_json:
+        log.info("There is nothing to delete.")
+    else:
+        rows = [_row(each, pruned.removed) for each in caches.CACHES if any(e.cache == each for e in pruned.removed)]
+        print_rows(rows, as_json=as_json, title="Deleted" if yes else "Would be deleted with --yes")
+    if pruned.held:
+        log.info("%s entries stay, as running processes use them.", len(pruned.held))
+
+
+def _row(name: str, entries: list[Any]) -> dict[str, Any]:
+    """Describe a cache by those of its entries that are among `entries`."""
+    from plo.caches import CACHES
+
+    own = [(entry.size, (time.time() - entry.last_use) / DAY) for entry in entries if entry.cache == name]
+    sizes, days = zip(*own, strict=True) if own else ((), ())
+    used = f"{min(days):.0f} to {max(days):.0f}" if days else "-"
+    row = {"cache": name, "entries": len(own), "GB": round(sum(sizes) / GB, 3), "days unused": used}
+    return row | {"holds": CACHES[name].holds, "made again": CACHES[name].remade}

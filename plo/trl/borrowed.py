@@ -1,0 +1,82 @@
+"""Private and undocumented names of TRL, transformers and PEFT that `plo.trl` uses, with the checks that they are still there.
+
+A name that a class has is checked at import, one that only instances have by `check_trainer` and `check_batch`, and a
+change that would show in numbers alone by `check_gradient`, in the first step.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from plo.borrowed import Library
+
+TRL = Library("trl", tried=("1.16.0",))
+TRANSFORMERS = Library("transformers", tried=("5.23.0",))
+PEFT = Library("peft", tried=("0.21.2",))
+
+use_adapter = TRL.require("trl.trainer.utils", "use_adapter(model, adapter_name)").use_adapter
+ModulesToSaveWrapper = PEFT.require("peft.utils", "ModulesToSaveWrapper").ModulesToSaveWrapper
+# Methods and attributes that `plo.trl.trainer` overrides: under another name they would be ignored without a word.
+DPOTrainer = TRL.require(
+    "trl:DPOTrainer",
+    "compute_loss(model, inputs, return_outputs, num_items_in_batch)",
+    "_compute_loss(model, inputs, return_outputs)",
+    "_set_signature_columns_if_needed",
+    "compute_ref_log_probs(model, inputs)",
+    "_name",
+    "_paper",
+)
+TRANSFORMERS.require(
+    "transformers:Trainer",
+    "get_batch_samples(epoch_iterator, num_batches, device)",
+    "create_optimizer",
+    "save_model(output_dir, _internal_call)",
+    "_load_from_checkpoint(resume_from_checkpoint, model)",
+    "loss_is_scaled_for_ga",
+)
+TRANSFORMERS.require("transformers:PreTrainedModel", "_hf_peft_config_loaded", "base_model")
+
+OF_TRAINERS = {
+    TRL: ("precompute_ref_logps", "aux_loss_enabled", "_is_vision_dataset", "_metrics", "_total_train_tokens"),
+    TRANSFORMERS: ("_signature_columns", "is_fsdp_enabled", "is_deepspeed_enabled"),
+}
+REFERENCE_SUMS = ("ref_chosen_logps", "ref_rejected_logps")  # columns of a batch, from precompute_ref_log_probs
+REFERENCE_ADAPTER = "ref"  # TRL's copy of an adapter that was trained before
+if REFERENCE_ADAPTER not in DPOTrainer.__init__.__code__.co_consts:
+    raise TRL.error(f"the adapter {REFERENCE_ADAPTER!r}, DPOTrainer's copy of a trained one, is gone")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Check the names that only an instance of `trl.DPOTrainer` has.
+
+    Raises:
+        BorrowedError: one of them is gone.
+    """
+    for library, names in OF_TRAINERS.items():
+        for name in names:
+            library.get(trainer, name)
+
+
+def check_batch(inputs: Mapping[str, Tensor], *others: str) -> None:
+    """Check the columns of a batch of TRL's collator.
+
+    Raises:
+        BorrowedError: one of them is gone.
+    """
+    for name in ("input_ids", "attention_mask", "completion_mask", *others):
+        if name not in inputs:
+            raise TRL.error(f"the column {name!r} of DPOTrainer's batches is gone")
+
+
+def check_gradient(gradient: Tensor, expected: float) -> None:
+    """Check that a training step takes the loss as `compute_loss` returned it, already scaled for accumulation.
+
+    Args:
+        gradient: of what is differentiated with respect to the loss.
+
+    Raises:
+        BorrowedError: the loss was scaled once more.
+    """
+    if float(gradient) != expected:
+        raise TRANSFORMERS.error(f"Trainer.training_step multiplies the loss by {float(gradient) / expected:.3g}")
