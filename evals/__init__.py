@@ -1,6 +1,7 @@
 """Evaluations of a policy, one file per suite. Importing this package registers the built-in ones."""
 
 from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
+from plo.evals.findings import Findings
 from plo.evals.model_level import ModelEvaluation, get_model_evaluation
 from plo.evals.registry import (
     EVALUATIONS,
@@ -11,7 +12,7 @@ from plo.evals.registry import (
     register_evaluation,
 )
 from plo.evals.sample_level import SampleResults, evaluate
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject
 
 __all__ = [
     "EVALUATIONS",

@@ -12,9 +12,10 @@ from pydantic import Field
 from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
+from plo.evals.findings import Findings
 from plo.evals.judges import JudgeSession
 from plo.evals.registry import EvaluationError, register_evaluation
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject
 
 BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
 RETIRED = (

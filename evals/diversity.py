@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
+from plo.evals.findings import Findings
 from plo.evals.ngrams import (
     VOCABULARY,
     compression_ratio,
@@ -20,7 +21,7 @@ from plo.evals.ngrams import (
 )
 from plo.evals.prompts import load_prompts
 from plo.evals.registry import register_evaluation
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject
 
 ORDERS = range(1, 6)  # of n-grams
 

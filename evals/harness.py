@@ -19,8 +19,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from plo.evals.answers import THINK_END
+from plo.evals.findings import Findings
 from plo.evals.registry import EvaluationError, register_evaluation
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject
 
 PAPERS = ("ifeval", "gsm8k", "truthfulqa_mc2", "arc_challenge", "hellaswag", "mmlu", "winogrande")
 HIGHER_IS_BETTER = {

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from plo.configured import changed, full_name, resolve_params
+from plo.evals.findings import Findings
 from plo.evals.judges import JudgeSession
 from plo.evals.registry import EVALUATIONS, EvaluationError, EvaluationFacts
-from plo.evals.subject import Findings, Subject
 from plo.registry import Entry
+from plo.subjects import Subject
 
 
 @dataclass(frozen=True)

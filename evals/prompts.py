@@ -8,7 +8,7 @@ from plo.data import DropReport, Row, read_rows
 from plo.data.rows import Text, to_chat
 from plo.data.split import prompt_key, row_digest
 from plo.evals.registry import EvaluationError
-from plo.evals.subject import Subject
+from plo.subjects import Subject
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.answers import DIRECTIONS as OF_ANSWERS
 from plo.evals.answers import THINK_END, answer_notes, extract_answers
+from plo.evals.findings import Findings
 from plo.evals.judges import JudgeSession
 from plo.evals.prompts import PromptSet, load_prompts
 from plo.evals.registry import EvaluationError, register_evaluation
-from plo.evals.subject import Findings, Subject
+from plo.subjects import Subject, SubjectError
 
 Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
 Against = Annotated[tuple[Literal["chosen", "reference"], ...], Field(min_length=1)]
@@ -188,7 +189,7 @@ def win_rates(
         columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
         if too_long := int(np.isnan(margins).sum()):
             notes.append(f"{name}: {too_long} rows are too long for the model and left out of preference_accuracy.")
-    except EvaluationError as error:
+    except SubjectError as error:
         notes.append(f"{name}: no preference_accuracy: {error}")
     items = pd.DataFrame(columns).rename_axis("prompt_id").sort_index()
     return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {}, lengths=lengths)

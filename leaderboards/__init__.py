@@ -1,4 +1,4 @@
-"""Leaderboards, built from recorded runs alone: `read` a store, `write` Markdown, CSV and JSON."""
+"""Leaderboards, built from recorded runs alone: `read` a store, then `write` Markdown, CSV and JSON."""
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.build import build, read

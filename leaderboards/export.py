@@ -1,4 +1,4 @@
-"""A leaderboard as CSV to compute with, and as JSON that traces every number to its runs."""
+"""Export a leaderboard as CSV to compute with, and as JSON that traces every number to its runs."""
 
 import csv
 import io
@@ -13,33 +13,32 @@ from plo.statistics import Difference
 
 
 def to_csv(board: Leaderboard) -> str:
-    """One line a row: settings, seeds, run ids, each metric's mean, sd, difference and interval, exactly."""
+    """Return one line per row: settings, seeds, run ids, and each metric's mean, sd, difference and interval, exactly."""
     lines = []
     for row in board.rows:
         line: dict[str, Any] = {"variant": row.variant, "loss": row.loss, **row.settings}
         line["status"] = row.status
         line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
         for name in board.metrics:
-            hidden = board.is_hidden(name)  # by an uninformative judge: leaderboard.json has them, beside its card
+            hidden = board.is_hidden(name)  # values of an uninformative judge are in leaderboard.json, with its card
             found, gap = (None, None) if hidden else (row.metrics.get(name), row.differences.get(name))
-            within = None if hidden else row.estimates.get(name)
+            interval = None if hidden else row.estimates.get(name)
             line |= {name: found and found.mean, f"{name}_sd": found and found.sd}
             if any(name in other.estimates for other in board.rows):
-                line |= {f"{name}_{end}": within and getattr(within, end) for end in ("low", "high")}
+                line |= {f"{name}_{end}": interval and getattr(interval, end) for end in ("low", "high")}
             if any(name in other.differences for other in board.rows):
                 ends = ("mean", "low", "high", "p", "p_holm", "detectable", "resolved")
                 line |= {f"{name}_difference_{end}": gap and getattr(gap, end) for end in ends}
         lines.append(line)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writerow({key: _no_formula(key) for key in lines[0]})
-    # None is written as nothing.
-    writer.writerows({key: _no_formula(value) for key, value in _finite(line).items()} for line in lines)
+    writer.writerow({key: _inert(key) for key in lines[0]})
+    writer.writerows({key: _inert(value) for key, value in _finite(line).items()} for line in lines)  # None: empty
     return out.getvalue()
 
 
-def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would compute, behind an apostrophe, which it takes for text; numbers stay numbers."""
+def _inert(value: Any) -> Any:
+    """Prefix a text that a spreadsheet would evaluate with an apostrophe; leave numbers alone."""
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
         return value
     try:
@@ -50,7 +49,7 @@ def _no_formula(value: Any) -> Any:
 
 
 def to_json(board: Leaderboard) -> str:
-    """Everything, in full precision; each mean with the value of each run behind it, by run id."""
+    """Return everything in full precision, each mean with the values it was computed from, by run id."""
     rows = [_row_data(row, board) for row in board.rows]
     data = {
         "comparisons": board.comparisons, "shared": board.shared, "metrics": board.metrics,
@@ -67,8 +66,8 @@ def to_json(board: Leaderboard) -> str:
 
 def _section_data(section: Section) -> dict[str, Any]:
     return {
-        "evaluation": section.evaluation, "title": section.title, "settings": section.settings_digest, "params": section.params,
-        "metrics": section.metrics, "notes": section.notes, "judges": section.judges,
+        "evaluation": section.evaluation, "title": section.title, "settings": section.settings_digest,
+        "params": section.params, "metrics": section.metrics, "notes": section.notes, "judges": section.judges,
     }  # fmt: skip
 
 
@@ -90,7 +89,7 @@ def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
+    """Replace NaN and infinities, which JSON lacks, by None, at any depth."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,31 +1,49 @@
-"""Numbers, tables and any text as Markdown that stays where it is put."""
+"""Format numbers, tables and arbitrary text as Markdown."""
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from plo.leaderboards.board import Row
 from plo.statistics import Difference, Estimate, Spread
 
 UNDEFINED = "-"
+Column = tuple[str, Callable[[Row], str]]  # a title, and the text of a row's cell
 
 
 def markdown_table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of cells that are Markdown already."""
     lines = [titles, ["---"] * len(titles), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def rows_table(columns: Sequence[Column], rows: Iterable[Row]) -> str:
+    """Return a Markdown table with one line per row of the leaderboard."""
+    return markdown_table([title for title, _ in columns], ([text(row) for _, text in columns] for row in rows))
+
+
 def format_setting(value: str | None) -> str:
+    """Return a setting as a table cell, numbers without superfluous digits."""
+    if value is None:
+        return UNDEFINED
     try:
-        return UNDEFINED if value is None else f"{float(value):g}"
+        return f"{float(value):g}"
     except ValueError:
         return escape(value)
 
 
+def setting_cell(key: str) -> Callable[[Row], str]:
+    """Return the function that formats the setting `key` of a row."""
+    return lambda row: format_setting(row.settings[key])
+
+
 def format_number(value: float, digits: int, sign: str = "") -> str:
+    """Return a number with that many digits after the decimal point, or `UNDEFINED` for NaN."""
     return UNDEFINED if math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def format_spread(found: Spread | None, digits: int) -> str:
+    """Return "mean ± sd", without the sd where there is one seed."""
     if found is None or math.isnan(found.mean):
         return UNDEFINED
     sd = "" if math.isnan(found.sd) else f" ± {found.sd:.{digits}f}"
@@ -33,12 +51,14 @@ def format_spread(found: Spread | None, digits: int) -> str:
 
 
 def format_interval(found: Estimate | None, digits: int) -> str:
+    """Return "[low, high]"."""
     if found is None:
         return UNDEFINED
     return f"[{format_number(found.low, digits)}, {format_number(found.high, digits)}]"
 
 
 def format_difference(found: Difference | None, digits: int) -> str:
+    """Return a difference with interval, p-value and, if it is not resolved, a mark that says so."""
     if found is None or math.isnan(found.mean):
         return UNDEFINED
     low, high = (format_number(value, digits, "+") for value in (found.low, found.high))
@@ -51,10 +71,10 @@ _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>|`\\"}
 _ESCAPES = {character: f"\\{character}" for character in "*[]~$#"}
 
 
-def escape(text: str, limit: int = 160) -> str:
-    """Any text as one line of Markdown that stays where it is put: in a table cell, a list item, a heading.
+def escape(text: object, limit: int = 160) -> str:
+    """Return any text as one line of inert Markdown, for a table cell, a list item or a heading.
 
-    Shortened to `limit` characters; line ends become ⏎, other control and invisible characters �. What could
+    The text is cut to `limit` characters; line ends become ⏎, other control and invisible characters �. What could
     open a cell, a tag, a code span or an escape becomes a numeric entity, which Markdown never reads as
     structure; what could emphasise or link is escaped. A "_" within a word does nothing and stays legible.
     """

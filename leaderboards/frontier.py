@@ -1,12 +1,13 @@
-"""Reward against KL (Gao et al. 2023, https://arxiv.org/abs/2210.10760), over beta and over checkpoints, from recorded runs.
+"""Reward against KL (Gao et al. 2023, https://arxiv.org/abs/2210.10760), over beta and checkpoints, from recorded runs.
 
-A loss that reaches more reward may only have gone further from the reference. What compares losses is the reward that
-each reaches within the same KL.
+A loss that reaches more reward may only have moved further from the reference. Losses are therefore compared by the
+reward that each reaches within the same KL.
 """
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,34 +15,35 @@ from scipy import stats
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.checks import LeaderboardError
-from plo.leaderboards.formatting import UNDEFINED, escape, format_number, markdown_table
+from plo.leaderboards.formatting import UNDEFINED, escape, format_number, format_spread, markdown_table
+from plo.statistics import Spread
 from plo.tracking import RecordedCell
 
 POINT = ["loss", "variant", "beta", "share"]
 
 
 def points(board: Leaderboard) -> pd.DataFrame:
-    """A row an evaluation point of each run of the leaderboard that recorded `reward` and `kl`.
+    """Return one row per evaluation point of each run of the leaderboard that recorded `reward` and `kl`.
 
     | column             | meaning                                                                                |
     |--------------------|----------------------------------------------------------------------------------------|
-    | loss               | the variant without its beta, with the other settings that its rows differ in          |
-    |                    | ("dpo [lr=0.001]"): what a frontier is drawn for                                       |
-    | variant, beta, seed| as in the leaderboard; beta NaN where the loss has none                                |
-    | share              | of training, in (0, 1]; 0 for the reference                                            |
+    | loss               | the variant without its beta, with the other settings in which its rows differ         |
+    |                    | ("dpo [lr=0.001]"); there is one frontier per loss                                     |
+    | variant, beta, seed| as in the leaderboard; beta is NaN where the loss has none                             |
+    | share              | share of training, in (0, 1]; 0 for the reference                                      |
     | kl, kl_se          | nats: sequence KL(pi || ref), and its standard error, prompts as clusters              |
     | reward             | mean gold reward                                                                       |
-    | reward_se          | its standard error, prompts as clusters; of the last point only: samples of earlier    |
-    |                    | ones are not recorded; else NaN                                                        |
-    | prompts            | behind reward_se; 0 where that is NaN                                                  |
+    | reward_se          | its standard error, prompts as clusters, at the last point; NaN at earlier points,     |
+    |                    | whose samples are not recorded                                                         |
+    | prompts            | number of prompts behind reward_se; 0 where that is NaN                                |
 
     Raises:
         LeaderboardError: no run of the board has both.
     """
-    by_run, said = {cell.run_id: cell for cell in board.cells}, _told_apart(board.rows)
+    by_run, suffixes = {cell.run_id: cell for cell in board.cells}, _distinguishing_settings(board.rows)
     rows = [
         {"loss": _without_beta(row.variant) + more, "variant": row.variant + more, "beta": _beta(row), "seed": seed, **point}
-        for row, more in zip(board.rows, said, strict=True)
+        for row, more in zip(board.rows, suffixes, strict=True)
         for seed, run in row.runs.items()
         for point in _points_of(by_run[run], board.tables.get(run))
     ]  # fmt: skip
@@ -54,15 +56,15 @@ def points(board: Leaderboard) -> pd.DataFrame:
 
 
 def frontier(board: Leaderboard) -> pd.DataFrame:
-    """Seed means of `points`, a row a variant and share of training, and which of them are on their loss's frontier.
+    """Return the means of `points` over seeds, a row per variant and share of training, and which are on a frontier.
 
     `on_frontier`: no other point of the same loss has reward >= and KL <= this one's, one of them strictly.
-    `seeds`: their number; `kl_sd`, `reward_sd`: over seeds (NaN for one). `kl_se`: the seeds' mean, an upper bound for the
-    mean's, since seeds share their prompts. `reward_low`, `reward_high`: 95% t interval over prompts, the standard error
-    bounded alike; NaN where it is not known. Neither speaks of other seeds: that is the sd.
+    `seeds`: their number; `kl_sd`, `reward_sd`: sd over seeds (NaN for one). `kl_se`: mean over seeds, an upper bound of the
+    standard error of the mean, since seeds share their prompts. `reward_low`, `reward_high`: 95% t interval over prompts, with
+    the standard error bounded in the same way; NaN where it is not known. These intervals say nothing about other seeds.
 
     Raises:
-        LeaderboardError: as `points`.
+        LeaderboardError: no run of the board has both.
     """
     by_point = points(board).groupby(POINT, dropna=False, sort=False)
     frame = by_point.agg(
@@ -71,65 +73,65 @@ def frontier(board: Leaderboard) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
     margin = frame.pop("reward_se") * stats.t.ppf(0.975, frame.pop("prompts") - 1)
     frame["reward_low"], frame["reward_high"] = frame["reward"] - margin, frame["reward"] + margin
-    frame["on_frontier"] = [_undominated(row, frame[frame["loss"] == row.loss]) for row in frame.itertuples()]
+    frame["on_frontier"] = [
+        _undominated(row, frame[frame["loss"] == row["loss"]]) for row in frame.to_dict(orient="records")
+    ]
     return frame.sort_values(["loss", "beta", "variant", "share"], ignore_index=True)
 
 
-def reached(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frontiers' points; the reference, one point at KL 0, has no frontier."""
-    return frame[frame["on_frontier"] & (frame["share"] > 0)]
+def frontier_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `frontier`'s frame that are on a frontier; the reference, one point at KL 0, has none."""
+    return frame.loc[frame["on_frontier"] & (frame["share"] > 0)]
 
 
 def at_matched_kl(frame: pd.DataFrame, budgets: Iterable[float]) -> pd.DataFrame:
-    """Reward on each loss's frontier at these KLs in nats, [losses, budgets]; NaN outside the KLs that its frontier spans.
+    """Return the reward on each loss's frontier at these KLs in nats, [losses, budgets]; NaN outside its range of KLs.
 
-    Linear in KL between neighbouring points of the frontier. That much can be had: answering each prompt with either policy,
-    by a coin, has the mean of their rewards, and at most the mean of their KLs, KL being convex.
+    Between neighbouring points of the frontier the reward is linear in KL. That much is attainable: answering each prompt
+    with one of the two policies at random has the mean of their rewards and, KL being convex, at most the mean of their KLs.
 
     Args:
-        frame: of `frontier`.
+        frame: the result of `frontier`.
     """
-    budgets = [float(budget) for budget in budgets]
+    kls = [float(budget) for budget in budgets]
     rows = {}
-    for loss, own in reached(frame).groupby("loss", sort=True):
+    for loss, own in frontier_points(frame).groupby("loss", sort=True):
         own = own.sort_values("kl")
-        rows[loss] = np.interp(budgets, own["kl"], own["reward"], left=math.nan, right=math.nan)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=budgets).rename_axis("loss")
+        rows[loss] = np.interp(kls, own["kl"], own["reward"], left=math.nan, right=math.nan)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=kls).rename_axis("loss")
 
 
 def to_markdown(frame: pd.DataFrame, budgets: Sequence[float] | None = None) -> str:
-    """Every point, and below them the reward at matched KL.
+    """Return a table of all points, and below it the reward at matched KL.
 
     Args:
-        frame: of `frontier`.
+        frame: the result of `frontier`.
         budgets: KLs in nats; None: the quartiles of the KLs on all frontiers.
     """
     if budgets is None:
-        budgets = reached(frame)["kl"].quantile([0.25, 0.5, 0.75])
+        kls = frontier_points(frame)["kl"]
+        budgets = np.quantile(kls, [0.25, 0.5, 0.75]).tolist() if len(kls) else []
     lines = [
         [
-            escape(row.variant), f"{row.share:.0%}", str(row.seeds), _plus_minus(row.kl, row.kl_sd),
-            _plus_minus(row.reward, row.reward_sd), _interval(row), "yes" if row.on_frontier else "",
+            escape(row["variant"]), f"{row['share']:.0%}", str(row["seeds"]), _mean_and_sd(row, "kl"),
+            _mean_and_sd(row, "reward"), _interval(row), "yes" if row["on_frontier"] else "",
         ]
-        for row in frame.itertuples()
+        for row in frame.to_dict(orient="records")
     ]  # fmt: skip
-    matched = at_matched_kl(frame, budgets)
+    matched = at_matched_kl(frame, budgets or ())
     titles = ["variant", "trained", "seeds", "KL (nats)", "reward", "[95%]", "on its loss's frontier"]
     parts = [
         "# Reward against KL",
-        "Mean ± sd over seeds; [95%] over prompts, known of the last point. On the frontier: no other point of the loss has at "
-        "least this reward within this KL. Points were picked on these very prompts, so a frontier flatters.",
+        "Mean ± sd over seeds; [95%] over prompts, at the last point. A point is on the frontier if no other point of its "
+        "loss has at least its reward within its KL. Points were selected on these same prompts, so frontiers are optimistic.",
         markdown_table(titles, lines),
         "## Reward at matched KL",
-        f"Linear between neighbours on each loss's frontier; `{UNDEFINED}`: a KL that the loss's frontier does not span.",
+        f"Linear between neighbouring points of each loss's frontier; `{UNDEFINED}`: a KL outside the frontier's range.",
         markdown_table(
             ["loss", *(f"{budget:.3g} nats" for budget in matched.columns)],
-            [
-                [escape(loss), *(format_number(reward, 3) for reward in rewards)]
-                for loss, *rewards in matched.itertuples()
-            ],
+            [[escape(loss), *(format_number(reward, 3) for reward in rewards)] for loss, *rewards in matched.itertuples()],
         ),
-    ]
+    ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,19 +145,19 @@ def _points_of(cell: RecordedCell, samples: pd.DataFrame | None) -> list[dict[st
     return found
 
 
-def _told_apart(rows: Sequence[Row]) -> list[str]:
-    """For each row, the settings but beta in which those of its loss differ: " [lr=0.001]"; "" where there are none."""
-    of_loss: dict[str, dict[str, set]] = {}
+def _distinguishing_settings(rows: Sequence[Row]) -> list[str]:
+    """Return, for each row, the settings but beta in which the rows of its loss differ: " [lr=0.001]", or ""."""
+    values: dict[str, dict[str, set[str | None]]] = {}
     for row in rows:
-        seen = of_loss.setdefault(_without_beta(row.variant), {})
+        of_loss = values.setdefault(_without_beta(row.variant), {})
         for key, value in row.settings.items():
-            seen.setdefault(key, set()).add(value)
-    said = []
+            of_loss.setdefault(key, set()).add(value)
+    suffixes = []
     for row in rows:
-        seen = of_loss[_without_beta(row.variant)]
-        own = [f"{key}={value}" for key, value in row.settings.items() if key != "beta" and len(seen[key]) > 1]
-        said.append(f" [{', '.join(own)}]" if own else "")
-    return said
+        of_loss = values[_without_beta(row.variant)]
+        own = [f"{key}={value}" for key, value in row.settings.items() if key != "beta" and len(of_loss[key]) > 1]
+        suffixes.append(f" [{', '.join(own)}]" if own else "")
+    return suffixes
 
 
 def _beta(row: Row) -> float:
@@ -166,15 +168,16 @@ def _beta(row: Row) -> float:
 
 
 def _reward_se(samples: pd.DataFrame | None) -> tuple[float, int]:
-    """sd of the prompts' mean rewards / sqrt(prompts), as `kl_se` is made; and the number of prompts."""
+    """Return sd of the prompts' mean rewards / sqrt(prompts), as for `kl_se`, and the number of prompts."""
     if samples is None or "reward" not in samples:
         return math.nan, 0
-    by_prompt = samples["reward"].astype(float).groupby(samples["prompt_id"]).mean()
-    return float(by_prompt.std() / math.sqrt(len(by_prompt))), len(by_prompt)
+    by_prompt = samples.astype({"reward": float}).groupby("prompt_id")["reward"].mean().to_numpy()
+    sd = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else math.nan
+    return sd / math.sqrt(len(by_prompt)), len(by_prompt)
 
 
 def _without_beta(variant: str) -> str:
-    """ "dpo(beta=0.3)" as "dpo", "bpo(beta=1, generator=sba)" as "bpo(generator=sba)"; sums of losses alike."""
+    """Return "dpo(beta=0.3)" as "dpo", "bpo(beta=1, generator=sba)" as "bpo(generator=sba)"; sums of losses likewise."""
     bare = re.sub(r"\bbeta=[^,()]+(, )?", "", variant)
     return bare.replace(", )", ")").replace("()", "")
 
@@ -183,14 +186,15 @@ def _mean(values: pd.Series) -> float:
     return values.mean(skipna=False)
 
 
-def _undominated(row, others: pd.DataFrame) -> bool:
-    as_good = (others["reward"] >= row.reward) & (others["kl"] <= row.kl)
-    return not (as_good & ((others["reward"] > row.reward) | (others["kl"] < row.kl))).any()
+def _undominated(row: Mapping[Any, Any], others: pd.DataFrame) -> bool:
+    reward, kl = others["reward"].to_numpy(), others["kl"].to_numpy()
+    as_good = (reward >= row["reward"]) & (kl <= row["kl"])
+    return not (as_good & ((reward > row["reward"]) | (kl < row["kl"]))).any()
 
 
-def _plus_minus(mean: float, sd: float) -> str:
-    return format_number(mean, 3) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+def _mean_and_sd(row: Mapping[Any, Any], name: str) -> str:
+    return format_spread(Spread(row[name], row[f"{name}_sd"], row["seeds"]), 3)
 
 
-def _interval(row) -> str:
-    return UNDEFINED if math.isnan(row.reward_low) else f"[{row.reward_low:.3f}, {row.reward_high:.3f}]"
+def _interval(row: Mapping[Any, Any]) -> str:
+    return UNDEFINED if math.isnan(row["reward_low"]) else f"[{row['reward_low']:.3f}, {row['reward_high']:.3f}]"

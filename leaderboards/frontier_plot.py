@@ -1,24 +1,32 @@
-"""The picture of reward against KL, from the frame of `plo.leaderboards.frontier`."""
+"""Plot reward against KL, from the frame of `plo.leaderboards.frontier`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from plo.leaderboards.checks import LeaderboardError
-from plo.leaderboards.frontier import reached
+from plo.leaderboards.frontier import frontier_points
 
 MARKERS = "os^Dv<>Ph"
 
 
 def plot(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Draw `frontier`'s frame: a colour a loss, a marker a beta, lines along training, filled where on the frontier.
+    """Draw `frontier`'s frame: a colour per loss, a marker per beta, a line along training; filled points are on a frontier.
 
-    KL on a square-root scale, along which reward grows about linearly at first (Gao et al.). Bars: 1.96 standard errors of
+    KL has a square-root scale, on which reward at first grows about linearly (Gao et al.). Bars: 1.96 standard errors of
     KL, 95% interval of reward.
 
     Args:
-        path: ending in .svg, .png or .pdf; its folder is made.
+        frame: the result of `frontier`.
+        path: a file that ends in .svg, .png or .pdf; its folder is created if necessary.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        LeaderboardError: matplotlib is not installed.
     """
     try:
         from matplotlib import colormaps
@@ -28,8 +36,8 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     losses = frame["loss"].unique()
-    palette = colormaps["tab10"].colors if len(losses) <= 10 else colormaps["turbo"](np.linspace(0, 1, len(losses)))
-    colours = dict(zip(losses, palette, strict=False)) | {"reference": "black"}
+    palette = colormaps["tab10"](range(10)) if len(losses) <= 10 else colormaps["turbo"](np.linspace(0, 1, len(losses)))
+    colours: dict[str, Any] = dict(zip(losses, palette, strict=False)) | {"reference": "black"}
     betas = sorted(frame["beta"].dropna().unique())
     markers = {beta: MARKERS[i % len(MARKERS)] for i, beta in enumerate(betas)}
     for (loss, _), line in frame.groupby(["loss", "variant"], sort=False):
@@ -52,7 +60,7 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
             zorder=3,
             clip_on=False,
         )
-    for loss, best in reached(frame).sort_values("kl").groupby("loss"):
+    for loss, best in frontier_points(frame).sort_values("kl").groupby("loss"):
         axes.plot(best["kl"], best["reward"], color=colours[loss], linewidth=5, alpha=0.2, zorder=0)
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.clip(kl, 0, None)), np.square))
     axes.set_xlim(left=0)
@@ -66,14 +74,14 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
     return path
 
 
-def _legend(figure, colours: dict[str, object], markers: dict[float, str]) -> None:
+def _legend(figure: Any, colours: dict[str, Any], markers: dict[float, str]) -> None:
     from matplotlib.lines import Line2D
 
-    def sample(label: str, **look) -> Line2D:
+    def sample(label: str, **look: Any) -> Line2D:
         return Line2D([], [], label=label, **look)
 
     known = [sample(loss, color=colour, linewidth=4) for loss, colour in colours.items()]
-    shape = {"linestyle": "", "color": "grey"}
+    shape: dict[str, Any] = {"linestyle": "", "color": "grey"}
     known += [sample(f"beta {beta:g}", marker=marker, **shape) for beta, marker in markers.items()]
     known += [
         sample("no beta", marker="*", **shape), sample("dominated", marker="o", fillstyle="none", **shape),

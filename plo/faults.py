@@ -1,6 +1,6 @@
-"""Faults of the machine, not of plo: a full or read-only disk, a folder without permission, memory that ran out.
+"""Faults of the machine rather than of plo: a full or read-only disk, a folder without permission, lack of memory.
 
-Libraries report them in as many ways as there are libraries. `sentence` says them in one, with place and remedy.
+Every library reports them in its own way. `sentence` words them in one way, with place and remedy.
 """
 
 import errno
@@ -19,10 +19,12 @@ PLACES = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETO
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """Say in a sentence that a disk cannot be written, where that is what `error` or an error behind it came from."""
+    """Return a sentence if `error`, or an error that caused it, is that a disk cannot be written."""
     for one in _behind(error):
         number = one.errno if isinstance(one, OSError) else None
-        kind = DISK.get(number) or next((kind for kind in (FULL, READ_ONLY, DENIED) if kind.search(str(one))), None)
+        kind = DISK.get(number or 0) or next(
+            (kind for kind in (FULL, READ_ONLY, DENIED) if kind.search(str(one))), None
+        )
         if kind is None:
             continue
         place = _place(one) or "a file of the MLflow store, of --out or of PLO_HOME"
@@ -35,32 +37,29 @@ def disk_fault(error: BaseException) -> str | None:
 
 
 def sentence(error: BaseException) -> str | None:
-    """Say in a sentence what fault of the machine `error` came from; None where it is none."""
+    """Return a sentence if `error` comes from a fault of the machine, else None."""
     if fault := disk_fault(error):
         return fault
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
         return f"{error.filename}: {error.strerror}. Name another file or folder."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return (
-            "Memory ran out. Set train.micro_batch_size (pairs a forward pass) or data.max_length lower, or take a smaller "
-            "model."
-        )
+        return "Memory ran out. Lower train.micro_batch_size (pairs per forward pass) or data.max_length, or use a smaller model."
     return None
 
 
 def reason(error: BaseException, longest: int = 250) -> str:
-    """Shorten the error of a library to a clause: one line, without a full stop; a refused pickle in plain words."""
+    """Shorten the error of a library to a clause: one line without a full stop. A refused pickle is explained."""
     if isinstance(error, pickle.UnpicklingError):
         return (
-            "its weights are a pickle that would run code or is damaged, and plo loads none; convert them to safetensors "
-            "where you trust them"
+            "its weights are a pickle that would run code or is damaged, and plo loads no such pickle; convert weights that "
+            "you trust to safetensors"
         )
     text = " ".join(str(error).split()).rstrip(".")
     return f"{text[:longest]}…" if len(text) > longest else text or type(error).__name__
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from or during."""
+    """Iterate over an error and the errors that it was raised from or during."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

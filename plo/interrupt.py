@@ -1,14 +1,14 @@
-"""Ctrl-C and SIGTERM: the first signal is answered at once in a sentence and ends the run in order, the second ends it at once.
+"""Ctrl-C and SIGTERM: the first signal logs a sentence at once and ends the run in order, the second ends it at once.
 
     with listening():                                     # the commands do this
         with awaiting("waiting for 3 calls to the judge"):
-            ...                                           # a signal raises `Interrupted` in here, and the sentence says so
+            ...                                           # a signal raises `Interrupted` here
         with finishing("waiting for the step under way"):
-            while not requested():                        # a signal raises nothing in here: look for it
+            while not requested():                        # a signal does not raise here: look for it
                 ...
-        # and here it raises, at the latest
+        # a signal that came meanwhile raises here
 
-Outside `listening` all of this does nothing, and Ctrl-C is Python's `KeyboardInterrupt`.
+Outside `listening` these functions do nothing, and Ctrl-C raises Python's `KeyboardInterrupt`.
 """
 
 import logging
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 log = logging.getLogger("plo")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_REQUEST = 3.0  # seconds: a launcher passes on to its processes the Ctrl-C that the terminal has sent them already
+SAME_REQUEST = 3.0  # seconds in which a second signal is the launcher's copy of the Ctrl-C that the terminal sent
 
 Awaited = str | Callable[[], str]
 
@@ -42,21 +42,21 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class _Wait:
-    """What the sentence says, and whether a signal raises at once."""
+    """What the process waits for, in words, and whether a signal raises at once."""
 
     what: Awaited
     raises: bool
 
 
 _waits = [_Wait("the run ends", raises=True)]
-_at_signal: _Wait | None = None  # the last of them when the main thread took the signal up; it may be gone since
-_received: int | None = None  # the signal that asked for the end
+_at_signal: _Wait | None = None  # the innermost wait at the time of the signal
+_received: int | None = None  # the first signal
 _listening = False
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Answer SIGINT and SIGTERM as the module describes. Inside another `listening`, or in another thread, it does nothing.
+    """Handle SIGINT and SIGTERM in the block. Inside another `listening`, or in another thread, this does nothing.
 
     The sentence is logged as a warning by a thread of its own, so that a main thread that is busy or waits in compiled code
     does not delay it.
@@ -86,10 +86,11 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def awaiting(what: Awaited) -> Iterator[None]:
-    """Inside, a signal raises `Interrupted` at once, and `what` is the part of the sentence that says what happens next.
+    """Let a signal raise `Interrupted` at once in the block.
 
     Args:
-        what: a clause, "waiting for 3 calls to the judge", or a function that returns one.
+        what: what the process waits for, as the sentence has it ("waiting for 3 calls to the judge"), or a function that
+            returns it.
     """
     check()
     with _waiting(_Wait(what, raises=True)):
@@ -98,7 +99,7 @@ def awaiting(what: Awaited) -> Iterator[None]:
 
 @contextmanager
 def finishing(what: Awaited) -> Iterator[None]:
-    """Inside, a signal is only noted (see `requested`), for something to be done first; after the block it raises.
+    """Let something be finished before a signal raises: in the block it is only noted (see `requested`), after it it raises.
 
     Args:
         what: as in `awaiting`.
@@ -110,18 +111,18 @@ def finishing(what: Awaited) -> Iterator[None]:
 
 
 def requested() -> int | None:
-    """The signal that asked the process to end; None: go on."""
+    """Return the signal that asked the process to end, or None."""
     return _received
 
 
 def request(number: int) -> None:
-    """Take over a signal that another process of the launch has received."""
+    """Note a signal that another process of the launch received, as if it had come to this one."""
     global _received
     _received = _received or number
 
 
 def check() -> None:
-    """Raise `Interrupted` if the process was asked to end: call it where a library may have swallowed the exception."""
+    """Raise `Interrupted` if the process was asked to end. Call it where a library may have swallowed the exception."""
     if _received is not None:
         raise Interrupted(_received)
 
@@ -136,7 +137,7 @@ def _waiting(wait: _Wait) -> Iterator[None]:
 
 
 def _raise(number: int, frame: object) -> None:
-    """The signal handler, which Python calls in the main thread, between two of its own operations."""
+    """Handle a signal. Python calls this in the main thread, between two of its own operations."""
     global _received, _at_signal
     if _received is not None:
         return
@@ -146,21 +147,21 @@ def _raise(number: int, frame: object) -> None:
 
 
 def _answer(signals: socket.socket) -> None:
-    """Log the sentence at the first signal, end the process at the second. Runs in a thread of its own."""
+    """Log a sentence at the first signal, and end the process at the second; this runs in a thread of its own."""
     first = None
     while numbers := signals.recv(1):
         if (number := numbers[0]) not in SIGNALS:
             continue
         if first is None:
             first = time.monotonic()
-            if int(os.environ.get("RANK", "0")) == 0:  # one process speaks
+            if int(os.environ.get("RANK", "0")) == 0:  # one process logs it
                 log.warning(sentence(number))
         elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - first > SAME_REQUEST:
             os._exit(128 + number)
 
 
 def sentence(number: int) -> str:
-    """What the user reads after the first signal."""
+    """Write the sentence that the user reads after the first signal."""
     what = (_at_signal or _waits[-1]).what
     again = "Ctrl-C again" if number == signal.SIGINT else "a second signal"
     return (

@@ -1,9 +1,9 @@
-"""Near names for a name that does not exist."""
+"""Suggestions for a name that does not exist."""
 
 import difflib
 from collections.abc import Iterable
 
-# What other libraries call plo's settings.
+# Settings of other libraries, and what plo calls them.
 SYNONYMS = {
     "learning_rate": "lr",
     "lr_scheduler_type": "schedule",
@@ -31,7 +31,7 @@ SYNONYMS = {
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Find the dotted names that a user may have meant by `name`, the likeliest first.
 
-    A name's last part is compared: `train.learning_rate`, `lr`, and `batch` find `train.lr`, `train.batch_size`.
+    The last part of a name counts: `train.learning_rate` and `lr` find `train.lr`, and `batch` finds `train.batch_size`.
     """
     known, leaf = list(known), _leaf(name)
     leaf = SYNONYMS.get(leaf, leaf)

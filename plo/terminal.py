@@ -1,6 +1,6 @@
-"""Text on a terminal: whatever a user, a file, a model or a server wrote is shown as it is, and never obeyed.
+"""Text on a terminal: what a user, a file, a model or a server wrote is shown as it is, and never interpreted.
 
-A terminal obeys control characters (it clears the screen, renames the window, hides a line), and rich obeys `[red]`.
+A terminal interprets control characters (it clears the screen, renames the window, hides a line), and rich interprets `[red]`.
 """
 
 import logging
@@ -15,12 +15,12 @@ from rich.text import Text
 LAYOUT = "\n\t"
 OUTCOMES = {"done": "green", "failed": "red", "note": "yellow"}  # first words of log records, and their colours
 LEVELS = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red"}  # colours of other records
-# Marks that turn the reading direction round, and line ends that are none on a terminal.
-UNSEEN = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u2028", "\u2029"}
+# Marks that reverse the reading direction, and line ends that a terminal does not show.
+INVISIBLE = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u2028", "\u2029"}
 
 
 def plain(text: object) -> str:
-    r"""Show control characters as escapes: ESC as `\x1b`; line ends and tabs stay.
+    r"""Replace control characters by escapes, ESC by `\x1b`; keep line ends and tabs.
 
     Example:
         >>> plain("\x1b[2Jhi\n")
@@ -29,23 +29,23 @@ def plain(text: object) -> str:
     text = str(text)
     if text.isprintable():
         return text
-    return "".join(_escape(c) if c not in LAYOUT and _obeyed(c) else c for c in text)
+    return "".join(_escape(c) if c not in LAYOUT and _is_control(c) else c for c in text)
 
 
 def line(*parts: str | tuple[str, str]) -> Text:
-    """Join texts, each alone or with a style as `("done", "green")`; nothing in them is markup."""
+    """Join texts, each a string or with a style as in `("done", "green")`; nothing in them is markup."""
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
 
 def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
-    """Print `line(*parts)`, which the terminal alone breaks. The only way to print text that plo did not write itself."""
+    """Print `line(*parts)` without line breaks of its own. All text that plo did not write itself is printed by it."""
     console.print(line(*parts), style=style or None, highlight=False, soft_wrap=True)
 
 
 class Terminal(Console):
-    """A console that shows control characters as escapes wherever they stand: in lines, tables, progress bars.
+    """A console that replaces control characters by escapes everywhere: in lines, tables and progress bars.
 
-    Strings are no markup; styles are given by `say` and by `rich.text.Text`.
+    Strings are not markup; `say` and `rich.text.Text` set styles.
     """
 
     def __init__(self, **settings: Any):
@@ -78,8 +78,8 @@ class TerminalHandler(logging.Handler):
             self.handleError(record)
 
 
-def _obeyed(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or character in UNSEEN
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in INVISIBLE
 
 
 def _escape(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Values as users write them: on the command line, and as the short form of a list."""
+"""Values as users write them: YAML, numbers such as 1e-4, and lists separated by commas."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without dates: the name 2026-11-29 is a text."""
+    """A YAML loader without dates: it reads 2026-11-29 as a text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -15,10 +15,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str) -> Any:
-    """Read YAML without tags that run code; a date stays a text.
+    """Read YAML; a tag that would run code is an error, and a date is a text.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: `text` is not YAML.
 
     Example:
         >>> read_yaml("{name: 2026-11-29, seeds: [0, 1]}")
@@ -28,7 +28,7 @@ def read_yaml(text: str) -> Any:
 
 
 def read_value(text: str) -> Any:
-    """Read a value as YAML does, and numbers that YAML takes for text (1e-4) as numbers, inside lists too."""
+    """Read a value as YAML; numbers that YAML reads as texts (1e-4) are numbers, also in lists and mappings."""
     try:
         return _numbers(read_yaml(text))
     except yaml.YAMLError:
@@ -47,7 +47,7 @@ def _numbers(value: Any) -> Any:
 
 
 def read_list(text: str) -> list[Any]:
-    """Read "0, 1" as [0, 1]: commas separate values, except inside brackets and quotes. One value is a list of one.
+    """Read a list such as "0, 1": commas separate values, except inside brackets and quotes.
 
     Example:
         >>> read_list("dpo, bpo(lam=0.5, s=2)")

@@ -1,4 +1,4 @@
-"""Settings and caches on the command line: complete, and true."""
+"""Settings, caches and plans on the command line: complete, and true."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from plo import caches
 from plo.cli import app
 from plo.config import Experiment, fields, load_experiment
+from plo.experiment.plan import Plan, PlannedCell, PlannedStage
 
 runner = CliRunner()
 
@@ -98,3 +99,54 @@ def test_pruning_shows_first_and_deletes_on_request(kept, arguments, left):
 def test_a_cache_that_does_not_exist_is_named(kept):
     assert "The caches are models, reference" in output("cache", "--name", "score", code=2)
     assert "--older-than, --larger-than and --yes" in output("cache", "--yes", code=2)
+
+
+def planned(**changes):
+    cells = [
+        PlannedCell("reference", 0, "k1", "finished", 0, 0),
+        PlannedCell("dpo", 0, "k2", "resumes", 50, 20),
+        PlannedCell("reference", 1, "k3", "to do", 0, 0),
+        PlannedCell("dpo", 1, None, "to do", 50, 0),
+    ]
+    stages = [PlannedStage("sft", ("sft", "dpo"), 25, 200, "finished", 12.5)]
+    facts = {
+        "experiment": Experiment(losses=("dpo",), name="mine", eval_at=(0.5,)),
+        "data": "200 pairs",
+        "pairs": 200,
+        "held_out": 20,
+    }
+    facts |= {"store": "sqlite:///plo.db", "comparison": None, "cells": tuple(cells), "stages": tuple(stages)}
+    facts |= {"evaluations": ("repetition",), "model_evaluations": (), "training_seconds": 1234.0}
+    return Plan(**facts | changes)
+
+
+def test_a_dry_run_prints_the_plan_and_trains_nothing(monkeypatch):
+    import plo.experiment.plan
+
+    asked = []
+    monkeypatch.setattr(
+        plo.experiment.plan, "plan_comparison", lambda experiment: asked.append(experiment) or planned()
+    )
+    monkeypatch.setattr("plo.experiment.matrix.compare", lambda *_: pytest.fail("it trains"))
+    lines = [
+        line.rstrip() for line in output("compare", "--loss", "dpo", "name=mine", "beta=0.3", "--dry-run").splitlines()
+    ]
+    assert asked[0].losses == ("dpo(beta=0.3)",)
+    assert lines[0] == "mine: new, recorded in sqlite:///plo.db"
+    rows = [line.split() for line in lines]
+    assert ["variant", "steps", "seed", "0", "seed", "1"] in rows
+    assert ["reference", "-", "finished", "to", "do"] in rows
+    assert ["dpo", "50", "resumes", "at", "step", "20", "to", "do"] in rows
+    assert ["sft", "sft,", "dpo", "200", "25", "finished"] in rows
+    assert lines[-1] == "3 of 4 cells and 80 optimiser steps are left, about 21 minutes of training."
+    assert "Evaluations at 0.5, 1 of the training: repetition" in lines
+
+
+def test_a_plan_without_known_speed_has_no_time(monkeypatch):
+    import plo.experiment.plan
+
+    plan = planned(training_seconds=None, comparison="abc", stages=())
+    monkeypatch.setattr(plo.experiment.plan, "plan_comparison", lambda experiment: plan)
+    shown = output("compare", "--loss", "dpo", "--dry-run")
+    assert shown.startswith("mine: continues run abc") and shown.endswith("80 optimiser steps are left.\n")
+    assert "Stages" not in shown

@@ -88,7 +88,7 @@ def test_it_says_what_will_run_and_goes_on_with_it(launched):
     assert "trains sft, dpo with 1 seed on" in said and "plo demo --full" in said and "minutes" in said
     assert ran[0].name == ran[1] == "demo-short"
     said, ran = launched(AMX)  # nothing else ran on this computer in the meantime: it must not start anew
-    assert "Going on with the demo" in said and ran[2] == ran[0]
+    assert "Continuing the demo" in said and ran[2] == ran[0]
 
 
 def test_full_is_full_whatever_was_chosen(launched):

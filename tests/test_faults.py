@@ -148,8 +148,8 @@ PLAIN = {
 CHECKS = {
     "plo/config.py", "losses/weighted.py", "losses/f_dpo.py", "losses/wpo.py", "losses/simpo.py", "losses/bpo.py",
     "losses/tbpo.py", "plo/data/messages.py",
-    "plo/endpoint.py",
-    "plo/served.py"}  # fmt: skip
+    "plo/subjects/endpoint.py",
+    "plo/subjects/client.py"}  # fmt: skip
 
 
 def test_every_error_that_plo_raises_is_worded_for_users():

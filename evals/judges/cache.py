@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plo import caches
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.template import without_surrogates
-from plo.paths import plo_home
 
 # p is NULL after `tries` answers that could not be read. SQLite does not notice a flipped bit in a value: `sum` does.
 _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
@@ -67,7 +67,8 @@ class VerdictCache:
     """
 
     def __init__(self, path: Path | str | None = None):
-        self.path = Path(path).expanduser() if path else plo_home() / "verdicts.db"
+        self.path = Path(path).expanduser() if path else caches.CACHES["verdicts"].path()
+        caches.hold(self.path)
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:

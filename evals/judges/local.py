@@ -1,11 +1,10 @@
 """Models that judges hold in process: loaded once, named by their weights."""
 
-import hashlib
-import json
 from functools import cache
 from typing import Any
 
 from plo.configured import accepted
+from plo.data.tokenize import tokenizer_identity
 from plo.evals.judges.judge import JudgeError
 from plo.faults import reason
 
@@ -41,25 +40,6 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.
     return loaded, tokenizer, f"{model_identity(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
-
-
-def tokenizer_identity(tokenizer: Any) -> str:
-    """sha256 of what decides which ids a text or a conversation becomes: vocabulary, rules, special tokens, chat template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _digest([type(tokenizer).__name__, rules, special, tokenizer.model_max_length, tokenizer.chat_template])
-
-
-def _digest(content: Any) -> str:
-    plain = json.dumps(content, sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set) else str(x))
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def context_of(model: Any, tokenizer: Any) -> int:
-    """Tokens that the model takes at most."""
-    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
-    return min(longest, tokenizer.model_max_length)
 
 
 def last_logits(model: Any, ids: list[int], count: int) -> Any:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from plo.endpoint import PROVIDER, EndpointError, read_endpoint
 from plo.evals.answers import split_thought
 from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
-from plo.served import Answer, CallError, Served
+from plo.subjects.client import Answer, CallError, Client
+from plo.subjects.endpoint import PROVIDER, EndpointError, read_endpoint
 
 MOST = 0.5  # mass of the first token that the labels must hold for its log-probs to be the verdict
 DAY = 86_400  # seconds: a socket cannot wait for ever
@@ -29,7 +29,7 @@ class OpenAI(Judge):
 
     A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
     lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, after
-    which `JudgeSession` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.served`.
+    which `JudgeSession` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.subjects.client`.
 
     The key is the environment variable OPENAI_API_KEY for the default provider, and PLO_KEY_<HOST> for any other host
     (PLO_KEY_LOCALHOST), where set: an experiment file can name any host, and no host is sent the key of another.
@@ -87,14 +87,14 @@ class OpenAI(Judge):
         self.price_out = free if price_out is None else price_out / 1e6
         self.served, self._by_length = self._made(timeout), False
 
-    def _made(self, timeout: float) -> Served:
+    def _made(self, timeout: float) -> Client:
         if self.endpoint.is_provider and self.endpoint.key is None:
             raise JudgeError(
                 f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name a server of "
                 f"your own, openai:{self.endpoint.model}@http://HOST:PORT/v1."
             )
         try:
-            return Served(self.endpoint, timeout)
+            return Client(self.endpoint, timeout)
         except ImportError as error:
             raise JudgeError(f"The judge {self.name} needs the package openai: pip install 'plo[evals]'.") from error
 

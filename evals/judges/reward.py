@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from plo.data.tokenize import context_of
 from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
-from plo.evals.judges.local import context_of, load
+from plo.evals.judges.local import load
 from plo.evals.judges.template import Template, without_surrogates
 
 

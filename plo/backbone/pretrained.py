@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, loading_base, put_on, share_kept
 from plo.backbone.borrowed import rename
@@ -75,6 +75,29 @@ def _merged(
 
 def _model(kind: type, name: str, dtype: torch.dtype | str, keywords: Any) -> PreTrainedModel:
     return kind.from_pretrained(_place(name), dtype=dtype, **keywords)
+
+
+def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
+    """Load a model's tokenizer and settings of generation without its weights; names are those of `pretrained`.
+
+    Raises:
+        ModelError: there is no such folder.
+        OSError, ValueError: transformers cannot load them.
+    """
+    name = str(embedded_model()) if name == "embedded" else name
+    check_there(name)
+    if (folder := adapter_folder(name)) is None:
+        place = _place(name)
+        try:
+            generation = GenerationConfig.from_pretrained(place)
+        except OSError:  # a model without the file: transformers reads its config then
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(place))
+        return AutoTokenizer.from_pretrained(place), generation
+    base = adapter_config(folder, "CAUSAL_LM")["base_model_name_or_path"]
+    with loading_base(folder, base):
+        tokenizer, generation = pretrained_tokenizer(base)
+    has_own = (folder / "tokenizer_config.json").exists()
+    return AutoTokenizer.from_pretrained(folder) if has_own else tokenizer, generation
 
 
 def _place(name: str) -> str:

@@ -4,23 +4,22 @@ Computed once, shared by every loss and seed. A shard's file name is the hash of
 weights, token ids (hence truncation and template), dtype, attention, and this module's way of batching.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plo import distributed, store
+from plo import caches, distributed, store
 from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
 from plo.backbone.model import Backbone
 from plo.data import Pair
+from plo.identity import sha256
 
 SHARD_PAIRS = 256  # pairs a file: what a crash can cost
 PASS_PAIRS = 8  # pairs a forward pass
@@ -99,6 +98,8 @@ class ReferenceStore:
     def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> Path:
         path = self.folder / f"{_key(backbone, shard, policy)}{'-hidden' if hidden else ''}.safetensors"
         larger = path.with_name(f"{path.name.removesuffix('.safetensors')}-hidden.safetensors")
+        for candidate in (path, larger):
+            caches.hold(candidate)  # `_Rows` read it as long as the run goes on
         found = next((candidate for candidate in (path, larger) if store.intact(candidate)), None)
         if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
             if not all(distributed.everyone(found)):
@@ -107,7 +108,7 @@ class ReferenceStore:
             return found
         if found is not None:
             return found
-        with FileLock(f"{path}.lock"):
+        with caches.lock(path):
             if not store.intact(path):  # another process may have filled it while this one waited
                 _write(_compute(backbone, shard, hidden, policy), path)
         return path
@@ -133,7 +134,7 @@ class _Rows:
 def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> dict[str, Tensor]:
     order = sorted(range(len(shard)), key=lambda i: (_longest(shard[i]), i))  # little padding
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
-    with backbone.holding(backbone.reference) if policy is None else nullcontext():
+    with backbone.reference() if policy is None else nullcontext():
         for start in range(0, len(order), PASS_PAIRS):
             rows = order[start : start + PASS_PAIRS]
             got = backbone.measure(collate([shard[i] for i in rows], packed=backbone.packed), ("logps",), hidden=hidden)
@@ -155,19 +156,11 @@ def _longest(pair: Pair) -> int:
 
 
 def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
-    digest = hashlib.sha256()
-    parts = (
-        VERSION,
-        SHARD_PAIRS,
-        PASS_PAIRS,
-        backbone.packed,
-        policy or backbone.reference.identity,
-        backbone.compute_dtype,
-        backbone.device.type,
-        torch.__version__,
-    )
-    digest.update(repr((*parts, backbone.attention)).encode())
-    for pair in shard:
-        for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
-            digest.update(f"{','.join(map(str, ids))};".encode())
-    return digest.hexdigest()
+    weights = policy or backbone.reference.identity
+    how = [weights, str(backbone.compute_dtype), backbone.device.type, backbone.packed, backbone.attention]
+    return sha256([VERSION, SHARD_PAIRS, PASS_PAIRS, torch.__version__, how, ids_digest(shard)])
+
+
+def ids_digest(pairs: Sequence[Pair]) -> str:
+    """Hash of the token ids of pairs."""
+    return sha256([sha256([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids]) for pair in pairs])

@@ -32,7 +32,7 @@ def demo(
 
     if not full and chosen.exists():
         found = load_experiment(chosen)
-        log.info(f"Going on with the demo of {chosen}; remove that file to have its size chosen anew.")
+        log.info(f"Continuing the demo of {chosen}; remove that file to choose its size anew.")
     else:
         speed = measure()
         whole, fitting = plan(experiment, speed, None), plan(experiment, speed, None if full else minutes)
@@ -43,7 +43,7 @@ def demo(
         )
         evaluated = found.evaluation
         log.info(
-            f"The demo trains sft, {', '.join(found.losses)} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
+            f"The demo trains sft, {', '.join(map(str, found.losses))} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
             f"{found.model.dtype}, samples {_count(evaluated.samples, 'answer')} to each of {evaluated.prompts} prompts, and "
             f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
         )

@@ -1,4 +1,4 @@
-"""KEY=VALUE on the command line: split, read as YAML, and taken to what they name."""
+"""KEY=VALUE on the command line: settings of the experiment and hyper-parameters of its losses."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ SECTIONS = ("data", "model", "train", "evaluation")
 
 
 def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
-    """The one experiment file among the arguments, if there is one, and the settings."""
+    """Split arguments into the experiment file, None if there is none, and the values of KEY=VALUE."""
     paths = [a for a in arguments if "=" not in a]
     if len(paths) > 1:
-        raise typer.BadParameter(f"one experiment file, not {len(paths)}: {', '.join(paths)}")
+        raise typer.BadParameter(f"give one experiment file rather than {len(paths)}: {', '.join(paths)}")
     pairs = (a.split("=", 1) for a in arguments if "=" in a)
     return (Path(paths[0]) if paths else None), {key: read_value(value) for key, value in pairs}
 
 
 def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the experiment, and the rest: hyper-parameters of its losses."""
+    """Split values into settings of the experiment and the rest, which are hyper-parameters of its losses."""
     from plo.config import ConfigError, field_names
 
     names = field_names()
@@ -29,7 +29,7 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     leaves = [name.rsplit(".", 1)[-1] for name in names]
     known, hyper = {}, {}
     for key, value in settings.items():
-        # `sft.lr`, `data.options.chat`: inside a setting that is a mapping
+        # `sft.lr` and `data.options.chat` are inside a setting that is a mapping
         if key in (*names, *SECTIONS) or key.startswith(tuple(f"{name}." for name in (*names, *SECTIONS))):
             known[key] = value
         elif leaves.count(key) == 1:
@@ -43,14 +43,14 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None:
-    """Refuse a comparison that neither a file nor a setting gives losses.
+    """Refuse a comparison without losses.
 
     Args:
-        settings: of the experiment.
-        others: what may be a setting misspelt.
+        settings: settings of the experiment.
+        others: values that are no setting; one of them may be a misspelt setting.
 
     Raises:
-        ConfigError: with the setting that may be meant.
+        ConfigError: there are no losses. The message suggests settings.
     """
     from plo.config import ConfigError, field_names
 

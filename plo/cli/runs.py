@@ -138,6 +138,9 @@ def compare(
     seed: Annotated[list[int], typer.Option(help="Seed of every loss; repeatable.")] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', local folder or hub name.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and what is finished, and train nothing.")
+    ] = False,
     plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
     store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
@@ -146,6 +149,7 @@ def compare(
 
     Examples:
         plo compare experiment.yaml train.lr=1e-4 dpo.beta=0.2
+        plo compare experiment.yaml --dry-run
         plo compare --loss dpo --loss "dpo + 0.2*sft" --data hh name=mine
     """
     from plo.config import load_experiment
@@ -159,7 +163,13 @@ def compare(
     experiment = load_experiment(path, {**flags, **known})
     load_plugins(experiment.plugins)
     experiment = with_hyper_parameters(experiment, hyper)
-    run(experiment)
+    if not dry_run:
+        return run(experiment)
+    silence_libraries()
+    from plo.cli.plan import print_plan
+    from plo.experiment.plan import plan_comparison
+
+    print_plan(plan_comparison(experiment))
 
 
 def run(experiment) -> None:

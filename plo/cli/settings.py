@@ -82,7 +82,7 @@ def _values(schema: Mapping[str, Any]) -> tuple[str, str]:
     """Return the type that a JSON schema describes, in words, and the values that it allows."""
     if "enum" in schema or "const" in schema:
         return "text", ", ".join(map(str, schema.get("enum") or [schema["const"]]))
-    kind = KINDS.get(schema["type"], schema["type"])
+    kind = str(KINDS.get(schema["type"], schema["type"]))
     bounds = ", ".join(f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema)
     if kind == "list" and (items := schema.get("items")):
         kinds, allowed = zip(*(_values(each) for each in items.get("anyOf", [items])), strict=True)

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, logging, options, plugins, silence of libraries, and how errors are shown."""
+"""What the commands share: consoles, logging, options, plug-ins, and how errors are shown."""
 
 import contextlib
 import functools
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from plo.errors import PloError
 from plo.faults import sentence
@@ -33,7 +34,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warning
 
 
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
-    """Make `function` a command, with --verbose and --quiet; the section "Examples:" of its docstring ends its --help."""
+    """Register `function` as a command with --verbose and --quiet; its --help ends with the "Examples:" of its docstring."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
     lines = [f"[dim]$[/dim] {_no_markup(line.strip())}" for line in examples.splitlines()]
     epilog = "\n".join(["[bold]Examples[/bold]", *lines]) if examples else None
@@ -60,7 +61,7 @@ def _no_markup(text: str) -> str:
 
 @contextlib.contextmanager
 def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
-    """Show plo's log records on the terminal: in a launch of several processes, the first one's, and warnings of all."""
+    """Show plo's log records on the terminal; in a launch of several processes, all of the first one and warnings of the others."""
     first = os.environ.get("RANK", "0") == "0"
     level, before = logging.DEBUG if verbose else logging.INFO if first and not quiet else logging.WARNING, log.level
     log.setLevel(level)
@@ -72,8 +73,8 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Terminal:
-    """Return the console of progress bars, which is silent where log records of progress are."""
+def progress_console() -> Console:
+    """Return the console of progress bars, which is silent where progress is not logged."""
     return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
 
 
@@ -86,12 +87,12 @@ def load_plugins(plugins) -> None:
 
 
 def can_ask() -> bool:
-    """Whether a person sits at the terminal and can answer a question."""
+    """Return whether a person at the terminal can answer a question."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def silence_libraries() -> None:
-    """Keep transformers and MLflow from reporting at length what plo's own lines report; --verbose lets them."""
+    """Silence what transformers and MLflow report at length, unless --verbose is given."""
     if log.isEnabledFor(logging.DEBUG):
         return
     import transformers
@@ -104,9 +105,9 @@ def silence_libraries() -> None:
 
 
 class friendly(contextlib.ContextDecorator):
-    """Shows errors that plo words itself, and faults of the machine, without a traceback, exit code 2.
+    """Shows a `PloError` or a fault of the machine without a traceback, and exits with code 2.
 
-    Ctrl-C and SIGTERM are answered as `plo.interrupt` says.
+    Ctrl-C and SIGTERM are handled as `plo.interrupt` describes.
     """
 
     def __enter__(self):
@@ -117,14 +118,14 @@ class friendly(contextlib.ContextDecorator):
     def __exit__(self, kind, error, traceback):
         self.signals.__exit__(None, None, None)
         if isinstance(error, Interrupted):
-            for number in SIGNALS:  # while Python waits for threads in which a call is under way
+            for number in SIGNALS:  # Python may still wait for threads that are in a call
                 signal.signal(number, signal.SIG_DFL)
             raise typer.Exit(error.exit_code) from None
         ours = isinstance(error, PloError)
         log.debug("", exc_info=error)
-        said = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
-        if said is not None:
+        message = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
+        if message is not None:
             name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
-            typer.echo(f"{name}{plain(said)}", err=True)  # in one piece: several processes may say it at once
+            typer.echo(f"{name}{plain(message)}", err=True)  # in one piece, as several processes may write at once
             raise typer.Exit(2) from None
         return False

@@ -1,4 +1,4 @@
-"""What `plo verify` prints: a table for one loss, a matrix for many, or JSON."""
+"""The report of `plo verify`: a table for one loss, a matrix for many, or JSON."""
 
 import json
 import math
@@ -27,7 +27,7 @@ LABELS = "labels: "
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The checks of one loss, two lines each; for a failure where and the remedy; then the labels' table."""
+    """Print the checks of one loss, with place and remedy of each failure, and the table of label models."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("check", no_wrap=True)
     table.add_column("result", no_wrap=True)
@@ -35,7 +35,7 @@ def print_report(report: Report, console: Console) -> None:
     for check in report.checks:
         if not check.name.startswith(LABELS):
             colour = COLOURS[check.result]
-            table.add_row(line(check.name), Text(check.result, colour), _told(check))
+            table.add_row(line(check.name), Text(check.result, colour), _explained(check))
     say(console, (report.name, "bold"))
     console.print(table)
     _print_labels([check for check in report.checks if check.name.startswith(LABELS)], console)
@@ -45,7 +45,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_matrix(reports: list[Report], console: Console) -> None:
-    """A row a loss, a column a check; then a line for whatever did not pass."""
+    """Print a row per loss and a column per check, and then a line for every check that did not pass."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("loss", no_wrap=True)
     for heading in (*COLUMNS, "s"):
@@ -59,15 +59,15 @@ def print_matrix(reports: list[Report], console: Console) -> None:
                 check.result == DESCRIBED and check.name == "policy recovery"
             ):
                 colour = COLOURS[check.result]
-                told = "; ".join(part for part in (check.measured, check.meaning, check.where, check.remedy) if part)
-                say(console, (report.name, "bold"), f" {check.name} ", (check.result, colour), f": {told}")
+                text = "; ".join(part for part in (check.measured, check.meaning, check.where, check.remedy) if part)
+                say(console, (report.name, "bold"), f" {check.name} ", (check.result, colour), f": {text}")
     failed = sum(not report.passed for report in reports)
     seconds = sum(report.seconds for report in reports)
     say(console, f"{len(reports)} losses, {failed} failed, {seconds:.1f} s")
 
 
 def as_json(reports: list[Report]) -> str:
-    """A list of objects, one a loss; numbers that JSON cannot say (nan, inf) as text."""
+    """Write a list of objects, one per loss, as JSON; numbers that JSON does not have (nan, inf) are texts."""
     rows = [
         {
             "loss": report.name,
@@ -80,7 +80,7 @@ def as_json(reports: list[Report]) -> str:
     return json.dumps(rows, indent=2, allow_nan=False)
 
 
-def _told(check: Check) -> Text:
+def _explained(check: Check) -> Text:
     lines = [line(check.measured)] if check.measured else []
     claim = "what must hold: " if check.result == FAILED else ""
     lines.append(line((f"{claim}{check.meaning}", "dim")))
@@ -96,7 +96,7 @@ def _print_labels(checks: list[Check], console: Console) -> None:
         return
     values = [check.values or {} for check in checks]
     best, start = values[0].get("best", math.nan), values[0].get("reference", math.nan)
-    say(console, f"Of other labels (described): the reward's pi* has {best:.3f}, the reference {start:.3f}")
+    say(console, f"With other labels (described): the reward is {best:.3f} for pi* and {start:.3f} for the reference")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("labels")
     table.add_column("KL to pi*, nats", justify="right")

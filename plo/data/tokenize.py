@@ -1,5 +1,6 @@
 """Rows to token ids: the same ids as TRL's `DPOTrainer`, in training, sampling and evaluation."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from plo.data.errors import EMPTY, IDENTICAL, BadRow, DataError
 from plo.data.rows import Row, Text
+from plo.identity import sha256
 
 TRUNCATED_EMPTY = "truncation leaves a response empty"
 TRUNCATED_IDENTICAL = "truncation leaves identical responses"
@@ -249,3 +251,21 @@ def _name(tokenizer: Any) -> str:
 
 def _roles(row: Row) -> str:
     return ", ".join(message["role"] for message in row.prompt + row.chosen)
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """Hash of what decides which ids a text or a conversation becomes: vocabulary, rules, special tokens, chat template."""
+    if getattr(tokenizer, "is_fast", False):
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # of the last call
+            rules.pop(state, None)
+    else:
+        rules = tokenizer.get_vocab()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return sha256([type(tokenizer).__name__, rules, special, tokenizer.model_max_length, tokenizer.chat_template])
+
+
+def context_of(model: Any, tokenizer: Any) -> int:
+    """Tokens that the model takes at most."""
+    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    return min(longest, tokenizer.model_max_length)

@@ -1,126 +1,29 @@
 """One cell of a comparison: train one loss with one seed, sample and evaluate along the way, record."""
 
 import json
-import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
-from plo.backbone.batch import collate
 from plo.backbone.checkpoints import last_checkpoint
-from plo.backbone.model import Backbone
-from plo.backbone.reference import Reference
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer
-from plo.config import EvaluationConfig, Experiment
-from plo.data import Pair
-from plo.evals import EVALUATIONS, EvaluationError, describe_metrics, evaluate
-from plo.experiment.sampling import held_out_prompts, sample
+from plo.evals import EvaluationError, describe_metrics, evaluate
+from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
-from plo.experiment.stages import WITHOUT_EFFECT
 from plo.experiment.workbench import Workbench
-from plo.identity import code_identity, settings_identity, sha256
-from plo.losses import Loss
-from plo.margins import wins, without_rounding
-from plo.paths import plo_home, slug
+from plo.margins import wins
+from plo.subjects.policy import log_ratio_margins
+from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
-ACCURACY_PAIRS = 16  # pairs a forward pass of the preference accuracy
-EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A loss (None: the reference itself) and a seed.
-
-    Attributes:
-        key: hash of everything that defines the cell's numbers.
-    """
-
-    loss: Loss | None
-    seed: int
-    key: str
-
-    @property
-    def variant(self) -> str:
-        return self.loss.name if self.loss is not None else "reference"
-
-    @property
-    def name(self) -> str:
-        return f"{self.variant} seed {self.seed}"
-
-    def units(self, experiment: Experiment, pairs: int) -> int:
-        """Units of progress that the cell takes."""
-        if self.loss is None:
-            return EVALUATION_UNITS
-        return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
-
-    def steps(self, experiment: Experiment, pairs: int) -> int:
-        """Optimiser steps that the cell takes."""
-        train = experiment.train
-        if self.loss is None:
-            return 0
-        return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))
-
-    def folder(self, root: Path) -> Path:
-        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
-
-
-def cell_key(bench: Workbench, loss: Loss | None, seed: int) -> str:
-    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
-    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
-    plugged = [EVALUATIONS[name].load() for name in bench.suite]
-    if loss is not None:
-        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
-    other = [stage for stage in loss.scorer.stages.values() if stage.model] if loss is not None and loss.scorer else []
-    settings = {
-        "shared": shared_settings(bench),
-        "loss": [loss.name, loss.source] if loss is not None else None,
-        "code": sorted({code_identity(function) for function in plugged}),
-        "seed": seed,
-        **({"stages": [bench.stages.identity(stage) for stage in other]} if other else {}),
-    }
-    return sha256(settings)
-
-
-def shared_settings(bench: Workbench) -> dict[str, Any]:
-    """What all cells of a comparison have in common and what changes their numbers."""
-    experiment = bench.experiment
-    return {
-        "model": [
-            bench.model_identity,
-            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
-        ],
-        "data": bench.data.digest,
-        "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
-        "eval_at": experiment.points,
-        "evaluation": evaluation_settings(bench),
-    }
-
-
-def evaluation_settings(bench: Workbench) -> list[Any]:
-    """What evaluations must share to be compared."""
-    config = bench.experiment.evaluation
-    others = {
-        "batch_size",
-        "judge",
-        "judge_calls",
-        "judge_money",
-    }  # evaluations of a model have runs and keys of their own
-    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, bench.suite]
-
-
-def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
 
 
 def run_cell(
@@ -166,7 +69,7 @@ def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [bench.sft] if bench.sft is not None else []
     if scorer := cell.loss.scorer:
-        weights = token_weights(bench.stages, scorer, cell.seed, plo_home() / "scores")
+        weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
@@ -292,20 +195,6 @@ def preference_accuracy(bench: Workbench) -> float:
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
     margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
     return wins(margins).mean().item()
-
-
-def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
-    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
-    found: list[float] = []
-    for start in range(0, len(pairs), ACCURACY_PAIRS):
-        indices = range(start, min(start + ACCURACY_PAIRS, len(pairs)))
-        batch = reference.added_to(collate([pairs[i] for i in indices], packed=backbone.packed), indices)
-        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - batch.ref_logps
-        totals = [part.sum().item() for part in ratios.split(batch.lengths)]
-        half = len(indices)
-        found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
-    tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])
-    return without_rounding(torch.tensor(found, dtype=torch.float64), tokens, backbone.head_dtype)
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

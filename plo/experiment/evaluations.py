@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plo import distributed, interrupt, store
+from plo import caches, distributed, interrupt, store
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.data import DropReport
@@ -19,11 +19,11 @@ from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
-from plo.experiment.loading import load_subject, weights_digest
 from plo.experiment.plugins import DIGESTS, load_recorded
-from plo.experiment.subjects import Policy
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
+from plo.subjects.loading import load_subject, weights_digest
+from plo.subjects.policy import Policy
 from plo.terminal import say
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 
@@ -112,6 +112,7 @@ def evaluate_anything(
         raise ConfigError(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
+    caches.note_form()
     judging = judging_of(config, console)
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None

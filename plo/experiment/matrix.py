@@ -1,32 +1,30 @@
 """The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 from rich.console import Console
 
-from plo import distributed, interrupt
+from plo import caches, distributed, interrupt
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line
 from plo.evals import EvaluationError
-from plo.experiment.cell import Cell, cell_key, evaluation_settings, run_cell, shared_settings
+from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import evaluate_cells
+from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, check_losses, with_stages
+from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
 from plo.experiment.progress import CellsProgress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.losses import Loss, get_loss
-from plo.paths import plo_home, slug
+from plo.losses import Loss
 from plo.registry import load_plugin
 from plo.terminal import Terminal, say
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
@@ -60,8 +58,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
-    key = _comparison_key(bench)
-    root = experiment.out / f"{slug(experiment.name)}-{key[:8]}"
+    key = comparison_key(bench)
     with _only_one(tracker, key):
         parent = distributed.on_main(
             lambda: tracker.comparison(
@@ -77,7 +74,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
         with closing(tracker, parent) as failed:
             prepare(bench, console)
-            failed |= _run(bench, cells, tracker, parent, root, console)
+            failed |= _run(bench, cells, tracker, parent, console)
             if bench.model_evaluations:
                 failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
     return Outcome(parent, failed)
@@ -90,32 +87,13 @@ def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCel
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
-def configured_losses(experiment: Experiment) -> list[Loss]:
-    """The losses of an experiment, `sft` (on chosen) first: it stands in every table."""
-    losses = [get_loss(spec) for spec in experiment.losses]
-    if all(loss.name != "sft" for loss in losses):
-        losses.insert(0, get_loss("sft"))
-    names = [loss.name for loss in losses]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
-    return losses
-
-
 def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
     """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
     return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
 
 
-def _comparison_key(bench: Workbench) -> str:
-    """Hash of what all cells share: losses and seeds added later join the same comparison."""
-    content = [bench.experiment.name, shared_settings(bench)]
-    return sha256(content)
-
-
-def _run(
-    bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, root: Path, console: Console
-) -> dict[str, str]:
-    experiment = bench.experiment
+def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, console: Console) -> dict[str, str]:
+    experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
     references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
@@ -204,13 +182,10 @@ def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
             lock.release()
 
 
-def _locked(tracker: Tracker, key: str) -> FileLock:
-    locks = plo_home() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(f"{tracker.uri} {key}".encode()).hexdigest()[:16]
-    lock = FileLock(locks / f"{name}.lock", timeout=0)
+def _locked(tracker: Tracker, key: str) -> BaseFileLock:
     try:
-        lock.acquire()
+        lock = caches.named_lock(tracker.uri, key)
+        lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
             f"Another process runs this comparison in {tracker.uri}: wait for it, or give another `name`."

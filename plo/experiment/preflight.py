@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from plo.backbone.token_statistics import STATISTICS
-from plo.config import ConfigError
+from plo.config import ConfigError, Experiment
 from plo.data import Pair
 from plo.losses import Loss, get_loss
 from plo.scorers import Scorer
@@ -12,6 +12,17 @@ from plo.verify.trainable import check_trainable
 
 OTHER_NEEDS = ("ref_logps", "hidden", "weights")  # what the backbone computes without a registered statistic
 COLUMN = "column:"
+
+
+def configured_losses(experiment: Experiment) -> list[Loss]:
+    """The losses of an experiment, `sft` (on chosen) first: it stands in every table."""
+    losses = [get_loss(spec) for spec in experiment.losses]
+    if all(loss.name != "sft" for loss in losses):
+        losses.insert(0, get_loss("sft"))
+    names = [loss.name for loss in losses]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
+    return losses
 
 
 def with_stages(losses: Iterable[Loss]) -> list[Loss]:

@@ -6,7 +6,6 @@ after the last whole file.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,10 @@ from torch import nn
 from plo import distributed, store
 from plo.backbone import sharding
 from plo.backbone.modes import attending
+from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
+from plo.data.tokenize import tokenizer_identity
 from plo.experiment.stages import Stages, folder_lock
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
@@ -31,15 +32,14 @@ SHARD_PAIRS = 256  # pairs a file: what a crash can cost
 VERSION = 1  # of the files
 
 
-def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> list[Scores]:
+def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
     """The weights ((T_w,), (T_l,)) of every training pair.
 
     Args:
         stages: of the experiment whose pairs are scored.
         seed: the run's, which a scorer may depend on.
-        folder: of the stored weights.
     """
-    own = folder / scores_key(stages, scorer, seed)
+    own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
     shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
@@ -53,7 +53,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int, folder: Path) -> li
                 for label, stage in scorer.stages.items():
                     stages.make(stage, label)  # now: inside a scorer, nothing has a gradient
                 if scorer.inner is not None:
-                    inner = token_weights(stages, scorer.inner, seed, folder)
+                    inner = token_weights(stages, scorer.inner, seed)
             for path in missing:
                 part, started = shards[path], time.perf_counter()
                 made = _Material(stages, scorer, seed, stages.pairs[part], inner[part]).scored()
@@ -81,20 +81,12 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
         special = {id: str(token) for id, token in stages.tokenizer.added_tokens_decoder.items() if token.special}
         parts += [stages.tokenizer.eos_token_id, sorted(special.items())]
     if "texts" in scorer.reads:  # how they are tokenised and put in a chat template counts too
-        parts += [_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
+        parts += [tokenizer_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
     return sha256(parts)
 
 
 def _reads_reference(scorer: Scorer) -> bool:
     return bool(scorer.stages) or "model" in scorer.reads
-
-
-def _identity(tokenizer: Any) -> list[Any]:
-    if not tokenizer.is_fast:
-        return [type(tokenizer).__name__, tokenizer.chat_template, sorted(tokenizer.get_vocab().items())]
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    state = ("truncation", "padding")  # of the last call
-    return [tokenizer.chat_template, {name: value for name, value in backend.items() if name not in state}]
 
 
 class _Material:

@@ -6,7 +6,6 @@ comparisons share it. Killed, it goes on from its last checkpoint.
 
 import contextlib
 import gc
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +13,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from plo import distributed
+from plo import caches, distributed
 from plo import store as stored
 from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
-from plo.backbone.reference import Reference, ReferenceStore
+from plo.backbone.reference import Reference, ReferenceStore, ids_digest
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer
 from plo.backbone.weights import Weights
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
+from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.scorers import Scores, Stage
@@ -39,7 +38,7 @@ from plo.tracking import ActiveRun, Unrecorded
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
 IDENTITY = "identity"  # of the weights, in the file's metadata; files of an earlier version lack it
-WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
+FOLDERS = caches.CACHES["stages"]
 
 Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
 
@@ -53,7 +52,6 @@ class Stages:
         pairs: all training pairs.
         model, train: settings of the experiment, which a stage changes in part.
         store: reference statistics.
-        folder: where the trained models lie.
         record: starts the recorded run of a stage.
     """
 
@@ -63,7 +61,6 @@ class Stages:
     model: ModelConfig
     train: TrainConfig
     store: ReferenceStore
-    folder: Path
     record: Record = lambda key, name, params: Unrecorded()
     _others: dict[str, Backbone] = field(default_factory=dict)
     _identities: dict[str, list[Any]] = field(default_factory=dict)
@@ -109,7 +106,7 @@ class Stages:
         """Hash of the token ids of the pairs that a stage is trained on."""
         known = (share, reversed)
         if known not in self._digests:
-            self._digests[known] = pairs_digest(self._pairs(Stage(share=share, reversed=reversed)))
+            self._digests[known] = ids_digest(self._pairs(Stage(share=share, reversed=reversed)))
         return self._digests[known]
 
     def key(self, stage: Stage) -> str:
@@ -117,7 +114,7 @@ class Stages:
         loss = get_loss(stage.loss)
         changed = settings_identity(self.model)
         adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
-        settings = settings_identity(self._settings(stage), exclude=WITHOUT_EFFECT)
+        settings = settings_identity(stage_settings(self.train, stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
         code = sorted({code_identity(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
@@ -128,7 +125,7 @@ class Stages:
     def trained(self, stage: Stage, name: str) -> Weights:
         """Return the stage's trained weights. If they are not there, its base is trained now."""
         self.make(stage, name)
-        path = self.folder / self.key(stage) / POLICY
+        path = FOLDERS.path(self.key(stage)) / POLICY
         with safe_open(path, framework="pt") as file:
             identity = (file.metadata() or {}).get(IDENTITY)
         tensors = load_file(path)
@@ -137,8 +134,8 @@ class Stages:
     def make(self, stage: Stage, name: str) -> None:
         """Train the stage's base and keep its weights, if they are not there; record that they are."""
         key = self.key(stage)
-        folder = self.folder / key
-        params = {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {"stage.steps": self._settings(stage).steps}
+        folder = FOLDERS.path(key)
+        params = stage_params(self.train, stage)
         with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
             run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
             try:
@@ -167,7 +164,7 @@ class Stages:
             backbone,
             pairs,
             self._reference(stage, backbone, loss, len(pairs)),
-            self._settings(stage),
+            stage_settings(self.train, stage),
             seed=stage.seed,
             folder=folder,
             callbacks=[_Log(run), clock],
@@ -195,16 +192,30 @@ class Stages:
         return Reference(*swapped)
 
     def _pairs(self, stage: Stage) -> Sequence[Pair]:
-        pairs = self.pairs[: max(1, round(stage.share * len(self.pairs)))]
+        pairs = self.pairs[: stage_pairs(stage, len(self.pairs))]
         if not stage.reversed:
             return pairs
         return [replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) for pair in pairs]
 
-    def _settings(self, stage: Stage) -> TrainConfig:
-        changed = {name: value for name, value in stage.train.items() if value is not None}
-        if "epochs" in changed and "steps" not in changed:
-            changed["steps"] = None  # the experiment's would come before the stage's epochs
-        return TrainConfig.of({**self.train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
+
+def stage_settings(train: TrainConfig, stage: Stage) -> TrainConfig:
+    """Return an experiment's settings of training with what a stage changes."""
+    changed = {name: value for name, value in stage.train.items() if value is not None}
+    if "epochs" in changed and "steps" not in changed:
+        changed["steps"] = None  # the experiment's would come before the stage's epochs
+    return TrainConfig.of({**train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
+
+
+def stage_params(train: TrainConfig, stage: Stage) -> dict[str, Any]:
+    """Return the parameters that a stage is recorded with."""
+    return {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {
+        "stage.steps": stage_settings(train, stage).steps
+    }
+
+
+def stage_pairs(stage: Stage, count: int) -> int:
+    """Number of pairs of `count` that a stage is trained on, the first ones."""
+    return max(1, round(stage.share * count))
 
 
 def _numbers(policy: Path) -> dict[str, float]:
@@ -213,18 +224,11 @@ def _numbers(policy: Path) -> dict[str, float]:
         return {name: float(value) for name, value in file.metadata().items() if name != IDENTITY}
 
 
-def pairs_digest(pairs: Sequence[Pair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(repr((pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def folder_lock(folder: Path):
     """One launch at a time makes what lies in a folder; processes of one launch make it together."""
     distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
-    lock = FileLock(folder / "lock")
+    lock = caches.lock(folder)
     distributed.on_main(lock.acquire, share=False)
     try:
         yield

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from transformers import GenerationConfig
 
-from plo import distributed
+from plo import caches, distributed
 from plo.backbone.head import ModelError
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
@@ -16,73 +17,69 @@ from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, ModelEvaluation, get_model_evaluation
 from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
+from plo.experiment.keys import Inputs
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
 from plo.experiment.progress import progress_bar
-from plo.experiment.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
-from plo.paths import plo_home
 from plo.scorers import Scorer, Scores, Stage
+from plo.subjects.loading import computed_with
+from plo.subjects.sampling import check_sampled, eos_ids, held_out_prompts
 from plo.terminal import line, say
 
 
 @dataclass(frozen=True)
-class Workbench:
+class Workbench(Inputs):
     """What all cells of a comparison share: nothing here is loaded or computed twice.
 
     Attributes:
-        suite: names of the evaluations of samples.
-        model_evaluations: the evaluations of a model.
-        model_identity: hash of policy and reference: what two runs must share to be compared.
         sft: key of the stage that every cell starts from; None: cells start from the model itself.
     """
 
-    experiment: Experiment
     backbone: Backbone
-    tokenizer: Any
-    data: PreferenceData
     store: ReferenceStore
-    suite: tuple[str, ...]
-    model_evaluations: tuple[ModelEvaluation, ...]
     stages: Stages
-    model_identity: str
     sft: str | None
+
+    def base_identity(self, stage: Stage) -> list[Any]:
+        return self.stages.identity(stage)
 
 
 def workbench(experiment: Experiment, console: Console) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
     if lost := distributed.lost_processes():
         say(console, lost, style="yellow")
+    distributed.on_main(caches.note_form, share=False)
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
     with console.status(line(f"loading {experiment.model.name}")):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
-    settings = experiment.data.model_dump()
     with console.status(line(f"reading {experiment.data.source}")):
-        data = load_data(
-            settings.pop("source"),
-            settings.pop("path"),
-            tokenizer=tokenizer,
-            ends=eos_ids(backbone, tokenizer),
-            **settings,
-        )
+        data = read_data(experiment, tokenizer, backbone.causal_lm.generation_config)
     check_rows(backbone.causal_lm, [*data.train, *data.eval])
     prompts, config = held_out_prompts(data.eval, experiment.evaluation.prompts), experiment.evaluation
     check_sampled(backbone, prompts, config)
     say(console, str(data.summary()))
-    store = ReferenceStore(plo_home() / "reference", experiment.model.reference_disk_gb)
+    store = ReferenceStore(caches.CACHES["reference"].folder, experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
-    stages = Stages(backbone, tokenizer, **common, folder=plo_home() / "stages")
-    sft = stages.key(_sft(experiment)) if "sft" in experiment.stages else None  # before the start changes
+    stages = Stages(backbone, tokenizer, **common)
+    sft = stages.key(sft_stage(experiment)) if "sft" in experiment.stages else None  # before the start changes
     identity = _identity(experiment, stages, sft)
-    return Workbench(experiment, backbone, tokenizer, data, store, *suites(experiment), stages, identity, sft)
+    return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages, sft)
+
+
+def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig) -> PreferenceData:
+    """Read an experiment's pairs as token ids; `generation`: the model's settings, which name tokens that end a response."""
+    settings = experiment.data.model_dump()
+    source, path = settings.pop("source"), settings.pop("path")
+    return load_data(source, path, tokenizer=tokenizer, ends=eos_ids(generation, tokenizer), **settings)
 
 
 def prepare(bench: Workbench, console: Console) -> None:
     """Train the stage sft, set the reference, and compute what it says of the pairs."""
     experiment, backbone, store = bench.experiment, bench.backbone, bench.store
     if "sft" in experiment.stages:
-        stage, is_reference = _sft(experiment), experiment.reference in (None, "sft")
+        stage, is_reference = sft_stage(experiment), experiment.reference in (None, "sft")
         if is_reference:
             backbone.check_reference_can_be_trained()
         say(console, "stage sft")
@@ -97,7 +94,8 @@ def prepare(bench: Workbench, console: Console) -> None:
             store.get(backbone, pairs, progress=lambda done, task=task: bar.update(task, completed=done))
 
 
-def _sft(experiment: Experiment) -> Stage:
+def sft_stage(experiment: Experiment) -> Stage:
+    """Return the stage of supervised fine-tuning that an experiment begins with."""
     return Stage(loss="sft", train=experiment.sft)
 
 
@@ -109,12 +107,6 @@ def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
     if experiment.reference not in (None, "sft" if sft is not None else "init"):
         how.append("init" if experiment.reference == "init" else _other(experiment, stages).base.identity)
     return sha256(how)
-
-
-def computed_with(backbone: Backbone) -> list[Any]:
-    """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
-    b = backbone
-    return [b.start.identity, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def _other(experiment: Experiment, stages: Stages) -> Backbone:
@@ -157,5 +149,5 @@ def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tup
     bench = workbench(experiment, console)
     check_columns(trained, bench.data.train)
     prepare(bench, console)
-    weights = token_weights(bench.stages, scorer, experiment.seeds[0], plo_home() / "scores")
+    weights = token_weights(bench.stages, scorer, experiment.seeds[0])
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer

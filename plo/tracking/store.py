@@ -1,7 +1,6 @@
 """An MLflow experiment in a store: found or made, searched, written to, read from."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -15,8 +14,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from plo.caches import named_lock
 from plo.faults import disk_fault
-from plo.paths import plo_home
 from plo.tracking import place
 from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
 from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
@@ -63,7 +62,7 @@ class Store:
         if self.file is not None and create:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         # The lock is for what must happen once: making the store, the experiment, a comparison, an attempt.
-        self._lock = FileLock(f"{self.file}.lock" if self.file is not None else _own_lock(self.uri))
+        self._lock = FileLock(f"{self.file}.lock") if self.file is not None else named_lock(self.uri)
         try:
             with self._lock if create else contextlib.nullcontext():
                 if create and self.file is not None and not _filled(self.file):
@@ -208,13 +207,6 @@ class MissingFiles(TrackingError):
 
 def _filled(file: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
-
-
-def _own_lock(uri: str) -> Path:
-    """The lock of a store that is no file: this user's own, in a folder that nobody else can write to."""
-    folder = plo_home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"store-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Tracker(Store):
         return [cell for comparison in self.comparisons(select) for cell in comparison.cells()]
 
     def stages(self, parent_id: str | None = None) -> list[dict[str, Any]]:
-        """The stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...)."""
+        """List stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...), tags, params."""
         of_parent = {"parent": parent_id} if parent_id else {}
         return [
             {
@@ -159,6 +159,8 @@ class Tracker(Store):
                 "key": run.tags["plo.cell"],
                 "status": run.status,
                 "metrics": run.metrics,
+                "tags": run.tags,
+                "params": run.params,
             }
             for run in reversed(self._search(kind="stage", **of_parent))
         ]

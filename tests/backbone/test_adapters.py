@@ -26,8 +26,8 @@ from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.pretrained import pretrained
 from plo.config import EvaluationConfig, ModelConfig
-from plo.experiment.loading import load_subject
 from plo.losses import get_loss
+from plo.subjects.loading import load_subject
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 

@@ -20,7 +20,7 @@ from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig, ModelConfig
 from plo.data import Pair
-from plo.experiment.sampling import Prompt, check_sampled
+from plo.subjects.sampling import Prompt, check_sampled
 
 
 def tokenizer_of(size, **special):

@@ -10,10 +10,10 @@ from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
 from plo.backbone.terms import always_logged
 from plo.config import ModelConfig
-from plo.experiment.cell import log_ratio_margins
 from plo.losses import get_loss
 from plo.margins import rounding, wins, without_rounding
 from plo.pairs import Pairs, Side
+from plo.subjects.policy import log_ratio_margins
 
 
 def two_tokens(ratios):

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chat_server import Server
+
+from plo.caches import CACHES
 
 
 @pytest.fixture
@@ -30,5 +33,6 @@ def serve():
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     """Verdicts of a test are gone after it, else a second run would ask nothing; no key of the user's is sent anywhere."""
-    monkeypatch.setattr("plo.evals.judges.cache.plo_home", lambda: tmp_path / "plo_home")
+    verdicts = replace(CACHES["verdicts"], pattern=str(tmp_path / "plo_home" / "verdicts.db"))
+    monkeypatch.setitem(CACHES, "verdicts", verdicts)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

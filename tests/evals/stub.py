@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from plo.evals import EvaluationError
+from plo.subjects import SubjectError
 
 
 class StubSubject:
@@ -52,9 +52,9 @@ class StubSubject:
         return "".join(f"<|{m['role']}|>\n{m['content']}\n" for m in prompt) + "<|assistant|>\n"
 
     def causal_lm(self):
-        raise EvaluationError(f"{self.name} has no model.")
+        raise SubjectError(f"{self.name} has no model.")
 
     def margins(self, rows):
         if self.margin is None:
-            raise EvaluationError(f"{self.name} has no model.")
+            raise SubjectError(f"{self.name} has no model.")
         return np.array([self.margin(row) for row in rows])

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from stub import StubSubject
 
-from plo.evals import EvaluationError, get_model_evaluation
+from plo.evals import get_model_evaluation
 from plo.evals.answers import answer_notes, extract_answers, split_thought
 from plo.evals.diversity import diversity
 from plo.evals.judges import Judge, JudgeSession, Verdict
-from plo.experiment.server import Server
-from plo.experiment.subjects import Outputs
+from plo.subjects import SubjectError
+from plo.subjects.outputs import Outputs
+from plo.subjects.server import Server
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_prompt_that_is_refused_spoils_no_other(subject):
     server.says = lambda body: "longer"  # the server was started anew, with more room
     assert served.sample(CHAT)["text"].tolist() == ["x", "longer", "x", "x"] and len(server.asked) == 5
     server.says = lambda body: too_long
-    with pytest.raises(EvaluationError, match="refuses every prompt, the first with: .*maximum context length"):
+    with pytest.raises(SubjectError, match="refuses every prompt, the first with: .*maximum context length"):
         served.sample([[{"role": "user", "content": "another"}]])
 
 
@@ -205,7 +206,7 @@ def test_a_served_model_that_refuses_a_field(subject, refused, wanted, said):
 
 def test_a_served_model_without_credit_is_asked_once(subject):
     served, server = subject(lambda body: (429, {"error": {"message": "no credit", "code": "insufficient_quota"}}, ()))
-    with pytest.raises(EvaluationError, match="HTTP 429: .*no credit"):
+    with pytest.raises(SubjectError, match="HTTP 429: .*no credit"):
         served.sample(CHAT[:1])
     assert len(server.asked) == 1
 
@@ -221,7 +222,7 @@ def test_a_key_that_a_served_model_echoes_is_not_its_answer(subject, monkeypatch
     served, server = subject(lambda body: "my key is sk-0123456789")
     assert served.sample(CHAT[:1])["text"].tolist() == ["my key is [PLO_KEY_127_0_0_1]"]
     server.says = lambda body: (403, {"error": "sk-0123456789"}, ())
-    with pytest.raises(EvaluationError, match=r"\[PLO_KEY_127_0_0_1\]"):
+    with pytest.raises(SubjectError, match=r"\[PLO_KEY_127_0_0_1\]"):
         served.sample(CHAT[1:2])
 
 

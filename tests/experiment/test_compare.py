@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from plo.experiment.matrix import compare, configured_losses
+from plo.experiment.matrix import compare
+from plo.experiment.preflight import configured_losses
 from plo.leaderboards import read, to_json
 from plo.tracking import Tracker
 
@@ -78,7 +79,7 @@ def test_a_comparison_s_key_leaves_defaults_out():
     from types import SimpleNamespace
 
     from plo.config import load_experiment
-    from plo.experiment.cell import shared_settings
+    from plo.experiment.keys import shared_settings
 
     changes = {"losses": ["dpo"], "eval_at": [0.5], "train.lr": 1e-3, "model.lora_r": 4, "evaluation.prompts": 3}
     experiment = load_experiment(None, changes)

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError
-from plo.experiment.cell import Cell, run_cell
+from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import _policy
+from plo.experiment.keys import Cell
 from plo.experiment.workbench import workbench
 from plo.losses import get_loss
 from plo.tracking import Unrecorded

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from plo.config import ConfigError, EvaluationConfig
-from plo.evals import EVALUATIONS, EvaluationError, Findings, register_evaluation
+from plo.evals import EVALUATIONS, Findings, register_evaluation
 from plo.evals.judges.template import TemplateError
 from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find, measure_judge
 from plo.experiment.matrix import compare
-from plo.experiment.subjects import Outputs
+from plo.subjects import SubjectError
+from plo.subjects.outputs import Outputs
 from plo.tracking import Tracker, TrackingError, client
 
 ASKED = ["Case 1:", "Case 50:"]
@@ -242,10 +243,10 @@ def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
     with pytest.raises(ConfigError, match="none of diversity compares with another model"):
         evaluate_anything("tiny", "tiny", "mine", config, [0], Tracker(), console)
     (tmp_path / "bad.json").write_text('[{"question": "a"}]')
-    with pytest.raises(EvaluationError, match="columns question, and wants 'instruction'"):
+    with pytest.raises(SubjectError, match="columns question, and wants 'instruction'"):
         Outputs(tmp_path / "bad.json")
     (tmp_path / "few.jsonl").write_text('{"prompt": "Case 1:", "text": "x"}\n')
-    with pytest.raises(EvaluationError, match=r"has 0 outputs where 1 are wanted for the prompt 'Case 50:'"):
+    with pytest.raises(SubjectError, match=r"has 0 outputs where 1 are wanted for the prompt 'Case 50:'"):
         Outputs(tmp_path / "few.jsonl").sample(ASKED)
 
 

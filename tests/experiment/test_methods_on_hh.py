@@ -64,7 +64,7 @@ def near(a, b):
 
 def test_sepo_scores_selects_and_costs_what_its_equations_say(bench):
     loss = get_loss("sepo(gamma=2.0)")
-    weights = token_weights(bench.stages, loss.scorer, 0, plo_home() / "scores")
+    weights = token_weights(bench.stages, loss.scorer, 0)
     before, after = by_transformers(bench), by_transformers(bench, loss.scorer.stages["oracle"])
     expected = []
     for i, sides in enumerate(weights):
@@ -94,7 +94,7 @@ def test_sepo_scores_selects_and_costs_what_its_equations_say(bench):
 
 def test_tis_ranks_follow_the_two_oracles(bench):
     loss = get_loss("tis_dpo")
-    weights = token_weights(bench.stages, loss.scorer, 0, plo_home() / "scores")
+    weights = token_weights(bench.stages, loss.scorer, 0)
     plus, minus = (by_transformers(bench, loss.scorer.stages[name]) for name in ("positive", "negative"))
     for i, sides in enumerate(weights):
         for side, given in enumerate(sides):
@@ -114,8 +114,8 @@ def test_tis_ranks_follow_the_two_oracles(bench):
 
 def test_the_same_oracle_serves_two_seeds_and_its_weights_do_not_change(bench):
     scorer = get_loss("sepo").scorer
-    first = token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+    first = token_weights(bench.stages, scorer, 0)
     files = {path: path.stat().st_mtime_ns for path in plo_home().rglob("*.safetensors")}
-    again = token_weights(bench.stages, scorer, 7, plo_home() / "scores")
+    again = token_weights(bench.stages, scorer, 7)
     assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
     assert {path: path.stat().st_mtime_ns for path in plo_home().rglob("*.safetensors")} == files

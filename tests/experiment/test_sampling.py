@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig, ModelConfig
 from plo.embedded import embedded_model
-from plo.experiment.sampling import Prompt, _noise, _Sampler, continuations, sample
+from plo.subjects.sampling import Prompt, _noise, _Sampler, continuations, sample
 
 PROMPTS = [Prompt((5, 9), "a"), Prompt((7,), "b"), Prompt((11, 3, 4, 20), "c")]
 

@@ -12,11 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
+from plo import caches
 from plo.backbone.batch import collate
 from plo.backbone.head import ModelError
 from plo.config import ConfigError
 from plo.experiment import scores
-from plo.experiment.cell import cell_key
+from plo.experiment.keys import cell_key
 from plo.experiment.matrix import compare
 from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
@@ -74,7 +75,7 @@ def test_an_oracle_is_trained_and_scored_once_for_all_seeds_and_comparisons(tiny
     ]
     compare(tiny(losses=["weighted(beta=0.7)"], name="later"))
     assert len(oracle_loss) == 1 and stages_of("later") == []
-    [trained] = (plo_home() / "stages").iterdir()
+    [trained] = (entry.path for entry in caches.entries(["stages"]))
     assert not list(trained.glob("checkpoint-*"))
     with safe_open(trained / "policy.safetensors", framework="pt") as file:
         numbers = file.metadata()
@@ -89,7 +90,7 @@ def test_a_seeded_scorer_is_asked_once_a_seed(tiny, oracle_loss):
 def test_scores_are_those_of_a_model_trained_by_hand(tiny):
     """The same three steps of DPO without stages: the log-ratio of every response token."""
     bench = trained_bench(tiny())
-    got = scores.token_weights(bench.stages, get_scorer("oracle_ratio"), 0, plo_home() / "scores")
+    got = scores.token_weights(bench.stages, get_scorer("oracle_ratio"), 0)
     from plo.backbone.trainer import PreferenceTrainer
 
     backbone, pairs = bench.backbone, bench.data.train
@@ -110,7 +111,7 @@ def test_a_reversed_stage_learns_the_opposite(tiny):
     bench = trained_bench(tiny(**{"train.lr": 1e-2}))
     margins = []
     for spec in ("oracle_ratio", "oracle_ratio(reversed=True)"):
-        weights = scores.token_weights(bench.stages, get_scorer(spec), 0, plo_home() / "scores")
+        weights = scores.token_weights(bench.stages, get_scorer(spec), 0)
         margins.append(sum(w.sum() - l.sum() for w, l in weights).item())
     assert margins[0] > 0 > margins[1]
 
@@ -130,7 +131,7 @@ def test_a_stage_on_another_model(tiny, tiny_llama, tmp_path):
         yield from material.logps("oracle.reference")
 
     bench = trained_bench(tiny())
-    made = scores.token_weights(bench.stages, get_scorer("small_oracle", model=str(small)), 0, plo_home() / "scores")
+    made = scores.token_weights(bench.stages, get_scorer("small_oracle", model=str(small)), 0)
     own = bench.store.get(bench.backbone, bench.data.train).logps
     assert not torch.allclose(made[0][0], own[0][0], atol=1e-3)
     other = trained_bench(tiny(**{"model.name": str(small)}))
@@ -153,7 +154,7 @@ def test_a_killed_stage_goes_on_and_a_killed_scoring_too(tiny, monkeypatch):
 
     monkeypatch.setattr(PreferenceTrainer, "training_step", dying)
     with pytest.raises(KeyboardInterrupt):
-        scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+        scores.token_weights(bench.stages, scorer, 0)
     steps = []
     monkeypatch.setattr(
         PreferenceTrainer, "training_step", lambda s, *a, **k: steps.append(s.state.global_step) or step(s, *a, **k)
@@ -168,15 +169,15 @@ def test_a_killed_stage_goes_on_and_a_killed_scoring_too(tiny, monkeypatch):
 
     monkeypatch.setattr(scores, "_write", failing)
     with pytest.raises(KeyboardInterrupt):
-        scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+        scores.token_weights(bench.stages, scorer, 0)
     assert steps == [2]  # the third step alone was left
     monkeypatch.setattr(scores, "_write", lambda made, path, s: written.append(path.name) or write(made, path, s))
-    got = scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+    got = scores.token_weights(bench.stages, scorer, 0)
     assert written[:3] == ["0.safetensors", "6.safetensors", "12.safetensors"] and len(set(written)) == len(written)
     monkeypatch.setenv("PLO_HOME", str(plo_home() / "fresh"))
     monkeypatch.setattr(scores, "SHARD_PAIRS", 256)
     whole = trained_bench(tiny())
-    expected = scores.token_weights(whole.stages, scorer, 0, plo_home() / "scores")
+    expected = scores.token_weights(whole.stages, scorer, 0)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -188,7 +189,7 @@ def test_sft_is_one_recorded_run_that_all_cells_start_from(tiny):
     assert cells["reference seed 0"].metrics["kl"] == 0
     losses = cells["dpo seed 0"].history("loss")
     assert losses[min(losses)] == pytest.approx(0.693147, abs=1e-5)  # the reference is the stage's model
-    [folder] = (plo_home() / "stages").iterdir()
+    [folder] = (entry.path for entry in caches.entries(["stages"]))
     bench = trained_bench(experiment)
     bench.backbone.reset(5)
     state = load_file(folder / "policy.safetensors")
@@ -293,7 +294,7 @@ def test_controls_use_the_weights_that_are_made_already(tiny, oracle_loss):
     assert len(oracle_loss) == 1  # the oracle's scores; the shuffles of both seeds are made of them
     bench = trained_bench(tiny())
     plain, shuffled = (
-        scores.token_weights(bench.stages, get_scorer(spec), 1, plo_home() / "scores")
+        scores.token_weights(bench.stages, get_scorer(spec), 1)
         for spec in ("oracle_ratio", "shuffled(of=oracle_ratio)")
     )
     assert all(
@@ -326,7 +327,7 @@ def test_an_oracle_of_the_references_model_leaves_the_reference_alone(tiny, tmp_
 
     before = reference()
     scorer = get_scorer("log_ratio", model=str(tmp_path / "tiny"))
-    made = scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+    made = scores.token_weights(bench.stages, scorer, 0)
     assert max(part.abs().max() for sides in made for part in sides) > 1e-2
     torch.testing.assert_close(reference(), before, rtol=0, atol=0)
 
@@ -347,7 +348,7 @@ def test_two_launches_at_once_make_and_record_a_stage_once(tiny, oracle_loss):
     both = [trained_bench(experiment) for _ in range(2)]
     for bench in both:
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, {}, params)
-    work = (get_scorer("oracle_ratio"), 0, plo_home() / "scores")
+    work = (get_scorer("oracle_ratio"), 0)
     launches = [threading.Thread(target=scores.token_weights, args=(bench.stages, *work)) for bench in both]
     for launch in launches:
         launch.start()
@@ -382,7 +383,7 @@ def test_seconds_are_those_it_took_to_make_though_made_earlier_or_in_two_attempt
 
     bench.stages.record = lambda key, name, params: Run(name)
     for _ in range(2):
-        scores.token_weights(bench.stages, get_scorer("slow"), 0, plo_home() / "scores")
+        scores.token_weights(bench.stages, get_scorer("slow"), 0)
         assert recorded.pop("scores slow")["seconds"] > 0.02 * len(bench.data.train)
 
     step = PreferenceTrainer.training_step
@@ -443,7 +444,7 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
 def test_other_models_are_let_go_before_the_losses_train(tiny, tmp_path):
     bench = trained_bench(tiny())
     scorer = get_scorer("log_ratio", model=str(tmp_path / "tiny"))
-    scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+    scores.token_weights(bench.stages, scorer, 0)
     assert not bench.stages._others
 
 
@@ -459,7 +460,7 @@ def test_the_model_that_is_asked_for_is_the_initial_one_whatever_else_is(tiny):
         yield from oracle
 
     bench = trained_bench(tiny())
-    scores.token_weights(bench.stages, get_scorer("both"), 0, plo_home() / "scores")
+    scores.token_weights(bench.stages, get_scorer("both"), 0)
     torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
 
 
@@ -470,7 +471,7 @@ def test_a_scorer_that_hides_what_it_reads_is_refused(tiny):
 
     bench = trained_bench(tiny())
     with pytest.raises(ScorerError, match=r'register it with reads=\("model",\)'):
-        scores.token_weights(bench.stages, get_scorer("hiding"), 0, plo_home() / "scores")
+        scores.token_weights(bench.stages, get_scorer("hiding"), 0)
 
 
 def test_a_stages_epochs_come_before_the_experiments_steps(tiny):
@@ -482,12 +483,12 @@ def test_a_stages_epochs_come_before_the_experiments_steps(tiny):
 def test_damaged_files_are_made_again(tiny, oracle_loss, harm, caplog):
     bench = trained_bench(tiny())
     scorer = get_scorer("oracle_ratio")
-    got = scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores")
+    got = scores.token_weights(bench.stages, scorer, 0)
     got = [tuple(part.clone() for part in sides) for sides in got]
     damaged = [*(plo_home() / "scores").rglob("*.safetensors"), *(plo_home() / "stages").rglob("*.safetensors")]
     for path in damaged:
         harm(path)
-    torch.testing.assert_close(scores.token_weights(bench.stages, scorer, 0, plo_home() / "scores"), got)
+    torch.testing.assert_close(scores.token_weights(bench.stages, scorer, 0), got)
     assert len(oracle_loss) == 2
     lines = [line for line in caplog.messages if "damaged" in line]
     assert len(lines) == len(damaged) == 2 and all(str(path) in "".join(lines) for path in damaged)

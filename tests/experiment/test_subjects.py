@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from plo.backbone.model import Backbone, ModelError
 from plo.config import EvaluationConfig
 from plo.data.rows import Row
-from plo.evals import EvaluationError
-from plo.experiment.loading import load_subject, weights_digest
-from plo.experiment.subjects import Outputs, Policy
 from plo.paths import plo_home
+from plo.subjects import SubjectError
+from plo.subjects.loading import load_subject, weights_digest
+from plo.subjects.outputs import Outputs
+from plo.subjects.policy import Policy
 
 CONFIG = EvaluationConfig()
 ROWS = [Row("Case 1:", " fine fine", " bad!"), Row("word " * 300, "fine", "bad"), Row("Case 2:", " good", " not")]
@@ -111,7 +112,7 @@ def test_margins_are_taken_to_the_model_that_is_compared_with(models):
     assert np.isnan(found).tolist() == [False, True, False]  # the second row is longer than the model's 128 tokens
     expected = margins(one, other, [ROWS[0], ROWS[2]])
     assert found[[0, 2]] == pytest.approx(expected, abs=1e-4) and min(map(abs, expected)) > 0.01
-    with pytest.raises(EvaluationError, match="none of the 1 rows can be scored"):
+    with pytest.raises(SubjectError, match="none of the 1 rows can be scored"):
         against("tiny", "other").margins(ROWS[1:2])
 
 
@@ -131,16 +132,16 @@ def test_margins_of_a_policy_to_the_reference_in_its_own_backbone(models, adapte
 def test_margins_that_cannot_be_taken(models, tmp_path):
     folder = models("other", seed=1)
     (tmp_path / "said.json").write_text('[{"prompt": "Case 1:", "text": "x"}]')
-    with pytest.raises(EvaluationError, match="tiny has no reference"):
+    with pytest.raises(SubjectError, match="tiny has no reference"):
         load_subject("tiny", 0, CONFIG).margins(ROWS)
-    with pytest.raises(EvaluationError, match="said gives texts alone, and the log-ratio of tiny needs the model"):
+    with pytest.raises(SubjectError, match="said gives texts alone, and the log-ratio of tiny needs the model"):
         against("tiny", tmp_path / "said.json").margins(ROWS)
     template = folder / "chat_template.jinja"
     template.write_text("Please: " + template.read_text())
-    with pytest.raises(EvaluationError, match="other reads the rows as other tokens than tiny"):
+    with pytest.raises(SubjectError, match="other reads the rows as other tokens than tiny"):
         against("tiny", "other").margins(ROWS[:1])
     template.unlink()
-    with pytest.raises(EvaluationError, match="other cannot read the rows that tiny is asked: .* no chat template"):
+    with pytest.raises(SubjectError, match="other cannot read the rows that tiny is asked: .* no chat template"):
         against("tiny", "other").margins(ROWS[:1])
 
 
@@ -230,7 +231,7 @@ def test_weights_in_the_older_format_and_none(adapter):
     folder = adapter()
     (folder / "adapter_model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"no weights")
-    with pytest.raises(EvaluationError, match=r"adapter has no weights: neither \*model\*.safetensors nor"):
+    with pytest.raises(SubjectError, match=r"adapter has no weights: neither \*model\*.safetensors nor"):
         load_subject(str(folder), 0, CONFIG)
     digests = set()
     for content in (b"one", b"other"):
@@ -258,7 +259,7 @@ def test_samples_of_other_adapters_seeds_and_samplers_are_drawn_anew(adapter, mo
     edit(folder / "adapter_config.json", lora_alpha=640)
     other, asked = drawn(load_subject(str(folder), 0, CONFIG))
     assert asked == 1 and other != first
-    monkeypatch.setattr("plo.experiment.subjects.VERSION", 1000)
+    monkeypatch.setattr("plo.subjects.policy.VERSION", 1000)
     assert drawn(subject) == (second, 1)
     subject.backbone.causal_lm.generation_config.eos_token_id = 7
     assert drawn(subject)[1] == 1
@@ -291,7 +292,7 @@ def test_lines_of_a_file_end_at_line_feeds_alone(tmp_path):
     ],
 )
 def test_a_row_without_a_text_is_named(tmp_path, text, message):
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(SubjectError, match=message):
         Outputs(written(tmp_path / "said.json", text))
 
 
@@ -342,10 +343,10 @@ def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
     ],
 )
 def test_a_server_that_fails_is_named(served, answer, message):
-    from plo.experiment.server import Server
+    from plo.subjects.server import Server
 
     served.answer = answer
-    with pytest.raises(EvaluationError, match=rf"{served.spec} .*the prompt 'Case 1:'.*{message}"):
+    with pytest.raises(SubjectError, match=rf"{served.spec} .*the prompt 'Case 1:'.*{message}"):
         Server(served.spec, 0, retries=1).sample(["Case 1:"])
 
 
@@ -368,15 +369,15 @@ def test_what_a_server_said_is_asked_again_where_it_is_damaged(served, harm, cap
 
 
 def test_no_server_and_no_client(served, monkeypatch):
-    from plo.experiment.server import Server
+    from plo.subjects.server import Server
 
-    with pytest.raises(EvaluationError, match="server:m@http://127.0.0.1:9/v1 cannot be asked.*APIConnectionError"):
+    with pytest.raises(SubjectError, match="server:m@http://127.0.0.1:9/v1 cannot be asked.*APIConnectionError"):
         Server("server:m@http://127.0.0.1:9/v1", 0, retries=0).sample(["p"])
     for spec, lacks in (("server:m", "server"), ("server:@http://x/v1", "model")):
-        with pytest.raises(EvaluationError, match=f"names no {lacks}: write server:MODEL@"):
+        with pytest.raises(SubjectError, match=f"names no {lacks}: write server:MODEL@"):
             load_subject(spec, 0, CONFIG)
-    with pytest.raises(EvaluationError, match="gives texts alone, and this evaluation needs the model"):
+    with pytest.raises(SubjectError, match="gives texts alone, and this evaluation needs the model"):
         load_subject(served.spec, 0, CONFIG).causal_lm()
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(EvaluationError, match=r"needs the package openai: pip install 'plo\[evals\]'"):
+    with pytest.raises(SubjectError, match=r"needs the package openai: pip install 'plo\[evals\]'"):
         load_subject(served.spec, 0, CONFIG)

@@ -98,7 +98,7 @@ def test_along_training(board):
     dpo = board.rows[2]
     assert list(dpo.along) == [0.5, 1.0]
     assert dpo.along[0.5]["reward"] == pytest.approx(dpo.metrics["reward"].mean + 0.05)
-    assert "| dpo | **0." in to_markdown(board).split("## Along training")[1]
+    assert "| dpo | **0." in to_markdown(board).split("## Reward and KL during training")[1]
 
 
 def test_it_refuses_to_mix(tracker, board):
@@ -191,7 +191,7 @@ def test_hostile_text_stays_in_its_cell(tracker):
     comparison(tracker, "hostile", seeds=(0,), text=HOSTILE)
     text = to_markdown(read(tracker, "hostile"))
     assert len(text) < 20_000
-    section = text[text.index("## Samples") : text.index("## Columns")]
+    section = text[text.index("## Samples") : text.index("## Legend")]
     tokens = MarkdownIt("commonmark").enable("table").parse(section)
     inline = [child for token in tokens for child in token.children or [] if token.type == "inline"]
     assert {child.type for child in inline} == {"text"}  # no code, links, emphasis, HTML

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
-from plo.leaderboards.render_sections import detectable
+from plo.leaderboards.render_sections import mdd_suffix
 from plo.metric import Metric
 from plo.statistics import estimate
 from plo.tracking import Tracker
@@ -118,8 +118,8 @@ def test_no_difference_of_two_rates_exceeds_one(board):
     wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
     for row in wide.rows[1:]:
         row.differences[name] = replace(row.differences[name], detectable=1.3)
-    assert detectable(wide, name, how) == ", MDD > 1.000"
-    assert detectable(board, name, how) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
+    assert mdd_suffix(wide, name, how) == ", MDD > 1.000"
+    assert mdd_suffix(board, name, how) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
@@ -130,7 +130,7 @@ def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
         evaluated(tracker, parent, loss, 0, items(0.9, 0), rates, judges=[poor])
     assert "0.900" in to_markdown(read(tracker, "poor"))  # it has no card yet, and the table says how to get one
     assert (
-        "no card: measure its agreement with gold labels by plo judge-check 'hf:poor(dtype=float16)' PAIRS"
+        "no card: measure its agreement with gold labels: plo judge-check 'hf:poor(dtype=float16)' PAIRS"
         in to_markdown(read(tracker, "poor"))
     )
     tracker.judge_check("hf:poor", "1", CARD | {"informative": False})

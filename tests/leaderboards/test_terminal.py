@@ -43,12 +43,12 @@ def test_the_first_line_says_what_won_or_that_nothing_did():
     one = board([gap(0.3, 0.001), gap(0.05, 0.3), gap(-0.4, 1e-4), gap(0.5, 1e-4)])
     assert headline(one) == ("Better than reference in reward: loss3 (+0.500), loss0 (+0.300). Worse: loss2 (-0.400).")
     assert headline(board([gap(0.3, 0.2), gap(0.05, 0.01)])) == (
-        "Nothing won: of 2 variants none is resolved as better than reference in reward."
+        "No winner: none of 2 variants is resolved as better than reference in reward."
     )
     assert headline(board([gap(-0.3, 1e-4)], better="↓")) == "Better than reference in reward: loss0 (-0.300)."
-    assert headline(board([])) == "Nothing won: no variant was compared with reference in reward."
-    assert headline(replace(one, primary_metric=None)).startswith("Nothing won: the runs have no metric")
-    assert headline(replace(one, baseline=None)).startswith("Nothing won: the runs have no baseline")
+    assert headline(board([])) == "No winner: no variant was compared with reference in reward."
+    assert headline(replace(one, primary_metric=None)).startswith("No winner: the runs have no metric")
+    assert headline(replace(one, baseline=None)).startswith("No winner: the runs have no baseline")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
@@ -60,9 +60,9 @@ def test_the_table_fits_the_width_and_says_what_it_leaves_out(width):
     (row,) = (line for line in lines if line.startswith("loss1"))
     assert "+0.050 [+0.000, +0.100]" in row if width >= 80 else row
     if width == 200:
-        assert "0.300 unresolved" in row and "distinct-1" in text and "Markdown file as well" not in text
+        assert "0.300 unresolved" in row and "distinct-1" in text and "Only in the Markdown file" not in text
     else:
-        assert "In the Markdown file as well:" in text and "distinct-1" in text.split("as well:")[1]
+        assert "Only in the Markdown file:" in text and "distinct-1" in text.split("Markdown file:")[1]
     assert text.index("- A note.") > text.index("loss1") > text.index("Better than")
 
 
@@ -75,7 +75,7 @@ def test_an_interval_that_is_undefined_is_explained_where_there_is_one():
 def test_columns_fill_the_width_to_the_last_one_that_fits():
     one = board([gap(0.3, 0.001)])
     wide = max(len(line.rstrip()) for line in shown(one, 300).splitlines() if line.startswith(("loss", "reference")))
-    assert "as well" not in shown(one, wide) and "as well" in shown(one, wide - GAP)
+    assert "Only in" not in shown(one, wide) and "Only in" in shown(one, wide - GAP)
 
 
 def test_long_names_and_control_characters_stay_in_their_place():

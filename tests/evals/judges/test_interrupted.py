@@ -8,7 +8,7 @@ import time
 import pytest
 
 from plo.evals.judges import JudgeSession, Question
-from plo.experiment.server import Server
+from plo.subjects.server import Server
 
 
 @pytest.fixture

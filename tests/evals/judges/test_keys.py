@@ -2,10 +2,10 @@
 
 import pytest
 
-from plo.endpoint import EndpointError, read_endpoint
-from plo.evals import EvaluationError
 from plo.evals.judges import JudgeError, JudgeSession, Question, get_judge
-from plo.experiment.server import Server
+from plo.subjects import SubjectError
+from plo.subjects.endpoint import EndpointError, read_endpoint
+from plo.subjects.server import Server
 
 SECRET = "sk-secret/0123456789"
 ASKED = Question("p", "x", "y")
@@ -62,7 +62,7 @@ def test_addresses_that_are_none(spec, message):
         read_endpoint(spec, "openai", "https://api.openai.com/v1")
     with pytest.raises(JudgeError, match=message):
         get_judge({f"openai:{spec}": {}})
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(SubjectError, match=message):
         Server(f"server:{spec}", 0)
 
 

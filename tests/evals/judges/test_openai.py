@@ -7,7 +7,7 @@ import pytest
 
 from plo.configured import HyperParameterError
 from plo.evals.judges import JudgeError, JudgeSession, Question, TransientError, get_judge
-from plo.served import _wait
+from plo.subjects.client import _wait
 
 LN = math.log
 

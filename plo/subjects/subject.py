@@ -1,7 +1,6 @@
-"""What an evaluation of level "model" is given, and what it gives back."""
+"""What an evaluation asks for text, whatever it is: a policy in memory, a file of outputs, a server."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +8,11 @@ import numpy as np
 import pandas as pd
 
 from plo.data.rows import Row, Text
+from plo.errors import PloError
+
+
+class SubjectError(PloError, ValueError):
+    """A subject that cannot be loaded, or that cannot give what an evaluation asks of it."""
 
 
 class Subject(Protocol):
@@ -49,14 +53,14 @@ class Subject(Protocol):
         Kept on disk as they are drawn: asked again, also by a later process, the same rows come back.
 
         Raises:
-            EvaluationError: an outputs file lacks a prompt.
+            SubjectError: an outputs file lacks a prompt.
         """
 
     def causal_lm(self) -> tuple[Any, Any]:
         """The model as transformers knows it (adapters on) and its tokenizer, in evaluation mode.
 
         Raises:
-            EvaluationError: there is no model, but a file of outputs or a server.
+            SubjectError: there is no model, but a file of outputs or a server.
         """
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
@@ -64,28 +68,5 @@ class Subject(Protocol):
         exactly 0 where it is 0 but for rounding, NaN for a row that cannot be tokenised within the model's length.
 
         Raises:
-            EvaluationError: there is no model, no reference of the same tokens, or no row that fits.
+            SubjectError: there is no model, no reference of the same tokens, or no row that fits.
         """
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What an evaluation of level "model" found.
-
-    Attributes:
-        metrics: by name; recorded as `<evaluation>.<name>`. Rates are shares in [0, 1].
-        items: one row an item, with `prompt_id` and, for every metric that is a mean over items, a column of its name:
-            paired tests and intervals read it. Recorded as the table `<evaluation>.json`.
-        notes: what must be said beside the numbers, a sentence each.
-        tables: further tables to record, by file name.
-        files: further texts to record, by file name (an official format).
-        lengths: for a win rate among the metrics, the columns of `items` with the length of the subject's text and of
-            the opponent's: the leaderboard shows the length-adjusted rate beside it, fitted to all cells at once.
-    """
-
-    metrics: dict[str, float]
-    items: pd.DataFrame
-    notes: tuple[str, ...] = ()
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    lengths: dict[str, tuple[str, str]] = field(default_factory=dict)

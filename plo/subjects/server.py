@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from plo import store
+from plo.caches import CACHES
 from plo.data.rows import Text
-from plo.endpoint import EndpointError, read_endpoint
-from plo.evals import EvaluationError
-from plo.experiment.subjects import Outputs, rendered
 from plo.identity import sha256
-from plo.paths import plo_home
 from plo.retry import call_with_retries
-from plo.served import CallError, Served
+from plo.subjects.client import CallError, Client
+from plo.subjects.endpoint import EndpointError, read_endpoint
+from plo.subjects.outputs import Outputs, rendered
+from plo.subjects.subject import SubjectError
 from plo.threads import run_all
 
 
@@ -24,7 +24,7 @@ class Server(Outputs):
 
     Its key is the environment variable PLO_KEY_<HOST> (of the default provider OPENAI_API_KEY), where set. Rate limits, server
     errors, lost connections and what is no completion are asked again, with growing waits. A refusal of max_tokens,
-    temperature, top_p or seed is adapted to (see `plo.served`) and reported. A prompt that the server refuses as too long, or
+    temperature, top_p or seed is adapted to (see `plo.subjects.client`) and reported. A prompt that the server refuses as too long, or
     filters, has an empty answer and is reported.
 
     A server tells nothing of its weights: what it says is kept under model and address, and comes back when other weights
@@ -36,7 +36,7 @@ class Server(Outputs):
         timeout: seconds of a call.
 
     Raises:
-        EvaluationError: the address is none, or the package is not installed; when asked: the server refuses the call, or
+        SubjectError: the address is none, or the package is not installed; when asked: the server refuses the call, or
             fails more often than `retries`, or refuses every prompt.
     """
 
@@ -46,15 +46,15 @@ class Server(Outputs):
         try:
             self.endpoint = read_endpoint(spec.removeprefix("server:"), "server")
         except EndpointError as error:
-            raise EvaluationError(str(error)) from None
+            raise SubjectError(str(error)) from None
         self.model, self.url = self.endpoint.model, self.endpoint.url
         self.name, self.seed, self.workers, self.retries, self.timeout = self.model, seed, workers, retries, timeout
         self.path = f"server:{self.model}@{self.url}"
         self.identity = sha256([self.model, self.url])
         try:
-            self.served = Served(self.endpoint, timeout)
+            self.served = Client(self.endpoint, timeout)
         except ImportError:
-            raise EvaluationError(f"{spec} needs the package openai: pip install 'plo[evals]'.") from None
+            raise SubjectError(f"{spec} needs the package openai: pip install 'plo[evals]'.") from None
 
     def sample(
         self,
@@ -73,7 +73,7 @@ class Server(Outputs):
             number, k = at
             prompt = prompts[number]
             own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
-            file = plo_home() / "outputs" / "server" / f"{sha256([self.identity, prompt, own])[:32]}.json"
+            file = CACHES["server-outputs"].path(sha256([self.identity, prompt, own])[:32])
             if (said := store.read_json(file)) is None:
                 said = self._ask(prompt, own, stop)
                 if not said["refused"]:  # another limit or filter of the server may take it
@@ -92,7 +92,7 @@ class Server(Outputs):
         run_all(row, places, self.workers, done=rows.__setitem__, stop=stop, awaited=awaited)
         drawn = pd.DataFrame([rows[place] for place in places])
         if len(drawn) and drawn["refused"].astype(bool).all():
-            raise EvaluationError(
+            raise SubjectError(
                 f"{self.path} refuses every prompt, the first with: {drawn['refused'].iloc[0][:500]} See to its context "
                 f"length and its filter."
             )
@@ -108,7 +108,7 @@ class Server(Outputs):
         except CallError as error:
             if error.of_the_question:  # too long, or filtered: the others can be answered
                 return {"text": "", "finished": float("nan"), "null": False, "adapted": [], "refused": error.said}
-            raise EvaluationError(self._unasked(prompt, error)) from error
+            raise SubjectError(self._unasked(prompt, error)) from error
         finished = answer.choice.get("finish_reason") == "stop"
         adapted = list(self.served.adaptations)
         null = answer.text is None

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plo.endpoint import Endpoint
 from plo.errors import PloError
+from plo.subjects.endpoint import Endpoint
 
 # Errors that are about this one question, by code or type, or by what the many servers say of a text that is too long.
 OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error"}
@@ -67,7 +67,7 @@ class Answer:
     thought: bool
 
 
-class Served:
+class Client:
     """A model behind a server, called once at a time; many threads may call.
 
     A 400 that names a field of ours which not every model takes (temperature, max_tokens, logprobs, ...) is adapted to: the

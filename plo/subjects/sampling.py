@@ -93,7 +93,7 @@ def continuations(
 
 
 def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
-    samples, eos = len(responses) // len(prompts), eos_ids(backbone, tokenizer)
+    samples, eos = len(responses) // len(prompts), eos_ids(backbone.causal_lm.generation_config, tokenizer)
     rows = []
     for number, response in enumerate(responses):
         prompt_id, index = divmod(number, samples)
@@ -106,7 +106,7 @@ def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
 def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
     """Response ids, EOS included where it came; `config.samples` in a row for each prompt. Batches are kept in `folder`."""
     check_sampled(backbone, prompts, config)
-    eos = eos_ids(backbone, tokenizer)
+    eos = eos_ids(backbone.causal_lm.generation_config, tokenizer)
     generation = GenerationConfig(
         do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
         max_new_tokens=config.max_new_tokens,
@@ -195,9 +195,9 @@ def _score(
     return scores
 
 
-def eos_ids(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: the tokenizer's and those of the model's generation settings."""
-    of_model = backbone.causal_lm.generation_config.eos_token_id
+def eos_ids(generation: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """List the tokens that end a response: the tokenizer's and those of the model's generation settings."""
+    of_model = generation.eos_token_id
     ids = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
     return list(dict.fromkeys(i for i in ids if i is not None))
 

@@ -4,21 +4,23 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
 from plo.backbone.adapters import NAMES, adapter_config, adapter_folder, loading_base, put_on
 from plo.backbone.head import ModelError
 from plo.backbone.load import load_backbone
+from plo.backbone.model import Backbone
 from plo.backbone.pretrained import check_there
 from plo.config import EvaluationConfig, ModelConfig
-from plo.evals import EvaluationError
-from plo.evals.judges.local import tokenizer_identity
-from plo.experiment.server import Server
-from plo.experiment.subjects import Outputs, Policy
-from plo.experiment.workbench import computed_with
+from plo.data.tokenize import tokenizer_identity
 from plo.faults import reason
 from plo.identity import sha256
+from plo.subjects.outputs import Outputs
+from plo.subjects.policy import Policy
+from plo.subjects.server import Server
+from plo.subjects.subject import SubjectError
 
 LONGEST = 2048  # tokens, of a model that no experiment says more of
 # adapter_model, model-00001-of-00002, pytorch_model; the first that are there are read
@@ -31,7 +33,7 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     Load it once: for another seed `subject.seed = seed` suffices, as nothing but the noise of sampling depends on it.
 
     Raises:
-        EvaluationError, ModelError: it cannot be had.
+        SubjectError, ModelError: it cannot be had.
     """
     path = Path(what).expanduser()
     if what.startswith("server:"):
@@ -61,15 +63,21 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     return Policy(backbone, tokenizer, name=name, seed=seed, identity=sha256(how), config=config)
 
 
+def computed_with(backbone: Backbone) -> list[Any]:
+    """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
+    b = backbone
+    return [b.start.identity, str(b.compute_dtype), b.device.type, b.packed, b.attention]
+
+
 def weights_digest(folder: Path) -> str:
     """sha256 of a saved policy: its weights, and of an adapter how they are used.
 
     Raises:
-        EvaluationError: there are no weights.
+        SubjectError: there are no weights.
     """
     files = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), None)
     if files is None:
-        raise EvaluationError(
+        raise SubjectError(
             f"{folder} has no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]} is there. Copy them there, or name another folder."
         )
     adapter = folder / "adapter_config.json"

@@ -1,0 +1,132 @@
+"""What defines the numbers of a comparison and of its cells, and the keys made of it. No weights are needed for them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plo.backbone.token_statistics import STATISTICS
+from plo.config import EvaluationConfig, Experiment, TrainConfig
+from plo.data import PreferenceData
+from plo.evals import EVALUATIONS, ModelEvaluation
+from plo.identity import code_identity, settings_identity, sha256
+from plo.losses import Loss
+from plo.paths import slug
+from plo.scorers import Stage
+
+EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
+WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all cells of a comparison read.
+
+    Attributes:
+        suite: names of the evaluations of samples.
+        model_evaluations: the evaluations of a model.
+        model_identity: hash of policy and reference, which two runs must share to be compared.
+    """
+
+    experiment: Experiment
+    tokenizer: Any
+    data: PreferenceData
+    suite: tuple[str, ...]
+    model_evaluations: tuple[ModelEvaluation, ...]
+    model_identity: str
+
+    def base_identity(self, stage: Stage) -> list[Any]:
+        """Return what identifies the model that a stage starts from."""
+        raise NotImplementedError(f"The stage starts from {stage.model}, whose weights are not loaded.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A loss (None: the reference itself) and a seed.
+
+    Attributes:
+        key: hash of everything that defines the cell's numbers.
+    """
+
+    loss: Loss | None
+    seed: int
+    key: str
+
+    @property
+    def variant(self) -> str:
+        return self.loss.name if self.loss is not None else "reference"
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant} seed {self.seed}"
+
+    def units(self, experiment: Experiment, pairs: int) -> int:
+        """Units of progress that the cell takes."""
+        if self.loss is None:
+            return EVALUATION_UNITS
+        return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
+
+    def steps(self, experiment: Experiment, pairs: int) -> int:
+        """Optimiser steps that the cell takes."""
+        return optimiser_steps(experiment.train, pairs) if self.loss is not None else 0
+
+    def folder(self, root: Path) -> Path:
+        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
+
+
+def cell_key(inputs: Inputs, loss: Loss | None, seed: int) -> str:
+    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
+    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
+    plugged = [EVALUATIONS[name].load() for name in inputs.suite]
+    if loss is not None:
+        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
+    other = [stage for stage in loss.scorer.stages.values() if stage.model] if loss is not None and loss.scorer else []
+    settings = {
+        "shared": shared_settings(inputs),
+        "loss": [loss.name, loss.source] if loss is not None else None,
+        "code": sorted({code_identity(function) for function in plugged}),
+        "seed": seed,
+        **({"stages": [inputs.base_identity(stage) for stage in other]} if other else {}),
+    }
+    return sha256(settings)
+
+
+def shared_settings(inputs: Inputs) -> dict[str, Any]:
+    """What all cells of a comparison have in common and what changes their numbers."""
+    experiment = inputs.experiment
+    return {
+        "model": [
+            inputs.model_identity,
+            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
+        ],
+        "data": inputs.data.digest,
+        "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
+        "eval_at": experiment.points,
+        "evaluation": evaluation_settings(inputs),
+    }
+
+
+def evaluation_settings(inputs: Inputs) -> list[Any]:
+    """What evaluations must share to be compared."""
+    config = inputs.experiment.evaluation
+    others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
+    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, inputs.suite]
+
+
+def _of_samples(config: EvaluationConfig) -> list[str]:
+    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
+
+
+def comparison_key(inputs: Inputs) -> str:
+    """Hash of what all cells share: losses and seeds that are added later join the same comparison."""
+    return sha256([inputs.experiment.name, shared_settings(inputs)])
+
+
+def comparison_folder(inputs: Inputs) -> Path:
+    """Return the folder of a comparison's checkpoints and trained adapters."""
+    return inputs.experiment.out / f"{slug(inputs.experiment.name)}-{comparison_key(inputs)[:8]}"
+
+
+def optimiser_steps(train: TrainConfig, pairs: int) -> int:
+    """Number of optimiser steps of a training on so many pairs."""
+    return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))

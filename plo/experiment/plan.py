@@ -1,0 +1,236 @@
+"""What a comparison would do, without training anything or loading weights: `plo compare --dry-run` prints it.
+
+    plan = plan_comparison(experiment)      # reads the data and the store; raises what would end the comparison at once
+    plan.cells, plan.stages                 # PlannedCell, PlannedStage, in the order in which they run
+    plan.experiment                         # all settings, defaults filled in
+
+Keys depend on the weights. A recorded comparison tells which it had: the plan holds as long as the model still has them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from plo import store
+from plo.backbone.checkpoints import checkpoints
+from plo.backbone.head import ModelError
+from plo.backbone.pretrained import pretrained_tokenizer
+from plo.backbone.steps import tokens_of
+from plo.config import Experiment
+from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps
+from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
+from plo.experiment.stages import stage_pairs, stage_params, stage_settings
+from plo.experiment.workbench import read_data, sft_stage, suites
+from plo.faults import reason
+from plo.losses import Loss
+from plo.registry import load_plugin
+from plo.scorers import Stage
+from plo.tracking import Comparison, NothingRecorded, RecordedCell, Tracker, store_uri
+
+State = Literal["finished", "resumes", "to do"]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One variant with one seed.
+
+    Attributes:
+        key: None where it depends on weights that no recorded comparison tells of.
+        steps: optimiser steps of the whole training; 0 of the reference.
+        done: steps that need not be computed again.
+    """
+
+    variant: str
+    seed: int
+    key: str | None
+    state: State
+    steps: int
+    done: int
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A training or a scoring that cells wait for.
+
+    Attributes:
+        name: as it is recorded: "sft", "oracle", "scores NAME".
+        variants: variants that need it.
+        steps: optimiser steps; 0 of a scoring.
+        seconds: what it took, where it is recorded.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    steps: int
+    pairs: int
+    state: State
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison would do.
+
+    Attributes:
+        experiment: settings, each with its value.
+        data: what the data source holds, in words.
+        store: MLflow's address of the store that would be recorded in.
+        comparison: run id of the recorded comparison that would go on; None: a new one.
+        evaluations: names of the evaluations at every point of training.
+        model_evaluations: names of the evaluations of each trained model.
+        training_seconds: estimate for the cells to do, from the speed of recorded cells; None where none is recorded.
+    """
+
+    experiment: Experiment
+    data: str
+    pairs: int
+    held_out: int
+    store: str
+    comparison: str | None
+    cells: tuple[PlannedCell, ...]
+    stages: tuple[PlannedStage, ...]
+    evaluations: tuple[str, ...]
+    model_evaluations: tuple[str, ...]
+    training_seconds: float | None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps to do, those of stages included."""
+        cells = sum(cell.steps - cell.done for cell in self.cells)
+        return cells + sum(stage.steps for stage in self.stages if stage.state != "finished")
+
+
+def plan_comparison(experiment: Experiment) -> Plan:
+    """Find out what `compare` would do with an experiment.
+
+    Raises:
+        PloError: what would end the comparison before anything is trained.
+    """
+    for plugin in experiment.plugins:
+        load_plugin(plugin)
+    losses = configured_losses(experiment)
+    trained = with_stages(losses)
+    check_losses(trained)
+    names, of_models = suites(experiment)
+    try:
+        tokenizer, generation = pretrained_tokenizer(experiment.model.name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model {experiment.model.name!r} cannot be found: {reason(error)}.") from error
+    data = read_data(experiment, tokenizer, generation)
+    check_columns(trained, data.train)
+    inputs = Inputs(experiment, tokenizer, data, names, of_models, model_identity="")
+    address, recorded, tracker = _recorded(inputs)
+    if recorded is not None:
+        inputs = replace(inputs, model_identity=recorded.tags["plo.model"])
+    attempts = recorded.cells() if recorded is not None else []
+    cells = [_cell(inputs, attempts, loss, seed) for seed in experiment.seeds for loss in (None, *losses)]
+    stages = _stages(inputs, losses, tracker)
+    return Plan(
+        experiment=experiment,
+        data=str(data.summary()),
+        pairs=len(data.train),
+        held_out=len(data.eval),
+        store=address,
+        comparison=recorded.run_id if recorded is not None else None,
+        cells=tuple(cells),
+        stages=tuple(stages),
+        evaluations=names,
+        model_evaluations=tuple(evaluation.name for evaluation in of_models),
+        training_seconds=_seconds(inputs, cells, attempts),
+    )
+
+
+def _recorded(inputs: Inputs) -> tuple[str, Comparison | None, Tracker | None]:
+    """The store's address, and the newest recorded comparison that differs from the experiment in its weights at most."""
+    experiment = inputs.experiment
+    try:
+        tracker = Tracker(experiment.store, "plo", create=False)
+    except NothingRecorded:
+        return store_uri(experiment.store), None, None
+    for comparison in reversed(tracker.comparisons()):
+        identity = comparison.tags.get("plo.model", "")
+        if comparison.name == experiment.name and comparison.key == comparison_key(
+            replace(inputs, model_identity=identity)
+        ):
+            return tracker.uri, comparison, tracker
+    return tracker.uri, None, tracker
+
+
+def _cell(inputs: Inputs, attempts: list[RecordedCell], loss: Loss | None, seed: int) -> PlannedCell:
+    known = inputs.model_identity and not (loss is not None and loss.scorer and _other_models(loss))
+    cell = Cell(loss, seed, cell_key(inputs, loss, seed) if known else "")
+    steps = cell.steps(inputs.experiment, len(inputs.data.train))
+    alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
+    if any(one.status == "FINISHED" for one in alike):
+        state, done = "finished", steps
+    else:
+        whole = known and (
+            s for s, path in checkpoints(cell.folder(comparison_folder(inputs))) if store.is_sealed(path)
+        )
+        done = next(iter(whole or ()), 0)
+        state = "resumes" if done else "to do"
+    return PlannedCell(cell.variant, seed, cell.key or None, state, steps, done)
+
+
+def _other_models(loss: Loss) -> list[Stage]:
+    return [stage for stage in loss.scorer.stages.values() if stage.model]
+
+
+def _stages(inputs: Inputs, losses: list[Loss], tracker: Tracker | None) -> list[PlannedStage]:
+    """The stages in the order in which they run, each with the variants that need it."""
+    experiment, pairs = inputs.experiment, len(inputs.data.train)
+    wanted: dict[tuple[str, str], tuple[str, Stage | None, dict[str, Any], list[str]]] = {}
+
+    def want(name: str, stage: Stage | None, params: dict[str, Any], variant: str) -> None:
+        texts = {key: str(value) for key, value in params.items()}
+        wanted.setdefault((name, repr(sorted(texts.items()))), (name, stage, texts, []))[3].append(variant)
+
+    if "sft" in experiment.stages:
+        first = sft_stage(experiment)
+        for loss in losses:
+            want("sft", first, stage_params(experiment.train, first), loss.name)
+    for loss in losses:
+        for scorer in _with_inner(loss.scorer):
+            for label, stage in scorer.stages.items():
+                want(label, stage, stage_params(experiment.train, stage), loss.name)
+            for seed in experiment.seeds if scorer.seeded else ("all",):
+                want(f"scores {scorer.name}", None, {"scorer": scorer.name, "seed": seed, "pairs": pairs}, loss.name)
+    made = tracker.stages() if tracker is not None else []
+    return [_stage(inputs, made, *one) for one in wanted.values()]
+
+
+def _with_inner(scorer: Any) -> list[Any]:
+    """A scorer after those inside it."""
+    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
+
+
+def _stage(
+    inputs: Inputs,
+    made: list[dict[str, Any]],
+    name: str,
+    stage: Stage | None,
+    params: dict[str, str],
+    variants: list[str],
+) -> PlannedStage:
+    ours = {"plo.data": inputs.data.digest, "plo.model": inputs.model_identity}
+    alike = [
+        run
+        for run in made
+        if run["name"] == name and params.items() <= run["params"].items() and ours.items() <= run["tags"].items()
+    ]
+    finished = [run for run in alike if run["status"] == "FINISHED"]
+    pairs = stage_pairs(stage, len(inputs.data.train)) if stage is not None else len(inputs.data.train)
+    steps = optimiser_steps(stage_settings(inputs.experiment.train, stage), pairs) if stage is not None else 0
+    state: State = "finished" if finished else "to do"
+    seconds = finished[-1]["metrics"].get("seconds") if finished else None
+    return PlannedStage(name, tuple(dict.fromkeys(variants)), steps, pairs, state, seconds)
+
+
+def _seconds(inputs: Inputs, cells: list[PlannedCell], attempts: list[RecordedCell]) -> float | None:
+    """Tokens that are left to train on, at the mean speed of the recorded cells."""
+    speeds = [speed for one in attempts if (speed := one.metrics.get("tokens_per_second"))]
+    if not speeds:
+        return None
+    experiment, pairs = inputs.experiment, inputs.data.train
+    tokens = sum(tokens_of(pair, experiment.model.packed) for pair in pairs) / len(pairs)
+    steps = sum(cell.steps - cell.done for cell in cells)
+    return steps * experiment.train.batch_size * tokens / (sum(speeds) / len(speeds))

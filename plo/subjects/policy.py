@@ -1,0 +1,167 @@
+"""A policy in memory, or its reference, as something that evaluations of level "model" ask for text."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from plo import caches
+from plo.backbone.batch import collate
+from plo.backbone.model import Backbone
+from plo.backbone.reference import Reference, ReferenceStore
+from plo.config import EvaluationConfig
+from plo.data import DataError, Pair, tokenize_prompt
+from plo.data.rows import Row, Text, to_chat
+from plo.data.tokenize import context_of, template_of, tokenize_rows
+from plo.identity import sha256
+from plo.margins import without_rounding
+from plo.subjects.sampling import VERSION, Prompt, continuations, eos_ids
+from plo.subjects.subject import SubjectError
+
+PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
+
+
+class Policy:
+    """The policy that a backbone holds, or its reference.
+
+    Another seed needs no other policy: `seed` fixes nothing but the noise of sampling, and may be set.
+
+    Args:
+        identity: of what its numbers depend on beside what it is asked (weights, adapter, dtype, device, attention): what
+            it says is kept under this name.
+        trained_on: rendered prompts of its training pairs.
+        paths: local data by source.
+        chat: whether plain prompts go through the chat template; None: they do where there is one.
+        as_reference: the subject is the backbone's reference.
+    """
+
+    fixed = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: Any,
+        *,
+        name: str,
+        seed: int,
+        identity: str,
+        config: EvaluationConfig,
+        trained_on: Collection[str] = (),
+        paths: Mapping[str, Path] | None = None,
+        chat: bool | None = None,
+        as_reference: bool = False,
+    ):
+        self.backbone, self.tokenizer, self.config = backbone, tokenizer, config
+        self.name, self.seed, self.identity = name, seed, identity
+        self.trained_on, self.paths = frozenset(trained_on), dict(paths or {})
+        self.chat = template_of(tokenizer) is not None if chat is None else chat
+        self.as_reference = as_reference
+        self.reference: Any = None
+
+    def sample(
+        self,
+        prompts: Sequence[Text],
+        *,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 256,
+    ) -> pd.DataFrame:
+        asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
+        settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        config = self.config.model_copy(update=settings)
+        ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
+        how = [VERSION, self.identity, self.seed, settings, config.batch_size, ends]
+        key = sha256([how, [prompt.ids for prompt in asked]])
+        folder = caches.CACHES["outputs"].path(key)
+        caches.hold(folder)
+        with self._as():
+            return continuations(self.backbone, self.tokenizer, asked, config, self.seed, folder)
+
+    def causal_lm(self) -> tuple[Any, Any]:
+        if self.as_reference and not self.backbone.starts_at_reference:
+            raise SubjectError(
+                f"The {self.name} is not the model that training starts from: evaluate it by its own name."
+            )
+        self.backbone.use_packed(False)  # until the evaluation ends: see `evaluations.py`
+        return self.backbone.policy.eval(), self.tokenizer
+
+    def margins(self, rows: Sequence[Row]) -> np.ndarray:
+        if self.reference is None:
+            raise SubjectError(f"{self.name} has no reference to take a log-ratio to.")
+        if not isinstance(self.reference, Policy):
+            raise SubjectError(
+                f"{self.reference.name} gives texts alone, and the log-ratio of {self.name} needs the model: give its folder "
+                f"or name."
+            )
+        rows = [to_chat(row) if self.chat and not row.conversational else row for row in rows]
+        pairs = self._pairs_like(self.reference, rows)
+        fitting = [place for place, pair in enumerate(pairs) if not isinstance(pair, str)]
+        if not fitting:
+            raise SubjectError(f"none of the {len(rows)} rows can be scored, the first because: {pairs[0]}.")
+        scored, margins = [pairs[place] for place in fitting], np.full(len(rows), np.nan)
+        theirs = self.reference.logps(scored)
+        with self._as():
+            margins[fitting] = log_ratio_margins(self.backbone, scored, theirs)
+        return margins
+
+    def logps(self, pairs: Sequence[Pair]) -> Reference:
+        """Its log-probs of the pairs' response tokens, kept on disk."""
+        weights = None if self.as_reference else self.identity
+        return ReferenceStore(caches.CACHES["reference"].folder, 0).get(self.backbone, pairs, policy=weights)
+
+    def tokenized(self, rows: Sequence[Row], longest: int) -> list[Pair | str]:
+        """Each row's ids, or why it cannot be scored."""
+        return [pair for _, pair, _ in tokenize_rows(rows, self.tokenizer, longest, "keep_start")]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that it can score."""
+        return min(self.backbone.longest, context_of(self.backbone.causal_lm, self.tokenizer))
+
+    def _pairs_like(self, reference: "Policy", rows: Sequence[Row]) -> list[Pair | str]:
+        """The rows tokenised, after a check that the reference reads them as the same ids."""
+        longest = min(self.longest, reference.longest)
+        pairs = self.tokenized(rows, longest)
+        if reference.tokenizer is self.tokenizer:
+            return pairs
+        try:
+            same = list(map(_ids, pairs)) == list(map(_ids, reference.tokenized(rows, longest)))
+        except DataError as error:
+            raise SubjectError(f"{reference.name} cannot read the rows that {self.name} is asked: {error}") from error
+        if not same:
+            raise SubjectError(
+                f"{reference.name} reads the rows as other tokens than {self.name}, so that there is no log-ratio between "
+                f"them: compare with a model of the same tokenizer and chat template."
+            )
+        return pairs
+
+    def _as(self) -> AbstractContextManager[None]:
+        return self.backbone.holding(self.backbone.reference) if self.as_reference else nullcontext()
+
+    def _shown(self, prompt: Text) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+
+def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
+    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
+    found: list[float] = []
+    for start in range(0, len(pairs), PASS_PAIRS):
+        indices = range(start, min(start + PASS_PAIRS, len(pairs)))
+        batch = reference.added_to(collate([pairs[i] for i in indices], packed=backbone.packed), indices)
+        ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - batch.ref_logps
+        totals = [part.sum().item() for part in ratios.split(batch.lengths)]
+        half = len(indices)
+        found += [c - r for c, r in zip(totals[:half], totals[half:], strict=True)]
+    tokens = torch.tensor([len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs])
+    return without_rounding(torch.tensor(found, dtype=torch.float64), tokens, backbone.head_dtype)
+
+
+def _ids(pair: Pair | str) -> Any:
+    return pair if isinstance(pair, str) else (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
