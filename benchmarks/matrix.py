@@ -1,10 +1,10 @@
-"""A matrix of 4 losses x 2 seeds: one `plo compare` against the same 8 runs one by one, whole processes timed.
+"""A matrix of 4 losses x 2 seeds: one `plo compare`, and the same 8 runs one by one, timed as whole processes.
 
     python benchmarks/matrix.py
 
-The runs that plo is compared with are TRL's `DPOTrainer` as shipped, and for a loss that TRL lacks (`--losses
-sft,dpo,ipo,tdpo2`), a process of plo's own that neither packs nor shares anything. plo's time has the evaluation, MLflow's records and the cells `reference` in it;
-theirs has not. The embedded model is made beforehand, the reference's statistics within the time.
+The single runs are TRL's `DPOTrainer` as shipped. A loss that TRL lacks (`--losses sft,dpo,ipo,tdpo2`) runs in a process of
+plo that neither packs nor shares anything. plo's time includes the evaluation, MLflow's records and the cells `reference`,
+which the single runs do not have. The embedded model is made beforehand, the reference's statistics within the time.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from backbone import BATCH, FILES, LR, MAX_LENGTH
 
 from plo.embedded import embedded_model
 
-TRL = {"sft": "sft", "dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge"}  # what it calls them
+TRL = {"sft": "sft", "dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge"}  # loss: TRL's loss_type
 SEEDS = (0, 1)
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = plo(args, Path(folder))
         theirs = {
-            f"{loss} seed {seed}": alone(args, loss, seed, Path(folder)) for loss in args.losses for seed in SEEDS
+            f"{loss} seed {seed}": single_run(args, loss, seed, Path(folder)) for loss in args.losses for seed in SEEDS
         }
     total = sum(theirs.values())
     result = {"steps": args.rows * args.epochs // BATCH, "plo_seconds": ours, "seconds": theirs, "ratio": total / ours}
@@ -39,7 +39,7 @@ def main() -> None:
         return
     print(f"| {args.data}, {args.peft}, {result['steps']} steps of {BATCH} pairs each | seconds |\n|---|---|")
     for name, seconds in theirs.items():
-        print(f"| {name}: {'TRL' if name.split()[0] in TRL else 'plo, plain and alone'} | {seconds:.0f} |")
+        print(f"| {name}: {'TRL' if name.split()[0] in TRL else 'plo, plain, a process per run'} | {seconds:.0f} |")
     print(
         f"| together | {total:.0f} |\n| `plo compare`, all of them | {ours:.0f} |\n\n{result['ratio']:.1f} times cheaper"
     )
@@ -63,7 +63,7 @@ def plo(args: argparse.Namespace, folder: Path) -> float:
     return timed([sys.executable, "-m", "plo", "compare", "matrix.yaml"], folder, environment)
 
 
-def alone(args: argparse.Namespace, loss: str, seed: int, folder: Path) -> float:
+def single_run(args: argparse.Namespace, loss: str, seed: int, folder: Path) -> float:
     script = Path(__file__).with_name("backbone.py")
     system = ["trl", "--loss", TRL[loss]] if loss in TRL else ["plo", "--loss", loss, "--plain", "1"]
     command = [sys.executable, script, "--worker", *system, "--folder", folder / f"{loss}-{seed}", "--seed", seed]

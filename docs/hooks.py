@@ -1,9 +1,11 @@
 """Build the pages of the documentation site that come from the code, and redirect links that leave docs/."""
 
+import json
 import posixpath
 import re
 from pathlib import Path
 
+import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -63,26 +65,63 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def _command_line():
+    """Return the page of the commands: help, usage, examples, arguments and options."""
     from typer import Context
-    from typer.cli import get_docs_for_click
     from typer.main import get_command
 
     from plo.cli import app
 
-    command = get_command(app)
-    return get_docs_for_click(obj=command, ctx=Context(command), name="plo", title="Command line")
+    group = get_command(app)
+    parts = ["# Command line", group.help]
+    for name, command in group.commands.items():
+        if command.hidden:
+            continue
+        context = Context(command, info_name=f"plo {name}")
+        usage = command.get_usage(context).removeprefix("Usage: ")
+        _, *examples = re.sub(r"\[/?dim\]|\\\\(?=\[)", "", command.epilog or "").splitlines()
+        rows = [_parameter(parameter, context) for parameter in command.params]
+        parts += [f"## plo {name}", command.help, "```sh\n" + "\n".join([f"{usage}\n", *examples]) + "\n```"]
+        parts.append(_table(("argument or option", "default", "meaning"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _parameter(parameter, context):
+    default = parameter.get_default(context)
+    named = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    named = parameter.metavar or named.upper() if parameter.param_type_name == "argument" else named
+    return f"`{named}`", "" if default in (None, (), [], False, "") else f"`{default}`", parameter.help or ""
 
 
 def _settings():
-    from plo.config import Experiment, Section
+    """Return the page of the settings of an experiment."""
+    from plo.cli.settings import describe
 
-    def rows(section, prefix=""):
-        for name, field in section.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-                yield from rows(field.annotation, f"{prefix}{name}.")
-            else:
-                default = "" if field.is_required() else field.get_default(call_default_factory=True)
-                yield f"| `{prefix}{name}` | `{default}` | {field.description or ''} |"
+    rows = [
+        (
+            f"`{row['setting']}`",
+            "required" if row["required"] else f"`{json.dumps(row['default'])}`",
+            ", ".join(filter(None, (row["type"], row["allowed"]))),
+            row["description"],
+        )
+        for row in describe()
+    ]
+    head = "# Settings\n\nAn experiment file has these settings, and `plo compare` takes them as `KEY=VALUE`. `plo settings` lists them in a terminal.\n\n"
+    return head + _table(("setting", "default", "values", "description"), rows) + "\n"
 
-    head = "# Settings\n\nSettings of an experiment file, and of `plo compare KEY=VALUE`; `plo settings` lists them in a terminal.\n\n"
-    return head + "| setting | default | description |\n| --- | --- | --- |\n" + "\n".join(rows(Experiment)) + "\n"
+
+def _table(head, rows):
+    lines = [head, ["---"] * len(head), *(map(_cell, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text):
+    text = text if text.startswith("`") else re.sub(r"([*_\[<])", r"\\\1", text)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+class Examples(griffe.Extension):
+    """Read the section "Example:" of a docstring as "Examples:", the name that mkdocstrings knows."""
+
+    def on_instance(self, *, obj, **_):
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)

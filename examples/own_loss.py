@@ -8,7 +8,7 @@ from plo.verify import verify
 
 @register_loss("hinge2", needs=("ref_logps",), paper="mine")
 def hinge2(pairs: Pairs, *, beta: float = 0.1) -> torch.Tensor:
-    """Punish a margin below 1 / beta, quadratically: max(0, 1 - beta h)^2, h the log-ratio margin in nats."""
+    """Punish a margin below 1 / beta, quadratically: max(0, 1 - beta h)^2, h in nats."""
     return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
 
 

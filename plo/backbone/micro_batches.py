@@ -65,8 +65,7 @@ class TrainingPairs:
         needs = backbone.loss.needs
         if "weights" in needs and weights is None:
             raise ConfigError(
-                f"The loss {backbone.loss.name!r} needs token weights: give weights=, those of its scorer "
-                f"{backbone.loss.scorer.name!r}."
+                f"The loss {backbone.loss.name!r} needs token weights: pass weights=, made by a token scorer."
             )
         self.backbone, self.pairs, self.reference, self.most = backbone, pairs, reference, most
         self.weights = weights if "weights" in needs else None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from plo.errors import PloError
 from plo.faults import sentence
@@ -36,8 +35,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warning
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
     """Register `function` as a command with --verbose and --quiet; its --help ends with the "Examples:" of its docstring."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
-    lines = [f"[dim]$[/dim] {_no_markup(line.strip())}" for line in examples.splitlines()]
-    epilog = "\n".join(["[bold]Examples[/bold]", *lines]) if examples else None
+    commands = [f"    $ {line.strip()}".replace("[", "\\[") for line in examples.splitlines()]
+    epilog = "\n".join(["Examples:", "", *commands]) if examples else None  # also read as Markdown, by `make docs`
 
     @functools.wraps(function)
     def run(*, verbose: bool, quiet: bool, **arguments: Any) -> None:
@@ -55,10 +54,6 @@ def add(app: typer.Typer, function: Callable[..., None], name: str | None = None
     app.command(name or function.__name__.replace("_", "-"), help=text, epilog=epilog, hidden=hidden)(run)
 
 
-def _no_markup(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
 @contextlib.contextmanager
 def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterator[None]:
     """Show plo's log records on the terminal; in a launch of several processes, all of the first one and warnings of the others."""
@@ -73,9 +68,11 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Console:
-    """Return the console of progress bars, which is silent where progress is not logged."""
-    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
+def terminal_progress():
+    """Return progress bars next to the log records, which are silent where log records of progress are."""
+    from plo.cli.progress import TerminalProgress
+
+    return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
 def load_plugins(plugins) -> None:

@@ -155,7 +155,7 @@ class Stages:
 
     def _train(self, stage: Stage, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
-        if loss.scorer is not None:
+        if "weights" in loss.needs:
             raise ConfigError(f"The stage loss {loss.name!r} has token weights of its own: stages train without.")
         checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
         clock = _Clock(checkpoint)

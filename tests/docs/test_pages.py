@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plo.losses import LOSSES
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     p.relative_to(ROOT).as_posix()
@@ -27,6 +29,18 @@ def anchors(page):
     """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_readme_fits_its_frame():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 100] == []
+
+
+def test_readme_counts_the_losses():
+    built_in = [entry for entry in LOSSES if entry.load().__module__.startswith("plo.")]
+    assert f"**{len(built_in)} losses**" in prose("README.md")
+    assert f"| {len(built_in)}, TRL's among them |" in prose("README.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -51,9 +51,9 @@ def test_two_processes_record_what_one_does_and_outlive_failures(tiny, peft, env
     assert ended.pop("flaky") in ("RUNNING", "FAILED")  # as the main process was sooner or later to notice, and end
     assert ended == {"reference": "FINISHED", "sft": "FINISHED", "dpo": "FINISHED", "broken": "FAILED"}
     second = _launch(experiment, environment)
-    assert second.returncode == 1 and "1 cells failed: broken seed 0" in second.stdout
-    assert "3 of 5 cells are finished already." in second.stdout
-    assert second.stdout.count("done   flaky") == 1  # one process speaks
+    assert second.returncode == 1 and "1 cells failed: broken seed 0" in second.stderr
+    assert "3 of 5 cells are finished already." in second.stderr
+    assert second.stderr.count("done   flaky") == 1  # one process speaks
 
     assert _status("plo.db") == _status("alone.db")
     ours, theirs = _cells("plo.db"), _cells("alone.db")

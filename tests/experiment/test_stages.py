@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
@@ -23,7 +22,7 @@ from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
 from plo.paths import plo_home
 from plo.registry import RegistryError
-from plo.scorers import ScorerError, Stage, get_scorer, register_scorer
+from plo.scorers import ScorerError, Stage, get_scorer, get_variant, register_scorer
 from plo.tracking import Tracker
 
 
@@ -60,8 +59,8 @@ def stages_of(name="tiny"):
 
 
 def trained_bench(experiment):
-    bench = workbench(experiment, Console(quiet=True))
-    prepare(bench, Console(quiet=True))
+    bench = workbench(experiment)
+    prepare(bench)
     return bench
 
 
@@ -432,12 +431,12 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
     # another model's weights, under the same path
     small = tmp_path / "small"
     shutil.copytree(tmp_path / "tiny", small)
-    loss = get_loss("weighted", scorer=f"log_ratio(model='{small}')")
+    variant = get_variant("weighted", scorer=f"log_ratio(model='{small}')")
     size = AutoConfig.from_pretrained(small).vocab_size
     found = set()
     for seed in (3, 4):
         tiny_llama(seed=seed, vocab_size=size, num_hidden_layers=1).float().save_pretrained(small)
-        found.add(cell_key(workbench(tiny(), Console(quiet=True)), loss, 0))
+        found.add(cell_key(workbench(tiny()), variant, 0))
     assert len(found) == 2
 
 

@@ -1,4 +1,4 @@
-"""In scripts as their users have them: TRL's own example and one line, the README's snippets, two processes."""
+"""In scripts as their users have them: TRL's own example and one line, the guide's snippets, two processes."""
 
 import importlib.util
 import json
@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## In your own TRL script")[2].partition("\n## ")[0]
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "trl.md").read_text(encoding="utf-8")
 ROWS = [
     {
         "prompt": [{"role": "user", "content": f"What of {i}?"}],
@@ -78,11 +77,11 @@ def test_trls_own_example_script_and_one_line(folder):
     assert "plo" in (folder / "out" / "README.md").read_text()
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_readmes_snippets_run(snippet, folder):
+def test_the_guides_snippets_run(snippet, folder):
     assert len(SNIPPETS) == 2
     snippet = snippet.replace("org/my-model", "model").replace("my_pairs.jsonl", "data/train.jsonl")
     settings = 'DPOConfig("out", use_cpu=True, bf16=False, report_to="none", logging_steps=1'
