@@ -10,9 +10,10 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
@@ -47,8 +48,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
     if cell.variant is None:
-        bench.backbone.reset(cell.seed)
-        with bench.backbone.reference():
+        with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
         notes = _train(cell, bench, run, folder, evaluator)
@@ -67,7 +67,7 @@ def run_cell(
 
 def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
-    weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
+    weights, stages = None, [bench.sft] if bench.sft is not None else []
     if scorer := cell.variant.scorer:
         weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())

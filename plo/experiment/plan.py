@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plo import store
+from plo.backbone.checkpoints import checkpoints
 from plo.backbone.head import ModelError
 from plo.backbone.pretrained import pretrained_tokenizer
 from plo.backbone.steps import tokens_of
-from plo.backbone.trainer import checkpoints
 from plo.config import Experiment
 from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps, other_models
 from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages

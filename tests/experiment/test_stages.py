@@ -100,7 +100,7 @@ def test_scores_are_those_of_a_model_trained_by_hand(tiny):
     for pair, weights in zip(pairs, got, strict=True):
         batch = collate([pair], packed=backbone.packed)
         ratio = backbone.measure(batch, ("logps",))["logps"]
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             ratio -= backbone.measure(batch, ("logps",))["logps"]
         torch.testing.assert_close(torch.cat(weights), ratio, rtol=1e-5, atol=1e-6)
     assert torch.cat([torch.cat(w) for w in got]).abs().max() > 1e-3
@@ -192,7 +192,7 @@ def test_sft_is_one_recorded_run_that_all_cells_start_from(tiny):
     bench = trained_bench(experiment)
     bench.backbone.reset(5)
     state = load_file(folder / "policy.safetensors")
-    for name, value in bench.backbone.policy_state().items():
+    for name, value in bench.backbone.weights().tensors.items():
         torch.testing.assert_close(value, state[name])
     plain = trained_bench(tiny())
     assert plain.model_identity != bench.model_identity
@@ -321,7 +321,7 @@ def test_an_oracle_of_the_references_model_leaves_the_reference_alone(tiny, tmp_
     batch = collate(bench.data.train[:3], packed=bench.backbone.packed)
 
     def reference():
-        with bench.backbone.reference():
+        with bench.backbone.holding(bench.backbone.reference):
             return bench.backbone.measure(batch, ("logps",))["logps"]
 
     before = reference()
