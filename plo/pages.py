@@ -10,9 +10,10 @@ from plo.backbone.token_statistics import STATISTICS
 from plo.configured import shown
 from plo.docstring import Docstring, arxiv, cell, markdown, read_docstring
 from plo.losses import GENERATORS, LOSSES, Loss, get_loss
-from plo.losses.loss import MODELS
+from plo.losses.register import PREFERENCE_MODELS
 from plo.registry import Entry, hyper_parameters
-from plo.scorers import SCORERS, Scorer, get_scorer
+from plo.scorers import RECIPES, SCORERS, Scorer, Variant, get_scorer, get_variant
+from plo.scorers.recipe import BUILT_IN
 
 COMMAND = "plo docs --out docs/methods"
 MARK = f"<!-- Written by `{COMMAND}`; to change it, change the docstring. -->"
@@ -34,7 +35,7 @@ NOT_DISPUTED = "None recorded."
 
 def pages() -> dict[str, str]:
     """Every page by its path in the folder: of the built-in methods, whatever plug-ins are loaded."""
-    losses, scorers = _built_in(LOSSES), _built_in(SCORERS)
+    losses, scorers = _methods(), _built_in(SCORERS)
     found = {"README.md": _index(losses, scorers), "generators.md": _generators()}
     found |= {f"{entry.name}.md": _loss_page(entry) for entry in losses}
     found |= {f"scorers/{entry.name}.md": _scorer_page(entry) for entry in scorers}
@@ -57,6 +58,11 @@ def _built_in(registry: Any) -> list[Entry]:
     return [entry for entry in registry if _module(entry).startswith("plo.")]
 
 
+def _methods() -> list[Entry]:
+    """Built-in losses and recipes, in alphabetical order."""
+    return sorted([*_built_in(LOSSES), *(RECIPES[name] for name in BUILT_IN)], key=lambda entry: entry.name)
+
+
 def _module(entry: Entry) -> str:
     return getattr(entry.load(), "__module__", "")
 
@@ -65,10 +71,10 @@ def _module(entry: Entry) -> str:
 
 
 def _loss_page(entry: Entry) -> str:
-    loss, link = get_loss(entry.name), _link(entry.name)
+    variant, link = get_variant(entry.name), _link(entry.name)
     title, parts, formula = f"# `{entry.name}`", [entry], ""
-    if loss.is_recipe:
-        base, scorer = (registry[name] for registry, name in zip((LOSSES, SCORERS), entry.facts.recipe, strict=True))
+    if entry.name in RECIPES:
+        base, scorer = LOSSES[entry.load().loss], SCORERS[entry.load().scorer]
         parts = [scorer, base]
         made = f"A recipe: {_to('', base.name)} with the token weights of {_to('', scorer.name, 'scorers')}."
         docs = [read_docstring(part.load()) for part in parts]
@@ -81,9 +87,9 @@ def _loss_page(entry: Entry) -> str:
     sections = {
         "": [markdown(docs[0].sections["Idea"], link), made, f"Also called {aliases}." if aliases else ""],
         "Equation": [formula, "The letters: [notation](README.md#notation)."],
-        "Assumes": [_assumes(doc, link) for doc in docs] + [_recovery(loss)],
-        "Needs": [_needs(loss)],
-        "Cost": [_cost(loss)],
+        "Assumes": [_assumes(doc, link) for doc in docs] + [_recovery(variant.loss)],
+        "Needs": [_needs(variant)],
+        "Cost": [_cost(variant)],
         "Hyper-parameters": [_table_of(entry, docs, link)],
         "Value and metrics": [markdown(docs[-1].sections["Returns"], link)],
         "Disputes": [markdown(_sentence(docs[0].sections.get("Dispute", "")), link) or NOT_DISPUTED],
@@ -171,29 +177,37 @@ def _index(losses: list[Entry], scorers: list[Entry]) -> str:
 # Where a loss stands in the index: by what it needs, so that a new one finds its place.
 
 FAMILIES = {
-    "Baseline": lambda loss: loss.level == "token",
-    "Recipes: a loss with a token scorer": lambda loss: loss.is_recipe,
-    "On weighted or chosen tokens": lambda loss: "weights" in loss.needs,
-    "Over the batch": lambda loss: loss.level == "batch",
-    "On log-ratios of whole responses": lambda loss: loss.needs == ("ref_logps",),
-    "Without a reference": lambda loss: "ref_logps" not in loss.needs,
-    "With more statistics of every token": lambda loss: True,
+    "Baseline": lambda variant: variant.loss.level == "token",
+    "Recipes: a loss with a token scorer": lambda variant: variant.registered_name in RECIPES,
+    "On weighted or chosen tokens": lambda variant: "weights" in variant.needs,
+    "Over the batch": lambda variant: variant.loss.level == "batch",
+    "On log-ratios of whole responses": lambda variant: variant.needs == ("ref_logps",),
+    "Without a reference": lambda variant: "ref_logps" not in variant.needs,
+    "With more statistics of every token": lambda variant: True,
 }
 
 
 def _family(entry: Entry) -> str:
-    loss = get_loss(entry.name)
-    return next(name for name, holds in FAMILIES.items() if holds(loss))
+    variant = get_variant(entry.name)
+    return next(name for name, holds in FAMILIES.items() if holds(variant))
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    loss = get_loss(entry.name)
+    variant = get_variant(entry.name)
     aliases = "".join(f" = `{name}`" for name in LOSSES.aliases(entry.name))
-    needs = ", ".join(f"`{need}`" for need in loss.needs) or "-"
-    first = ", ".join(f"`{name}`" for name in loss.scorer.stages) if loss.scorer else ""
+    needs = ", ".join(f"`{need}`" for need in variant.needs) or "-"
+    first = ", ".join(f"`{name}`" for name in variant.scorer.stages) if variant.scorer else ""
     paper = arxiv(entry.facts.paper) if re.match(r"\d", entry.facts.paper) else "-"
-    idea = _idea(SCORERS[entry.facts.recipe[1]] if loss.is_recipe else entry)
-    return _to("", entry.name) + aliases, idea, _yes(_reads_reference(loss)), loss.level, needs, first or "-", paper
+    idea = _idea(SCORERS[entry.load().scorer] if entry.name in RECIPES else entry)
+    return (
+        _to("", entry.name) + aliases,
+        idea,
+        _yes(_reads_reference(variant)),
+        variant.loss.level,
+        needs,
+        first or "-",
+        paper,
+    )
 
 
 def _idea(entry: Entry) -> str:
@@ -213,36 +227,38 @@ def _assumes(doc: Docstring, link: Callable[[str], str]) -> str:
 
 
 def _recovery(loss: Loss) -> str:
-    if loss.model in MODELS:
+    if loss.assumes in PREFERENCE_MODELS:
         weights = " (with weights of 1)" if "weights" in loss.needs else ""
-        return f"`plo verify`: it must recover the optimum of such preferences{weights}, to 1e-8 nats (`{loss.model}`)."
-    if loss.model:
-        return f"`plo verify`: there is no optimal policy to recover: {markdown(loss.model)}."
+        return (
+            f"`plo verify`: it must recover the optimum of such preferences{weights}, to 1e-8 nats (`{loss.assumes}`)."
+        )
+    if loss.assumes:
+        return f"`plo verify`: there is no optimal policy to recover: {markdown(loss.assumes)}."
     return "`plo verify`: it declares no model of preferences whose optimal policy it should recover."
 
 
-def _needs(loss: Loss) -> str:
+def _needs(variant: Variant) -> str:
     lines = ["- `logps`: the policy's log-probs of the response tokens, as every loss."]
-    for need in loss.needs:
+    for need in variant.needs:
         if need == "ref_logps":
             text = "the reference's log-probs of the response tokens."
         elif need == "hidden":
             text = "the policy's hidden state, after the final norm, at the position that predicts a token; detached."
         elif need == "weights":
-            text = f"constants, one a token, from the token scorer {_to('', loss.scorer.entry.name, 'scorers')}"
-            text += "." if loss.is_recipe else " unless another one is named (`scorer=...`)."
+            text = f"constants, one a token, from the token scorer {_to('', variant.scorer.entry.name, 'scorers')}"
+            text += "." if variant.registered_name in RECIPES else " unless another one is named (`scorer=...`)."
         else:
             text = markdown(read_docstring(STATISTICS[need].load()).formula)
         lines.append(f"- `{need}`: {text}")
-    if callable(loss.entry.facts.needs):
+    if callable(variant.loss.entry.facts.needs):
         lines.append("\nThese are the needs at the defaults; other hyper-parameters may have others.")
-    if not _reads_reference(loss):
+    if not _reads_reference(variant):
         lines.append("\nNo reference model.")
     return "\n".join(lines)
 
 
-def _cost(loss: Loss) -> str:
-    lines = []
+def _cost(variant: Variant) -> str:
+    loss, name, lines = variant.loss, variant.registered_name, []
     for need in loss.needs:
         if need == "ref_logps":
             lines.append("- The reference: one pass over the pairs before training, kept for every loss and seed.")
@@ -255,20 +271,20 @@ def _cost(loss: Loss) -> str:
             )
         elif need in STATISTICS:
             lines.append(f"- `{need}`: another sum over the vocabulary, of the logits that `logps` takes anyway.")
-    if loss.scorer is not None:
-        lines += [f"- {line}" for line in _scorer_cost(loss.scorer, "").split("\n\n")]
+    if variant.scorer is not None:
+        lines += [f"- {line}" for line in _scorer_cost(variant.scorer, "").split("\n\n")]
     if loss.has_parameters:
         lines.append("- Parameters of its own, trained with the policy at their own learning rate.")
     if loss.level == "batch":
         lines.append("- The whole optimiser step in one forward pass: refused with a smaller `train.micro_batch_size`.")
-    if loss.entry.name in MEASURED:
-        lora, full = MEASURED[loss.entry.name]
+    if name in MEASURED:
+        lora, full = MEASURED[name]
         lines.append(
             f"- Measured: a step takes {lora:.2f} (LoRA) and {full:.2f} (full fine-tuning) times as long as `dpo`'s "
-            f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{loss.entry.name}`, and with "
+            f"(`python benchmarks/backbone.py --rows 16 --epochs 2 --against plo:{name}`, and with "
             "`--peft full`; machine, model and data: [benchmarks](../../benchmarks/README.md))."
         )
-    elif loss.entry.name == "dpo":
+    elif name == "dpo":
         lines.append(
             "- Its step is what others are measured by, and what TRL's is: [benchmarks](../../benchmarks/README.md)."
         )
@@ -329,8 +345,10 @@ def _use(entry: Entry) -> str:
 
 def _use_of_scorer(entry: Entry, doc: Docstring) -> str:
     params = _some(entry)
-    recipes = [each.name for each in _built_in(LOSSES) if (each.facts.recipe or ("", ""))[1] == entry.name]
-    loss = next((name for name in _users(entry.name) if LOSSES[name].facts.scorer == entry.name), None)
+    recipes = [name for name in sorted(BUILT_IN) if RECIPES[name].load().scorer == entry.name]
+    loss = next(
+        (name for name in _users(entry.name) if name in LOSSES and LOSSES[name].facts.scorer == entry.name), None
+    )
     said = re.findall(r"`(\w+)`", doc.sections["Idea"])
     taking = [name for name in said if name in LOSSES and "weights" in get_loss(name).needs]
     loss = loss or next(iter(taking), "twdpo")
@@ -346,15 +364,15 @@ def _use_of_scorer(entry: Entry, doc: Docstring) -> str:
 def _users(scorer: str) -> list[str]:
     """Built-in recipes made of the scorer, and losses that take it where none is named."""
     names = []
-    for entry in _built_in(LOSSES):
-        loss = get_loss(entry.name)
-        if loss.scorer is not None and loss.scorer.entry.name == scorer:
+    for entry in _methods():
+        made = get_variant(entry.name).scorer
+        if made is not None and made.entry.name == scorer:
             names.append(entry.name)
     return names
 
 
-def _reads_reference(loss: Loss) -> bool:
-    return any(n == "ref_logps" or (n in STATISTICS and STATISTICS[n].facts.reference) for n in loss.needs)
+def _reads_reference(variant: Variant) -> bool:
+    return any(n == "ref_logps" or (n in STATISTICS and STATISTICS[n].facts.reference) for n in variant.needs)
 
 
 def _some(entry: Entry, most: int = 2) -> dict[str, str]:
@@ -378,7 +396,9 @@ def _link(own: str, here: str = "") -> Callable[[str], str]:
     up = "../" if here else ""
 
     def link(code: str) -> str:
-        for folder, registry in sorted([("", LOSSES), ("scorers", SCORERS)], key=lambda pair: pair[0] != here):
+        for folder, registry in sorted(
+            [("", LOSSES), ("", RECIPES), ("scorers", SCORERS)], key=lambda pair: pair[0] != here
+        ):
             if code in registry and code != own and registry[code].name == code:
                 return _to(here, code, folder)
         if code in GENERATORS and code != own:

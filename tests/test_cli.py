@@ -23,9 +23,10 @@ from plo.cli.tables import print_rows
 from plo.config import ConfigError, field_names, load_experiment
 from plo.errors import PloError
 from plo.evals import EVALUATIONS
-from plo.experiment.matrix import configured_losses
-from plo.losses import LOSSES, get_loss
+from plo.experiment.preflight import configured_variants
+from plo.losses import LOSSES
 from plo.near import near
+from plo.scorers import RECIPES, get_variant
 from plo.values import read_value
 
 runner = CliRunner()
@@ -92,7 +93,7 @@ def test_the_examples_of_a_command_are_read_by_its_parser(name):
         assert (program, command) == ("plo", "list" if COMMANDS[name].hidden else name)
         values = COMMANDS[command].make_context(command, arguments).params  # raises for what the parser does not know
         for loss in values.get("loss") or [] if name == "compare" else []:
-            get_loss(loss)
+            get_variant(loss)
         for part in (values.get("suite") or "").split(",") if name == "eval" else []:
             assert part in EVALUATIONS
         _, settings = split(values.get("arguments") or [])
@@ -326,7 +327,7 @@ def test_losses_with_scorers_recipes_and_sums_take_hyper_parameters(losses, hype
             "beta": "twdpo(scorer=position_decay(gamma=0.9), beta=1)",
             "twdpo.scorer.layer": "twdpo(scorer=attention_judge(layer=mean))",
         }[next(iter(hyper))]
-    assert get_loss(spec).name == changed
+    assert get_variant(spec).name == changed
 
 
 def test_a_date_is_a_name(tmp_path):
@@ -362,18 +363,20 @@ def _other(loss, name, default):
     return OTHER.get(name, 0.125)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in LOSSES])
+@pytest.mark.parametrize("name", [*LOSSES.names(), *RECIPES.names()])
 def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
-    for parameter, default in get_loss(name).settings.items():
+    for parameter, default in get_variant(name).terms[0][1].settings.items():
         value = _other(name, parameter.removeprefix("scorer."), default)
         hyper = {f"{name}.{key}": v for key, v in {parameter: value, **WITH.get((name, parameter), {})}.items()}
         for losses in (name, f"sft + 0.5*{name}"):
             experiment = with_hyper_parameters(load_experiment(None, {"losses": [losses]}), hyper)
             (spec,) = experiment.losses
-            settings = get_loss(spec).terms[-1][1].settings
+            settings = get_variant(spec).terms[-1][1].settings
             assert settings[parameter] == value != default
             own = {
-                key: v for key, v in get_loss(name).params.items() if key != "scorer" and f"{name}.{key}" not in hyper
+                key: v
+                for key, v in get_variant(name).params.items()
+                if key != "scorer" and f"{name}.{key}" not in hyper
             }
             assert {key: settings[key] for key in own} == own  # the others stay as they were
 
@@ -411,7 +414,7 @@ def test_the_remedy_of_a_message_works(settings, message, remedy):
     """What a message says to write is written; then the experiment is accepted."""
 
     def accepted(changes):
-        configured_losses(load_experiment(None, {"losses": "dpo", **changes}))
+        configured_variants(load_experiment(None, {"losses": "dpo", **changes}))
 
     with pytest.raises(PloError, match=message):
         accepted(settings)
@@ -458,7 +461,7 @@ def test_a_near_name_is_a_setting(key):
         (["compare"], "There are no losses to compare: give --loss dpo, losses=dpo,ipo or an experiment file."),
         (["compare", "lossess=dpo"], "lossess: there is no such setting; did you mean losses?"),
         (["compare", "--loss", "dpo(beta=0.1, beta=0.2)"], "sets beta twice"),
-        (["compare", "--loss", "wpo(base=d2po)"], "wants token weights"),
+        (["compare", "--loss", "wpo(base=twdpo)"], "needs token weights"),
         (["compare", "--loss", "bpo", "bpo.preset=imdb"], "must be one of hh, tldr, llama3"),
         (["losses", "--plugin", "nowhere.py"], "nowhere.py does not exist"),
         (["leaderboard", "--store", "nowhere.db"], "no MLflow store"),

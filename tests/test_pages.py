@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from plo.cli import app
 from plo.cli.overrides import sort_settings, split
 from plo.docstring import cell, markdown, read_docstring
-from plo.losses import LOSSES, get_loss, register_loss, register_recipe
+from plo.losses import LOSSES, register_loss
 from plo.pages import COMMAND, MARK, MEASURED, pages, write
 from plo.registry import hyper_parameters
-from plo.scorers import SCORERS, get_scorer, register_scorer
+from plo.scorers import RECIPES, SCORERS, get_loss, get_scorer, register_recipe, register_scorer
+from plo.scorers.recipe import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "methods"
@@ -46,7 +47,11 @@ def test_the_command_writes_them_and_takes_away_what_is_gone(tmp_path):
 
 
 def test_everything_built_in_has_a_page():
-    losses = [entry for entry in LOSSES if getattr(entry.load(), "__module__", "").startswith("plo.")]
+    losses = [
+        entry
+        for entry in [*LOSSES, *(RECIPES[name] for name in BUILT_IN)]
+        if getattr(entry.load(), "__module__", "").startswith("plo.")
+    ]
     assert len(losses) >= 37
     assert {f"{entry.name}.md" for entry in losses} <= PAGES.keys()
     assert {f"scorers/{name}.md" for name in ("uniform", "tis_rank", "attention_judge")} <= PAGES.keys()
@@ -64,7 +69,7 @@ def test_a_page_is_complete(name):
     assert sorted(parts) == sorted(common + own)
     assert all(len(text.strip()) > 3 for text in parts.values()), parts
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.*) \|$", parts["Hyper-parameters"], flags=re.MULTILINE)
-    registry = SCORERS if name.startswith("scorers/") else LOSSES
+    registry = SCORERS if name.startswith("scorers/") else RECIPES if Path(name).stem in RECIPES else LOSSES
     entry = registry[Path(name).stem]
     assert [row[0] for row in rows] == list(hyper_parameters(entry.load()))
     assert all(meaning.strip() for _, _, meaning in rows), "each hyper-parameter is described under Args"
@@ -133,7 +138,7 @@ def test_no_page_for_a_plug_in():
         yield from ()
 
     register_recipe("page_recipe", loss="twdpo", scorer="position_decay", paper="mine", gamma=0.9)
-    assert {"page_mine", "page_recipe"} <= {entry.name for entry in LOSSES}
+    assert {"page_mine", "page_recipe"} <= {entry.name for entry in [*LOSSES, *RECIPES]}
     assert pages() == PAGES
 
 

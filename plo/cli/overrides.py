@@ -66,42 +66,43 @@ def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None
 
 
 def with_hyper_parameters(experiment, hyper: dict[str, Any]):
-    """Change the losses of an experiment: `beta=0.2` reaches every loss that has it, `dpo.beta=0.2` dpo alone.
+    """Change the variants of an experiment: `beta=0.2` reaches every loss that has it, `dpo.beta=0.2` dpo alone.
 
     The terms of a sum are losses like any other, and `scorer.gamma=0.5` is a hyper-parameter of a loss's scorer. What
     names a loss goes before what does not.
     """
     from plo.config import ConfigError, field_names
-    from plo.losses import LOSSES, get_loss
+    from plo.losses import LOSSES
+    from plo.scorers import get_variant
 
     taken = set()
 
-    def changed(loss):
-        presets = [key for key in ("preset", *(f"{name}.preset" for name in names_of(loss))) if key in hyper]
-        if not presets or not loss.entry.facts.presets:
-            return with_settings(loss)
+    def changed(term):
+        presets = [key for key in ("preset", *(f"{name}.preset" for name in names_of(term))) if key in hyper]
+        if not presets or not getattr(term.entry.facts, "presets", None):
+            return with_settings(term)
         taken.update(presets)
-        return get_loss(loss.entry.name, **loss.given, preset=hyper[presets[-1]]).each_term(with_settings)
+        return get_variant(term.entry.name, **term.given, preset=hyper[presets[-1]]).each_term(with_settings)
 
-    def names_of(loss):
-        return {loss.entry.name, loss.name, *LOSSES.aliases(loss.entry.name)}
+    def names_of(term):
+        return {term.entry.name, term.name, *LOSSES.aliases(term.entry.name)}
 
-    def with_settings(loss):
-        names = names_of(loss)
+    def with_settings(term):
+        names = names_of(term)
         for scorers in (True, False):  # another scorer first: it has hyper-parameters of its own
-            addressed = {f"{name}.{parameter}": parameter for name in names for parameter in loss.settings}
-            found = {key: key for key in hyper if key in loss.settings}
+            addressed = {f"{name}.{parameter}": parameter for name in names for parameter in term.settings}
+            found = {key: key for key in hyper if key in term.settings}
             found |= {key: addressed[key] for key in hyper if key in addressed}
             found = {key: parameter for key, parameter in found.items() if (parameter == "scorer") == scorers}
             if found:
                 taken.update(found)
-                loss = loss.with_params({parameter: hyper[key] for key, parameter in found.items()})
-        return loss
+                term = term.with_params({parameter: hyper[key] for key, parameter in found.items()})
+        return term
 
-    before = [get_loss(spec) for spec in experiment.losses]
-    after = [loss.each_term(changed) for loss in before]
+    before = [get_variant(spec) for spec in experiment.losses]
+    after = [variant.each_term(changed) for variant in before]
     if lost := [key for key in hyper if key not in taken]:
-        terms = {term.name: list(term.settings) for loss in before for _, term in loss.terms}
+        terms = {term.name: list(term.settings) for variant in before for _, term in variant.terms}
         has = "; ".join(f"{name}: {', '.join(parameters) or 'none'}" for name, parameters in terms.items())
         meant = near(lost[0], [*field_names(), *(p for parameters in terms.values() for p in parameters)])
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""

@@ -45,16 +45,17 @@ def verify(
     load_plugins(plugin)
     from plo.cli.verify_report import as_json as to_json
     from plo.cli.verify_report import print_matrix, print_report
-    from plo.losses import LOSSES, get_loss
+    from plo.losses import LOSSES
+    from plo.scorers import RECIPES, get_loss
     from plo.verify import verify, verify_generator
     from plo.verify.load import load_loss
 
     if every:
-        reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
+        reports = [verify(get_loss(name), labels=False) for name in sorted([*LOSSES.names(), *RECIPES.names()])]
     elif loss is None:
         reports = [verify_generator(load_loss("bpo", generator))]
     else:
-        reports = [verify(load_loss(loss, generator))]
+        reports = [verify(load_loss(loss, generator, get_loss))]
     if as_json:
         print(to_json(reports))
     elif every:

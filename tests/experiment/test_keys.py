@@ -9,8 +9,7 @@ from plo.experiment import scores
 from plo.experiment.keys import cell_key
 from plo.experiment.matrix import compare
 from plo.experiment.workbench import workbench
-from plo.losses import get_loss
-from plo.scorers import Stage, get_scorer
+from plo.scorers import Stage, get_scorer, get_variant
 from plo.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("oracle_loss")
@@ -54,10 +53,10 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
     # another model's weights, under the same path
     small = tmp_path / "small"
     shutil.copytree(tmp_path / "tiny", small)
-    loss = get_loss("weighted", scorer=f"log_ratio(model='{small}')")
+    variant = get_variant("weighted", scorer=f"log_ratio(model='{small}')")
     size = AutoConfig.from_pretrained(small).vocab_size
     found = set()
     for seed in (3, 4):
         tiny_llama(seed=seed, vocab_size=size, num_hidden_layers=1).float().save_pretrained(small)
-        found.add(cell_key(workbench(tiny()), loss, 0))
+        found.add(cell_key(workbench(tiny()), variant, 0))
     assert len(found) == 2

@@ -31,7 +31,7 @@ def test_sft_is_one_recorded_run_that_all_cells_start_from(tiny):
     bench = trained_bench(experiment)
     bench.backbone.reset(5)
     state = load_file(folder / "policy.safetensors")
-    for name, value in bench.backbone.policy_state().items():
+    for name, value in bench.backbone.weights().tensors.items():
         torch.testing.assert_close(value, state[name])
     plain = trained_bench(tiny())
     assert plain.model_identity != bench.model_identity
@@ -110,7 +110,7 @@ def test_an_oracle_of_the_references_model_leaves_the_reference_alone(tiny, tmp_
     batch = collate(bench.data.train[:3], packed=bench.backbone.packed)
 
     def reference():
-        with bench.backbone.reference():
+        with bench.backbone.holding(bench.backbone.reference):
             return bench.backbone.measure(batch, ("logps",))["logps"]
 
     before = reference()

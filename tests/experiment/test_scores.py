@@ -36,7 +36,7 @@ def test_scores_are_those_of_a_model_trained_by_hand(tiny):
     for pair, weights in zip(pairs, got, strict=True):
         batch = collate([pair], packed=backbone.packed)
         ratio = backbone.measure(batch, ("logps",))["logps"]
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             ratio -= backbone.measure(batch, ("logps",))["logps"]
         torch.testing.assert_close(torch.cat(weights), ratio, rtol=1e-5, atol=1e-6)
     assert torch.cat([torch.cat(w) for w in got]).abs().max() > 1e-3
