@@ -1,5 +1,7 @@
 """The pages of docs/methods: written from the registries, complete, and as they would be written now."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -150,8 +152,27 @@ def test_what_is_not_here_says_why():
 
 def test_measured_factors_are_the_benchmarks_own():
     text = " ".join((ROOT / "benchmarks" / "README.md").read_text().split())
-    assert all(f"`{name}` {lora:.2f} and {full:.2f}" in text for name, (lora, full) in MEASURED.items())
+    steps = {(each["loss"], each["peft"]): each for each in json.loads(MEASURED.read_text())}
+    for name in {loss for loss, _ in steps}:
+        lora, full = steps[name, "lora"], steps[name, "full"]
+        assert f"`{name}` {lora['ratio']:.2f} and {full['ratio']:.2f}" in text
+        assert lora["command"] in PAGES[f"{name}.md"] and full["command"] == f"{lora['command']} --peft full"
+        assert lora["hardware"] == full["hardware"]
     assert "--rows 16 --epochs 2 --against plo:tdpo2" in text
+
+
+def test_the_benchmark_updates_the_file_of_measured_steps(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "backbone.py")
+    spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
+    file = tmp_path / "measured.json"
+    monkeypatch.setattr("sys.argv", ["benchmarks/backbone.py", "--against", "plo:tdpo2", "--record", str(file)])
+    for ratio in (1.2, 1.06):
+        benchmark.record(file, [{"against": "plo:tdpo2", "peft": "lora", "step_ratio": ratio}])
+    benchmark.record(file, [{"against": "plo:tdpo2", "peft": "full", "step_ratio": 1.0}])
+    lora, full = json.loads(file.read_text())
+    assert (lora["peft"], lora["ratio"], full["peft"], full["ratio"]) == ("lora", 1.06, "full", 1.0)
+    assert lora["command"] == "python benchmarks/backbone.py --against plo:tdpo2"
+    assert "torch" in lora["hardware"] and lora.keys() == json.loads(MEASURED.read_text())[0].keys()
 
 
 def described():

@@ -47,7 +47,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
     check_vocabulary(model, tokenizer)
     try:
-        if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
+        if not distributed.is_sharding_requested():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:

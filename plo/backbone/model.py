@@ -62,7 +62,7 @@ class Backbone(TrainableModel):
         self.kept_logits = KEPT_ELEMENTS  # of a trained head, for the backward pass
         self.packed = False
         self.longest: int | None = None  # tokens that packing was tried with
-        if distributed.wants_shards():
+        if distributed.is_sharding_requested():
             compare_parts(self.policy)
             sharding.shard(self, decoder_layers(model), ("measure", "generate"), device or self.device)
         self.keep_base()

@@ -116,7 +116,7 @@ class PreferenceTrainer(HookedTrainer):
         self.owns_sharding(sharding.is_sharded(backbone))
         reset_peak_memory()
         recomputes = self.data.recomputes_layers(config.gradient_checkpointing)
-        backbone.checkpoint_layers(any(distributed.everyone(recomputes)))
+        backbone.checkpoint_layers(any(distributed.gather(recomputes)))
         if distributed.rank():
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
 
@@ -168,7 +168,7 @@ class PreferenceTrainer(HookedTrainer):
 
     def _stop_at_non_finite(self) -> None:
         """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
-        bad, signals = zip(*distributed.everyone((self._bad, interrupt.requested())), strict=True)
+        bad, signals = zip(*distributed.gather((self._bad, interrupt.requested())), strict=True)
         self.stopped_by = next(filter(None, signals), None)
         bad = [row for rows in bad for row in rows]
         if bad:
@@ -275,7 +275,7 @@ class PreferenceTrainer(HookedTrainer):
 
     def end_random_states(self) -> None:
         """Wait until each process has written its own, before the main one declares the checkpoint whole."""
-        distributed.everyone(None)
+        distributed.gather(None)
 
 
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> Batch:

@@ -45,7 +45,7 @@ class TrainingLog:
         if not self.steps:
             return {}
         mine = (self._pairs, self._tokens, self._sums, self._terms, peak_memory_gb())
-        pairs, tokens, sums, terms, peaks = zip(*distributed.everyone(mine), strict=True)
+        pairs, tokens, sums, terms, peaks = zip(*distributed.gather(mine), strict=True)
         logs = {name: total / sum(pairs) for name, total in _added(sums).items()}
         logs |= {
             "both_falling": float(self._both_falling(logs, sum(pairs), sum(tokens))),
