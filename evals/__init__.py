@@ -1,5 +1,9 @@
 """Evaluations of a policy, one file per suite. Importing this package registers the built-in ones."""
 
+from plo import extras
+
+extras.require("train", "plo.evals")
+
 from plo.evals import alpaca, diversity, harness, sentiment, win_rates  # noqa: F401  (registers them)
 from plo.evals.findings import Findings
 from plo.evals.model_level import ModelEvaluation, get_model_evaluation

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from plo import extras
 from plo.errors import PloError
 from plo.near import near
 from plo.values import read_list, read_yaml
@@ -164,7 +165,8 @@ class TrainConfig(Section):
     @field_validator("schedule", "optimizer")
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
-        from transformers.trainer_utils import SchedulerType  # heavy, and only wanted here
+        extras.require("train", "An experiment")
+        from transformers.trainer_utils import SchedulerType  # heavy, and needed only here
         from transformers.training_args import OptimizerNames
 
         names = [member.value for member in (SchedulerType if info.field_name == "schedule" else OptimizerNames)]

@@ -31,12 +31,13 @@ def require(extra: str, purpose: str) -> None:
     Raises:
         MissingExtra: at least one is not.
     """
-    missing = [name for name in EXTRAS[extra] if not _is_installed(name)]
+    missing = [name for name in EXTRAS[extra] if not is_installed(name)]
     if missing:
         raise MissingExtra(f"{purpose} needs {', '.join(missing)}. Install them: pip install 'plo[{extra}]'.")
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):  # ValueError: a stand-in without a spec, as a test may put into sys.modules

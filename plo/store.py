@@ -24,7 +24,7 @@ SUMS = "SHA256SUMS"  # the checksums of a folder's files
 UNSUMMED = "has no checksum"
 USE_SECONDS = 3600.0  # between two notes that a value was used
 ABANDONED = 86_400.0  # seconds after which nobody writes to a partial file any more
-log = logging.getLogger("plo")
+log = logging.getLogger(__name__)
 
 _verified: dict[Path, tuple[int, int, int]] = {}  # file: its state when its sha256 was right, in this process
 _unsummed: set[Path] = set()  # folders of which a file without checksum was reported

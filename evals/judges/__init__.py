@@ -14,8 +14,8 @@ from plo.evals.judges.judge import (
     get_judge,
     register_judge,
 )
-from plo.evals.judges.judging import JudgeSession
 from plo.evals.judges.rows import read_gold
+from plo.evals.judges.session import JudgeSession
 from plo.evals.judges.template import Template, TemplateError, get_template
 
 for _kind, _class in {

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from plo.evals.judges.judge import Judge, JudgeError, Question
-from plo.evals.judges.judging import JudgeSession
 from plo.evals.judges.rows import stable_hash
+from plo.evals.judges.session import JudgeSession
 from plo.evals.judges.template import Template, get_template
 
 RESAMPLES = 2000

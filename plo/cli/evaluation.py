@@ -8,7 +8,7 @@ import typer
 
 from plo.cli.complete import complete_names
 from plo.cli.overrides import split
-from plo.cli.shared import Json, Plugins, can_ask, console, load_plugins, log, progress_console, silence_libraries
+from plo.cli.shared import Json, Plugins, can_ask, console, load_plugins, log, silence_libraries, terminal_progress
 from plo.terminal import say
 
 
@@ -94,13 +94,11 @@ def evaluate(
                 f"that plo did not train. Its cells have their own reference, name and seeds."
             )
         failed = evaluate_recorded(
-            comparison, only, changes, tracker, progress_console(), plugin, typer.confirm if can_ask() else None
+            comparison, only, changes, tracker, terminal_progress(), plugin, typer.confirm if can_ask() else None
         )
     else:
         config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
-        failed = evaluate_anything(
-            what, against, name or "eval", config, seed or [0], Tracker(store), progress_console()
-        )
+        failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store))
     if failed:
         log.error("%s evaluations failed: %s", len(failed), ", ".join(failed))
         raise typer.Exit(1)
@@ -160,7 +158,7 @@ def judge_check(
     file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
     settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
     config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
-    card = measure_judge(config, file, template, limit, retest, Tracker(store), progress_console())
+    card = measure_judge(config, file, template, limit, retest, Tracker(store))
     if as_json:
         print(json.dumps(card.to_dict(), indent=2))
     else:

@@ -7,7 +7,7 @@ import typer
 
 from plo.cli.complete import complete_names
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
-from plo.cli.shared import Json, Plugins, console, load_plugins, log, progress_console, silence_libraries
+from plo.cli.shared import Json, Plugins, console, load_plugins, log, silence_libraries, terminal_progress
 
 
 def verify(
@@ -108,7 +108,7 @@ def scores(
     from plo.experiment.workbench import score_pairs
     from plo.scorers.picture import to_tables, write_html
 
-    scored, tokenizer = score_pairs(experiment, configured, progress_console())
+    scored, tokenizer = score_pairs(experiment, configured, terminal_progress())
     pairs, weights = zip(*scored[:count], strict=True)
     if page is not None:
         write_html(page, pairs, tokenizer, weights, f"Token weights: {configured.name}")
@@ -178,7 +178,7 @@ def run(experiment) -> None:
     from plo.distributed import is_main
     from plo.experiment.matrix import compare
 
-    outcome = compare(experiment, progress_console())
+    outcome = compare(experiment, terminal_progress())
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))
         raise typer.Exit(1)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from plo.errors import PloError
 from plo.faults import sentence
@@ -69,9 +68,11 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Console:
-    """Return the console of progress bars, which is silent where progress is not logged."""
-    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
+def terminal_progress():
+    """Return progress bars next to the log records, which are silent where log records of progress are."""
+    from plo.cli.progress import TerminalProgress
+
+    return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
 def load_plugins(plugins) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plo import extras
 from plo.data import shapes
 from plo.data.errors import DataError
 from plo.data.files import READERS, read_path
@@ -164,6 +165,7 @@ def _require(raw: Raw, *names: str) -> Raw:
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:
     """Rows of a hub data set: of the named splits, or of all whose names say train or eval, else of all."""
+    extras.require("train", f"The hub data set {hub_name!r}")
     import datasets
 
     try:
@@ -185,6 +187,7 @@ def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> It
 
 
 def _saved_to_disk(path: Path) -> Iterator[Raw]:
+    extras.require("train", f"{path}, which save_to_disk wrote,")
     import datasets
 
     loaded = datasets.load_from_disk(path)

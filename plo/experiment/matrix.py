@@ -1,5 +1,6 @@
 """The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,6 @@ from functools import partial
 
 import pandas as pd
 from filelock import BaseFileLock, Timeout
-from rich.console import Console
 
 from plo import caches, distributed, interrupt
 from plo.config import ConfigError, Experiment
@@ -20,14 +20,15 @@ from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
-from plo.experiment.progress import CellsProgress
+from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.losses import Loss
 from plo.registry import load_plugin
-from plo.terminal import Terminal, say
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,14 @@ class Outcome:
     failed: dict[str, str]
 
 
-def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
+def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome:
     """Run every cell that is not finished yet, record it, and go on when one fails.
 
     Started again after any kind of end, it skips finished cells and resumes broken ones from their last checkpoint.
-    With several processes the main one alone records and prints.
+    With several processes the main one alone records.
     """
     distributed.start()
-    console = console or Terminal()
-    console.quiet |= not distributed.is_main()
+    progress = progress or Progress()
     for plugin in experiment.plugins:
         load_plugin(plugin)
     plugged = digests(experiment.plugins)
@@ -54,7 +54,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
     losses = configured_losses(experiment)
     trained = with_stages(losses)
     check_losses(trained)
-    bench = workbench(experiment, console)
+    bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
     cells = _cells(bench, losses, experiment.seeds)
@@ -73,10 +73,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
         with closing(tracker, parent) as failed:
-            prepare(bench, console)
-            failed |= _run(bench, cells, tracker, parent, console)
+            prepare(bench, progress)
+            failed |= _run(bench, cells, tracker, parent, progress)
             if bench.model_evaluations:
-                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
+                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
     return Outcome(parent, failed)
 
 
@@ -92,19 +92,19 @@ def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list
     return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
 
 
-def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, console: Console) -> dict[str, str]:
+def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, progress: Progress) -> dict[str, str]:
     experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
     references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
-        say(console, f"{skipped} of {len(cells)} cells are finished already.")
+        log.info("%d of %d cells are finished already.", skipped, len(cells))
     pairs = len(bench.data.train)
     work = [(cell.units(experiment, pairs), cell.steps(experiment, pairs)) for cell in todo]
-    with CellsProgress(console, work) as progress:
+    with progress.cells(work) as done:
         for cell in todo:
-            progress.begin(cell.name)
+            done.begin(cell.name)
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
@@ -112,8 +112,8 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, con
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                note = partial(_note, console, cell.name)
-                metrics = run_cell(cell, bench, run, root, reference, progress.advance, note)
+                note = partial(log.info, "note   %s: %s", cell.name)
+                metrics = run_cell(cell, bench, run, root, reference, done.advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
@@ -123,17 +123,14 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, con
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = one_line(error)
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
-                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
+                if distributed.is_main():
+                    log.error("failed %s: %s%s", cell.name, failed[cell.name], traceback)
             else:
                 if cell.loss is None:
                     references[cell.seed] = run.run_id
-                say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
-            progress.end()
+                log.info("done   %s: %s", cell.name, _line(metrics))
+            done.end()
     return failed
-
-
-def _note(console: Console, cell: str, text: str) -> None:
-    say(console, ("note", "yellow"), f"   {cell}: {text}")
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:

@@ -6,6 +6,10 @@ with `plo.`. A cell that did not end with status FINISHED does not count: what a
 superseded by the next attempt.
 """
 
+from plo import extras
+
+extras.require("track", "plo.tracking")
+
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
 from plo.tracking.recording import ActiveRun, Unrecorded

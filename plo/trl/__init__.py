@@ -14,6 +14,10 @@ TRL; dropout differs between processes; with several processes the last step rep
 `rewards/accuracies` counts a margin that is 0 but for rounding as 1/2 (`plo.margins`), where TRL counts its sign.
 """
 
+from plo import extras
+
+extras.require("train", "plo.trl")
+
 from plo.trl.errors import TRLError
 from plo.trl.reference import SummedSide
 from plo.trl.trainer import DPOTrainer, use

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from plo.extras import is_installed
 from plo.losses import Loss
 from plo.losses.loss import MODELS
 from plo.pairs import Pairs, Side
@@ -195,6 +195,7 @@ def _lbfgs(parameters: list[Tensor], objective: Callable[[], Tensor], start: flo
 
 def _solve(shift: Tensor, gradient: Callable[[], Tensor]) -> None:
     """Set `shift` to where the gradient vanishes."""
+    from scipy.optimize import least_squares  # of plo[report]; `_cannot` asks whether it is there
 
     def field(values: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -211,6 +212,8 @@ def _cannot(loss: Loss) -> str:
     unknown = [need for need in loss.needs if need not in GIVEN and not need.startswith("column:")]
     if unknown:
         return f"it needs {', '.join(unknown)}, which only a language model's head gives"
+    if loss.detached and not loss.has_parameters and not is_installed("scipy"):
+        return "part of its gradient is stopped, and to find where the rest vanishes takes scipy: pip install 'plo[report]'"
     return ""
 
 

@@ -209,7 +209,7 @@ def test_a_thought_is_no_part_of_what_is_generated(subject, task):
     found = lm_eval(subject, tasks=("talk",), include_path=folder, think_end_token=mark)
     assert found.metrics["talk.exact_match"] == 1
     count = sum(mark in text for text in said)
-    assert f"{count} generated texts begin with a thought, which is cut up to {mark}." in found.notes
+    assert f"{count} generated texts begin with a thought, which is removed up to {mark}." in found.notes
     kept = lm_eval(subject, tasks=("talk",), include_path=folder)  # </think> is no token of this model
     assert kept.items["talk.exact_match"].tolist()[0] == 0 and not any("thought" in note for note in kept.notes)
 
@@ -274,7 +274,7 @@ def test_what_cannot_run_is_said(subject, task, tmp_path):
     (tmp_path / "rows" / "colours.jsonl").unlink()
     with pytest.raises(EvaluationError, match=r"'colours' cannot be loaded.*colours\.jsonl"):
         lm_eval(subject, tasks=("colours",), include_path=folder)
-    with pytest.raises(EvaluationError, match=r"nowhere.*no folder"):
+    with pytest.raises(EvaluationError, match=r"nowhere.*not a folder"):
         lm_eval(subject, tasks=("colours",), include_path=tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match="no chat template"):
         lm_eval(subject, tasks=("colours",), include_path=folder, chat=True)
@@ -283,13 +283,13 @@ def test_what_cannot_run_is_said(subject, task, tmp_path):
 @pytest.mark.parametrize("more", [{}, {"aggregation": "mean", "higher_is_better": True}])
 def test_a_misspelt_metric_is_no_silence(subject, task, more):
     folder = task("things", metric_list=[{"metric": "acc"}, {"metric": "acc_nrom", **more}])
-    message = r"'things' asks for the metric 'acc_nrom', which lm-eval does not have. Near: .*acc_norm.*metric_list"
+    message = r"'things' names the metric 'acc_nrom', which lm-eval does not have. Near: .*acc_norm.*metric_list"
     with pytest.raises(EvaluationError, match=message):
         lm_eval(subject, tasks=("things",), include_path=folder)
 
 
 def test_data_without_rows_are_said(subject, task):
-    with pytest.raises(EvaluationError, match=r"'things' has no rows: mend the data_files"):
+    with pytest.raises(EvaluationError, match=r"'things' has no rows: fix the data_files"):
         lm_eval(subject, tasks=("things",), include_path=task("things", []))
 
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError
@@ -46,7 +45,7 @@ def assert_same(found, expected):
 
 
 def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
-    bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}), Console(quiet=True))
+    bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}))
     cell = Cell(get_loss("dpo"), 0, "key")
     folder = cell.folder(Path("runs"))
     started, train = [], PreferenceTrainer.train

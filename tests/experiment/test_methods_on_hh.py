@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 from peft import PeftModel
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -29,8 +28,8 @@ def bench(shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
     hh = {"source": "hh", "path": str(shared_data / "hh" / "harmless-base_test.jsonl.gz"), "limit": 12, "eval_limit": 2}
     settings = {"losses": ["dpo"], "data": hh, "model.dtype": "float32", "evaluation.pairs": 2}
-    bench = workbench(load_experiment(None, settings | {"train.batch_size": 4, "train.lr": 1e-3}), Console(quiet=True))
-    prepare(bench, Console(quiet=True))
+    bench = workbench(load_experiment(None, settings | {"train.batch_size": 4, "train.lr": 1e-3}))
+    prepare(bench)
     return bench
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
@@ -60,8 +59,8 @@ def stages_of(name="tiny"):
 
 
 def trained_bench(experiment):
-    bench = workbench(experiment, Console(quiet=True))
-    prepare(bench, Console(quiet=True))
+    bench = workbench(experiment)
+    prepare(bench)
     return bench
 
 
@@ -437,7 +436,7 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
     found = set()
     for seed in (3, 4):
         tiny_llama(seed=seed, vocab_size=size, num_hidden_layers=1).float().save_pretrained(small)
-        found.add(cell_key(workbench(tiny(), Console(quiet=True)), loss, 0))
+        found.add(cell_key(workbench(tiny()), loss, 0))
     assert len(found) == 2
 
 

@@ -39,8 +39,8 @@ def test_calls_under_way_are_waited_for_with_a_word_and_kept(serve, ctrl_c):
     ctrl_c(0.5)
     with pytest.raises(KeyboardInterrupt):
         get.ask(questions)
-    assert "2 calls under way are waited for (at most 120 s)" in told[-1]
-    assert "Ctrl-C leaves at once" in told[-1] and "the same command goes on from there" in told[-1]
+    assert "waiting for 2 calls in progress (at most 120 s)" in told[-1]
+    assert "Ctrl-C stops at once" in told[-1] and "the same command continues from there" in told[-1]
     asked = len(server.asked)
     again = JudgeSession(spec)
     assert asked == 2 and len(again.cache.get(again.judge(), questions)) == 2  # what was paid for is kept
@@ -54,7 +54,7 @@ def test_the_second_one_leaves_at_once(serve, ctrl_c):
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         judging.ask([Question("p", "x", str(i)) for i in range(20)])
-    assert time.monotonic() - start < 10 and "waited for" in told[-1]
+    assert time.monotonic() - start < 10 and "waiting for" in told[-1]
     assert all(thread.daemon for thread in daemons())  # the end of the process does not wait for them
 
 

@@ -1,4 +1,4 @@
-"""Asking a judge: both orders, each question once, from the cache where it is known, within a budget."""
+"""Ask a judge: both orders, each question once, from the cache where possible, within a budget."""
 
 import threading
 import time
@@ -14,34 +14,29 @@ from plo.evals.judges.cache import VerdictCache
 from plo.evals.judges.calls import BudgetedCalls, money_text
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_spec, get_judge, spec_name
 from plo.evals.judges.template import Template
+from plo.evals.judges.unreadable import REMEDY, UnreadableStreak
 from plo.threads import run_all
 
-IN_A_ROW = 20  # answers that cannot be read, after which the judge is given up
-UNREADABLE = (
-    "A prompt that wants the label alone (instruction, AlpacaEval's) needs a judge that says nothing else; one that thinks "
-    "first needs room for it, openai:MODEL(max_tokens=4096), and one that talks first a prompt that ends with the label, "
-    "such as --template helpful (hh.template=helpful)."
-)
-AGAIN = 3  # how often an unreadable answer is asked for again
-EVERY = 30.0  # seconds between two lines of progress
+RETRIES = 3  # how often a question is asked again after an unreadable answer
+EVERY = 30.0  # seconds between two progress lines
 
 
 class JudgeSession:
     """A judge with its cache and its budget, shared by all evaluations of a run.
 
-    Every verdict is on disk the moment it is had: a run that is killed and started again asks only for what is missing.
-    Two processes that ask the same at the same time both get right answers, and at worst pay for it twice.
+    Every verdict is on disk as soon as it arrives: a run that is killed and started again asks only what is missing.
+    Two processes that ask the same question at the same time both get right answers, and at worst both pay for it.
 
     Args:
         spec: see `get_judge`.
-        cache: the file of verdicts; without it `verdicts.db` in plo's cache folder.
-        calls: budget: calls of the judge in this object's life, failed ones included; None: any number.
-        money: budget in the currency of the judge's prices, likewise.
-        tell: is given a line of text before the first call (how many, what they cost) and every half a minute.
+        cache: the file of verdicts; default: `verdicts.db` in plo's cache folder.
+        calls: maximum number of judge calls in this session, failed ones included; None: no limit.
+        money: maximum cost in this session, in the currency of the judge's prices; None: no limit.
+        tell: receives a line of text before the first call (number of questions, cost) and every half minute.
 
     Attributes:
-        counts: what was asked, found, unreadable and spent.
-        templates: prompts that it was asked with since `begin`.
+        counts: what was asked, found in the cache, unreadable and spent.
+        templates: judge prompts used since `begin`.
     """
 
     def __init__(
@@ -66,21 +61,21 @@ class JudgeSession:
         return spec_name(self.spec)
 
     def check(self) -> None:
-        """Raise at once, without loading a model or calling anybody, what is wrong with the specification.
+        """Check the specification without loading a model or calling a server.
 
         Raises:
-            JudgeError, RegistryError, HyperParameterError: as `get_judge`, but for what only the model itself tells.
-            DataError: a record that cannot be read.
+            JudgeError, RegistryError, HyperParameterError: as `get_judge`, except for what only the model itself can show.
+            DataError: a record cannot be read.
         """
         check_spec(self.spec)
 
     @cached_property
     def cache(self) -> VerdictCache:
-        """The file of verdicts, opened when it is first needed."""
+        """The file of verdicts, opened on first use."""
         return VerdictCache(self._path)
 
     def judge(self, template: str | Template = "instruction") -> Judge:
-        """The judge with this prompt."""
+        """Return the judge with this prompt."""
         self.templates.add(template)
         if template not in self._judges:
             self._judges[template] = get_judge(self.spec, template)
@@ -89,25 +84,25 @@ class JudgeSession:
     def verdicts(
         self, questions: pd.DataFrame, template: str | Template = "instruction", *, both: bool = True
     ) -> pd.DataFrame:
-        """What the judge says of each question.
+        """Return the judge's verdict on each question.
 
-        Two answers that are the same but for outer white space are a tie in both orders, and nobody is asked.
+        Two answers that are equal up to outer white space are a tie in both orders, and the judge is not asked.
 
         Args:
             questions: columns prompt, a, b (texts).
-            both: ask in both orders; else only with `a` shown first. A pointwise judge is always asked once.
+            both: ask in both orders instead of only with `a` shown first. A pointwise judge is always asked once.
 
         Returns:
-            With the index of `questions`:
-            p_ab: P(b better) with a shown first; NaN where it could not be read;
+            A frame with the index of `questions` and the columns
+            p_ab: P(b better) with a shown first; NaN where the answer could not be read;
             p_ba: P(b better) with b shown first;
-            win: of b, the mean over the orders of 1 (p > 1/2), 1/2 (p = 1/2), 0; NaN where an order could not be read;
-            p: mean of p_ab and p_ba, likewise;
-            consistent: both orders say the same, 1 or 0; NaN where one could not be read or only one was asked.
+            win: b's win, the mean over the orders of 1 (p > 1/2), 1/2 (p = 1/2), 0; NaN where an order is unreadable;
+            p: mean of p_ab and p_ba; NaN likewise;
+            consistent: both orders agree, 1 or 0; NaN where one is unreadable or only one was asked.
 
         Raises:
-            JudgeError: the estimate exceeds the budget (before any call); failed calls used the budget up, or the judge
-                cannot be asked (what was had is kept).
+            JudgeError: the estimate exceeds the budget (before any call), failed calls used up the budget, or the judge
+                cannot be asked. Verdicts received so far are kept.
         """
         once = self.judge(template).pointwise or not both
         asked = [Question(*map(str, row)) for row in questions[["prompt", "a", "b"]].itertuples(index=False)]
@@ -123,13 +118,13 @@ class JudgeSession:
     def ask(
         self, questions: Sequence[Question], template: str | Template = "instruction", *, fresh: bool = False
     ) -> list[Verdict]:
-        """A verdict for each question in the one order given, in the order of the questions.
+        """Return a verdict for each question, asked in the given order of answers only.
 
-        An unreadable answer is asked for again up to three times, those of earlier runs counted, as far as the budget
-        goes; then it stays p = None.
+        After an unreadable answer a question is asked again up to three times, earlier runs included, within the budget;
+        then it keeps p = None.
 
         Args:
-            fresh: ask anew, and leave the cache as it is (for test and retest).
+            fresh: bypass the cache, for reading and writing (for test and retest).
 
         Raises:
             JudgeError: as `verdicts`.
@@ -141,7 +136,7 @@ class JudgeSession:
         if keep:
             for q, (verdict, had) in self.cache.get(judge, (q for q in distinct if q not in known)).items():
                 tries[q] = had
-                if verdict.p is not None or had > AGAIN:
+                if verdict.p is not None or had > RETRIES:
                     known[q] = verdict
                     self.counts.cached += 1
         missing = [q for q in distinct if q not in known]
@@ -151,41 +146,40 @@ class JudgeSession:
             money = judge.estimate(missing)
             cost = f", cost {money_text(money)}" if money != 0 else ""
             self._tell(f"{judge.name}: {len(missing)} of {len(distinct)} questions to ask{cost}")
-        watch = _Unread(judge, any(verdict.p is not None for q, verdict in known.items() if q not in ties))
+        streak = UnreadableStreak(judge, any(verdict.p is not None for q, verdict in known.items() if q not in ties))
         while missing:
-            known |= self._ask_all(judge, missing, keep, tries, watch)
+            known |= self._ask_all(judge, missing, keep, tries, streak)
             for q in missing:
                 tries[q] += 1
-            missing = [q for q in missing if known[q].p is None and not known[q].refused and tries[q] <= AGAIN]
+            missing = [q for q in missing if known[q].p is None and not known[q].refused and tries[q] <= RETRIES]
             if self._calls.over_budget(judge, missing):
                 break
         self._count_read(known[q] for q in distinct if q not in ties)
         if unread := [known[q] for q in distinct if known[q].p is None]:
             self.counts.unreadable += len(unread)
-            said = f"{len(unread)} of {len(distinct)} answers could not be read, the first: {unread[0].answer[:300]!r}"
-            self._tell(f"{judge.name}: {said}")
+            count = f"{len(unread)} of {len(distinct)} answers could not be read"
+            self._tell(f"{judge.name}: {count}, the first: {unread[0].answer[:300]!r}")
         return [known[q] for q in questions]
 
     @property
     def remarks(self) -> list[str]:
-        """Return notes to print with the verdicts of the judges that were asked since `begin`."""
-        return [said for template in self.templates for said in self._judges[template].remarks]
+        """Notes to print with the verdicts of the judges that were asked since `begin`."""
+        return [note for template in self.templates for note in self._judges[template].remarks]
 
     def begin(self) -> None:
-        """Forget which prompts the judge was asked with and what could be read: an evaluation begins."""
+        """Begin an evaluation: forget which prompts were used and how many answers could be read."""
         self.templates.clear()
         self._read = self._unread = 0
 
     def enforce_read(self) -> None:
-        """Raise if questions were asked since `begin` and no answer could be read.
+        """Check that at least one answer since `begin` could be read, if any question was asked.
 
         Raises:
-            JudgeError: there is no verdict at all.
+            JudgeError: none could be read.
         """
         if self._unread and not self._read:
             raise JudgeError(
-                f"None of the {self._unread} answers of the judge {self.name} could be read, so there is no verdict. "
-                f"{UNREADABLE}"
+                f"None of the {self._unread} answers of the judge {self.name} could be read, so there is no verdict. {REMEDY}"
             )
 
     def _count_read(self, verdicts: Iterable[Verdict]) -> None:
@@ -194,25 +188,30 @@ class JudgeSession:
         self._unread += len(read) - sum(read)
 
     def _ask_all(
-        self, judge: Judge, questions: Sequence[Question], keep: bool, tries: Mapping[Question, int], watch: "_Unread"
+        self,
+        judge: Judge,
+        questions: Sequence[Question],
+        keep: bool,
+        tries: Mapping[Question, int],
+        streak: UnreadableStreak,
     ) -> dict[Question, Verdict]:
         answers: dict[Question, Verdict] = {}
-        stop, told = threading.Event(), time.monotonic()
+        stop, last_line = threading.Event(), time.monotonic()
 
         def done(question: Question, verdict: Verdict) -> None:
-            nonlocal told
+            nonlocal last_line
             answers[question] = verdict
-            watch.see(verdict, first=tries[question] == 0)
-            if time.monotonic() - told >= EVERY:
-                told = time.monotonic()
+            streak.see(verdict, first=tries[question] == 0)
+            if time.monotonic() - last_line >= EVERY:
+                last_line = time.monotonic()
                 spent = f", spent {money_text(self.counts.cost)}" if self.counts.cost else ""
                 self._tell(f"{judge.name}: {len(answers)}/{len(questions)}{spent}")
 
         def awaited(calls: int) -> None:
             longest = "" if judge.timeout is None else f" (at most {judge.timeout:g} s)"
             self._tell(
-                f"{judge.name}: stopping; {calls} calls under way are waited for{longest}, as they are paid for. Ctrl-C "
-                f"leaves at once. What was had is kept: the same command goes on from there."
+                f"{judge.name}: stopping; waiting for {calls} calls in progress{longest}, which are paid for. Ctrl-C stops "
+                f"at once. Verdicts received so far are kept: the same command continues from there."
             )
 
         ask = lambda question: self._ask(judge, question, keep, stop)  # noqa: E731
@@ -224,35 +223,6 @@ class JudgeSession:
         if keep and not verdict.refused:
             self.cache.put(judge, question, verdict)
         return verdict
-
-
-class _Unread:
-    """Notices a judge that cannot be read, before it is asked hundreds of questions four times each.
-
-    Args:
-        read: an answer of it could be read before. Then only questions asked for the first time count: those asked again
-            are the ones that it cannot answer.
-    """
-
-    def __init__(self, judge: Judge, read: bool):
-        self.judge, self.read, self.in_a_row = judge, read, 0
-
-    def see(self, verdict: Verdict, *, first: bool) -> None:
-        """Count an answer.
-
-        Raises:
-            JudgeError: `IN_A_ROW` answers in a row could not be read.
-        """
-        if verdict.p is not None:
-            self.read, self.in_a_row = True, 0
-        elif not verdict.refused and (first or not self.read):
-            self.in_a_row += 1
-        if self.in_a_row >= IN_A_ROW:
-            said = repr(verdict.answer[:200]) if verdict.answer else "nothing"
-            raise JudgeError(
-                f"{IN_A_ROW} answers in a row of the judge {self.judge.name} could not be read; the last one is {said}. "
-                f"{UNREADABLE}"
-            )
 
 
 def _numbers(verdicts: Iterable[Verdict]) -> np.ndarray:
