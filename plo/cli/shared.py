@@ -9,11 +9,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from plo.cli.parameters import Quiet, Verbose
 from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
@@ -22,14 +22,6 @@ from plo.terminal import Terminal, TerminalHandler, plain
 log = logging.getLogger("plo")
 console = Terminal()  # of results; log records and progress bars go to standard error
 handler = TerminalHandler(Terminal(stderr=True))
-Plugins = Annotated[
-    list[Path], typer.Option("--plugin", help="Python file that registers losses and the like; repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show debugging messages, tracebacks and messages of libraries.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warnings and errors.")]
 
 
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:

@@ -19,13 +19,13 @@ from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
+from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
 from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.losses import Loss
 from plo.registry import load_plugin
+from plo.scorers import Variant
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,13 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
         load_plugin(plugin)
     plugged = digests(experiment.plugins)
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
-    losses = configured_losses(experiment)
-    trained = with_stages(losses)
+    variants = configured_variants(experiment)
+    trained = losses_with_stages(variants)
     check_losses(trained)
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
-    cells = _cells(bench, losses, experiment.seeds)
+    cells = _cells(bench, variants, experiment.seeds)
     key = comparison_key(bench)
     with _only_one(tracker, key):
         parent = distributed.on_main(
@@ -87,16 +87,16 @@ def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCel
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
-def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
+def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
     """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
-    return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
+    return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
 
 
 def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, progress: Progress) -> dict[str, str]:
     experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
-    references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
+    references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
         log.info("%d of %d cells are finished already.", skipped, len(cells))
@@ -111,7 +111,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
             run = distributed.on_main(start, share=False) or Unrecorded()
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
-                reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
+                reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
                 note = partial(log.info, "note   %s: %s", cell.name)
                 metrics = run_cell(cell, bench, run, root, reference, done.advance, note)
             except BaseException as error:
@@ -126,7 +126,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
                 if distributed.is_main():
                     log.error("failed %s: %s%s", cell.name, failed[cell.name], traceback)
             else:
-                if cell.loss is None:
+                if cell.variant is None:
                     references[cell.seed] = run.run_id
                 log.info("done   %s: %s", cell.name, _line(metrics))
             done.end()
@@ -141,8 +141,8 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
 
 def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
     return {
-        "plo.loss": cell.loss.entry.name if cell.loss is not None and cell.loss.entry else cell.variant,
-        "plo.variant": cell.variant,
+        "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
+        "plo.variant": cell.label,
         "plo.seed": str(cell.seed),
         "plo.data": bench.data.digest,
         "plo.model": bench.model_identity,
@@ -152,13 +152,13 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
 
 
 def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
-    if cell.loss is None:
+    if cell.variant is None:
         return {}
     return {
-        **{f"loss.{name}": str(value) for name, value in cell.loss.params.items()},
+        **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
         **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
         "lr": f"{experiment.train.lr:g}",
-        "beta": str(cell.loss.params.get("beta", "-")),
+        "beta": str(cell.variant.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }
 

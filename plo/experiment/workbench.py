@@ -32,11 +32,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workbench(Inputs):
-    """What all cells of a comparison share: nothing here is loaded or computed twice."""
+    """What all cells of a comparison share: nothing here is loaded or computed twice.
+
+    Attributes:
+        sft: key of the stage that every cell starts from; None: cells start from the model itself.
+    """
 
     backbone: Backbone
     store: ReferenceStore
     stages: Stages
+    sft: str | None
 
     def base_identity(self, stage: Stage) -> list[Any]:
         return self.stages.identity(stage)
@@ -60,8 +65,9 @@ def workbench(experiment: Experiment, progress: Progress | None = None) -> Workb
     store = ReferenceStore(caches.CACHES["reference"].folder, experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
     stages = Stages(backbone, tokenizer, **common)
-    identity = _identity(experiment, stages)
-    return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages)
+    sft = stages.key(sft_stage(experiment)) if "sft" in experiment.stages else None  # before the start changes
+    identity = _identity(experiment, stages, sft)
+    return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages, sft)
 
 
 def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig) -> PreferenceData:
@@ -79,9 +85,7 @@ def prepare(bench: Workbench, progress: Progress | None = None) -> None:
         if is_reference:
             backbone.check_reference_can_be_trained()
         log.info("stage sft")
-        key = bench.stages.key(stage)
-        state = bench.stages.trained(stage, "sft")
-        backbone.start_from(state, key, reference=is_reference)
+        backbone.start_from(bench.stages.trained(stage, "sft"), reference=is_reference)
     if experiment.reference not in (None, "init", "sft"):
         backbone.compare_with(_other(experiment, bench.stages))
         bench.stages.release()  # a stage of that model trains another copy of it
@@ -96,13 +100,13 @@ def sft_stage(experiment: Experiment) -> Stage:
     return Stage(loss="sft", train=experiment.sft)
 
 
-def _identity(experiment: Experiment, stages: Stages) -> str:
+def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
     """Of policy and reference: weights, and what is trained before the losses; the dtype they are computed in."""
     how = computed_with(stages.backbone)
-    if "sft" in experiment.stages:
-        how.append(stages.key(sft_stage(experiment)))
-    if experiment.reference not in (None, "sft" if "sft" in experiment.stages else "init"):
-        how.append("init" if experiment.reference == "init" else _other(experiment, stages).fingerprint)
+    if sft is not None:
+        how.append(sft)
+    if experiment.reference not in (None, "sft" if sft is not None else "init"):
+        how.append("init" if experiment.reference == "init" else _other(experiment, stages).base.identity)
     return sha256(how)
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from plo.extras import is_installed
 from plo.losses import Loss
-from plo.losses.loss import MODELS
+from plo.losses.register import PREFERENCE_MODELS
 from plo.pairs import Pairs, Side
 from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
 from plo.verify.problems import FORCED, Problem, problem_of, variants
@@ -45,9 +45,9 @@ def policy_recovery(loss: Loss) -> Check:
     name = "policy recovery"
     if reason := _cannot(loss):
         return Check(name, NOT_APPLICABLE, meaning=reason)
-    declared = loss.model if loss.model in MODELS else None
-    if loss.model and not declared:
-        return Check(name, NOT_APPLICABLE, meaning=loss.model)
+    declared = loss.assumes if loss.assumes in PREFERENCE_MODELS else None
+    if loss.assumes and not declared:
+        return Check(name, NOT_APPLICABLE, meaning=loss.assumes)
     problem = problem_of(declared, beta_of(loss), loss.params)
     outcome = minimise(loss, problem)
     measured = f"KL {outcome.kl:.1e} nats"
@@ -74,7 +74,7 @@ def stress(loss: Loss) -> list[Check]:
     if _cannot(loss):
         return []
     found = []
-    for name, problem in variants(loss.model, beta_of(loss)).items():
+    for name, problem in variants(loss.assumes, beta_of(loss)).items():
         outcome = minimise(loss, problem, rounds=1)
         measured = f"KL {outcome.kl:.2g} nats, reward {outcome.reward:.3f}"
         meaning = f"to pi* of the reward, which has {outcome.best:.3f}, ref {outcome.start:.3f}{_unfinished(outcome)}"

@@ -14,7 +14,7 @@ from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import _policy
 from plo.experiment.keys import Cell
 from plo.experiment.workbench import workbench
-from plo.losses import get_loss
+from plo.scorers import get_variant
 from plo.tracking import Unrecorded
 
 # Of a training of 4 steps, evaluated at 2 and 4, that was killed before it was recorded: the file, and where it goes on.
@@ -46,7 +46,7 @@ def assert_same(found, expected):
 
 def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
     bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}))
-    cell = Cell(get_loss("dpo"), 0, "key")
+    cell = Cell(get_variant("dpo"), 0, "key")
     folder = cell.folder(Path("runs"))
     started, train = [], PreferenceTrainer.train
 

@@ -11,9 +11,9 @@ from plo.cli import app
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.experiment.matrix import compare
-from plo.experiment.preflight import check_columns, check_losses, with_stages
+from plo.experiment.preflight import check_columns, check_losses, losses_with_stages
 from plo.losses import LOSSES, LossError, get_loss, register_loss
-from plo.scorers import Stage, register_scorer
+from plo.scorers import RECIPES, Stage, get_variant, register_scorer
 
 
 def pair(number, **columns):
@@ -25,11 +25,11 @@ def loss_with(needs=("ref_logps",), function=lambda pairs: -pairs.log_ratio_marg
     return get_loss("mine")
 
 
-@pytest.mark.parametrize("entry", list(LOSSES), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*LOSSES, *RECIPES], ids=lambda entry: entry.name)
 def test_every_registered_loss_is_let_through(entry):
-    loss = get_loss(entry.name)
-    check_losses(with_stages([loss]))
-    assert loss.module is None  # nothing was built on it
+    variant = get_variant(entry.name)
+    check_losses(losses_with_stages([variant]))
+    assert variant.loss.module is None  # nothing was built on it
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_need_of_a_term_and_of_a_stage_is_checked_too():
         yield from ()
 
     with pytest.raises(ConfigError, match="needs 'top_p'"):
-        check_losses(with_stages([get_loss("twdpo(scorer=wants_mine)")]))
+        check_losses(losses_with_stages([get_variant("twdpo(scorer=wants_mine)")]))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from plo.experiment.workbench import prepare, workbench
 from plo.losses import get_loss, register_loss
 from plo.paths import plo_home
 from plo.registry import RegistryError
-from plo.scorers import ScorerError, Stage, get_scorer, register_scorer
+from plo.scorers import ScorerError, Stage, get_scorer, get_variant, register_scorer
 from plo.tracking import Tracker
 
 
@@ -100,7 +100,7 @@ def test_scores_are_those_of_a_model_trained_by_hand(tiny):
     for pair, weights in zip(pairs, got, strict=True):
         batch = collate([pair], packed=backbone.packed)
         ratio = backbone.measure(batch, ("logps",))["logps"]
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             ratio -= backbone.measure(batch, ("logps",))["logps"]
         torch.testing.assert_close(torch.cat(weights), ratio, rtol=1e-5, atol=1e-6)
     assert torch.cat([torch.cat(w) for w in got]).abs().max() > 1e-3
@@ -192,7 +192,7 @@ def test_sft_is_one_recorded_run_that_all_cells_start_from(tiny):
     bench = trained_bench(experiment)
     bench.backbone.reset(5)
     state = load_file(folder / "policy.safetensors")
-    for name, value in bench.backbone.policy_state().items():
+    for name, value in bench.backbone.weights().tensors.items():
         torch.testing.assert_close(value, state[name])
     plain = trained_bench(tiny())
     assert plain.model_identity != bench.model_identity
@@ -321,7 +321,7 @@ def test_an_oracle_of_the_references_model_leaves_the_reference_alone(tiny, tmp_
     batch = collate(bench.data.train[:3], packed=bench.backbone.packed)
 
     def reference():
-        with bench.backbone.reference():
+        with bench.backbone.holding(bench.backbone.reference):
             return bench.backbone.measure(batch, ("logps",))["logps"]
 
     before = reference()
@@ -431,12 +431,12 @@ def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
     # another model's weights, under the same path
     small = tmp_path / "small"
     shutil.copytree(tmp_path / "tiny", small)
-    loss = get_loss("weighted", scorer=f"log_ratio(model='{small}')")
+    variant = get_variant("weighted", scorer=f"log_ratio(model='{small}')")
     size = AutoConfig.from_pretrained(small).vocab_size
     found = set()
     for seed in (3, 4):
         tiny_llama(seed=seed, vocab_size=size, num_hidden_layers=1).float().save_pretrained(small)
-        found.add(cell_key(workbench(tiny()), loss, 0))
+        found.add(cell_key(workbench(tiny()), variant, 0))
     assert len(found) == 2
 
 

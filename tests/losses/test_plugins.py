@@ -109,7 +109,7 @@ def test_an_installed_package_may_import_plo(tmp_path):
     (info / "entry_points.txt").write_text("[plo.losses]\ntheirs = theirs:loss\n")
     own = "from plo import register_loss\n@register_loss('theirs')\ndef loss(pairs): return pairs.chosen.logp()\n"
     (tmp_path / "theirs.py").write_text(own)
-    for first in ("import plo", "import plo.scorers", "from plo.losses import recipes"):  # recipes look losses up early
+    for first in ("import plo", "import plo.scorers", "from plo.scorers import recipe"):
         code = f"{first}\nfrom plo import get_loss\nprint(get_loss('theirs').name)"
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         command = [sys.executable, "-c", code]

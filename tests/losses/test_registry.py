@@ -275,7 +275,6 @@ def test_a_preset_that_there_is_not():
         ("exo_pair", {"beta": 0.5, "label_smoothing": 4.5399929762484854e-05}),  # exp/hh_exp, loss.py: e^-10
         ("discopop", {"beta": 0.05, "tau": 0.05}),  # recipes/zephyr-7b-gemma/gpo
         ("tbpo_q", {"beta": 0.1, "center": True, "max_log_w": 10.0}),
-        ("attention_po", {"beta": 0.005}),
     ],
 )
 def test_defaults_are_the_authors(name, defaults):
