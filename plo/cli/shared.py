@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,6 +19,9 @@ from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
 from plo.terminal import Terminal, TerminalHandler, plain
+
+if TYPE_CHECKING:
+    from plo.cli.progress import TerminalProgress
 
 log = logging.getLogger("plo")
 console = Terminal()  # of results; log records and progress bars go to standard error
@@ -60,14 +64,14 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def terminal_progress():
-    """Return progress bars next to the log records, which are silent where log records of progress are."""
+def terminal_progress() -> "TerminalProgress":
+    """Return progress bars on the console of log records; they are silent where progress is not logged."""
     from plo.cli.progress import TerminalProgress
 
     return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
-def load_plugins(plugins) -> None:
+def load_plugins(plugins: Iterable[Path]) -> None:
     """Run the files that `--plugin` names, for the registrations in them."""
     from plo.registry import load_plugin
 

@@ -66,7 +66,10 @@ def idea(entry: Entry[Any]) -> str:
 
 def statistic(need: str) -> str:
     """Describe a registered statistic; "" for what is none, such as the weights."""
-    return read_docstring(STATISTICS[need].load()).formula if need in STATISTICS else ""
+    if need not in STATISTICS:
+        return ""
+    doc = read_docstring(STATISTICS[need].load())
+    return doc.summary or doc.formula
 
 
 def compares_distributions(need: str) -> bool:
