@@ -26,7 +26,7 @@ from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.registry import load_plugin
 from plo.scorers import Variant
-from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
+from plo.tracking import ActiveRun, RecordedCell, Tracker, closing, unrecorded
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
     check_losses(trained)
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
-    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
+    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
     cells = _cells(bench, variants, experiment.seeds)
     key = comparison_key(bench)
     with _only_one(tracker, key):
@@ -108,7 +108,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
-            run = distributed.on_main(start, share=False) or Unrecorded()
+            run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.variant is not None else None

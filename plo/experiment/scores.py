@@ -26,7 +26,7 @@ from plo.data.tokenize import tokenizer_identity
 from plo.experiment.stages import Stages, folder_lock
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
-from plo.tracking import Unrecorded
+from plo.tracking import ActiveRun, unrecorded
 
 SHARD_PAIRS = 256  # pairs a file: what a crash can cost
 VERSION = 1  # of the files
@@ -45,7 +45,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
     name = f"scores {scorer.name}"
     with folder_lock(own):
-        run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or Unrecorded()
+        run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or unrecorded(ActiveRun)
         try:
             missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])
             inner: Sequence[Scores] = []

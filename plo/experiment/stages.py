@@ -33,7 +33,7 @@ from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.scorers import Scores, Stage
-from plo.tracking import ActiveRun, Unrecorded
+from plo.tracking import ActiveRun, unrecorded
 
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
@@ -61,7 +61,7 @@ class Stages:
     model: ModelConfig
     train: TrainConfig
     store: ReferenceStore
-    record: Record = lambda key, name, params: Unrecorded()
+    record: Record = lambda key, name, params: unrecorded(ActiveRun)
     _others: dict[str, Backbone] = field(default_factory=dict)
     _identities: dict[str, list[Any]] = field(default_factory=dict)
     _digests: dict[Any, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Stages:
         folder = FOLDERS.path(key)
         params = stage_params(self.train, stage)
         with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
-            run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
+            run = distributed.on_main(lambda: self.record(key, name, params), share=False) or unrecorded(ActiveRun)
             try:
                 if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
                     self._train(stage, folder, run)

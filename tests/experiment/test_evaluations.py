@@ -260,7 +260,7 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_one_without_the_comparison
     assert find("tiny", str(store)) is None
     with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(TrackingError, match="held by another process"):
+        with pytest.raises(TrackingError, match="locked by another process"):
             find("tiny", str(store))
     (tmp_path / "broken.db").write_bytes(b"no database" * 100)
     with pytest.raises(TrackingError, match="cannot be opened"):
