@@ -90,9 +90,9 @@ def test_caches_are_listed(kept):
 )
 def test_pruning_shows_first_and_deletes_on_request(kept, arguments, left):
     before = kept()
-    output("cache", "prune", *arguments)
-    assert kept() == before
-    output("cache", "prune", *arguments, "--yes")
+    shown = json.loads(output("cache", "prune", *arguments, "--json"))
+    assert kept() == before and sum(row["entries"] for row in shown) == len(before) - len(left)
+    assert json.loads(output("cache", "prune", *arguments, "--yes", "--json")) == shown  # as it was before
     assert kept() == left
 
 
