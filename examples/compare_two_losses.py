@@ -3,14 +3,16 @@
 MODEL is a folder or a hub name; without it, the embedded 135M model (about ten minutes on two CPU cores).
 """
 
+import logging
 import sys
 
 from plo.config import load_experiment
 from plo.experiment.matrix import compare
 from plo.leaderboards import read, to_markdown
-from plo.terminal import Terminal
 from plo.tracking import Tracker
 
+logging.basicConfig(format="%(message)s")
+logging.getLogger("plo").setLevel(logging.INFO)  # a line for each cell
 experiment = load_experiment(
     None,  # or the path of an experiment file
     {
@@ -24,7 +26,7 @@ experiment = load_experiment(
         "evaluation": {"prompts": 16, "max_new_tokens": 16, "pairs": 32},
     },
 )
-outcome = compare(experiment, Terminal())  # started again, it continues
+outcome = compare(experiment)  # started again, it continues
 assert not outcome.failed, outcome.failed
 
 board = read(Tracker(create=False), "two-losses", baseline="dpo")

@@ -15,7 +15,6 @@ from plo.losses import (  # noqa: F401  (registers them)
     length,
     orpo,
     pointwise,
-    recipes,
     robust,
     sepo,
     sft,
@@ -27,8 +26,9 @@ from plo.losses import (  # noqa: F401  (registers them)
 )
 from plo.losses.generators import GENERATORS, register_generator
 from plo.losses.get import get_loss
-from plo.losses.loss import LOSSES, Loss, LossError, LossSum, LossValue, register_loss
-from plo.losses.recipe import register_recipe
+from plo.losses.loss import Loss, LossSum, LossValue
+from plo.losses.numbers import NonNegative, Positive, Share, Smoothing
+from plo.losses.register import LOSSES, LossError, register_loss
 
 LOSSES.alias("sigmoid", of="dpo")  # TRL's name; its other names are the same here
 LOSSES.alias("r_dpo", of="length_dpo")
@@ -48,8 +48,11 @@ __all__ = [
     "LossError",
     "LossSum",
     "LossValue",
+    "NonNegative",
+    "Positive",
+    "Share",
+    "Smoothing",
     "get_loss",
     "register_generator",
     "register_loss",
-    "register_recipe",
 ]

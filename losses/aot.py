@@ -7,7 +7,8 @@ together, needs a whole optimiser step at once (`level="batch"`), and means litt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, Smoothing, register_loss
+from plo.losses.numbers import Positive, Smoothing
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 

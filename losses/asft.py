@@ -3,15 +3,15 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import NonNegative
+from plo.losses.numbers import NonNegative, Positive
 from plo.losses.orpo import log_odds
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
     "asft",
-    model="no reference, and each response is classified on its own: it has no optimum relative to a reference",
+    assumes="no reference, and each response is classified on its own: it has no optimum relative to a reference",
     paper="2409.10571",
 )
 def asft(pairs: Pairs, *, beta: Positive = 1.0, nll: NonNegative = 0.0) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from plo.losses.f_dpo import f_margin
 from plo.losses.generators import GeneratorSpec, check_generator, get_generator
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 Clip = tuple[float | None, float | None] | None
@@ -34,7 +35,7 @@ def _needs(ratio: Ratio) -> tuple[str, ...]:
     return () if ratio == "simpo" else ("ref_logps",)
 
 
-def _model(ratio: Ratio) -> str:
+def _assumes(ratio: Ratio) -> str:
     return (
         "bradley_terry" if ratio == "dpo" else "its ratio is another one than DPO's, whose optimum is not pi* of the KL"
     )
@@ -49,7 +50,7 @@ PRESETS = {
 }
 
 
-@register_loss("bpo", needs=_needs, check=_check, model=_model, presets=PRESETS, paper="2505.19601")
+@register_loss("bpo", needs=_needs, check=_check, assumes=_assumes, presets=PRESETS, paper="2505.19601")
 def bpo(
     pairs: Pairs,
     *,

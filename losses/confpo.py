@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import NonNegative
+from plo.losses.numbers import NonNegative, Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 
 @register_loss(
     "confpo",
-    model="no reference, and the tokens it counts change with the policy: it has no optimum relative to a reference",
+    assumes="no reference, and the tokens it counts change with the policy: it has no optimum relative to a reference",
     paper="2506.08712",
 )
 def confpo(pairs: Pairs, *, beta: Positive = 1.5, gamma: NonNegative = 1.6) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,13 +4,16 @@ import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import largest_exponent
+from plo.losses.numbers import Positive, largest_exponent
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
-    "discopop", needs=("ref_logps",), model="a loss found by search, without a model of preferences", paper="2406.08414"
+    "discopop",
+    needs=("ref_logps",),
+    assumes="a loss found by search, without a model of preferences",
+    paper="2406.08414",
 )
 def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tuple[Tensor, dict[str, Tensor]]:
     """-(1 - m) log sigma(x) + m exp(-x),  x = beta h,  m = sigma(x / tau).

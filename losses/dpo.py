@@ -3,17 +3,18 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, Smoothing, register_loss
+from plo.losses.numbers import Positive, Smoothing
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
-def _model(label_smoothing: float) -> str:
+def _assumes(label_smoothing: float) -> str:
     if not label_smoothing:
         return "bradley_terry"
     return "label smoothing e fits log-odds of (1-e) p + e (1-p), which are no differences of one reward"
 
 
-@register_loss("dpo", needs=("ref_logps",), model=_model, paper="2305.18290")
+@register_loss("dpo", needs=("ref_logps",), assumes=_assumes, paper="2305.18290")
 def dpo(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
     """-(1 - e) log sigma(beta h) - e log sigma(-beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref.
 

@@ -3,15 +3,17 @@
 from torch import Tensor, relu
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import NonNegative
+from plo.losses.numbers import NonNegative, Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
     "dpop",
     needs=("ref_logps",),
-    model=lambda lam: "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry",
+    assumes=lambda lam: (
+        "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
+    ),
     paper="2402.13228",
 )
 def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 SMOOTHING = math.exp(-10)
@@ -16,7 +17,7 @@ SMOOTHING = math.exp(-10)
 @register_loss(
     "exo_pair",
     needs=("ref_logps",),
-    model="it fits smoothed hard labels: its margin is (2 p - 1) log((1 - e) / e), not the log-odds of p",
+    assumes="it fits smoothed hard labels: its margin is (2 p - 1) log((1 - e) / e), not the log-odds of p",
     paper="2402.00856",
 )
 def exo_pair(

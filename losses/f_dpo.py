@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from plo.losses.generators import box_cox
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import largest_exponent
+from plo.losses.numbers import Positive, largest_exponent
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
@@ -24,7 +24,7 @@ def _check(divergence: Divergence, alpha: float | None) -> None:
     "f_dpo",
     needs=("ref_logps",),
     check=_check,
-    model=lambda divergence: (
+    assumes=lambda divergence: (
         "bradley_terry"
         if divergence == "reverse_kl"
         else "its optimum is that of another divergence than the KL, which is not enumerated here"

@@ -4,15 +4,26 @@ import ast
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from plo.configured import HyperParameterError, call_of
-from plo.losses.loss import LOSSES, Loss, LossError, LossFacts, LossSum
+from plo.losses.loss import Loss, LossSum
+from plo.losses.register import LOSSES, LossError, LossFacts
 from plo.registry import Entry, check_signature
 
+Spec = str | Mapping[str, Any] | Callable[..., Any] | Loss
 
-def get_loss(spec: "str | Mapping[str, Any] | Callable | Loss", /, **params: Any) -> Loss:
-    """A configured loss.
+
+class Term(NamedTuple):
+    """A term of a sum as a user writes it: its coefficient, the name or function of a loss, and the parameters given."""
+
+    coefficient: float
+    loss: str | Callable[..., Any]
+    params: dict[str, Any]
+
+
+def get_loss(spec: Spec, /, **params: Any) -> Loss:
+    """Return a configured loss.
 
     Args:
         spec: a registered name, `"tbpo_a"`; a name with hyper-parameters, `"bpo(generator=sba, lam=0.5)"`; a
@@ -35,90 +46,111 @@ def get_loss(spec: "str | Mapping[str, Any] | Callable | Loss", /, **params: Any
         if params:
             raise LossError(f"{spec.name!r} is configured already: set hyper-parameters where it is made.")
         return spec
+    terms = [
+        (term.coefficient * inner, Loss(entry, own))
+        for term in read_terms(spec, params)
+        for entry in [find_loss(term.loss)]
+        for inner, own in expand_preset(entry, term.params)
+    ]
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else LossSum(terms)
+
+
+def read_terms(spec: str | Mapping[str, Any] | Callable[..., Any], params: Mapping[str, Any]) -> list[Term]:
+    """Read the terms of a loss that is written in any of the ways that `get_loss` takes; nothing is looked up.
+
+    Raises:
+        LossError: the spec cannot be read, or `params` are given to a sum.
+    """
     if isinstance(spec, str):
-        return _from_text(spec, params)
+        return _read_text(spec, params)
     if isinstance(spec, Mapping):
-        return _from_mapping(spec, params)
+        return _read_mapping(spec, params)
     if isinstance(spec, functools.partial) and not spec.args:
-        return get_loss(spec.func, **{**spec.keywords, **params})
+        partial = cast("functools.partial[Any]", spec)
+        return read_terms(partial.func, {**partial.keywords, **params})
     if callable(spec):
-        return Loss(_entry_of(spec), params)
+        return [Term(1.0, spec, dict(params))]
     raise LossError(f"Cannot make a loss of {spec!r}: give a name, a dict, or a function of Pairs.")
 
 
-def _from_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> Loss:
+def find_loss(loss: str | Callable[..., Any]) -> Entry[LossFacts]:
+    """Return the registry's entry of a loss by name, or one made for a function of `Pairs` that is not registered.
+
+    Raises:
+        RegistryError: no such loss, or a function whose hyper-parameters are not keyword-only.
+    """
+    if isinstance(loss, str):
+        return LOSSES[loss]
+    for entry in LOSSES:
+        if entry.target is loss:
+            return entry
+    name = getattr(loss, "__name__", type(loss).__name__)
+    check_signature("loss", name, loss, given="pairs")
+    declared = {fact.name: getattr(loss, fact.name) for fact in fields(LossFacts) if hasattr(loss, fact.name)}
+    facts = LossFacts(**{"needs": ("ref_logps",), **declared})
+    return Entry(name, loss, facts, origin=f"{getattr(loss, '__module__', '?')}.{name}")
+
+
+def expand_preset(entry: Entry[LossFacts], params: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+    """Return ((coefficient, hyper-parameters), ...) of the terms that a preset stands for; without one, a single term.
+
+    Hyper-parameters given with `preset` override those of the preset, in each term.
+    """
+    presets, own = entry.facts.presets, dict(params)
+    preset = own.pop("preset", None) if presets else None
+    if preset is None:
+        return [(1.0, own)]
+    if preset not in presets:
+        raise LossError(f"preset={preset!r} of the loss {entry.name!r} must be one of {', '.join(presets)}.")
+    return [(coefficient, {**settings, **own}) for coefficient, settings in presets[preset]]
+
+
+def _read_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> list[Term]:
     if "name" in spec:
         named = {key: value for key, value in spec.items() if key != "name"}
-        return get_loss(spec["name"], **{**named, **params})
+        return read_terms(spec["name"], {**named, **params})
     if len(spec) == 1:
         name, inner = next(iter(spec.items()))
         if inner is None or isinstance(inner, Mapping):
-            return get_loss(name, **{**(inner or {}), **params})
+            return read_terms(name, {**cast(Mapping[str, Any], inner or {}), **params})
     raise LossError(
         f"Cannot make a loss of {dict(spec)!r}: write {{'name': 'dpo', 'beta': 0.2}} or {{'dpo': {{...}}}}."
     )
 
 
-def _entry_of(function: Callable) -> Entry:
-    for entry in LOSSES:
-        if entry.target is function:
-            return entry
-    name = getattr(function, "__name__", type(function).__name__)
-    check_signature("loss", name, function, given="pairs")
-    declared = {
-        field.name: getattr(function, field.name) for field in fields(LossFacts) if hasattr(function, field.name)
-    }
-    facts = LossFacts(**{"needs": ("ref_logps",), **declared})
-    return Entry(name, function, facts, origin=f"{getattr(function, '__module__', '?')}.{name}")
-
-
-def _from_text(text: str, params: Mapping[str, Any]) -> Loss:
-    if text in LOSSES or text in LOSSES.absent:  # the look-up tells why one is absent; "ti-dpo" is no difference
-        return _configured(LOSSES[text], params)
+def _read_text(text: str, params: Mapping[str, Any]) -> list[Term]:
+    if text in LOSSES or text in LOSSES.absent:  # the look-up reports why one is absent; "ti-dpo" is no difference
+        return [Term(1.0, text, dict(params))]
     try:
-        terms = _terms(ast.parse(text.strip(), mode="eval").body, 1.0)
+        terms = _read_sum(ast.parse(text.strip(), mode="eval").body, 1.0)
     except (SyntaxError, LossError, HyperParameterError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise LossError(
             f"Cannot read the loss {text!r} ({reason}). Write a name, name(key=value, ...), or a sum 'dpo + 0.2*sft'."
         ) from None
-    if len(terms) == 1 and terms[0][0] == 1.0:
-        _, name, own = terms[0]
-        return _configured(LOSSES[name], {**own, **params})
+    if len(terms) == 1 and terms[0].coefficient == 1:
+        return [terms[0]._replace(params={**terms[0].params, **params})]
     if params:
         raise LossError(
             f"Hyper-parameters of a sum belong to its terms: 'dpo(beta=0.2) + 0.2*sft', not {dict(params)}."
         )
-    configured = [(weight, _configured(LOSSES[name], own)) for weight, name, own in terms]
-    return LossSum([(weight * inner, term) for weight, loss in configured for inner, term in loss.terms])
+    return terms
 
 
-def _configured(entry: Entry, params: Mapping[str, Any]) -> Loss:
-    """A registered loss; with `preset`, those hyper-parameters below the given ones, in each term."""
-    presets = entry.facts.presets
-    if not presets or params.get("preset") is None:
-        return Loss(entry, {key: value for key, value in params.items() if key != "preset" or not presets})
-    own = dict(params)
-    preset = own.pop("preset")
-    if preset not in presets:
-        raise LossError(f"preset={preset!r} of the loss {entry.name!r} must be one of {', '.join(presets)}.")
-    terms = [(weight, Loss(entry, {**settings, **own})) for weight, settings in presets[preset]]
-    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else LossSum(terms)
-
-
-def _terms(node: ast.expr, weight: float) -> list[tuple[float, str, dict[str, Any]]]:
+def _read_sum(node: ast.expr, coefficient: float) -> list[Term]:
     match node:
         case ast.BinOp(left, ast.Add(), right):
-            return _terms(left, weight) + _terms(right, weight)
+            return _read_sum(left, coefficient) + _read_sum(right, coefficient)
         case ast.BinOp(left, ast.Sub(), right):
-            return _terms(left, weight) + _terms(right, -weight)
-        case ast.BinOp(left, ast.Mult(), right) if isinstance(_value(left), int | float):
-            return _terms(right, weight * _value(left))
-        case ast.BinOp(left, ast.Mult(), right) if isinstance(_value(right), int | float):
-            return _terms(left, weight * _value(right))
+            return _read_sum(left, coefficient) + _read_sum(right, -coefficient)
+        case ast.BinOp(left, ast.Mult(), right) if isinstance(factor := _value(left), int | float):
+            return _read_sum(right, coefficient * factor)
+        case ast.BinOp(left, ast.Mult(), right) if isinstance(factor := _value(right), int | float):
+            return _read_sum(left, coefficient * factor)
         case ast.Name() | ast.Call():
-            return [(weight, *call_of(node))]
-    raise LossError(f"{ast.unparse(node)!r} is not a term")
+            return [Term(coefficient, *call_of(node))]
+        case _:
+            raise LossError(f"{ast.unparse(node)!r} is not a term")
 
 
 def _value(node: ast.expr) -> Any:

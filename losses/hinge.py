@@ -2,14 +2,15 @@
 
 from torch import Tensor, relu
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
     "hinge",
     needs=("ref_logps",),
-    model="a margin loss: beyond 1 / beta it is flat, so it orders responses and settles on no one policy",
+    assumes="a margin loss: beyond 1 / beta it is flat, so it orders responses and settles on no one policy",
     paper="2305.10425",
 )
 def hinge(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:

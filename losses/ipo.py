@@ -4,17 +4,20 @@ from typing import Literal
 
 from torch import Tensor
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
-def _model(reduction: str) -> str:
+def _assumes(reduction: str) -> str:
     if reduction == "sum":
         return "identity"
     return "log-ratios divided by length: the optimum known for IPO is that of reduction=sum"
 
 
-@register_loss("ipo", needs=("ref_logps",), model=_model, target_margin=lambda beta: 1 / (2 * beta), paper="2310.12036")
+@register_loss(
+    "ipo", needs=("ref_logps",), assumes=_assumes, target_margin=lambda beta: 1 / (2 * beta), paper="2310.12036"
+)
 def ipo(
     pairs: Pairs, *, beta: Positive = 0.1, reduction: Literal["mean", "sum"] = "mean"
 ) -> tuple[Tensor, dict[str, Tensor]]:

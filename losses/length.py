@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import NonNegative, Share
+from plo.losses.numbers import NonNegative, Positive, Share
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
     "length_dpo",
     needs=("ref_logps",),
-    model=lambda alpha: "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry",
+    assumes=lambda alpha: "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry",
     paper="2403.19159",
 )
 def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,7 +44,7 @@ def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01)
 @register_loss(
     "sigmoid_norm",
     needs=("ref_logps",),
-    model="log-ratios divided by length: rewards are means over tokens, DPO's optimum only for equal lengths",
+    assumes="log-ratios divided by length: rewards are means over tokens, DPO's optimum only for equal lengths",
     paper="2411.15124",
 )
 def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,7 +76,7 @@ def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[st
 @register_loss(
     "ld_dpo",
     needs=("ref_logps",),
-    model=lambda alpha: (
+    assumes=lambda alpha: (
         "the tail beyond the shorter response counts less: DPO's optimum only for equal lengths"
         if alpha < 1
         else "bradley_terry"

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
 @register_loss(
     "orpo",
-    model="no reference: likelihood and odds ratio pull apart, and where they settle is no model's optimum",
+    assumes="no reference: likelihood and odds ratio pull apart, and where they settle is no model's optimum",
     paper="2403.07691",
 )
 def orpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:

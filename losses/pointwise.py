@@ -7,7 +7,8 @@ rejected one (apo_down: below).
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
@@ -19,7 +20,7 @@ def _rewards(pairs: Pairs, beta: float) -> tuple[Tensor, Tensor, dict[str, Tenso
 @register_loss(
     "nca_pair",
     needs=("ref_logps",),
-    model="each response is pulled on its own, the chosen one down too: not the log-odds of a pair",
+    assumes="each response is pulled on its own, the chosen one down too: not the log-odds of a pair",
     paper="2402.05369",
 )
 def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,7 +51,7 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, 
 @register_loss(
     "bco_pair",
     needs=("ref_logps",),
-    model="each response is classified on its own: its optimum depends on who is compared with whom",
+    assumes="each response is classified on its own: its optimum depends on who is compared with whom",
     paper="2404.04656",
 )
 def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,7 +80,7 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
 @register_loss(
     "sppo_hard",
     needs=("ref_logps",),
-    model="hard labels instead of win probabilities: its optimum is not normalised to the reference's",
+    assumes="hard labels instead of win probabilities: its optimum is not normalised to the reference's",
     paper="2405.00675",
 )
 def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,7 +113,7 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str,
 @register_loss(
     "apo_zero",
     needs=("ref_logps",),
-    model="each response is pushed on its own: it saturates instead of settling",
+    assumes="each response is pushed on its own: it saturates instead of settling",
     paper="2408.06266",
 )
 def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,7 +142,7 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
 @register_loss(
     "apo_down",
     needs=("ref_logps",),
-    model="the chosen response is pushed down on its own, so no one pair's log-odds is its optimum",
+    assumes="the chosen response is pushed down on its own, so no one pair's log-odds is its optimum",
     against=("chosen",),
     paper="2408.06266",
 )

@@ -3,11 +3,12 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, Smoothing, register_loss
+from plo.losses.numbers import Positive, Smoothing
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
-@register_loss("robust", needs=("ref_logps",), model="flipped_bradley_terry", paper="2403.00409")
+@register_loss("robust", needs=("ref_logps",), assumes="flipped_bradley_terry", paper="2403.00409")
 def robust(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
     """[-(1 - e) log sigma(beta h) + e log sigma(-beta h)] / (1 - 2e),  h = D(y_w) - D(y_l).
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 Portion = Annotated[float, Field(gt=0, le=1)]
@@ -17,7 +18,7 @@ Portion = Annotated[float, Field(gt=0, le=1)]
     "sepo",
     needs=("weights",),
     scorer="log_ratio",
-    model="no reference, and a selection of tokens: it has no optimum relative to a reference",
+    assumes="no reference, and a selection of tokens: it has no optimum relative to a reference",
     paper="2408.13518",
 )
 def sepo(

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from plo.losses.loss import register_loss
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
-@register_loss("sft", level="token", model="chosen", paper="cross-entropy on chosen responses")
+@register_loss("sft", level="token", assumes="chosen", paper="cross-entropy on chosen responses")
 def sft(pairs: Pairs) -> tuple[Tensor, Tensor]:
     """-log pi(y_t | s_t) on the chosen response; the rejected one is not read, nor a reference.
 

@@ -6,8 +6,8 @@ from torch import Tensor, relu
 from torch.nn.functional import logsigmoid
 
 from plo.losses.generators import box_cox
-from plo.losses.loss import Positive, Smoothing, register_loss
-from plo.losses.numbers import largest_exponent
+from plo.losses.numbers import Positive, Smoothing, largest_exponent
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 
@@ -19,7 +19,7 @@ def _check(loss_type: str, label_smoothing: float) -> None:
 @register_loss(
     "simpo",
     check=_check,
-    model="no reference, and rewards are means over tokens: it has no optimum relative to a reference",
+    assumes="no reference, and rewards are means over tokens: it has no optimum relative to a reference",
     paper="2405.14734",
 )
 def simpo(
@@ -61,7 +61,7 @@ def simpo(
 
 @register_loss(
     "alphapo",
-    model="no reference, and rewards are means over tokens: it has no optimum relative to a reference",
+    assumes="no reference, and rewards are means over tokens: it has no optimum relative to a reference",
     paper="2501.03884",
 )
 def alphapo(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from plo.losses.generators import Generator, GeneratorSpec, check_generator, get_generator
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 # exp(D_t) overflows float32 at 88 nats. At 50 the k3 estimate is 5e21 and log R is far outside its clamp.
@@ -23,7 +24,7 @@ def _needs(kl: str) -> tuple[str, ...]:
     return ("ref_logps", "kl_ref_pi") if kl == "full" else ("ref_logps",)
 
 
-def _model_of_a(kl: str) -> str:
+def _assumes_a(kl: str) -> str:
     return "token_a" if kl == "full" else "k3 at the logged token is not the KL of the state, on which R depends"
 
 
@@ -35,7 +36,7 @@ def _detached(kl: str, detach_kl: bool) -> tuple[str, ...]:
     "tbpo_a",
     needs=_needs,
     check=lambda generator, lam, s: check_generator(generator, of=tbpo_a, lam=lam, s=s),
-    model=_model_of_a,
+    assumes=_assumes_a,
     detached=_detached,
     paper="2605.12288",
 )
@@ -112,7 +113,7 @@ def _check_q(generator: GeneratorSpec, lam: float, s: float, center: bool, max_l
     "tbpo_q",
     needs=("ref_logps", "hidden"),
     check=_check_q,
-    model=lambda center: "centred, log w loses the baseline that stands for log Z" if center else "token_q",
+    assumes=lambda center: "centred, log w loses the baseline that stands for log Z" if center else "token_q",
     paper="2605.12288",
 )
 class TBPOQ(nn.Module):

@@ -3,17 +3,18 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
-def _model_of_tdpo2(alpha: float) -> str:
+def _assumes_tdpo2(alpha: float) -> str:
     if alpha == 0:
         return "bradley_terry"
     return "part of its gradient is stopped, so that it is not the gradient of a loss that a policy could minimise"
 
 
-@register_loss("tdpo1", needs=("ref_logps", "kl_ref_pi"), model="advantage", paper="2404.11999")
+@register_loss("tdpo1", needs=("ref_logps", "kl_ref_pi"), assumes="advantage", paper="2404.11999")
 def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
     """-log sigma(beta [h - (K(y_l) - K(y_w))]),  K(y) = sum_t KL(ref || pi) at s_t,  h = D(y_w) - D(y_l).
 
@@ -45,7 +46,7 @@ def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tens
 @register_loss(
     "tdpo2",
     needs=("ref_logps", "kl_ref_pi"),
-    model=_model_of_tdpo2,
+    assumes=_assumes_tdpo2,
     detached=("chosen.kl_ref_pi",),
     paper="2404.11999",
 )

@@ -9,8 +9,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.loss import Positive, register_loss
-from plo.losses.numbers import NonNegative
+from plo.losses.numbers import NonNegative, Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 
@@ -27,13 +27,13 @@ def _target_margin(loss_type: str, beta: float) -> float | None:
     return 1 / (2 * beta) if loss_type == "ipo" else None
 
 
-def _model(loss_type: str, kl: float) -> str:
+def _assumes(loss_type: str, kl: float) -> str:
     if loss_type == "sigmoid" and not kl:
         return "bradley_terry"  # with weights of 1, for weights make another reward of it
     return "the optimum is known for the sigmoid without KL alone"
 
 
-@register_loss("twdpo", needs=_needs, check=_check, model=_model, target_margin=_target_margin, paper="2605.21883")
+@register_loss("twdpo", needs=_needs, check=_check, assumes=_assumes, target_margin=_target_margin, paper="2605.21883")
 def twdpo(
     pairs: Pairs, *, beta: Positive = 0.1, loss_type: Literal["sigmoid", "ipo"] = "sigmoid", kl: NonNegative = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:

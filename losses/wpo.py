@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 from plo.losses.get import get_loss
-from plo.losses.loss import Loss, Positive, register_loss
+from plo.losses.loss import Loss
+from plo.losses.numbers import Positive
+from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
 
 
 def _base(base: str, beta: float) -> Loss:
     plain = get_loss(base)
-    if plain.scorer is not None:
+    if "weights" in plain.needs:
         raise ValueError(
-            f"base={base!r} wants token weights, and those of a pair would be in their place: take another base."
+            f"base={base!r} needs token weights, and those of a pair would be in their place: take another base."
         )
     if plain.level != "pair" or plain.has_parameters or plain.entry is None or "beta" not in plain.params:
         raise ValueError(f"base={base!r} must be one loss of level 'pair' with a beta and no parameters of its own.")
@@ -25,7 +27,7 @@ def _base(base: str, beta: float) -> Loss:
     "wpo",
     needs=lambda base, beta: tuple(dict.fromkeys((*_base(base, beta).needs, "log_p2"))),
     check=lambda base, beta: _base(base, beta),
-    model="weights move with the policy and are held fixed in its gradient, so that it minimises no one loss",
+    assumes="weights move with the policy and are held fixed in its gradient, so that it minimises no one loss",
     detached=("logps", "log_p2"),
     target_margin=lambda base, beta: _base(base, beta).target_margin,
     paper="2406.11827",

@@ -4,22 +4,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plo.losses import Loss, get_loss, register_generator, register_loss
+    from plo.losses import Loss, register_generator, register_loss
     from plo.pairs import Pairs, Side
     from plo.registry import Registry
+    from plo.scorers import Variant, get_loss, get_variant
 
 __version__ = "0.1.0"
-__all__ = ["Loss", "Pairs", "Registry", "Side", "get_loss", "register_generator", "register_loss"]
+# Where a public name lives; it is imported on first use, as torch takes a second that `plo --help` need not wait.
+_HOMES = {
+    "Loss": "losses",
+    "Pairs": "pairs",
+    "Registry": "registry",
+    "Side": "pairs",
+    "Variant": "scorers",
+    "get_loss": "scorers",
+    "get_variant": "scorers",
+    "register_generator": "losses",
+    "register_loss": "losses",
+}
+__all__ = [
+    "Loss",
+    "Pairs",
+    "Registry",
+    "Side",
+    "Variant",
+    "get_loss",
+    "get_variant",
+    "register_generator",
+    "register_loss",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """What is named above, loaded when it is asked for: torch takes a second, which `plo --help` need not wait."""
-    if name in ("losses", "pairs", "registry"):
+    """Import a public name on first use."""
+    if name in _HOMES.values():
         return import_module(f"plo.{name}")
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'plo' has no attribute {name!r}")
-    home = {"Pairs": "pairs", "Side": "pairs", "Registry": "registry"}.get(name, "losses")
-    return getattr(import_module(f"plo.{home}"), name)
+    return getattr(import_module(f"plo.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
+from types import CodeType, FunctionType
 from typing import Any
 
 from plo.errors import PloError
@@ -46,7 +47,8 @@ class Library:
 
         Args:
             owner: "package.module", or "package.module:Class".
-            names: an attribute each, or "method(a, b)", where the method must accept the parameters `a` and `b`.
+            names: an attribute each; "method(a, b)", where the method must accept the parameters `a` and `b`; or
+                ".attribute", one that instances have, which some method of the class must read or write.
 
         Raises:
             BorrowedError: a name or a parameter is gone.
@@ -105,7 +107,11 @@ class Library:
             raise self.error(f"{_dotted(owner)} is gone") from error
 
     def _check(self, owner: str, found: Any, name: str) -> None:
-        name, *parameters = _words(name)
+        instances, (name, *parameters) = name.startswith("."), re.findall(r"\w+", name)
+        if instances:
+            if not any(name in _names_in(method.__code__) for method in _methods(found)):
+                raise self.error(f"no method of {_dotted(owner)} knows the attribute {name} any more")
+            return
         try:
             attribute = inspect.getattr_static(found, name) if inspect.isclass(found) else getattr(found, name)
         except AttributeError:
@@ -128,5 +134,16 @@ def _dotted(owner: str) -> str:
     return owner.replace(":", ".")
 
 
-def _words(name: str) -> Iterator[str]:
-    return iter(re.findall(r"\w+", name))
+def _methods(kind: type) -> Iterator[FunctionType]:
+    for base in kind.__mro__:
+        for attribute in vars(base).values():
+            function = inspect.unwrap(getattr(attribute, "fget", None) or getattr(attribute, "__func__", attribute))
+            if isinstance(function, FunctionType):
+                yield function
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Attributes that code reads or writes, strings included, as `getattr` takes them."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    strings = {constant for constant in code.co_consts if isinstance(constant, str)}
+    return strings.union(code.co_names, *map(_names_in, inner))

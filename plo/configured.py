@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,15 +116,10 @@ def accepted(function: Callable, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name in parameters}
 
 
-def hints_of(target: Callable) -> dict[str, Any]:
-    """Type hints of a registered thing's hyper-parameters."""
-    if hasattr(target, "hints"):  # a recipe's are those of its parts
-        return target.hints
-    if inspect.isclass(target):
-        target = target.__init__
-    elif not inspect.isroutine(target):  # an object with __call__
-        target = type(target).__call__
-    return typing.get_type_hints(target, include_extras=True)
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the type hints of a registered thing's arguments."""
+    parameters = inspect.signature(target, eval_str=True).parameters.values()
+    return {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
 
 
 def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:

@@ -1,6 +1,6 @@
-"""More than one process, as `accelerate launch` and `torchrun` start them: who speaks, who waits, what all agree on.
+"""Several processes, as `accelerate launch` and `torchrun` start them: which one speaks, and what all of them agree on.
 
-Alone, every function here does the obvious thing at once, so that no caller asks how many processes there are.
+In a single process every function returns at once, so that no caller needs to ask how many processes there are.
 """
 
 import os
@@ -16,85 +16,97 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from plo.borrowed import Library
 from plo.errors import PloError
 
 
 class LaunchError(PloError, ValueError):
-    """Processes that were started in a way that plo cannot use."""
+    """An error in how processes were started."""
 
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # of processes that wait while the main one does something of its own, such as judging
+_TORCH = Library("torch", tried=("2.13.0",))
+PATIENCE = timedelta(days=7)  # how long processes wait while the main one works on its own, as when it judges
 
 
 def start() -> None:
-    """Join the processes that the launcher started."""
+    """Join the processes that the launcher started; all of them must call it."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    wants_shards()  # takes it off the environment before transformers and accelerate look
+    take_over_sharding()
     if dist.is_initialized():
         _patient_group()  # all processes have to make it, at the same moment: here they do
 
 
 def lost_processes() -> str | None:
-    """Say in a sentence that `accelerate launch` was asked for several processes and started one; None where it was not.
-
-    It does so with `--cpu`, without a word.
-    """
+    """Return a warning if `accelerate launch` was to start several processes and started one, as it does with `--cpu`."""
     if "ACCELERATE_USE_CPU" not in os.environ or processes() > 1:
         return None
     try:
         command = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return None
-    asked = re.search(r"--num[_-]processes[ =](\d+)", " ".join(command))
-    if asked is None or int(asked[1]) < 2:
+    requested = re.search(r"--num[_-]processes[ =](\d+)", " ".join(command))
+    if requested is None or int(requested[1]) < 2:
         return None
     return (
-        f"accelerate launch was asked for {asked[1]} processes and started this one alone, as it does with --cpu: on CPUs "
-        f"start them with torchrun --nproc_per_node {asked[1]} -m plo ..."
+        f"accelerate launch started one process instead of {requested[1]}, as it does with --cpu: on CPUs start them with "
+        f"torchrun --nproc_per_node {requested[1]} -m plo ..."
     )
 
 
 @cache
-def wants_shards() -> bool:
-    """Whether `accelerate launch --use_fsdp --fsdp_version 2` started this process, and others with it.
+def is_sharding_requested() -> bool:
+    """Return whether `accelerate launch --use_fsdp --fsdp_version 2` started this process, and others with it.
+
+    The first call decides: `take_over_sharding` removes the request from the environment.
 
     Raises:
-        LaunchError: FSDP1, or an option of accelerate's that plo does not have.
+        LaunchError: FSDP1, or an option of accelerate that plo lacks.
     """
-    wanted = flag("ACCELERATE_USE_FSDP") and processes() > 1
-    os.environ["ACCELERATE_USE_FSDP"] = "false"  # plo.backbone.sharding does it
-    if wanted and os.environ.get("FSDP_VERSION", "1") != "2":
+    requested = flag("ACCELERATE_USE_FSDP") and processes() > 1
+    if requested and os.environ.get("FSDP_VERSION", "1") != "2":
         raise LaunchError("plo shards with FSDP2: add --fsdp_version 2 to accelerate launch.")
-    if wanted and (
+    if requested and (
         refused := [name for name in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING") if flag(name)]
     ):
         raise LaunchError(f"plo has no {' and no '.join(refused)}: leave the option out of accelerate launch.")
-    return wanted
+    return requested
+
+
+def take_over_sharding() -> None:
+    """Remove the launcher's request for FSDP from the environment, so that only `plo.backbone.sharding` shards.
+
+    Call it before transformers and accelerate read the environment.
+    """
+    is_sharding_requested()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
 
 
 def flag(name: str, default: bool = False) -> bool:
-    """A yes or no of the launcher's in the environment."""
+    """Return a yes or no that the launcher wrote into the environment."""
     return os.environ.get(name, str(default)).lower() in ("true", "1", "yes")
 
 
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def processes() -> int:
+    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Return whether this process records, prints and writes files for all."""
     return rank() == 0
 
 
-def everyone(value: T) -> list[T]:
-    """Each process's value, in the order of ranks, in every process."""
+def gather(value: T) -> list[T]:
+    """Return the values of all processes, in the order of ranks, in every process."""
     if processes() == 1:
         return [value]
     values: list[Any] = [None] * processes()
@@ -103,10 +115,10 @@ def everyone(value: T) -> list[T]:
 
 
 def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
-    """What `function` returns or raises in the main process, in every process; it is called nowhere else.
+    """Call `function` in the main process alone, and return or raise the same in every process.
 
     Args:
-        share: False: what it returns stays in the main process, the others get None; what it raises is raised in all.
+        share: whether the other processes get the value too; if not, they get None. An error is raised in all of them.
     """
     if processes() == 1:
         return function()
@@ -125,14 +137,18 @@ def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
 
 
 def all_failed(seconds: float = 30) -> bool:
-    """Whether the other processes failed just now too, so that all can go on to something else together.
+    """Return whether all processes failed at about the same time, so that they can continue with the next task together.
 
-    Where only some did, the others wait for them in the midst of a step, for good: the caller should let its process
-    end, whereupon the launcher ends the rest.
+    If only some failed, the others wait for them for good in the midst of a step. The caller should then let its process
+    end, and the launcher ends the rest.
+
+    Args:
+        seconds: how long to wait for the other processes to fail.
     """
     if processes() == 1:
         return True
-    store = dist.distributed_c10d._get_default_store()  # not a collective: a process in the midst of one may be asked
+    # A store is not a collective: a process in the midst of one can be read.
+    store = _TORCH.require("torch.distributed.distributed_c10d", "_get_default_store")._get_default_store()
     number = store.add(f"plo/failures/{rank()}", 1)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -144,12 +160,12 @@ def all_failed(seconds: float = 30) -> bool:
 
 @cache
 def _patient_group() -> dist.ProcessGroup:
-    """Beside torch's own group, whose limit of some minutes tells of processes that hang in training."""
+    """Return a group with a long limit; the limit of torch's own group, some minutes, detects processes that hang."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """The error, or one that says the same where pickle cannot carry it."""
+    """Return the error, or if pickle cannot carry it a `RuntimeError` with its message."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

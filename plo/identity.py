@@ -29,7 +29,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 # Modules of plo that put things together and check them, and compute no number: what they are is no part of a loss.
 _PLUMBING = {
     "plo.config", "plo.configured", "plo.errors", "plo.registry", "plo.losses.get", "plo.losses.loss",
-    "plo.losses.recipe", "plo.scorers.scorer",
+    "plo.losses.register", "plo.scorers.recipe", "plo.scorers.scorer", "plo.scorers.variant",
 }  # fmt: skip
 _OTHERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -135,10 +135,6 @@ class Registry(Generic[Facts]):
             if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.name, *self.aliases(entry.name)))
         ]
 
-    def early(self, name: str) -> Entry[Facts]:
-        """`self[name]` for modules that are being imported: entry points, which may import them, wait if they can."""
-        return self._entries[name] if name in self._entries else self[name]
-
     def alias(self, name: str, of: str) -> None:
         """Make `name` another name of the entry `of`; a loop over the registry meets that entry once.
 

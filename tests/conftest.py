@@ -22,9 +22,9 @@ def _threads():
 def _registries():
     """What a test registers is gone after it."""
     from plo.losses import GENERATORS, LOSSES
-    from plo.scorers import SCORERS
+    from plo.scorers import RECIPES, SCORERS
 
-    registries = (LOSSES, GENERATORS, SCORERS)
+    registries = (LOSSES, GENERATORS, SCORERS, RECIPES)
     before = [(registry, dict(registry._entries), dict(registry._aliases)) for registry in registries]
     yield
     for registry, entries, aliases in before:

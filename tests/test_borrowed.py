@@ -15,7 +15,9 @@ def test_the_owner_is_returned_and_its_names_are_kept():
     library = Library("pytest", tried=("9.0",))
     assert library.require("json.decoder", "scanner") is json.decoder
     assert library.require(ENCODER, "default(o)", "encode") is json.JSONEncoder
-    assert library.required == [("json.decoder", "scanner"), (ENCODER, "default(o)"), (ENCODER, "encode")]
+    assert library.require(ENCODER, ".item_separator") is json.JSONEncoder  # __init__ writes it
+    names = ["default(o)", "encode", ".item_separator"]
+    assert library.required == [("json.decoder", "scanner"), *((ENCODER, name) for name in names)]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,7 @@ def test_the_owner_is_returned_and_its_names_are_kept():
         ("json.none", "dumps", "json.none is gone"),
         ("json:None_", "encode", "json.None_ is gone"),
         (ENCODER, "nothing", "json.JSONEncoder.nothing is gone"),
+        (ENCODER, ".margin", "no method of json.JSONEncoder knows the attribute margin any more"),
         (ENCODER, "default(value)", "json.JSONEncoder.default no longer accepts 'value'"),
     ],
 )

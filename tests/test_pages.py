@@ -1,5 +1,7 @@
 """The pages of docs/methods: written from the registries, complete, and as they would be written now."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,10 +13,11 @@ from typer.testing import CliRunner
 from plo.cli import app
 from plo.cli.overrides import sort_settings, split
 from plo.docstring import cell, markdown, read_docstring
-from plo.losses import LOSSES, get_loss, register_loss, register_recipe
+from plo.losses import LOSSES, register_loss
 from plo.pages import COMMAND, MARK, MEASURED, pages, write
 from plo.registry import hyper_parameters
-from plo.scorers import SCORERS, get_scorer, register_scorer
+from plo.scorers import RECIPES, SCORERS, get_loss, get_scorer, register_recipe, register_scorer
+from plo.scorers.recipe import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "methods"
@@ -46,7 +49,11 @@ def test_the_command_writes_them_and_takes_away_what_is_gone(tmp_path):
 
 
 def test_everything_built_in_has_a_page():
-    losses = [entry for entry in LOSSES if getattr(entry.load(), "__module__", "").startswith("plo.")]
+    losses = [
+        entry
+        for entry in [*LOSSES, *(RECIPES[name] for name in BUILT_IN)]
+        if getattr(entry.load(), "__module__", "").startswith("plo.")
+    ]
     assert len(losses) >= 37
     assert {f"{entry.name}.md" for entry in losses} <= PAGES.keys()
     assert {f"scorers/{name}.md" for name in ("uniform", "tis_rank", "attention_judge")} <= PAGES.keys()
@@ -64,7 +71,7 @@ def test_a_page_is_complete(name):
     assert sorted(parts) == sorted(common + own)
     assert all(len(text.strip()) > 3 for text in parts.values()), parts
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (.*) \|$", parts["Hyper-parameters"], flags=re.MULTILINE)
-    registry = SCORERS if name.startswith("scorers/") else LOSSES
+    registry = SCORERS if name.startswith("scorers/") else RECIPES if Path(name).stem in RECIPES else LOSSES
     entry = registry[Path(name).stem]
     assert [row[0] for row in rows] == list(hyper_parameters(entry.load()))
     assert all(meaning.strip() for _, _, meaning in rows), "each hyper-parameter is described under Args"
@@ -133,7 +140,7 @@ def test_no_page_for_a_plug_in():
         yield from ()
 
     register_recipe("page_recipe", loss="twdpo", scorer="position_decay", paper="mine", gamma=0.9)
-    assert {"page_mine", "page_recipe"} <= {entry.name for entry in LOSSES}
+    assert {"page_mine", "page_recipe"} <= {entry.name for entry in [*LOSSES, *RECIPES]}
     assert pages() == PAGES
 
 
@@ -145,12 +152,31 @@ def test_what_is_not_here_says_why():
 
 def test_measured_factors_are_the_benchmarks_own():
     text = " ".join((ROOT / "benchmarks" / "README.md").read_text().split())
-    assert all(f"`{name}` {lora:.2f} and {full:.2f}" in text for name, (lora, full) in MEASURED.items())
+    steps = {(each["loss"], each["peft"]): each for each in json.loads(MEASURED.read_text())}
+    for name in {loss for loss, _ in steps}:
+        lora, full = steps[name, "lora"], steps[name, "full"]
+        assert f"`{name}` {lora['ratio']:.2f} and {full['ratio']:.2f}" in text
+        assert lora["command"] in PAGES[f"{name}.md"] and full["command"] == f"{lora['command']} --peft full"
+        assert lora["hardware"] == full["hardware"]
     assert "--rows 16 --epochs 2 --against plo:tdpo2" in text
 
 
+def test_the_benchmark_updates_the_file_of_measured_steps(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "backbone.py")
+    spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
+    file = tmp_path / "measured.json"
+    monkeypatch.setattr("sys.argv", ["benchmarks/backbone.py", "--against", "plo:tdpo2", "--record", str(file)])
+    for ratio in (1.2, 1.06):
+        benchmark.record(file, [{"against": "plo:tdpo2", "peft": "lora", "step_ratio": ratio}])
+    benchmark.record(file, [{"against": "plo:tdpo2", "peft": "full", "step_ratio": 1.0}])
+    lora, full = json.loads(file.read_text())
+    assert (lora["peft"], lora["ratio"], full["peft"], full["ratio"]) == ("lora", 1.06, "full", 1.0)
+    assert lora["command"] == "python benchmarks/backbone.py --against plo:tdpo2"
+    assert "torch" in lora["hardware"] and lora.keys() == json.loads(MEASURED.read_text())[0].keys()
+
+
 def described():
-    """a |b| < c_d.
+    """a |b| = c_d < 1.
 
         x  |  1
         y  |  2
@@ -175,12 +201,32 @@ def described():
 
 def test_a_docstring_in_its_parts():
     doc = read_docstring(described)
-    assert doc.formula == "a |b| < c_d."
+    assert doc.formula == "a |b| = c_d < 1."
     assert doc.notes == ["    x  |  1\n    y  |  2", "Said of `f(x)` and **zero**; see arXiv 2305.18290."]
     assert doc.sections["Idea"] == "One line goes on: here. Then another."
     assert doc.sections["Returns"] == "a thing; Metric: `m`."
     assert doc.args == {"one": "the first, Note: continued.", "two": "both.", "three": "both."}
     assert (doc.sections["Assumes"], doc.sections["Source"]) == ("nothing.", "none.")
+
+
+def sentence_first():
+    """Fit the log-odds of preferences
+    by a margin.
+
+        a = b + c,
+        b = 2
+
+    A note.
+
+    Idea: One.
+    """
+
+
+def test_a_docstring_that_begins_with_a_sentence():
+    doc = read_docstring(sentence_first)
+    assert (doc.summary, doc.formula) == ("Fit the log-odds of preferences by a margin.", "a = b + c,\nb = 2")
+    assert doc.notes == ["A note."] and doc.sections == {"Idea": "One."}
+    assert read_docstring(described).summary == ""
 
 
 def test_prose_as_markdown():

@@ -25,8 +25,8 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
     import torch
     import transformers
 
-    from plo.backbone.model import fingerprint_of
     from plo.backbone.pretrained import pretrained
+    from plo.backbone.weights import model_identity
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or ("auto" if device == "cuda" else "float32")
@@ -39,7 +39,7 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
             f"reads."
         ) from error
     # The device is no part: the judge's own spread over devices is that of rounding.
-    return loaded, tokenizer, f"{fingerprint_of(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
+    return loaded, tokenizer, f"{model_identity(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
 
 
 def last_logits(model: Any, ids: list[int], count: int) -> Any:

@@ -51,7 +51,9 @@ def _replacement(module: nn.Module) -> _Make | None:
     """What makes the forward that keeps less for a module of this kind; None where there is none that agrees."""
     if _is_trained_gated_mlp(module):
         makes = (_gated_mlp,)
-    elif isinstance(getattr(module, "variance_epsilon", None), float) and list(module._parameters) == ["weight"]:
+    elif isinstance(getattr(module, "variance_epsilon", None), float) and [
+        name for name, _ in module.named_parameters(recurse=False)
+    ] == ["weight"]:
         makes = (_rms_norm, _whole_again) if _is_trained_rms_norm(module) else (_rms_norm,)
     elif _is_trained_rms_norm(module):
         makes = (_whole_again,)

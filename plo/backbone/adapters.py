@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
-from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
 
+from plo.backbone.borrowed import LoraLinear, find_adapter_config_file
 from plo.backbone.head import ModelError
 from plo.faults import reason
 

@@ -7,7 +7,7 @@ pass too.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 
 import torch
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
+from plo.backbone.borrowed import sdpa_mask, softmax_backward
 from plo.backbone.head import ModelError
 
 PACKED = "plo_packed"  # the name of this attention in transformers' registry
@@ -129,12 +129,26 @@ class _Blocks(torch.autograd.Function):
                 scores.view(heads, last - first, width).add_(mask[first:last, :width])
                 p = scores.softmax(-1)
                 d_p = torch.bmm(d_o, v.transpose(1, 2))
-                d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
+                d_scores = softmax_backward(d_p, p)
                 torch.mul(torch.bmm(d_scores, k).view(heads, -1, size), ctx.scaling, out=d_query[:, rows])
                 # The last block comes first and sees every column: it writes, the others add.
                 _put(d_key[:, columns], torch.bmm(d_scores.transpose(1, 2), q), first=last == len(mask))
                 _put(d_value[:, columns], torch.bmm(p.transpose(1, 2), d_o), first=last == len(mask))
         return d_query, d_key[:, :tokens], d_value[:, :tokens], None, None
+
+
+@cache
+def agrees() -> bool:
+    """Return whether the backward pass by blocks gives the gradient that autograd gives, tried on two small groups."""
+    generator = torch.Generator().manual_seed(0)
+    groups = _groups(layout(((2, 3, 4), (1, 2, 2))), torch.float64)
+    shapes = (2, 14, 4), (1, 14, 4), (1, 14, 4)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    d_out = torch.randn(14, 2, 4, generator=generator, dtype=torch.float64)
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        outs = _Blocks.apply(*inputs, groups, 0.7), _capped(*inputs, groups, 0.7, None)
+        found = [torch.autograd.grad(out, inputs, d_out) for out in outs]
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 def _whole_lanes(columns: int) -> int:
@@ -158,13 +172,14 @@ def _put(target: Tensor, values: Tensor, first: bool) -> None:
     target.copy_(values) if first else target.add_(values)
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, groups, scaling: float, softcap: float) -> Tensor:
-    """The same with capped scores, by autograd."""
+def _capped(query: Tensor, key: Tensor, value: Tensor, groups, scaling: float, softcap: float | None) -> Tensor:
+    """The same by autograd, with scores that may be capped."""
     repeat = len(query) // len(key)
     out = []
     for span, mask in groups:
         k, v = (t[:, span].repeat_interleave(repeat, 0) for t in (key, value))
-        scores = softcap * torch.tanh(query[:, span] @ k.transpose(1, 2) * scaling / softcap)
+        scores = query[:, span] @ k.transpose(1, 2) * scaling
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
         p = (scores + mask[:, : len(mask)]).softmax(-1, dtype=torch.float32).to(v.dtype)
         out.append((p @ v).transpose(0, 1))
     return torch.cat(out)

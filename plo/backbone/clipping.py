@@ -1,11 +1,14 @@
 """Clipping a gradient by its global norm, as `torch.nn.utils.clip_grad_norm_` does, in fewer passes over it where it can."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
+
+from plo.backbone.borrowed import divide_gradients
 
 
 def clip(
@@ -17,14 +20,32 @@ def clip(
     others, the rest of its parameters, too: their gradients are multiplied first. Not for use beside a `GradScaler`.
     """
     norm = _global_norm([p.grad for p in parameters if p.grad is not None])
-    if all(group.get("fused") for group in optimizer.param_groups):
-        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1).float()
+    if all(group.get("fused") for group in optimizer.param_groups) and _divides(type(optimizer), norm.device):
+        times = ((norm + 1e-6) / max_norm).clamp(min=1).float()
+        divide_gradients(optimizer, times)
         for parameter in others:
             if parameter.grad is not None:
-                parameter.grad.mul_(optimizer.grad_scale)
+                parameter.grad.mul_(times)
     else:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+@cache
+def _divides(kind: type[Optimizer], device: torch.device) -> bool:
+    """Return whether a fused optimiser of this kind divides what it reads, tried on a gradient of 6 halved and one of 3."""
+    states = []
+    try:
+        for gradient, by in ((6.0, 2.0), (3.0, 1.0)):
+            parameter = nn.Parameter(torch.ones(1, device=device))
+            parameter.grad = torch.full_like(parameter, gradient)
+            optimizer = kind([parameter], lr=0.1, fused=True)  # type: ignore[call-arg]
+            divide_gradients(optimizer, torch.tensor(by, device=device))
+            optimizer.step()
+            states.append([parameter.detach(), *(v for v in optimizer.state[parameter].values() if v is not None)])
+    except Exception:  # of other arguments
+        return False
+    return all(map(torch.equal, *states))
 
 
 def _global_norm(gradients: list[Tensor]) -> Tensor:

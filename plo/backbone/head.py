@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from plo.backbone.borrowed import BaseTunerLayer
 from plo.errors import PloError
 
 

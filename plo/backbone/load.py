@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from plo import distributed
+from plo.backbone.borrowed import multiplies_bfloat16
 from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError
@@ -46,7 +47,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         raise ModelError(f"The model {config.name!r} cannot be loaded: {reason(error)}. {remedy}") from error
     check_vocabulary(model, tokenizer)
     try:
-        if not distributed.wants_shards():  # else shard by shard, as a device may not hold all
+        if not distributed.is_sharding_requested():  # else shard by shard, as a device may not hold all
             model.to(device)
         backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:
@@ -71,15 +72,5 @@ def _compute_dtype(name: str, device: torch.device) -> torch.dtype | None:
     if name == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-        return torch.bfloat16 if _multiplies_bfloat16() else None
+        return torch.bfloat16 if multiplies_bfloat16() else None
     return torch.bfloat16 if name == "bfloat16" else None
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16, and torch uses them.
-
-    Without them products in bfloat16 are many times slower than in float32. `ATEN_CPU_CAPABILITY` holds torch below what
-    the CPU has. This reads what the CPU says and measures nothing, as the dtype is part of what identifies a run.
-    """
-    capabilities, used = torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability()
-    return used.startswith("AVX512") and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

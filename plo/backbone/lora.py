@@ -8,11 +8,10 @@ from functools import cache
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from plo.backbone.borrowed import BaseTunerLayer, LoraLinear, keep_input_dtype
 from plo.config import ModelConfig
 
 
@@ -36,8 +35,8 @@ def fuse(policy: PeftModel, autocast: bool) -> None:
         plain = type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
         if plain and _agrees():
             layer.forward = _Forward(layer)
-        if isinstance(layer, BaseTunerLayer):
-            layer.cast_input_dtype_enabled = not autocast
+        if autocast and isinstance(layer, BaseTunerLayer):
+            keep_input_dtype(layer)
 
 
 @cache

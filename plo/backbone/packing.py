@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from plo.backbone.attention import agrees
 from plo.backbone.batch import Group, collate_groups
+from plo.backbone.borrowed import can_exchange_attention, is_recurrent
 from plo.backbone.model import Backbone
 
 # Nats, mean over tokens. Two bfloat16 passes of SmolLM2 that group products differently are .03 to .06 apart on random
@@ -19,9 +21,9 @@ def why_not(model: PreTrainedModel, longest: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if getattr(config, "alibi", False):
         return "its positions are ALiBi biases, which do not know of packed groups"
-    if model._is_stateful or any("linear" in kind or "mamba" in kind or "conv" in kind for kind in kinds):
+    if is_recurrent(model) or any("linear" in kind or "mamba" in kind or "conv" in kind for kind in kinds):
         return "it is recurrent: a token's state comes from its neighbour in the row"
-    if not model._can_set_attn_implementation():
+    if not can_exchange_attention(model):
         return "its attention cannot be exchanged through transformers' attention interface"
     if any("chunked" in kind for kind in kinds):
         return "a layer attends within chunks of the row"
@@ -36,6 +38,8 @@ def disagreement(backbone: Backbone, longest: int) -> str | None:
     Returns:
         What is wrong with the packed pass; None if nothing is.
     """
+    if not agrees():
+        return "the gradient of packed attention is not that of autograd with this version of torch"
     config = backbone.causal_lm.config.get_text_config()
     groups = _groups(config.vocab_size, min(longest, getattr(config, "max_position_embeddings", None) or longest))
     padded = _logps(backbone, groups, packed=False)

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, loading_base, put_on, share_kept
+from plo.backbone.borrowed import rename
 from plo.backbone.head import ModelError
 from plo.embedded import embedded_model
 
@@ -66,7 +67,7 @@ def _merged(
         )
     model = adapted.merge_and_unload()
     of_hub = not Path(_place(name)).is_dir()
-    model.name_or_path = model.config._name_or_path = name if of_hub else str(folder.resolve())
+    rename(model, name if of_hub else str(folder.resolve()))
     if (folder / "tokenizer_config.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return model, tokenizer, own

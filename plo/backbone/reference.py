@@ -102,7 +102,7 @@ class ReferenceStore:
             caches.hold(candidate)  # `_Rows` read it as long as the run goes on
         found = next((candidate for candidate in (path, larger) if store.intact(candidate)), None)
         if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
-            if not all(distributed.everyone(found)):
+            if not all(distributed.gather(found)):
                 values, found = _compute(backbone, shard, hidden, policy), path
                 distributed.on_main(lambda: _write(values, path), share=False)
             return found
@@ -134,7 +134,7 @@ class _Rows:
 def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> dict[str, Tensor]:
     order = sorted(range(len(shard)), key=lambda i: (_longest(shard[i]), i))  # little padding
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
-    with backbone.reference() if policy is None else nullcontext():
+    with backbone.holding(backbone.reference) if policy is None else nullcontext():
         for start in range(0, len(order), PASS_PAIRS):
             rows = order[start : start + PASS_PAIRS]
             got = backbone.measure(collate([shard[i] for i in rows], packed=backbone.packed), ("logps",), hidden=hidden)
@@ -156,7 +156,7 @@ def _longest(pair: Pair) -> int:
 
 
 def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
-    weights = policy or backbone.reference_fingerprint
+    weights = policy or backbone.reference.identity
     how = [weights, str(backbone.compute_dtype), backbone.device.type, backbone.packed, backbone.attention]
     return sha256([VERSION, SHARD_PAIRS, PASS_PAIRS, torch.__version__, how, ids_digest(shard)])
 

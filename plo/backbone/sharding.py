@@ -75,7 +75,7 @@ def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A full tensor that every process has, sharded as `parameter` is."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+    if not isinstance(parameter, DTensor) or isinstance(tensor, DTensor) or tensor.shape != parameter.shape:
         return tensor
     tensor = tensor.to(parameter.device)
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -32,9 +32,9 @@ def evaluate(loss: Loss, pairs: Pairs) -> Terms:
     """The terms of a loss. The mean over a whole optimiser step is the sums of its parts by the sum of their counts."""
     sums, counts, metrics = [], [], {}
     finite = torch.ones(len(pairs), dtype=torch.bool, device=pairs.chosen.mask.device)
-    for weight, term in loss.terms:
+    for coefficient, term in loss.terms:
         value = term.evaluate(pairs)
-        sums.append(weight * value.values.sum())
+        sums.append(coefficient * value.values.sum())
         counts.append(len(pairs) if value.mask is None else int(value.mask.sum()))
         finite &= value.values.isfinite() if value.mask is None else value.values.isfinite().all(-1)
         prefix = f"{term.name}/" if len(loss.terms) > 1 else "loss/"

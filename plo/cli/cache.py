@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from plo.cli.shared import Json, log
+from plo.cli.parameters import Json
+from plo.cli.shared import log
 from plo.cli.tables import print_rows
 from plo.errors import PloError
 

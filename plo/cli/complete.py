@@ -10,8 +10,8 @@ from pathlib import Path
 import typer
 
 ROOT = Path(__file__).parents[1]
-REGISTRATIONS = {  # kind: folder of plo, and what stands before a name there
-    "losses": ("losses", r"^@?(?:register_loss|register_recipe|LOSSES\.register|LOSSES\.alias)\(\s*"),
+REGISTRATIONS = {  # kind: folders of plo, and what stands before a name there
+    "losses": ("losses scorers", r"^@?(?:register_loss|register_recipe|LOSSES\.register|LOSSES\.alias)\(\s*"),
     "generators": ("losses", r"^@?register_generator\(\s*"),
     "scorers": ("scorers", r"^@?register_scorer\(\s*"),
     "evaluations": ("evals", r"^@?register_evaluation\(\s*"),
@@ -22,9 +22,10 @@ REGISTRATIONS = {  # kind: folder of plo, and what stands before a name there
 
 def built_in(kind: str) -> list[str]:
     """Return the names of a kind of plug-in that plo itself registers, in alphabetical order."""
-    folder, before = REGISTRATIONS[kind]
+    folders, before = REGISTRATIONS[kind]
     name = re.compile(rf'{before}"(\w+)"', re.M)
-    found = {each for path in (ROOT / folder).glob("*.py") for each in name.findall(path.read_text(encoding="utf-8"))}
+    files = (path for folder in folders.split() for path in (ROOT / folder).glob("*.py"))
+    found = {each for path in files for each in name.findall(path.read_text(encoding="utf-8"))}
     return sorted(found)
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from plo.cli.complete import complete_names
-from plo.cli.shared import Json, Plugins, load_plugins
+from plo.cli.parameters import Json, Plugins
+from plo.cli.shared import load_plugins
 from plo.cli.tables import print_rows
 
-KINDS = {  # kind: heading of its names, the registry, and its columns between names and defaults
-    "losses": ("loss", "plo.losses:LOSSES", ("recipe", "needs", "level", "paper")),
+KINDS = {  # kind: heading of its names, the registries, and its columns between names and defaults
+    "losses": ("loss", "plo.losses:LOSSES plo.scorers:RECIPES", ("recipe", "needs", "level", "paper")),
     "scorers": ("scorer", "plo.scorers:SCORERS", ("trains", "reads", "paper")),
     "generators": ("generator", "plo.losses:GENERATORS", ("paper",)),
     "evaluations": ("evaluation", "plo.evals:EVALUATIONS", ("level",)),
@@ -41,11 +42,10 @@ def list_registered(
         plo list evaluations --json
     """
     load_plugins(plugin)
-    heading, place, columns = KINDS[kind]
-    module, _, attribute = place.partition(":")
-    registry = getattr(import_module(module), attribute)
-    found = registry.names(pattern) or [registry[pattern].name]  # the look-up raises, and suggests near names
-    rows = [_row(registry, registry[name], columns) for name in found]
+    heading, places, columns = KINDS[kind]
+    registries = [_registry(place) for place in places.split()]
+    rows = [_row(registry, registry[name], columns) for registry in registries for name in registry.names(pattern)]
+    rows = rows or [_row(registries[0], registries[0][pattern], columns)]  # the look-up raises, and suggests near names
     if as_json:
         return print_rows(rows, as_json=True)
     recipes = [row for row in rows if row.get("recipe")]
@@ -66,6 +66,11 @@ def old_name(kind: Kind) -> Callable[..., None]:
 
     command.__doc__ = f"List the registered {kind}; the same as `plo list {kind}`.\n\nExamples:\n    plo list {kind}"
     return command
+
+
+def _registry(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _row(registry, entry, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -90,16 +95,22 @@ def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dic
 
 
 def _recipe(entry) -> str:
-    return " + ".join(entry.facts.recipe or ())
+    """Name loss and scorer of a recipe; "" for a loss."""
+    from plo.scorers.recipe import Recipe
+
+    return repr(entry.load()) if isinstance(entry.load(), Recipe) else ""
 
 
 def _needs(entry) -> list[str]:
-    needs = entry.facts.needs
-    if not callable(needs):
-        return list(needs)
-    from plo.losses import get_loss
+    from plo.scorers import get_variant
 
-    return list(get_loss(entry.name).needs)
+    return list(get_variant(entry.name).needs)
+
+
+def _level(entry) -> str:
+    from plo.scorers import get_variant
+
+    return getattr(entry.facts, "level", None) or get_variant(entry.name).loss.level
 
 
 def _trains(entry) -> list[str]:
@@ -126,11 +137,9 @@ def _defaults(entry) -> dict[str, Any]:
 
 def _origin(entry) -> str:
     """Return where an entry is defined; of a recipe, where its scorer is."""
-    if not getattr(entry.facts, "recipe", None):
-        return entry.origin
-    from plo.scorers import SCORERS
+    from plo.scorers.recipe import SCORERS, Recipe
 
-    return SCORERS[entry.facts.recipe[1]].origin
+    return SCORERS[entry.load().scorer].origin if isinstance(entry.load(), Recipe) else entry.origin
 
 
-COLUMNS = {"recipe": _recipe, "needs": _needs, "trains": _trains, "reads": _reads}
+COLUMNS = {"recipe": _recipe, "needs": _needs, "level": _level, "trains": _trains, "reads": _reads}

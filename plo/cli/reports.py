@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from plo.cli.parameters import Store
 from plo.cli.shared import console, log
 from plo.terminal import plain
 
@@ -32,7 +33,7 @@ def leaderboard(
     metric: Annotated[
         list[str], typer.Option(help="A metric to show; repeatable. Default: all that were recorded.")
     ] = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to read from.")] = None,
+    store: Store = None,
     out: Annotated[Path, typer.Option(help="Folder to write leaderboard.md, .csv and .json to.")] = Path("leaderboard"),
 ):
     """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.

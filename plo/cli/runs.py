@@ -7,7 +7,8 @@ import typer
 
 from plo.cli.complete import complete_names
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
-from plo.cli.shared import Json, Plugins, console, load_plugins, log, progress_console, silence_libraries
+from plo.cli.parameters import Json, Plugins, Settings, Store
+from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
 
 
 def verify(
@@ -45,16 +46,17 @@ def verify(
     load_plugins(plugin)
     from plo.cli.verify_report import as_json as to_json
     from plo.cli.verify_report import print_matrix, print_report
-    from plo.losses import LOSSES, get_loss
+    from plo.losses import LOSSES
+    from plo.scorers import RECIPES, get_loss
     from plo.verify import verify, verify_generator
     from plo.verify.load import load_loss
 
     if every:
-        reports = [verify(get_loss(entry.name), labels=False) for entry in LOSSES]
+        reports = [verify(get_loss(name), labels=False) for name in sorted([*LOSSES.names(), *RECIPES.names()])]
     elif loss is None:
         reports = [verify_generator(load_loss("bpo", generator))]
     else:
-        reports = [verify(load_loss(loss, generator))]
+        reports = [verify(load_loss(loss, generator, get_loss))]
     if as_json:
         print(to_json(reports))
     elif every:
@@ -74,13 +76,7 @@ def scores(
             autocompletion=complete_names("scorers"),
         ),
     ],
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE|KEY=VALUE",
-            help="Experiment file, settings that override it, and hyper-parameters of the scorer.",
-        ),
-    ] = [],  # noqa: B006
+    arguments: Settings = [],  # noqa: B006
     count: Annotated[int, typer.Option("--pairs", min=1, help="Number of training pairs to show, the first ones.")] = 3,
     page: Annotated[
         Path | None, typer.Option("--html", help="Write an HTML page to this file rather than print tables.")
@@ -108,7 +104,7 @@ def scores(
     from plo.experiment.workbench import score_pairs
     from plo.scorers.picture import to_tables, write_html
 
-    scored, tokenizer = score_pairs(experiment, configured, progress_console())
+    scored, tokenizer = score_pairs(experiment, configured, terminal_progress())
     pairs, weights = zip(*scored[:count], strict=True)
     if page is not None:
         write_html(page, pairs, tokenizer, weights, f"Token weights: {configured.name}")
@@ -120,14 +116,7 @@ def scores(
 
 
 def compare(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE|KEY=VALUE",
-            help="Experiment file; settings that override it (train.lr=1e-4; plo settings lists them); and "
-            "hyper-parameters of losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
-        ),
-    ] = [],  # noqa: B006
+    arguments: Settings = [],  # noqa: B006
     loss: Annotated[
         list[str],
         typer.Option(
@@ -143,7 +132,7 @@ def compare(
     ] = False,
     plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
+    store: Store = None,
 ):
     """Train every loss with every seed on one model and data set; run again, it continues where it stopped.
 
@@ -178,7 +167,7 @@ def run(experiment) -> None:
     from plo.distributed import is_main
     from plo.experiment.matrix import compare
 
-    outcome = compare(experiment, progress_console())
+    outcome = compare(experiment, terminal_progress())
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))
         raise typer.Exit(1)

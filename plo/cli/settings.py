@@ -8,7 +8,8 @@ import typer
 import yaml
 from rich.padding import Padding
 
-from plo.cli.shared import Json, console
+from plo.cli.parameters import Json
+from plo.cli.shared import console
 from plo.cli.tables import print_rows
 from plo.errors import PloError
 from plo.terminal import line, plain, say

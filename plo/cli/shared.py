@@ -8,29 +8,24 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
+from plo.cli.parameters import Quiet, Verbose
 from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
 from plo.terminal import Terminal, TerminalHandler, plain
 
+if TYPE_CHECKING:
+    from plo.cli.progress import TerminalProgress
+
 log = logging.getLogger("plo")
 console = Terminal()  # of results; log records and progress bars go to standard error
 handler = TerminalHandler(Terminal(stderr=True))
-Plugins = Annotated[
-    list[Path], typer.Option("--plugin", help="Python file that registers losses and the like; repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show debugging messages, tracebacks and messages of libraries.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show only results, warnings and errors.")]
 
 
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
@@ -69,12 +64,14 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def progress_console() -> Console:
-    """Return the console of progress bars, which is silent where progress is not logged."""
-    return handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True)
+def terminal_progress() -> "TerminalProgress":
+    """Return progress bars on the console of log records; they are silent where progress is not logged."""
+    from plo.cli.progress import TerminalProgress
+
+    return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
-def load_plugins(plugins) -> None:
+def load_plugins(plugins: Iterable[Path]) -> None:
     """Run the files that `--plugin` names, for the registrations in them."""
     from plo.registry import load_plugin
 

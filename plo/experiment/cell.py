@@ -10,9 +10,10 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
@@ -46,9 +47,8 @@ def run_cell(
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
-    if cell.loss is None:
-        bench.backbone.reset(cell.seed)
-        with bench.backbone.reference():
+    if cell.variant is None:
+        with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
         notes = _train(cell, bench, run, folder, evaluator)
@@ -67,17 +67,17 @@ def run_cell(
 
 def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
     backbone, data = bench.backbone, bench.data
-    weights, stages = None, [backbone.fingerprint] if "sft" in bench.experiment.stages else []
-    if scorer := cell.loss.scorer:
+    weights, stages = None, [bench.sft] if bench.sft is not None else []
+    if scorer := cell.variant.scorer:
         weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
     run.tag("plo.stages", json.dumps(stages))
-    backbone.reset(cell.seed, cell.loss)
+    backbone.reset(cell.seed, cell.variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    registered = [need for need in cell.loss.needs if need in STATISTICS]
+    registered = [need for need in cell.variant.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
         data.train,
@@ -95,7 +95,7 @@ def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator
     backbone.save(folder / "model")
     distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.folder(folder / "model")
-    return short_of_target(cell.loss, trainer.state.log_history, trainer.state.max_steps)
+    return short_of_target(cell.variant.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
 class Evaluator(TrainerCallback):
@@ -175,11 +175,11 @@ class Evaluator(TrainerCallback):
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
         measured = self.probe()
-        if self.cell.loss is not None:
+        if self.cell.variant is not None:
             measured["preference_accuracy"] = preference_accuracy(bench)
 
         def judge() -> dict[str, float]:
-            reference = samples if self.cell.loss is None else self.reference_samples
+            reference = samples if self.cell.variant is None else self.reference_samples
             result = evaluate(samples, bench.suite, reference=reference)
             store.write(self._samples(step), result.samples.to_parquet, durable=True)
             metrics = dict(result.metrics) | measured

@@ -1,12 +1,11 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from plo import caches, distributed, interrupt, store
 from plo.backbone.model import Backbone
@@ -20,24 +19,24 @@ from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.plugins import DIGESTS, load_recorded
+from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
 from plo.subjects.loading import load_subject, weights_digest
 from plo.subjects.policy import Policy
-from plo.terminal import say
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 
+log = logging.getLogger(__name__)
 
-def judging_of(config: EvaluationConfig, console: Console) -> JudgeSession | None:
+
+def judging_of(config: EvaluationConfig) -> JudgeSession | None:
     """The judge of a configuration, with its budget; None where none is named."""
     if config.judge is None:
         return None
-    return JudgeSession(config.judge, calls=config.judge_calls, money=config.judge_money, tell=partial(say, console))
+    return JudgeSession(config.judge, calls=config.judge_calls, money=config.judge_money, tell=log.info)
 
 
-def evaluate_cells(
-    bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str, console: Console
-) -> dict[str, str]:
+def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str) -> dict[str, str]:
     """Run the workbench's evaluations of a model on finished cells, each once, and record them beside the cell.
 
     Returns:
@@ -47,14 +46,14 @@ def evaluate_cells(
         return {}
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.model_evaluations)
-        say(console, f"{names}: run in one process, afterwards: plo eval {bench.experiment.name} --suite ...")
+        log.info("%s: run in one process, afterwards: plo eval %s --suite ...", names, bench.experiment.name)
         return {}
-    judging, failed = judging_of(bench.experiment.evaluation, console), {}
+    judging, failed = judging_of(bench.experiment.evaluation), {}
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
         for evaluation in bench.model_evaluations:
             settings = partial(EvaluationKey.of, evaluation, judging)
-            _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed, console)
+            _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed)
     return failed
 
 
@@ -63,7 +62,7 @@ def evaluate_recorded(
     only: str | None,
     changes: Mapping[str, Any],
     tracker: Tracker,
-    console: Console,
+    progress: Progress | None = None,
     plugins: Sequence[Path] = (),
     confirm: Callable[[str], bool] | None = None,
 ) -> dict[str, str]:
@@ -82,15 +81,15 @@ def evaluate_recorded(
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
     experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
     load_recorded(experiment.plugins, digests, plugins, confirm)
-    bench = workbench(experiment, console)
+    bench = workbench(experiment, progress)
     if bench.model_identity != comparison.tags.get("plo.model"):
         raise ConfigError(
             f"The comparison {comparison.name} was run with other weights, dtype or device than "
             f"{bench.experiment.model.name} gives here: evaluate it where it was trained."
         )
-    prepare(bench, console)
+    prepare(bench, progress)
     cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
-    return evaluate_cells(bench, cells, tracker, comparison.run_id, console)
+    return evaluate_cells(bench, cells, tracker, comparison.run_id)
 
 
 def evaluate_anything(
@@ -100,7 +99,6 @@ def evaluate_anything(
     config: EvaluationConfig,
     seeds: Sequence[int],
     tracker: Tracker,
-    console: Console,
 ) -> dict[str, str]:
     """Evaluate a local folder, a hub model, a file of outputs or a server; recorded as cells of the comparison `name`."""
     of_samples, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
@@ -113,7 +111,7 @@ def evaluate_anything(
             f"--against {against}: none of {', '.join(e.name for e in evaluations)} compares with another model."
         )
     caches.note_form()
-    judging = judging_of(config, console)
+    judging = judging_of(config)
     subject = load_subject(what, seeds[0], config)
     subject.reference = load_subject(against, seeds[0], config) if against else None
     if subject.fixed and len(seeds) > 1:
@@ -133,8 +131,8 @@ def evaluate_anything(
             for evaluation in evaluations:
                 settings = partial(EvaluationKey.of, evaluation, judging, subject.reference)
                 of = key, label
-                if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed, console):
-                    say(console, f"{evaluation.name} of {label} is recorded already.")
+                if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed):
+                    log.info("%s of %s is recorded already.", evaluation.name, label)
     return failed
 
 
@@ -184,7 +182,6 @@ def _once(
     parent: str,
     of: tuple[str, str],
     failed: dict[str, str],
-    console: Console,
 ) -> bool:
     """Evaluate and record beside the cell `of` (its key and name), or note in `failed` why not; False if it was recorded."""
     (key, name), run = of, None
@@ -204,9 +201,9 @@ def _once(
             raise
         interrupt.check()  # a library may have made another error of it
         failed[f"{evaluation.name} of {name}"] = one_line(error)
-        say(console, ("failed", "red"), f" {evaluation.name} of {name}: {one_line(error)}")
+        log.error("failed %s of %s: %s", evaluation.name, name, one_line(error))
     else:
-        _tell(console, evaluation, name, found)
+        _log(evaluation, name, found)
     return True
 
 
@@ -252,25 +249,24 @@ def measure_judge(
     limit: int | None,
     retest: int,
     tracker: Tracker,
-    console: Console,
 ) -> JudgeCard:
     """The card of the configuration's judge on pairs with gold labels, recorded so that tables show it beside its verdicts."""
-    judging, report = judging_of(config, console), DropReport(str(pairs))
+    judging, report = judging_of(config), DropReport(str(pairs))
     card = make_judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
-        console.print(report)
+        log.info(str(report))
     own = _judge(judging, template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
     tracker.judge_check(own["judge"], own["version"], shown)
     return card
 
 
-def _tell(console: Console, evaluation: ModelEvaluation, name: str, found: Findings) -> None:
+def _log(evaluation: ModelEvaluation, name: str, found: Findings) -> None:
     verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
     shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
-    say(console, ("done", "green"), f"   {evaluation.name} of {name}: {shown}")
+    log.info("done   %s of %s: %s", evaluation.name, name, shown)
     for note in found.notes:
-        say(console, f"         {note}")
+        log.info("         %s", note)
 
 
 def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None] | None:

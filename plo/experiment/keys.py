@@ -10,9 +10,8 @@ from plo.config import EvaluationConfig, Experiment, TrainConfig
 from plo.data import PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
-from plo.losses import Loss
 from plo.paths import slug
-from plo.scorers import Stage
+from plo.scorers import Stage, Variant
 
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
@@ -42,53 +41,60 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss (None: the reference itself) and a seed.
+    """A variant (None: the reference itself) and a seed.
 
     Attributes:
         key: hash of everything that defines the cell's numbers.
     """
 
-    loss: Loss | None
+    variant: Variant | None
     seed: int
     key: str
 
     @property
-    def variant(self) -> str:
-        return self.loss.name if self.loss is not None else "reference"
+    def label(self) -> str:
+        """Name of the variant, or "reference"."""
+        return self.variant.name if self.variant is not None else "reference"
 
     @property
     def name(self) -> str:
-        return f"{self.variant} seed {self.seed}"
+        return f"{self.label} seed {self.seed}"
 
     def units(self, experiment: Experiment, pairs: int) -> int:
         """Units of progress that the cell takes."""
-        if self.loss is None:
+        if self.variant is None:
             return EVALUATION_UNITS
         return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
 
     def steps(self, experiment: Experiment, pairs: int) -> int:
         """Optimiser steps that the cell takes."""
-        return optimiser_steps(experiment.train, pairs) if self.loss is not None else 0
+        return optimiser_steps(experiment.train, pairs) if self.variant is not None else 0
 
     def folder(self, root: Path) -> Path:
-        return root / f"{slug(self.variant)}-seed{self.seed}-{self.key[:8]}"
+        return root / f"{slug(self.label)}-seed{self.seed}-{self.key[:8]}"
 
 
-def cell_key(inputs: Inputs, loss: Loss | None, seed: int) -> str:
+def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
     """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
     the loss, its generator, its statistics and the evaluations, with the code that it calls."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
-    if loss is not None:
-        plugged += [STATISTICS[need].load() for need in loss.needs if need in STATISTICS]
-    other = [stage for stage in loss.scorer.stages.values() if stage.model] if loss is not None and loss.scorer else []
+    if variant is not None:
+        plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
+    other = other_models(variant)
     settings = {
         "shared": shared_settings(inputs),
-        "loss": [loss.name, loss.source] if loss is not None else None,
+        "loss": [variant.name, variant.source] if variant is not None else None,
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
         **({"stages": [inputs.base_identity(stage) for stage in other]} if other else {}),
     }
     return sha256(settings)
+
+
+def other_models(variant: Variant | None) -> list[Stage]:
+    """Return the stages of a variant's scorer that start from another model than the policy's."""
+    scorer = variant.scorer if variant is not None else None
+    return [stage for stage in scorer.stages.values() if stage.model] if scorer is not None else []
 
 
 def shared_settings(inputs: Inputs) -> dict[str, Any]:

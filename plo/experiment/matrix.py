@@ -1,5 +1,6 @@
 """The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,6 @@ from functools import partial
 
 import pandas as pd
 from filelock import BaseFileLock, Timeout
-from rich.console import Console
 
 from plo import caches, distributed, interrupt
 from plo.config import ConfigError, Experiment
@@ -19,15 +19,16 @@ from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
-from plo.experiment.progress import CellsProgress
+from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
+from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.losses import Loss
 from plo.registry import load_plugin
-from plo.terminal import Terminal, say
+from plo.scorers import Variant
 from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,25 @@ class Outcome:
     failed: dict[str, str]
 
 
-def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
+def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome:
     """Run every cell that is not finished yet, record it, and go on when one fails.
 
     Started again after any kind of end, it skips finished cells and resumes broken ones from their last checkpoint.
-    With several processes the main one alone records and prints.
+    With several processes the main one alone records.
     """
     distributed.start()
-    console = console or Terminal()
-    console.quiet |= not distributed.is_main()
+    progress = progress or Progress()
     for plugin in experiment.plugins:
         load_plugin(plugin)
     plugged = digests(experiment.plugins)
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
-    losses = configured_losses(experiment)
-    trained = with_stages(losses)
+    variants = configured_variants(experiment)
+    trained = losses_with_stages(variants)
     check_losses(trained)
-    bench = workbench(experiment, console)
+    bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
-    cells = _cells(bench, losses, experiment.seeds)
+    cells = _cells(bench, variants, experiment.seeds)
     key = comparison_key(bench)
     with _only_one(tracker, key):
         parent = distributed.on_main(
@@ -73,10 +73,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> Outcome:
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
         with closing(tracker, parent) as failed:
-            prepare(bench, console)
-            failed |= _run(bench, cells, tracker, parent, console)
+            prepare(bench, progress)
+            failed |= _run(bench, cells, tracker, parent, progress)
             if bench.model_evaluations:
-                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent, console)
+                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
     return Outcome(parent, failed)
 
 
@@ -87,33 +87,33 @@ def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCel
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
-def _cells(bench: Workbench, losses: list[Loss], seeds: tuple[int, ...]) -> list[Cell]:
+def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
     """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
-    return [Cell(loss, seed, cell_key(bench, loss, seed)) for seed in seeds for loss in (None, *losses)]
+    return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
 
 
-def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, console: Console) -> dict[str, str]:
+def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, progress: Progress) -> dict[str, str]:
     experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
-    references = {cell.seed: finished[cell.key] for cell in cells if cell.loss is None and cell.key in finished}
+    references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
-        say(console, f"{skipped} of {len(cells)} cells are finished already.")
+        log.info("%d of %d cells are finished already.", skipped, len(cells))
     pairs = len(bench.data.train)
     work = [(cell.units(experiment, pairs), cell.steps(experiment, pairs)) for cell in todo]
-    with CellsProgress(console, work) as progress:
+    with progress.cells(work) as done:
         for cell in todo:
-            progress.begin(cell.name)
+            done.begin(cell.name)
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
             run = distributed.on_main(start, share=False) or Unrecorded()
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
-                reference = distributed.on_main(samples, share=False) if cell.loss is not None else None
-                note = partial(_note, console, cell.name)
-                metrics = run_cell(cell, bench, run, root, reference, progress.advance, note)
+                reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
+                note = partial(log.info, "note   %s: %s", cell.name)
+                metrics = run_cell(cell, bench, run, root, reference, done.advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
@@ -123,17 +123,14 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, con
                     raise  # the others are in the midst of a step: started again, all resume the cell together
                 failed[cell.name] = one_line(error)
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
-                say(console, ("failed", "red"), f" {cell.name}: {failed[cell.name]}{traceback}")
+                if distributed.is_main():
+                    log.error("failed %s: %s%s", cell.name, failed[cell.name], traceback)
             else:
-                if cell.loss is None:
+                if cell.variant is None:
                     references[cell.seed] = run.run_id
-                say(console, ("done", "green"), f"   {cell.name}: {_line(metrics)}")
-            progress.end()
+                log.info("done   %s: %s", cell.name, _line(metrics))
+            done.end()
     return failed
-
-
-def _note(console: Console, cell: str, text: str) -> None:
-    say(console, ("note", "yellow"), f"   {cell}: {text}")
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
@@ -144,8 +141,8 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
 
 def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
     return {
-        "plo.loss": cell.loss.entry.name if cell.loss is not None and cell.loss.entry else cell.variant,
-        "plo.variant": cell.variant,
+        "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
+        "plo.variant": cell.label,
         "plo.seed": str(cell.seed),
         "plo.data": bench.data.digest,
         "plo.model": bench.model_identity,
@@ -155,13 +152,13 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
 
 
 def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
-    if cell.loss is None:
+    if cell.variant is None:
         return {}
     return {
-        **{f"loss.{name}": str(value) for name, value in cell.loss.params.items()},
+        **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
         **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
         "lr": f"{experiment.train.lr:g}",
-        "beta": str(cell.loss.params.get("beta", "-")),
+        "beta": str(cell.variant.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }
 

@@ -11,19 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plo import store
+from plo.backbone.checkpoints import checkpoints
 from plo.backbone.head import ModelError
 from plo.backbone.pretrained import pretrained_tokenizer
 from plo.backbone.steps import tokens_of
-from plo.backbone.trainer import checkpoints
 from plo.config import Experiment
-from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps
-from plo.experiment.preflight import check_columns, check_losses, configured_losses, with_stages
+from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps, other_models
+from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.workbench import read_data, sft_stage, suites
 from plo.faults import reason
-from plo.losses import Loss
 from plo.registry import load_plugin
-from plo.scorers import Stage
+from plo.scorers import Stage, Variant
 from plo.tracking import Comparison, NothingRecorded, RecordedCell, Tracker, store_uri
 
 State = Literal["finished", "resumes", "to do"]
@@ -107,8 +106,8 @@ def plan_comparison(experiment: Experiment) -> Plan:
     """
     for plugin in experiment.plugins:
         load_plugin(plugin)
-    losses = configured_losses(experiment)
-    trained = with_stages(losses)
+    variants = configured_variants(experiment)
+    trained = losses_with_stages(variants)
     check_losses(trained)
     names, of_models = suites(experiment)
     try:
@@ -122,8 +121,8 @@ def plan_comparison(experiment: Experiment) -> Plan:
     if recorded is not None:
         inputs = replace(inputs, model_identity=recorded.tags["plo.model"])
     attempts = recorded.cells() if recorded is not None else []
-    cells = [_cell(inputs, attempts, loss, seed) for seed in experiment.seeds for loss in (None, *losses)]
-    stages = _stages(inputs, losses, tracker)
+    cells = [_cell(inputs, attempts, variant, seed) for seed in experiment.seeds for variant in (None, *variants)]
+    stages = _stages(inputs, variants, tracker)
     return Plan(
         experiment=experiment,
         data=str(data.summary()),
@@ -155,9 +154,9 @@ def _recorded(inputs: Inputs) -> tuple[str, Comparison | None, Tracker | None]:
     return tracker.uri, None, tracker
 
 
-def _cell(inputs: Inputs, attempts: list[RecordedCell], loss: Loss | None, seed: int) -> PlannedCell:
-    known = inputs.model_identity and not (loss is not None and loss.scorer and _other_models(loss))
-    cell = Cell(loss, seed, cell_key(inputs, loss, seed) if known else "")
+def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int) -> PlannedCell:
+    known = inputs.model_identity and not other_models(variant)
+    cell = Cell(variant, seed, cell_key(inputs, variant, seed) if known else "")
     steps = cell.steps(inputs.experiment, len(inputs.data.train))
     alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
     if any(one.status == "FINISHED" for one in alike):
@@ -168,14 +167,10 @@ def _cell(inputs: Inputs, attempts: list[RecordedCell], loss: Loss | None, seed:
         )
         done = next(iter(whole or ()), 0)
         state = "resumes" if done else "to do"
-    return PlannedCell(cell.variant, seed, cell.key or None, state, steps, done)
+    return PlannedCell(cell.label, seed, cell.key or None, state, steps, done)
 
 
-def _other_models(loss: Loss) -> list[Stage]:
-    return [stage for stage in loss.scorer.stages.values() if stage.model]
-
-
-def _stages(inputs: Inputs, losses: list[Loss], tracker: Tracker | None) -> list[PlannedStage]:
+def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) -> list[PlannedStage]:
     """The stages in the order in which they run, each with the variants that need it."""
     experiment, pairs = inputs.experiment, len(inputs.data.train)
     wanted: dict[tuple[str, str], tuple[str, Stage | None, dict[str, Any], list[str]]] = {}
@@ -186,14 +181,14 @@ def _stages(inputs: Inputs, losses: list[Loss], tracker: Tracker | None) -> list
 
     if "sft" in experiment.stages:
         first = sft_stage(experiment)
-        for loss in losses:
-            want("sft", first, stage_params(experiment.train, first), loss.name)
-    for loss in losses:
-        for scorer in _with_inner(loss.scorer):
+        for variant in variants:
+            want("sft", first, stage_params(experiment.train, first), variant.name)
+    for variant in variants:
+        for scorer in _with_inner(variant.scorer):
             for label, stage in scorer.stages.items():
-                want(label, stage, stage_params(experiment.train, stage), loss.name)
+                want(label, stage, stage_params(experiment.train, stage), variant.name)
             for seed in experiment.seeds if scorer.seeded else ("all",):
-                want(f"scores {scorer.name}", None, {"scorer": scorer.name, "seed": seed, "pairs": pairs}, loss.name)
+                want(f"scores {scorer.name}", None, {"scorer": scorer.name, "seed": seed, "pairs": pairs}, variant.name)
     made = tracker.stages() if tracker is not None else []
     return [_stage(inputs, made, *one) for one in wanted.values()]
 

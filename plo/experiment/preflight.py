@@ -7,29 +7,29 @@ from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError, Experiment
 from plo.data import Pair
 from plo.losses import Loss, get_loss
-from plo.scorers import Scorer
+from plo.scorers import Scorer, Variant, get_variant
 from plo.verify.trainable import check_trainable
 
 OTHER_NEEDS = ("ref_logps", "hidden", "weights")  # what the backbone computes without a registered statistic
 COLUMN = "column:"
 
 
-def configured_losses(experiment: Experiment) -> list[Loss]:
-    """The losses of an experiment, `sft` (on chosen) first: it stands in every table."""
-    losses = [get_loss(spec) for spec in experiment.losses]
-    if all(loss.name != "sft" for loss in losses):
-        losses.insert(0, get_loss("sft"))
-    names = [loss.name for loss in losses]
+def configured_variants(experiment: Experiment) -> list[Variant]:
+    """Return the variants of an experiment, `sft` (on chosen) first: every table has it."""
+    variants = [get_variant(spec) for spec in experiment.losses]
+    if all(variant.name != "sft" for variant in variants):
+        variants.insert(0, get_variant("sft"))
+    names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
-    return losses
+    return variants
 
 
-def with_stages(losses: Iterable[Loss]) -> list[Loss]:
-    """The losses, and those that their token scorers have trained first; each variant once."""
-    losses = list(losses)
-    found = losses + [stage for loss in losses if loss.scorer is not None for stage in losses_of_stages(loss.scorer)]
-    return list({loss.name: loss for loss in found}.values())
+def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:
+    """Return the losses of variants and of the stages that their token scorers train first, each name once."""
+    scorers = [variant.scorer for variant in variants if variant.scorer is not None]
+    losses = [variant.loss for variant in variants] + [loss for scorer in scorers for loss in losses_of_stages(scorer)]
+    return list({loss.name: loss for loss in losses}.values())
 
 
 def losses_of_stages(scorer: Scorer) -> list[Loss]:

@@ -1,76 +1,56 @@
-"""Progress: a bar in a terminal; in a log, where a bar cannot be drawn, a line a minute."""
+"""How far a run is: logged once a minute, and drawn by whoever passes a `Progress` of their own, as the command line does."""
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from plo.terminal import plain, say
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 EVERY = 60.0  # seconds between two lines of a log
-
-
-def progress_bar(console: Console) -> Progress:
-    """Make a progress bar that vanishes when it is done; it is drawn in a terminal alone."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)
+log = logging.getLogger(__name__)
 
 
 class CellsProgress:
-    """What is done of the cells of a comparison. A context manager; inside it the bar is drawn or the lines are written.
+    """Progress of the cells of a comparison. Inside the context manager a line is logged once a minute.
 
     Args:
         work: units of work and optimiser steps of each cell, in the order in which they run.
     """
 
-    def __init__(self, console: Console, work: Sequence[tuple[int, int]]):
-        self.console, self.work = console, work
+    def __init__(self, work: Sequence[tuple[int, int]]):
+        self.work = work
         self.units, self.steps = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0)
-        self.cells_done = self.steps_done = 0
+        self.cells_done = self.steps_done = self.units_done = 0
         self.cell = ""
-        self.started = time.monotonic()
-        self.bar = progress_bar(console)
-        self.task = self.bar.add_task("cells", total=self.units)
         self._over = threading.Event()
 
     def __enter__(self) -> "CellsProgress":
-        self.bar.start()
-        if not self.console.is_terminal:
-            threading.Thread(target=self._write_lines, daemon=True).start()
+        threading.Thread(target=self._log_lines, daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
-        self.bar.stop()
 
     def begin(self, cell: str) -> None:
         """Name the cell that runs now."""
         self.cell = cell
-        self.bar.update(self.task, description=plain(f"[{self.cells_done + 1}/{len(self.work)}] {cell}"))
+        self.draw()
 
     def end(self) -> None:
         """Count all of the cell's work as done, whatever was reported of it: it may have failed."""
         self.cells_done += 1
         units, steps = zip(*self.work[: self.cells_done], strict=True)
-        self.steps_done = sum(steps)
-        self.bar.update(self.task, completed=sum(units))
+        self.units_done, self.steps_done = sum(units), sum(steps)
+        self.draw()
 
     def advance(self, units: int, steps: int = 0) -> None:
         """Count work that is done."""
+        self.units_done += units
         self.steps_done += steps
-        self.bar.advance(self.task, units)
+        self.draw()
 
-    @property
-    def units_done(self) -> float:
-        return self.bar.tasks[self.task].completed
+    def draw(self) -> None:
+        """Show the counts; a subclass that draws overrides this."""
 
     def line(self, seconds: float) -> str:
         """Say what is done after so many seconds, and estimate the time left from it."""
@@ -82,9 +62,26 @@ class CellsProgress:
             f"{_time(seconds)} so far, {left}"
         )
 
-    def _write_lines(self) -> None:
+    def _log_lines(self) -> None:
+        started = time.monotonic()
         while not self._over.wait(EVERY):
-            say(self.console, self.line(time.monotonic() - self.started))
+            log.info(self.line(time.monotonic() - started))
+
+
+class Progress:
+    """Receives how far a run is. This one draws nothing."""
+
+    def status(self, text: str) -> AbstractContextManager[object]:
+        """Show `text` while the block runs."""
+        return nullcontext()
+
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Show a bar while the block runs, which calls what it is given with the number of items done."""
+        return nullcontext(lambda done: None)
+
+    def cells(self, work: Sequence[tuple[int, int]]) -> CellsProgress:
+        """Return the progress of cells; `work` as in `CellsProgress`."""
+        return CellsProgress(work)
 
 
 def _time(seconds: float) -> str:

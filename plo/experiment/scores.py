@@ -5,6 +5,7 @@ trained, the token ids, and where it reads them the texts, the policy's initial 
 after the last whole file.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from plo import distributed, store
 from plo.backbone import sharding
+from plo.backbone.modes import attending
 from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
@@ -31,7 +33,7 @@ VERSION = 1  # of the files
 
 
 def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
-    """The weights ((T_w,), (T_l,)) of every training pair. The policy is left with other weights: reset it.
+    """The weights ((T_w,), (T_l,)) of every training pair.
 
     Args:
         stages: of the experiment whose pairs are scored.
@@ -73,8 +75,8 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
     parts += [sorted(pair.columns.items()) for pair in stages.pairs]
     parts += [stages.key(stage) for stage in scorer.stages.values()]
     backbone = stages.backbone
-    parts += [backbone.reference_fingerprint, str(backbone.compute_dtype)] if _reads_reference(scorer) else []
-    parts += [backbone.fingerprint] if "model" in scorer.reads else []
+    parts += [backbone.reference.identity, str(backbone.compute_dtype)] if _reads_reference(scorer) else []
+    parts += [backbone.start.identity] if "model" in scorer.reads else []
     if "tokenizer" in scorer.reads:
         special = {id: str(token) for id, token in stages.tokenizer.added_tokens_decoder.items() if token.special}
         parts += [stages.tokenizer.eos_token_id, sorted(special.items())]
@@ -93,16 +95,12 @@ class _Material:
     def __init__(self, stages: Stages, scorer: Scorer, seed: int, pairs: Sequence[Pair], inner: Sequence[Scores]):
         self.pairs, self.seed, self.tokenizer = pairs, seed if scorer.seeded else 0, stages.tokenizer
         self._stages, self._scorer, self._inner = stages, scorer, inner
-        self._attention: str | None = None
+        self._entered, self._attends = contextlib.ExitStack(), False
 
     def scored(self) -> list[Scores]:
         """What the scorer says of these pairs."""
-        try:
-            with self._stages.backbone.evaluating():
-                return list(self._scorer(self))
-        finally:
-            if self._attention is not None:
-                self._stages.backbone.causal_lm.set_attn_implementation(self._attention)
+        with self._entered, self._stages.backbone.evaluating():
+            return list(self._scorer(self))
 
     def scores(self) -> Sequence[Scores]:
         return self._inner
@@ -128,10 +126,10 @@ class _Material:
                 f"The token scorer {self._scorer.name!r} reads attention weights, which a sharded model does not give: "
                 f"compute them first in one process, with `plo scores {self._scorer.name}`."
             )
-        if self._attention is None:
-            backbone.reset(0)
-            self._attention = backbone.causal_lm.config._attn_implementation
-            backbone.causal_lm.set_attn_implementation("eager")  # the only one that returns them
+        if not self._attends:
+            self._attends = True
+            self._entered.enter_context(backbone.holding(backbone.start))
+            self._entered.enter_context(attending(backbone.causal_lm, "eager"))  # the only one that returns them
         return backbone.causal_lm
 
     def _undeclared(self) -> ScorerError:

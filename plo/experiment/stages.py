@@ -13,19 +13,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from plo import caches, distributed
 from plo import store as stored
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore, ids_digest
 from plo.backbone.token_statistics import STATISTICS, needs_reference
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
+from plo.backbone.weights import Weights
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
 from plo.experiment.keys import WITHOUT_EFFECT
@@ -36,6 +37,7 @@ from plo.tracking import ActiveRun, Unrecorded
 
 VERSION = 2  # of what lies in a stage's folder
 POLICY = "policy.safetensors"
+IDENTITY = "identity"  # of the weights, in the file's metadata; files of an earlier version lack it
 FOLDERS = caches.CACHES["stages"]
 
 Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
@@ -95,7 +97,7 @@ class Stages:
         if stage.model in self._identities:
             return self._identities[stage.model]
         base = self.base(stage)
-        identity = [base.fingerprint, base.reference_fingerprint, str(base.compute_dtype), base.packed]
+        identity = [base.start.identity, base.reference.identity, str(base.compute_dtype), base.packed]
         if stage.model is not None:  # the policy's changes with its start
             self._identities[stage.model] = identity
         return identity
@@ -120,10 +122,14 @@ class Stages:
         pairs = self.digest(stage.share, stage.reversed)
         return sha256([how, stage.seed, loss.name, loss.source, code, columns, pairs])
 
-    def trained(self, stage: Stage, name: str) -> dict[str, torch.Tensor]:
-        """The stage's trained weights (`Backbone.policy_state`). If they are not there, its base is trained now."""
+    def trained(self, stage: Stage, name: str) -> Weights:
+        """Return the stage's trained weights. If they are not there, its base is trained now."""
         self.make(stage, name)
-        return load_file(FOLDERS.path(self.key(stage)) / POLICY)
+        path = FOLDERS.path(self.key(stage)) / POLICY
+        with safe_open(path, framework="pt") as file:
+            identity = (file.metadata() or {}).get(IDENTITY)
+        tensors = load_file(path)
+        return Weights(identity, tensors) if identity else Weights.on(self.base(stage).base.identity, tensors)
 
     def make(self, stage: Stage, name: str) -> None:
         """Train the stage's base and keep its weights, if they are not there; record that they are."""
@@ -142,18 +148,14 @@ class Stages:
             run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
 
     def logps(self, stage: Stage, name: str, pairs: Sequence[Pair]) -> Sequence[Scores]:
-        """Log-probs (nats) of the response tokens under the trained stage. Its base is left as it was before training."""
-        state, base = self.trained(stage, name), self.base(stage)
-        base.reset(stage.seed)
-        base.load(state)
-        try:
-            return self.store.get(base, pairs, policy=self.key(stage)).logps
-        finally:
-            base.reset(stage.seed)
+        """Log-probs (nats) of the response tokens under the trained stage."""
+        weights, base = self.trained(stage, name), self.base(stage)
+        with base.holding(weights):
+            return self.store.get(base, pairs, policy=weights.identity).logps
 
     def _train(self, stage: Stage, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
-        if loss.scorer is not None:
+        if "weights" in loss.needs:
             raise ConfigError(f"The stage loss {loss.name!r} has token weights of its own: stages train without.")
         checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
         clock = _Clock(checkpoint)
@@ -168,12 +170,12 @@ class Stages:
             callbacks=[_Log(run), clock],
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        state = backbone.policy_state()
+        weights = backbone.weights()
         numbers = {"seconds": clock.seconds(), "steps": trainer.state.global_step, "pairs": len(pairs)}
 
         def keep() -> None:
-            about = {name: repr(value) for name, value in numbers.items()}
-            stored.write(folder / POLICY, lambda aside: save_file(state, aside, about), durable=True)
+            about = {name: repr(value) for name, value in numbers.items()} | {IDENTITY: weights.identity}
+            stored.write(folder / POLICY, lambda aside: save_file(weights.tensors, aside, about), durable=True)
             for path in folder.glob("checkpoint-*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -219,7 +221,7 @@ def stage_pairs(stage: Stage, count: int) -> int:
 def _numbers(policy: Path) -> dict[str, float]:
     """What a stage's training took: seconds, steps, pairs."""
     with safe_open(policy, framework="pt") as file:
-        return {name: float(value) for name, value in file.metadata().items()}
+        return {name: float(value) for name, value in file.metadata().items() if name != IDENTITY}
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """What all cells of a comparison share: model, tokenizer, data, reference, stages, each made once."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from transformers import GenerationConfig
 
 from plo import caches, distributed
@@ -19,47 +19,55 @@ from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
 from plo.experiment.keys import Inputs
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
-from plo.experiment.progress import progress_bar
+from plo.experiment.progress import Progress
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.scorers import Scorer, Scores, Stage
 from plo.subjects.loading import computed_with
 from plo.subjects.sampling import check_sampled, eos_ids, held_out_prompts
-from plo.terminal import line, say
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Workbench(Inputs):
-    """What all cells of a comparison share: nothing here is loaded or computed twice."""
+    """What all cells of a comparison share: nothing here is loaded or computed twice.
+
+    Attributes:
+        sft: key of the stage that every cell starts from; None: cells start from the model itself.
+    """
 
     backbone: Backbone
     store: ReferenceStore
     stages: Stages
+    sft: str | None
 
     def base_identity(self, stage: Stage) -> list[Any]:
         return self.stages.identity(stage)
 
 
-def workbench(experiment: Experiment, console: Console) -> Workbench:
+def workbench(experiment: Experiment, progress: Progress | None = None) -> Workbench:
     """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
     if lost := distributed.lost_processes():
-        say(console, lost, style="yellow")
+        log.warning(lost)
+    progress = progress or Progress()
     distributed.on_main(caches.note_form, share=False)
     longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
-    with console.status(line(f"loading {experiment.model.name}")):
+    with progress.status(f"loading {experiment.model.name}"):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
-    with console.status(line(f"reading {experiment.data.source}")):
+    with progress.status(f"reading {experiment.data.source}"):
         data = read_data(experiment, tokenizer, backbone.causal_lm.generation_config)
     check_rows(backbone.causal_lm, [*data.train, *data.eval])
     prompts, config = held_out_prompts(data.eval, experiment.evaluation.prompts), experiment.evaluation
     check_sampled(backbone, prompts, config)
-    say(console, str(data.summary()))
+    log.info(str(data.summary()))
     store = ReferenceStore(caches.CACHES["reference"].folder, experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
     stages = Stages(backbone, tokenizer, **common)
-    identity = _identity(experiment, stages)
-    return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages)
+    sft = stages.key(sft_stage(experiment)) if "sft" in experiment.stages else None  # before the start changes
+    identity = _identity(experiment, stages, sft)
+    return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages, sft)
 
 
 def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig) -> PreferenceData:
@@ -69,25 +77,22 @@ def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConf
     return load_data(source, path, tokenizer=tokenizer, ends=eos_ids(generation, tokenizer), **settings)
 
 
-def prepare(bench: Workbench, console: Console) -> None:
+def prepare(bench: Workbench, progress: Progress | None = None) -> None:
     """Train the stage sft, set the reference, and compute what it says of the pairs."""
     experiment, backbone, store = bench.experiment, bench.backbone, bench.store
     if "sft" in experiment.stages:
         stage, is_reference = sft_stage(experiment), experiment.reference in (None, "sft")
         if is_reference:
             backbone.check_reference_can_be_trained()
-        say(console, "stage sft")
-        key = bench.stages.key(stage)
-        state = bench.stages.trained(stage, "sft")
-        backbone.start_from(state, key, reference=is_reference)
+        log.info("stage sft")
+        backbone.start_from(bench.stages.trained(stage, "sft"), reference=is_reference)
     if experiment.reference not in (None, "init", "sft"):
         backbone.compare_with(_other(experiment, bench.stages))
         bench.stages.release()  # a stage of that model trains another copy of it
-    with progress_bar(console) as bar:
-        data, held_out = bench.data, bench.data.eval[: experiment.evaluation.pairs]
-        for pairs, label in ((data.train, "training"), (held_out, "held-out")):
-            task = bar.add_task(f"reference, {label} pairs", total=len(pairs))
-            store.get(backbone, pairs, progress=lambda done, task=task: bar.update(task, completed=done))
+    held_out = bench.data.eval[: experiment.evaluation.pairs]
+    for pairs, label in ((bench.data.train, "training"), (held_out, "held-out")):
+        with (progress or Progress()).bar(f"reference, {label} pairs", len(pairs)) as done:
+            store.get(backbone, pairs, progress=done)
 
 
 def sft_stage(experiment: Experiment) -> Stage:
@@ -95,13 +100,13 @@ def sft_stage(experiment: Experiment) -> Stage:
     return Stage(loss="sft", train=experiment.sft)
 
 
-def _identity(experiment: Experiment, stages: Stages) -> str:
+def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
     """Of policy and reference: weights, and what is trained before the losses; the dtype they are computed in."""
     how = computed_with(stages.backbone)
-    if "sft" in experiment.stages:
-        how.append(stages.key(sft_stage(experiment)))
-    if experiment.reference not in (None, "sft" if "sft" in experiment.stages else "init"):
-        how.append("init" if experiment.reference == "init" else _other(experiment, stages).fingerprint)
+    if sft is not None:
+        how.append(sft)
+    if experiment.reference not in (None, "sft" if sft is not None else "init"):
+        how.append("init" if experiment.reference == "init" else _other(experiment, stages).base.identity)
     return sha256(how)
 
 
@@ -137,13 +142,15 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
     return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 
-def score_pairs(experiment: Experiment, scorer: Scorer, console: Console) -> tuple[list[tuple[Pair, Scores]], Any]:
+def score_pairs(
+    experiment: Experiment, scorer: Scorer, progress: Progress | None = None
+) -> tuple[list[tuple[Pair, Scores]], Any]:
     """An experiment's training pairs, each with the scorer's weights of its response tokens, and its tokenizer."""
     distributed.start()
     trained = losses_of_stages(scorer)
     check_losses(trained)
-    bench = workbench(experiment, console)
+    bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
-    prepare(bench, console)
+    prepare(bench, progress)
     weights = token_weights(bench.stages, scorer, experiment.seeds[0])
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer

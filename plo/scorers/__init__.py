@@ -1,6 +1,22 @@
 """Token scorers: per-token weights, computed once before training. Importing this package registers the built-in ones."""
 
 from plo.scorers import attention, oracle, simple  # noqa: F401  (registers them)
+from plo.scorers.recipe import RECIPES, register_recipe
 from plo.scorers.scorer import SCORERS, Material, Scorer, ScorerError, Scores, Stage, get_scorer, register_scorer
+from plo.scorers.variant import Variant, get_loss, get_variant
 
-__all__ = ["SCORERS", "Material", "Scorer", "ScorerError", "Scores", "Stage", "get_scorer", "register_scorer"]
+__all__ = [
+    "RECIPES",
+    "SCORERS",
+    "Material",
+    "Scorer",
+    "ScorerError",
+    "Scores",
+    "Stage",
+    "Variant",
+    "get_loss",
+    "get_scorer",
+    "get_variant",
+    "register_recipe",
+    "register_scorer",
+]

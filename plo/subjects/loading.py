@@ -66,7 +66,7 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
 def computed_with(backbone: Backbone) -> list[Any]:
     """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
     b = backbone
-    return [b.fingerprint, str(b.compute_dtype), b.device.type, b.packed, b.attention]
+    return [b.start.identity, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def weights_digest(folder: Path) -> str:

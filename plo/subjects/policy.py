@@ -141,7 +141,7 @@ class Policy:
         return pairs
 
     def _as(self) -> AbstractContextManager[None]:
-        return self.backbone.reference() if self.as_reference else nullcontext()
+        return self.backbone.holding(self.backbone.reference) if self.as_reference else nullcontext()
 
     def _shown(self, prompt: Text) -> str:
         if isinstance(prompt, str):

@@ -186,7 +186,7 @@ def _score(
             for n, entropy in zip(numbers, entropies, strict=True):
                 scores[n] = {"entropy": entropy.mean().item()}
             continue
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             theirs = backbone.measure(batch, ("logps",), hidden=True)
         policy = backbone.measure(replace(batch, ref_hidden=theirs["hidden"]), ("kl_pi_ref", "entropy"))
         columns = (theirs["logps"], policy["kl_pi_ref"], policy["entropy"])

@@ -18,6 +18,8 @@ from plo.subjects.outputs import Outputs, rendered
 from plo.subjects.subject import SubjectError
 from plo.threads import run_all
 
+log = logging.getLogger(__name__)
+
 
 class Server(Outputs):
     """An OpenAI-compatible server of completions (vLLM, llama.cpp, `transformers serve`): "server:MODEL@http://host:port/v1".
@@ -83,7 +85,7 @@ class Server(Outputs):
             return named | said | {"tokens": float("nan")}
 
         def awaited(calls: int) -> None:
-            logging.getLogger("plo").warning(
+            log.warning(
                 f"{self.path}: stopping; {calls} calls under way are waited for (at most {self.timeout:g} s). Ctrl-C leaves at "
                 f"once. What it said so far is kept: the same command goes on from there."
             )

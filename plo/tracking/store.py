@@ -22,7 +22,7 @@ from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqli
 from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
 
 STORE = "plo.db"
-log = logging.getLogger("plo")
+log = logging.getLogger(__name__)
 
 
 def store_uri(store: str | Path | None = None) -> str:

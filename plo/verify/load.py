@@ -10,20 +10,21 @@ from plo.losses.generators import Generator, get_generator
 from plo.registry import load_plugin
 
 
-def load_loss(spec: str, generator: str | None = None) -> Loss:
+def load_loss(spec: str, generator: str | None = None, get: Callable[..., Loss] = get_loss) -> Loss:
     """`get_loss(spec)`; of "my_file.py:my_loss(beta=0.2)" the file's loss, registered in it or a plain function.
 
     Args:
         generator: a generator's name, "sba(lam=0.5)" or "my_file.py:my_h", for a loss that takes one.
+        get: makes a loss of a name and hyper-parameters; `plo.get_loss` also knows recipes and scorers.
 
     Raises:
         LossError, RegistryError: what `get_loss` raises, or the file has nothing of that name.
     """
     params = {} if generator is None else {"generator": load_generator(generator)}
     if ".py:" not in spec:
-        return get_loss(spec, **params)
+        return get(spec, **params)
     target, own = _of_file(spec, LOSSES)
-    return get_loss(target, **{**own, **params})
+    return get(target, **{**own, **params})
 
 
 def load_generator(spec: str) -> str | Generator:

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from plo.extras import is_installed
 from plo.losses import Loss
-from plo.losses.loss import MODELS
+from plo.losses.register import PREFERENCE_MODELS
 from plo.pairs import Pairs, Side
 from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
 from plo.verify.problems import FORCED, Problem, problem_of, variants
@@ -45,9 +45,9 @@ def policy_recovery(loss: Loss) -> Check:
     name = "policy recovery"
     if reason := _cannot(loss):
         return Check(name, NOT_APPLICABLE, meaning=reason)
-    declared = loss.model if loss.model in MODELS else None
-    if loss.model and not declared:
-        return Check(name, NOT_APPLICABLE, meaning=loss.model)
+    declared = loss.assumes if loss.assumes in PREFERENCE_MODELS else None
+    if loss.assumes and not declared:
+        return Check(name, NOT_APPLICABLE, meaning=loss.assumes)
     problem = problem_of(declared, beta_of(loss), loss.params)
     outcome = minimise(loss, problem)
     measured = f"KL {outcome.kl:.1e} nats"
@@ -56,7 +56,7 @@ def policy_recovery(loss: Loss) -> Check:
     if declared is None:
         text = "recovered" if recovered else "not recovered" + _unfinished(outcome)
         meaning = (
-            f"{text}: KL(pi* || pi) on a Bradley-Terry bandit; the loss declares no model (register_loss(model=...))"
+            f"{text}: KL(pi* || pi) on a Bradley-Terry bandit; the loss declares no model (register_loss(assumes=...))"
         )
         return Check(name, DESCRIBED, measured, meaning, values=values)
     meaning = f"KL(pi* || pi) of the population loss's minimiser, labels of its own model ({declared})"
@@ -65,7 +65,7 @@ def policy_recovery(loss: Loss) -> Check:
         return Check(name, PASSED, measured, meaning, values=values)
     where = f"expected reward {outcome.reward:.3g}; pi* has {outcome.best:.3g}, ref {outcome.start:.3g}"
     where += _unfinished(outcome)
-    remedy = "a sign or factor of beta, an assumption the loss does not share with its model=, or a wrong gradient."
+    remedy = "a sign or factor of beta, an assumption the loss does not share with its assumes=, or a wrong gradient."
     return Check(name, FAILED, measured, meaning, where, remedy, values)
 
 
@@ -74,7 +74,7 @@ def stress(loss: Loss) -> list[Check]:
     if _cannot(loss):
         return []
     found = []
-    for name, problem in variants(loss.model, beta_of(loss)).items():
+    for name, problem in variants(loss.assumes, beta_of(loss)).items():
         outcome = minimise(loss, problem, rounds=1)
         measured = f"KL {outcome.kl:.2g} nats, reward {outcome.reward:.3f}"
         meaning = f"to pi* of the reward, which has {outcome.best:.3f}, ref {outcome.start:.3f}{_unfinished(outcome)}"
@@ -133,12 +133,12 @@ def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
         progress=0.5,
     )
     total = log_pi.new_zeros(())
-    for weight, term in loss.terms:
+    for coefficient, term in loss.terms:
         value = term.evaluate(pairs)
         if value.mask is None:
-            total = total + weight * (weights * value.values).sum() / weights.sum()
+            total = total + coefficient * (weights * value.values).sum() / weights.sum()
         else:
-            total = total + weight * (weights * value.values.sum(-1)).sum() / (weights * value.mask.sum(-1)).sum()
+            total = total + coefficient * (weights * value.values.sum(-1)).sum() / (weights * value.mask.sum(-1)).sum()
     return total
 
 

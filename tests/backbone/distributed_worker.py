@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from plo import distributed
 from plo.backbone import sharding, token_statistics
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
-from plo.backbone.trainer import PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import PreferenceTrainer
 from plo.config import ModelConfig, TrainConfig
 from plo.losses import get_loss
 

@@ -91,7 +91,7 @@ def reference_nll(backbone, pairs):
     found = []
     for pair in pairs:
         batch = collate([pair], packed=backbone.packed)
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             found.append(-backbone.measure(batch, ("logps",))["logps"][: len(pair.chosen_ids)].sum().item())
     return found
 
@@ -107,7 +107,9 @@ def test_policy_and_reference_start_from_base_and_adapter_together(adapter, tiny
     own = [-backbone.measure(collate([p], packed=backbone.packed), ("logps",))["logps"] for p in pairs]
     got = [values[: len(p.chosen_ids)].sum().item() for values, p in zip(own, pairs, strict=True)]
     assert got == pytest.approx(expected, abs=1e-4)
-    assert backbone.fingerprint != load_backbone(ModelConfig(name="base", peft=peft, dtype="float32"))[0].fingerprint
+    assert (
+        backbone.base.identity != load_backbone(ModelConfig(name="base", peft=peft, dtype="float32"))[0].base.identity
+    )
 
 
 def test_what_is_trained_on_it_names_it_as_its_base_and_is_found_again(adapter, tiny_pairs, tmp_path, recwarn):

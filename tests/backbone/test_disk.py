@@ -10,6 +10,7 @@ from plo.backbone.batch import collate
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError
 from plo.backbone.model import Backbone
+from plo.backbone.weights import Weights
 from plo.config import ModelConfig
 from plo.losses import get_loss
 
@@ -44,8 +45,8 @@ def test_the_initial_weights_are_not_in_memory_and_come_back_to_the_bit(lead, ti
     backbone = Backbone(tiny_llama(dtype=torch.float32, vocab_size=97), ModelConfig(peft="full"), torch.bfloat16)
     batch = collate(tiny_pairs(3))
     if lead == "sft":  # weights of an earlier training
-        state = {name: values + 0.1 for name, values in backbone.policy_state().items()}
-        backbone.start_from(state, "sft", reference=True)
+        state = {name: values + 0.1 for name, values in backbone.weights().tensors.items()}
+        backbone.start_from(Weights("sft", state), reference=True)
         del state
     backbone.reset(0, get_loss("tdpo2"))
     before = {name: p.detach().double() for name, p in backbone.policy.named_parameters()}
@@ -67,7 +68,7 @@ def test_the_initial_weights_are_not_in_memory_and_come_back_to_the_bit(lead, ti
     moved = backbone.measure(batch, ("logps", "entropy"))
     assert not same(moved)
     for _ in range(2):
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             assert same(backbone.measure(batch, ("logps", "entropy")))
         move()
     backbone.reset(0, get_loss("dpo"))
@@ -81,8 +82,8 @@ def test_the_policy_is_back_after_the_reference(tiny_llama, tiny_pairs):
     with torch.no_grad():
         for parameter in backbone.policy_parameters():
             parameter += 0.05
-    policy, batch = backbone.policy_state(), collate(tiny_pairs(2))
-    with pytest.raises(KeyError), backbone.reference():
+    policy, batch = backbone.weights().tensors, collate(tiny_pairs(2))
+    with pytest.raises(KeyError), backbone.holding(backbone.reference):
         backbone.measure(batch, ("logps",))
         raise KeyError
     for name, parameter in backbone.policy.named_parameters():
@@ -94,8 +95,8 @@ def test_the_references_head_follows_the_reference(tiny_llama, tiny_pairs):
     backbone = Backbone(tiny_llama(), ModelConfig(peft="full"))
     batch = collate(tiny_pairs(2))
     for shift in (0.0, 0.1):
-        state = {name: values + shift for name, values in backbone.policy_state().items()}
-        backbone.start_from(state, f"moved by {shift}", reference=True)
+        state = {name: values + shift for name, values in backbone.weights().tensors.items()}
+        backbone.start_from(Weights(f"moved by {shift}", state), reference=True)
         backbone.reset(0)
         kl = backbone.measure(batch, ("kl_ref_pi",))["kl_ref_pi"]
         torch.testing.assert_close(kl, torch.zeros_like(kl), atol=1e-12, rtol=0)

@@ -89,7 +89,7 @@ def test_padding_side_and_order_of_pairs_change_nothing(name, peft, tiny_llama, 
         backbone.double()
         _move(backbone)
         batch = collate([pairs[i] for i in order], padding_side=side)
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             reference = backbone.measure(batch, ("logps",), hidden=True)
         out = backbone(replace(batch, ref_logps=reference["logps"], ref_hidden=reference["hidden"]))
         out["sums"].sum().backward()
@@ -110,7 +110,7 @@ def test_online_reference_equals_a_given_one(tiny_llama, tiny_pairs):
         backbone.double()
         _move(backbone)
         batch = collate(tiny_pairs(3))
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             reference = backbone.measure(batch, ("logps",), hidden=True)
         batch = replace(batch, ref_logps=reference["logps"])
         online = backbone(batch)["sums"]
@@ -134,7 +134,7 @@ def test_an_adapter_on_the_lm_head_is_not_the_references(tiny_llama, tiny_pairs)
         return logits.flatten(0, 1)[batch.positions].log_softmax(-1)
 
     pi = log_probs()
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         ref = log_probs()
     torch.testing.assert_close(got, (pi.exp() * (pi - ref)).sum(-1), atol=1e-6, rtol=1e-6)
 
@@ -166,7 +166,7 @@ def test_reset_brings_the_initial_policy_back(tiny_llama, tiny_pairs):
         backbone.reset(0, get_loss("dpo"))
         _move(backbone)
         assert (backbone.measure(batch, ("logps",))["logps"] - before).abs().max() > 1e-3
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             torch.testing.assert_close(backbone.measure(batch, ("logps",))["logps"], before, atol=1e-6, rtol=1e-6)
         backbone.reset(0, get_loss("dpo"))
         torch.testing.assert_close(backbone.measure(batch, ("logps",))["logps"], before, atol=1e-6, rtol=1e-6)

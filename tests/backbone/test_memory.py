@@ -8,7 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plo.backbone import trainer as trainer_module
+from plo.backbone import micro_batches
 from plo.backbone.batch import collate
 from plo.backbone.memory import available_bytes, peak_memory_gb, reset_peak_memory, saved_bytes
 from plo.backbone.model import Backbone
@@ -62,12 +62,12 @@ def test_layers_are_computed_twice_where_memory_asks_for_it(tiny_llama, tiny_pai
     pairs = tiny_pairs(8)
     roomy, plain = train("auto", tiny_llama, pairs, tmp_path / "roomy")
     assert not roomy
-    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: 300_000)  # weights of 26 kB, gradient, Adam
+    monkeypatch.setattr(micro_batches, "available_bytes", lambda device: 300_000)  # weights of 26 kB, gradient, Adam
     tight, twice = train("auto", tiny_llama, pairs, tmp_path / "tight")
     assert tight
     torch.testing.assert_close(twice, plain, rtol=1e-6, atol=1e-7)
     assert (plain - torch.cat([p.flatten() for p in tiny_llama().parameters()])).abs().max() > 1e-3  # they moved
-    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: None)  # a system that does not tell
+    monkeypatch.setattr(micro_batches, "available_bytes", lambda device: None)  # a system that does not tell
     assert not train("auto", tiny_llama, pairs, tmp_path / "silent")[0]
     assert train("on", tiny_llama, pairs, tmp_path / "on")[0]
 
@@ -77,7 +77,7 @@ def test_a_weight_is_cast_once_a_step(tiny_llama, tiny_pairs):
     backbone = Backbone(tiny_llama(dtype=torch.float32), ModelConfig(peft="full"), torch.bfloat16)
     backbone.reset(0, get_loss("dpo"))
     batch = collate(tiny_pairs(3))
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     weight = backbone.causal_lm.model.layers[0].mlp.down_proj.weight
 
@@ -121,7 +121,7 @@ def test_a_weight_is_cast_once_in_all_passes_over_the_reference(tiny_llama, tiny
     def passes(count):
         nonlocal casts
         casts = 0
-        with Casts(), backbone.reference():
+        with Casts(), backbone.holding(backbone.reference):
             for _ in range(count):
                 backbone.measure(batch, ("logps",))
         return casts
@@ -162,7 +162,7 @@ def test_casts_of_weights_do_not_count_for_every_token(tiny_llama, tiny_pairs, t
     pairs = tiny_pairs(16)
     weights = sum(p.numel() * 4 for p in backbone.policy_parameters())
     monkeypatch.setattr(
-        trainer_module, "available_bytes", lambda device: 3 * weights + 57_000_000
+        micro_batches, "available_bytes", lambda device: 3 * weights + 57_000_000
     )  # 40 MB to fill: 27 are kept
     reference = ReferenceStore(tmp_path).get(backbone, pairs)
     PreferenceTrainer(backbone, pairs, reference, TrainConfig(batch_size=16), seed=0, folder=tmp_path)
@@ -178,7 +178,7 @@ def test_logits_kept_for_one_pair_and_not_for_two_do_not_upset_the_estimate(
     pairs = tiny_pairs(1) * 64
     backbone.kept_logits = kept = 40_000 * (len(pairs[0].chosen_ids) + len(pairs[0].rejected_ids))
     weights = sum(p.numel() * 4 for p in backbone.policy_parameters())
-    monkeypatch.setattr(trainer_module, "available_bytes", lambda device: 3 * weights + 1_000_000)
+    monkeypatch.setattr(micro_batches, "available_bytes", lambda device: 3 * weights + 1_000_000)
     reference = ReferenceStore(tmp_path).get(backbone, pairs)
     PreferenceTrainer(backbone, pairs, reference, TrainConfig(batch_size=64), seed=0, folder=tmp_path)
     assert backbone.causal_lm.is_activation_checkpointing  # 64 pairs do not fit into a megabyte

@@ -70,7 +70,7 @@ def value_and_gradient(backbone, pairs, packed):
     """Of a policy that has moved, beside its reference."""
     backbone.use_packed(packed)
     batch = collate(pairs, packed=packed)
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         reference = backbone.measure(batch, ("logps",), hidden=True)
     before = [p.detach().clone() for p in backbone.policy_parameters()]
     generator = torch.Generator().manual_seed(7)

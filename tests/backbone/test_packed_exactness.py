@@ -51,7 +51,7 @@ def test_value_and_gradient_in_float32(shared_data):
         backbone.use_packed(packed)
         backbone.reset(0, get_loss("tdpo2"))
         batch = collate(pairs, packed=packed)
-        with backbone.reference():
+        with backbone.holding(backbone.reference):
             reference = backbone.measure(batch, ("logps",), hidden=True)
         moved(backbone, 0.02)
         out = backbone(replace(batch, ref_logps=reference["logps"], ref_hidden=reference["hidden"]))

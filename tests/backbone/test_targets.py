@@ -2,8 +2,8 @@
 
 import pytest
 
+from plo import get_loss
 from plo.backbone.targets import short_of_target
-from plo.losses import get_loss
 
 
 def log(margins, name="loss/margin"):

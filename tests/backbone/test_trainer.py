@@ -10,9 +10,10 @@ from transformers import TrainerCallback
 
 from plo import store
 from plo.backbone.batch import collate
+from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.model import Backbone
 from plo.backbone.reference import ReferenceStore
-from plo.backbone.trainer import NonFiniteLoss, PreferenceTrainer, last_checkpoint
+from plo.backbone.trainer import NonFiniteLoss, PreferenceTrainer
 from plo.config import ModelConfig, TrainConfig
 from plo.losses import LossError, get_loss
 

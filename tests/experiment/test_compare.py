@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plo.experiment.matrix import compare
-from plo.experiment.preflight import configured_losses
+from plo.experiment.preflight import configured_variants
 from plo.leaderboards import read, to_json
 from plo.tracking import Tracker
 
@@ -128,7 +128,7 @@ def test_a_loss_stands_there_once():
     from plo.config import ConfigError, load_experiment
 
     with pytest.raises(ConfigError, match="dpo stands there twice"):
-        configured_losses(load_experiment(None, {"losses": ["dpo", {"dpo": {"beta": 0.1}}]}))
+        configured_variants(load_experiment(None, {"losses": ["dpo", {"dpo": {"beta": 0.1}}]}))
 
 
 def table(folder):

@@ -78,10 +78,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_learning_rate_is_by_kind_of_fine_tuning_and_recorded_as_a_number(settings, lr):
     from plo.experiment.keys import Cell
     from plo.experiment.matrix import _params
-    from plo.losses import get_loss
+    from plo.scorers import get_variant
 
     experiment = load_experiment(None, {"losses": ["dpo"], **settings})
     assert experiment.train.lr == experiment.model_dump(mode="json")["train"]["lr"] == lr
-    assert float(_params(experiment, Cell(get_loss("dpo"), 0, "key"))["lr"]) == lr
+    assert float(_params(experiment, Cell(get_variant("dpo"), 0, "key"))["lr"]) == lr
     again = load_experiment(None, experiment.model_dump(mode="json"))  # as a recorded configuration is read back
     assert again.train.lr == lr

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError
@@ -15,7 +14,7 @@ from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import _policy
 from plo.experiment.keys import Cell
 from plo.experiment.workbench import workbench
-from plo.losses import get_loss
+from plo.scorers import get_variant
 from plo.tracking import Unrecorded
 
 # Of a training of 4 steps, evaluated at 2 and 4, that was killed before it was recorded: the file, and where it goes on.
@@ -46,8 +45,8 @@ def assert_same(found, expected):
 
 
 def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
-    bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}), Console(quiet=True))
-    cell = Cell(get_loss("dpo"), 0, "key")
+    bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}))
+    cell = Cell(get_variant("dpo"), 0, "key")
     folder = cell.folder(Path("runs"))
     started, train = [], PreferenceTrainer.train
 

@@ -83,11 +83,11 @@ def test_an_evaluation_added_later_trains_nothing_and_reads_the_trained_policy(t
     assert not greedy.items.equals(first.items) and greedy.params == {"temperature": "0.0"}
     assert [one.run_id for one in cells()["dpo seed 0"].findings] == [greedy.run_id, first.run_id]  # both are kept
     tracker, comparison, only = find("tiny", None)
-    assert not evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker, _quiet())
+    assert not evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker)
     assert len(length) == 6  # recorded already
     run = cells()["sft seed 0"].run_id
     tracker, comparison, only = find(run, None)
-    evaluate_recorded(comparison, only, {"suite": ({"length": {"temperature": 0.5}},)}, tracker, _quiet())
+    evaluate_recorded(comparison, only, {"suite": ({"length": {"temperature": 0.5}},)}, tracker)
     assert length[6:] == ["sft"]
 
 
@@ -136,7 +136,7 @@ def test_what_was_drawn_before_a_crash_is_not_drawn_again(tiny, monkeypatch):
     tracker, comparison, _ = find("tiny", None)
     for run in tracker._children(comparison.run_id, "evaluation"):
         tracker._client.delete_run(run.run_id)  # as if killed before recording
-    evaluate_recorded(comparison, None, {"suite": ("length",)}, tracker, _quiet())
+    evaluate_recorded(comparison, None, {"suite": ("length",)}, tracker)
     assert not calls and finding("dpo seed 0").items.equals(before)
 
 
@@ -144,15 +144,15 @@ def test_any_model_against_another_and_an_outputs_file(tiny, tmp_path, length):
     tiny()
     tracker = Tracker()
     config = EvaluationConfig(suite=("length",))
-    assert not evaluate_anything("tiny", None, "mine", config, [0, 1], tracker, _quiet())
+    assert not evaluate_anything("tiny", None, "mine", config, [0, 1], tracker)
     rows = [{"instruction": prompt, "output": "abc", "generator": "canned"} for prompt in ASKED]
     (tmp_path / "said.json").write_text(json.dumps(rows))
-    assert not evaluate_anything("said.json", "tiny", "mine", config, [0], tracker, _quiet())
+    assert not evaluate_anything("said.json", "tiny", "mine", config, [0], tracker)
     canned, model = finding("canned seed 0"), next(name for name in cells() if "tiny" in name)
     assert canned.metrics == {"characters": 3, "reference": finding(model).metrics["characters"]}
     assert canned.params == {"against": "tiny"}
     assert len({cell.comparison_key for cell in cells().values()}) == 1 and len(cells()) == 3
-    evaluate_anything("said.json", "tiny", "mine", config, [0], tracker, _quiet())
+    evaluate_anything("said.json", "tiny", "mine", config, [0], tracker)
     assert len(length) == 3
 
 
@@ -180,10 +180,10 @@ def test_a_judged_evaluation_is_recorded_with_its_judge(tiny, tmp_path, judge):
     (tmp_path / "verdicts.json").write_text(json.dumps(pairs))
     config, tracker = EvaluationConfig(suite=("duel",), judge=judge), Tracker()
     try:
-        assert not evaluate_anything("said.json", None, "mine", config, [0], tracker, _quiet())
+        assert not evaluate_anything("said.json", None, "mine", config, [0], tracker)
         found = finding("canned seed 0")
         assert found.metrics == {"win_rate": 1.0} and found.params == {"judge": judge}
-        measure_judge(config, tmp_path / "verdicts.json", "instruction", None, 0, tracker, _quiet())
+        measure_judge(config, tmp_path / "verdicts.json", "instruction", None, 0, tracker)
     finally:
         EVALUATIONS._entries.pop("duel")
         JUDGES._entries.pop("longest")
@@ -197,7 +197,7 @@ def test_a_prompt_that_is_not_there_is_said_before_training(tiny):
     with pytest.raises(ConfigError, match="3 seeds would be 3 copies"):
         Path("said.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
         config = EvaluationConfig(suite=("length",))
-        evaluate_anything("said.json", None, "mine", config, [0, 1, 2], Tracker(), _quiet())
+        evaluate_anything("said.json", None, "mine", config, [0, 1, 2], Tracker())
 
 
 def test_what_a_finding_depends_on(tiny, tmp_path):
@@ -214,7 +214,7 @@ def test_what_a_finding_depends_on(tiny, tmp_path):
 
     def run(judge="gold:sentiment", against=None):
         config = EvaluationConfig(suite=({"read": {"path": str(file)}},), judge=judge)
-        assert not evaluate_anything("said.json", against, "mine", config, [0], tracker, _quiet())
+        assert not evaluate_anything("said.json", against, "mine", config, [0], tracker)
         return [(one.params.get("judge"), one.params.get("against")) for one in cells()["canned seed 0"].findings]
 
     try:
@@ -236,24 +236,18 @@ def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
         compare(tiny(evaluation={"suite": ["hh"]}))
     with pytest.raises(ConfigError, match="stands there twice"):
         compare(tiny(evaluation={"suite": ["length", {"length": {}}]}))
-    config, console = EvaluationConfig(suite=("repetition",)), _quiet()
+    config = EvaluationConfig(suite=("repetition",))
     with pytest.raises(ConfigError, match="repetition reads samples drawn along training"):
-        evaluate_anything("tiny", None, "mine", config, [0], Tracker(), console)
+        evaluate_anything("tiny", None, "mine", config, [0], Tracker())
     config = EvaluationConfig(suite=("diversity",))
     with pytest.raises(ConfigError, match="none of diversity compares with another model"):
-        evaluate_anything("tiny", "tiny", "mine", config, [0], Tracker(), console)
+        evaluate_anything("tiny", "tiny", "mine", config, [0], Tracker())
     (tmp_path / "bad.json").write_text('[{"question": "a"}]')
     with pytest.raises(SubjectError, match="columns question, and wants 'instruction'"):
         Outputs(tmp_path / "bad.json")
     (tmp_path / "few.jsonl").write_text('{"prompt": "Case 1:", "text": "x"}\n')
     with pytest.raises(SubjectError, match=r"has 0 outputs where 1 are wanted for the prompt 'Case 50:'"):
         Outputs(tmp_path / "few.jsonl").sample(ASKED)
-
-
-def _quiet():
-    from rich.console import Console
-
-    return Console(quiet=True)
 
 
 def test_a_store_that_cannot_be_read_is_not_taken_for_one_without_the_comparison(tmp_path, monkeypatch):

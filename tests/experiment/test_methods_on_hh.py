@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 from peft import PeftModel
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -15,8 +14,8 @@ from plo.config import load_experiment
 from plo.embedded import embedded_model
 from plo.experiment.scores import token_weights
 from plo.experiment.workbench import prepare, workbench
-from plo.losses import get_loss
 from plo.paths import plo_home
+from plo.scorers import get_variant
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +28,8 @@ def bench(shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
     hh = {"source": "hh", "path": str(shared_data / "hh" / "harmless-base_test.jsonl.gz"), "limit": 12, "eval_limit": 2}
     settings = {"losses": ["dpo"], "data": hh, "model.dtype": "float32", "evaluation.pairs": 2}
-    bench = workbench(load_experiment(None, settings | {"train.batch_size": 4, "train.lr": 1e-3}), Console(quiet=True))
-    prepare(bench, Console(quiet=True))
+    bench = workbench(load_experiment(None, settings | {"train.batch_size": 4, "train.lr": 1e-3}))
+    prepare(bench)
     return bench
 
 
@@ -63,9 +62,9 @@ def near(a, b):
 
 
 def test_sepo_scores_selects_and_costs_what_its_equations_say(bench):
-    loss = get_loss("sepo(gamma=2.0)")
-    weights = token_weights(bench.stages, loss.scorer, 0)
-    before, after = by_transformers(bench), by_transformers(bench, loss.scorer.stages["oracle"])
+    variant = get_variant("sepo(gamma=2.0)")
+    weights = token_weights(bench.stages, variant.scorer, 0)
+    before, after = by_transformers(bench), by_transformers(bench, variant.scorer.stages["oracle"])
     expected = []
     for i, sides in enumerate(weights):
         means = []
@@ -77,7 +76,7 @@ def test_sepo_scores_selects_and_costs_what_its_equations_say(bench):
             means.append(sum(before[i][side][t] for t in best) / count)
         expected.append(math.log1p(math.exp(-2.0 * (means[0] - means[1]))))
     assert max(abs(part).max() for sides in weights for part in sides) > 0.05  # the oracle has learnt something
-    bench.backbone.reset(0, loss)
+    bench.backbone.reset(0, variant.loss)
     reference = bench.store.get(bench.backbone, bench.data.train)
     trainer = PreferenceTrainer(
         bench.backbone,
@@ -93,9 +92,9 @@ def test_sepo_scores_selects_and_costs_what_its_equations_say(bench):
 
 
 def test_tis_ranks_follow_the_two_oracles(bench):
-    loss = get_loss("tis_dpo")
-    weights = token_weights(bench.stages, loss.scorer, 0)
-    plus, minus = (by_transformers(bench, loss.scorer.stages[name]) for name in ("positive", "negative"))
+    variant = get_variant("tis_dpo")
+    weights = token_weights(bench.stages, variant.scorer, 0)
+    plus, minus = (by_transformers(bench, variant.scorer.stages[name]) for name in ("positive", "negative"))
     for i, sides in enumerate(weights):
         for side, given in enumerate(sides):
             ratios = [(a - b) * (1 if side == 0 else -1) for a, b in zip(plus[i][side], minus[i][side], strict=True)]
@@ -113,7 +112,7 @@ def test_tis_ranks_follow_the_two_oracles(bench):
 
 
 def test_the_same_oracle_serves_two_seeds_and_its_weights_do_not_change(bench):
-    scorer = get_loss("sepo").scorer
+    scorer = get_variant("sepo").scorer
     first = token_weights(bench.stages, scorer, 0)
     files = {path: path.stat().st_mtime_ns for path in plo_home().rglob("*.safetensors")}
     again = token_weights(bench.stages, scorer, 7)

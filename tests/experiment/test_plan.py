@@ -52,7 +52,7 @@ def test_finished_cells_and_the_step_of_a_broken_one(tiny, without_weights, monk
     inner = matrix.run_cell
 
     def broken(cell, bench, run, root, reference, progress, note):
-        if cell.variant != "dpo":
+        if cell.label != "dpo":
             return inner(cell, bench, run, root, reference, progress, note)
 
         seen = []

@@ -11,9 +11,9 @@ from plo.cli import app
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.experiment.matrix import compare
-from plo.experiment.preflight import check_columns, check_losses, with_stages
+from plo.experiment.preflight import check_columns, check_losses, losses_with_stages
 from plo.losses import LOSSES, LossError, get_loss, register_loss
-from plo.scorers import Stage, register_scorer
+from plo.scorers import RECIPES, Stage, get_variant, register_scorer
 
 
 def pair(number, **columns):
@@ -25,11 +25,11 @@ def loss_with(needs=("ref_logps",), function=lambda pairs: -pairs.log_ratio_marg
     return get_loss("mine")
 
 
-@pytest.mark.parametrize("entry", list(LOSSES), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*LOSSES, *RECIPES], ids=lambda entry: entry.name)
 def test_every_registered_loss_is_let_through(entry):
-    loss = get_loss(entry.name)
-    check_losses(with_stages([loss]))
-    assert loss.module is None  # nothing was built on it
+    variant = get_variant(entry.name)
+    check_losses(losses_with_stages([variant]))
+    assert variant.loss.module is None  # nothing was built on it
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_need_of_a_term_and_of_a_stage_is_checked_too():
         yield from ()
 
     with pytest.raises(ConfigError, match="needs 'top_p'"):
-        check_losses(with_stages([get_loss("twdpo(scorer=wants_mine)")]))
+        check_losses(losses_with_stages([get_variant("twdpo(scorer=wants_mine)")]))
 
 
 @pytest.mark.parametrize(
@@ -129,16 +129,15 @@ def test_compare_refuses_before_it_trains_anything(tiny, source, message):
     assert not list(Path("runs").glob("*"))
 
 
-def test_a_failing_cell_says_one_sentence_and_the_record_has_the_traceback(tiny, capsys):
-    from plo.terminal import Terminal
+def test_a_failing_cell_says_one_sentence_and_the_record_has_the_traceback(tiny, caplog):
     from plo.tracking import Tracker
 
     Path("bad.py").write_text(
         "from plo import register_loss\n@register_loss('bad', replace=True)\n"
         "def bad(pairs):\n    return pairs.chosen.logp() / 'two\\nthree'\n"
     )
-    outcome = compare(tiny(losses=["bad"], plugins=["bad.py"]), Terminal(width=80))
-    (failed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
+    outcome = compare(tiny(losses=["bad"], plugins=["bad.py"]))
+    (failed,) = [text for text in caplog.messages if text.startswith("failed")]
     run = next(cell for cell in Tracker(create=False).cells() if cell.name == "bad seed 0")
     assert (
         f"failed bad seed 0: TypeError: unsupported operand type(s) for /: 'Tensor' and 'str' ({Path('bad.py').resolve()}:4)"
@@ -152,12 +151,12 @@ def test_a_failing_cell_says_one_sentence_and_the_record_has_the_traceback(tiny,
     assert "Traceback (most recent call last)" in Path(recorded).read_text()
 
 
-def test_ipo_that_stays_far_from_its_target_is_told_so(tiny, capsys):
-    from plo.terminal import Terminal
+def test_ipo_that_stays_far_from_its_target_is_told_so(tiny, caplog):
     from plo.tracking import Tracker
 
-    compare(tiny(losses=["ipo", "dpo"]), Terminal(width=80))
-    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    caplog.set_level("INFO", "plo")
+    compare(tiny(losses=["ipo", "dpo"]))
+    notes = [text for text in caplog.messages if text.startswith("note")]
     assert len(notes) == 1 and "ipo seed 0: ipo ends at a mean margin of" in notes[0] and "target of 5:" in notes[0]
     tags = {cell.name: cell.tags for cell in Tracker(create=False).cells()}
     assert "under a tenth of its target" in tags["ipo seed 0"]["plo.notes"] and "plo.notes" not in tags["dpo seed 0"]

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from plo.cli.progress import TerminalProgress
 from plo.experiment import progress
 from plo.experiment.progress import CellsProgress
 from plo.terminal import Terminal
@@ -14,7 +15,7 @@ WORK = [(10, 0), (34, 24), (34, 24)]  # a reference and two trained cells
 
 def test_the_line_by_hand():
     """34 units of 78 took 17 minutes, so the other 44 take 22."""
-    cells = CellsProgress(Terminal(file=io.StringIO()), WORK)
+    cells = CellsProgress(WORK)
     assert cells.line(30) == ("0 of 3 cells done, 0 of 48 steps; now ; 0 min so far, time left not known yet")
     cells.begin("reference seed 0")
     cells.advance(10)
@@ -32,18 +33,21 @@ def test_the_line_by_hand():
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_lines_are_for_logs_alone(terminal, monkeypatch):
+def test_lines_are_for_logs_and_bars_for_terminals(terminal, monkeypatch, caplog):
     monkeypatch.setattr(progress, "EVERY", 0.02)
+    caplog.set_level("INFO", "plo")
     file = io.StringIO()
-    with CellsProgress(Terminal(file=file, force_terminal=terminal, width=200), WORK) as cells:
+    drawn = TerminalProgress(Terminal(file=file, force_terminal=terminal, width=200))
+    with drawn.cells(WORK) as cells:
         cells.begin("dpo [red] seed 0")
         time.sleep(0.3)
-    said = file.getvalue()
-    assert ("0 of 3 cells done, 0 of 48 steps; now dpo [red] seed 0" in said) is not terminal
+    assert ("0 of 3 cells done, 0 of 48 steps; now dpo [red] seed 0" in caplog.text) is not terminal
+    assert ("[1/3] dpo [red] seed 0" in file.getvalue()) is terminal
+    logged = len(caplog.records)
     time.sleep(0.1)
-    assert file.getvalue() == said  # nothing comes afterwards
+    assert len(caplog.records) == logged, "nothing comes afterwards"
 
 
 def test_nothing_to_do():
-    with CellsProgress(Terminal(file=io.StringIO()), []) as cells:
+    with CellsProgress([]) as cells:
         assert cells.units == cells.steps == 0

@@ -1,16 +1,17 @@
 """Names and paths that would be obeyed: as folders by the file system, as markup by rich, as control by the terminal."""
 
 import io
+import logging
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
+from plo.cli.progress import TerminalProgress
 from plo.experiment.matrix import compare
 from plo.paths import slug
+from plo.terminal import Terminal, TerminalHandler
 
 
-def test_a_comparison_stays_in_its_folder_and_says_names_as_they_are(tiny, tmp_path):
+def test_a_comparison_stays_in_its_folder_and_says_names_as_they_are(tiny, tmp_path, caplog):
     bad = "[/red]\x1b]0;x\x07"
     data = tmp_path / f"{bad}.jsonl"
     data.parent.mkdir()
@@ -25,7 +26,13 @@ def test_a_comparison_stays_in_its_folder_and_says_names_as_they_are(tiny, tmp_p
         data={"source": str(data), "eval_fraction": 0.3},
     )
     screen = io.StringIO()
-    assert not compare(experiment, Console(file=screen, width=300)).failed
+    handler = TerminalHandler(Terminal(file=screen, width=300))
+    caplog.set_level("INFO", "plo")
+    logging.getLogger("plo").addHandler(handler)
+    try:
+        assert not compare(experiment, TerminalProgress(handler.console)).failed
+    finally:
+        logging.getLogger("plo").removeHandler(handler)
     assert "\x1b" not in screen.getvalue() and "[/red]" in screen.getvalue()
     assert [path.name[:4] for path in Path(f"out{bad}").iterdir()] == ["evil"]
     assert set(tmp_path.parent.iterdir()) == before

@@ -10,7 +10,6 @@ import types
 
 import pytest
 import torch
-from tester import PAIRS
 
 from plo.losses import (
     LOSSES,
@@ -18,6 +17,7 @@ from plo.losses import (
 )
 from plo.losses.dpo import dpo
 from plo.registry import Registry, RegistryError, load_plugin
+from plo.verify.inputs import make_pairs, make_statistics
 
 PLUGIN = """
 from plo.losses import register_generator, register_loss
@@ -30,6 +30,7 @@ def cubic(R):
 def margin_only(pairs, *, scale: float = 1.0):
     return -scale * pairs.log_ratio_margin() * pairs.columns["gap"]
 """
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
 
 
 def test_load_plugin(tmp_path):
@@ -109,7 +110,7 @@ def test_an_installed_package_may_import_plo(tmp_path):
     (info / "entry_points.txt").write_text("[plo.losses]\ntheirs = theirs:loss\n")
     own = "from plo import register_loss\n@register_loss('theirs')\ndef loss(pairs): return pairs.chosen.logp()\n"
     (tmp_path / "theirs.py").write_text(own)
-    for first in ("import plo", "import plo.scorers", "from plo.losses import recipes"):  # recipes look losses up early
+    for first in ("import plo", "import plo.scorers", "from plo.scorers import recipe"):
         code = f"{first}\nfrom plo import get_loss\nprint(get_loss('theirs').name)"
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         command = [sys.executable, "-c", code]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from plo.configured import HyperParameterError
-from plo.losses import LossError, get_loss, register_loss, register_recipe
-from plo.scorers import ScorerError, Stage, get_scorer, register_scorer
+from plo.losses import LossError, register_loss
+from plo.scorers import ScorerError, Stage, get_scorer, get_variant, register_recipe, register_scorer
 
 
 @pytest.fixture
@@ -47,36 +47,36 @@ def test_a_scorer_of_another_has_what_that_one_needs(registered):
 
 
 def test_a_loss_names_its_scorer(registered):
-    assert get_loss("weighted").scorer.name == "uniform"
-    loss = get_loss("weighted(scorer=slope(step=2.0), beta=0.5)")
-    assert (loss.name, loss.scorer.params["step"]) == ("weighted(scorer=slope(step=2), beta=0.5)", 2.0)
-    assert loss.params == {"beta": 0.5, "scorer": "slope(step=2)"}
-    assert get_loss({"weighted": {"scorer": {"slope": {"step": 2.0}}, "beta": 0.5}}).name == loss.name
-    assert get_loss(loss.name).source == loss.source != get_loss("weighted(scorer=slope, beta=0.5)").source
-    assert get_loss("dpo").scorer is None
+    assert get_variant("weighted").scorer.name == "uniform"
+    variant = get_variant("weighted(scorer=slope(step=2.0), beta=0.5)")
+    assert (variant.name, variant.scorer.params["step"]) == ("weighted(scorer=slope(step=2), beta=0.5)", 2.0)
+    assert variant.params == {"beta": 0.5, "scorer": "slope(step=2)"}
+    assert get_variant({"weighted": {"scorer": {"slope": {"step": 2.0}}, "beta": 0.5}}).name == variant.name
+    assert get_variant(variant.name).source == variant.source != get_variant("weighted(scorer=slope, beta=0.5)").source
+    assert get_variant("dpo").scorer is None
 
 
 def test_a_recipe_has_the_hyper_parameters_of_both(registered):
     register_recipe("sloped", loss="weighted", scorer="slope", paper="mine", step=3.0)
-    loss = get_loss("sloped(beta=0.2)")
-    assert loss.name == "sloped(beta=0.2)"
-    assert loss.is_recipe and loss.needs == ("ref_logps", "weights")
-    assert loss.scorer.params == {"beta": 0.2, "step": 3.0, "model": None}  # beta is of both
-    assert loss.params == {"beta": 0.2, "step": 3.0, "model": None}
+    variant = get_variant("sloped(beta=0.2)")
+    assert variant.name == "sloped(beta=0.2)"
+    assert variant.needs == ("ref_logps", "weights")
+    assert variant.scorer.params == {"beta": 0.2, "step": 3.0, "model": None}  # beta is of both
+    assert variant.params == {"beta": 0.2, "step": 3.0, "model": None}
     with pytest.raises(LossError, match="has no hyper-parameter 'gamma'. It has: beta, step, model"):
-        get_loss("sloped", gamma=1)
+        get_variant("sloped", gamma=1)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_loss("dpo(scorer=uniform)"), "The loss 'dpo' takes no scorer='uniform'"),
-        (lambda: get_loss("weighted(scorer=unifrom)"), "There is no token scorer 'unifrom'. Did you mean 'uniform'"),
+        (lambda: get_variant("dpo(scorer=uniform)"), "The loss 'dpo' takes no scorer='uniform'"),
+        (lambda: get_variant("weighted(scorer=unifrom)"), "There is no token scorer 'unifrom'. Did you mean 'uniform'"),
         (lambda: get_scorer("slope(steps=1)"), "The token scorer 'slope' has no hyper-parameter 'steps'"),
         (lambda: get_scorer("slope(step=x)"), "step='x' of the token scorer 'slope'"),
         (lambda: get_scorer("slope("), "Cannot read 'slope\\('"),
         (lambda: get_scorer(3), "Cannot make a token scorer of 3"),
-        (lambda: get_loss("weighted + weighted(scorer=slope)"), "want different token weights"),
+        (lambda: get_variant("weighted + weighted(scorer=slope)"), "need different token weights"),
     ],
 )
 def test_mistakes_name_the_thing(registered, make, message):
@@ -117,7 +117,7 @@ def test_hyper_parameter_errors_are_value_errors():
 
 @pytest.mark.parametrize("path", ["org/small", "/tmp/a b/c", "it's", "v1.5-small"])
 def test_a_name_can_be_read_back_whatever_the_value(registered, path):
-    loss = get_loss({"weighted": {"scorer": {"twice": {"of": {"name": "slope", "model": path}}}}})
-    assert loss.scorer.stages["oracle"].model == path
-    again = get_loss(loss.name)
-    assert (again.name, again.scorer.stages["oracle"].model) == (loss.name, path)
+    variant = get_variant({"weighted": {"scorer": {"twice": {"of": {"name": "slope", "model": path}}}}})
+    assert variant.scorer.stages["oracle"].model == path
+    again = get_variant(variant.name)
+    assert (again.name, again.scorer.stages["oracle"].model) == (variant.name, path)

@@ -160,7 +160,7 @@ def values(trainer, name):
         Pair(tuple(row["prompt_ids"]), tuple(row["chosen_ids"]), tuple(row["rejected_ids"]), "", f"row {i}", {})
         for i, row in enumerate(trainer.train_dataset)
     ])  # fmt: skip
-    with backbone.reference():
+    with backbone.holding(backbone.reference):
         batch = replace(batch, ref_logps=backbone.measure(batch, ("logps",))["logps"])
     if trainer.plo_loss.has_parameters:
         backbone.loss.load_state_dict(trainer.plo_loss.state_dict())

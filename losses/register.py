@@ -1,0 +1,152 @@
+"""`register_loss` and the registry of losses: what a loss declares, and what a declaration may not be."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from plo.errors import PloError
+from plo.registry import Registry, check_signature
+
+LEVELS = ("pair", "token", "batch")
+# Models of preferences that a loss may assume; `plo.verify.problems` has the optimal policy of each.
+PREFERENCE_MODELS = (
+    "bradley_terry",
+    "flipped_bradley_terry",
+    "identity",
+    "chosen",
+    "advantage",
+    "token_q",
+    "token_a",
+)
+SIDES = ("chosen", "rejected")
+
+Names = tuple[str, ...] | Callable[..., tuple[str, ...]]
+Target = TypeVar("Target", bound=Callable[..., Any])
+
+
+class LossError(PloError, ValueError):
+    """A hyper-parameter that a loss does not have or cannot take, or a loss that returns the wrong thing."""
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """Facts that `register_loss` declares of a loss; its arguments describe them."""
+
+    needs: Names = ()
+    level: str = "pair"
+    check: Callable[..., None] | None = None
+    scorer: str = "uniform"
+    assumes: str | Callable[..., str] | None = None
+    detached: Names = ()
+    against: Names = ()
+    target_margin: float | Callable[..., float | None] | None = None
+    presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] = field(default_factory=dict[str, Any])
+    paper: str = ""
+
+
+LOSSES = Registry("loss", group="plo.losses", facts=LossFacts)
+
+
+def register_loss(
+    name: str,
+    *,
+    needs: Names = (),
+    level: str = "pair",
+    check: Callable[..., None] | None = None,
+    scorer: str = "uniform",
+    assumes: str | Callable[..., str] | None = None,
+    detached: Names = (),
+    against: Names = (),
+    target_margin: float | Callable[..., float | None] | None = None,
+    presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] | None = None,
+    paper: str = "",
+    replace: bool = False,
+    model: str | Callable[..., str] | None = None,
+) -> Callable[[Target], Target]:
+    """Register a preference loss: a function of `Pairs`, or an `nn.Module` class if it has parameters of its own.
+
+    The keyword-only arguments are the hyper-parameters. A value is checked against the argument's type hint, which may
+    be a range (`Positive`, or any pydantic `Annotated`). A class is built as `cls(hidden_size, **hyper_parameters)` and
+    may set `self.learning_rate` for its parameters.
+
+    Args:
+        name: the name that experiments use.
+        needs: statistics in addition to `logps`, e.g. `("ref_logps", "kl_ref_pi", "column:margin")`; or a function of
+            the hyper-parameters that returns them.
+        level: `"pair"` returns (pairs,), each depending on its own pair alone; `"token"` returns (pairs, tokens) values
+            and their mask; `"batch"` returns (pairs,) that depend on the whole batch. Any of them may add a dict of
+            (pairs,) metrics as a last element; `"margin"` is the loss's own margin.
+        check: a function of hyper-parameters that raises ValueError where they do not fit each other; called when the
+            loss is configured, before any model is loaded.
+        scorer: name of the token scorer that makes `weights` where an experiment names none.
+        assumes: the preference model that the loss assumes, one of `PREFERENCE_MODELS`, so that `plo verify` checks that
+            the loss recovers its optimal policy; or a sentence that says why there is none to recover; or a function of
+            the hyper-parameters that returns either. None: not declared.
+        detached: the statistics behind a stop-gradient, `("chosen.kl_ref_pi",)`, or without a side for both; or a
+            function of the hyper-parameters that returns them. There alone may the gradient differ from the derivative.
+        against: the sides that the loss moves against the preference on purpose, `("chosen",)` where it makes chosen
+            responses less likely; or a function of the hyper-parameters that returns them. Any other loss that does so
+            fails `plo verify`.
+        target_margin: the value of the metric `margin` at which the loss is least, where there is one; or a function of
+            the hyper-parameters that returns it. A training that ends below a tenth of it is reported.
+        presets: settings by name, for `name(preset=...)`: hyper-parameters that differ from the defaults, each with the
+            coefficient of its term, `{"hh": [(1.0, {"lam": 1.2})]}`; several terms are a sum.
+        paper: arXiv number or citation.
+        replace: replace a loss that is registered under this name.
+        model: deprecated name of `assumes`.
+
+    Raises:
+        LossError: an unknown level, preference model or side; or a text instead of a tuple of names.
+        RegistryError: the name is taken or cannot be written; or a hyper-parameter is not keyword-only.
+
+    Example:
+        >>> @register_loss("hinge_squared", needs=("ref_logps",))
+        ... def hinge_squared(pairs: Pairs, *, beta: float = 0.1) -> Tensor:
+        ...     return torch.relu(1 - beta * pairs.log_ratio_margin()).square()
+    """
+    if model is not None:
+        warnings.warn(f"register_loss({name!r}, model=...): the argument is called assumes.", DeprecationWarning, 2)
+        assumes = model
+    LOSSES.check_name(name)
+    if level not in LEVELS:
+        raise LossError(f"level={level!r} of the loss {name!r} must be one of {', '.join(LEVELS)}.")
+    check_assumption(name, assumes)
+    for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
+        check_names(name, fact, names)
+    facts = LossFacts(needs, level, check, scorer, assumes, detached, against, target_margin, presets or {}, paper)
+
+    def register(target: Target) -> Target:
+        check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
+        return LOSSES.register(name, facts=facts, replace=replace)(target)
+
+    return register
+
+
+def check_names(loss: str, fact: str, names: Any) -> tuple[str, ...]:
+    """Return the names that a fact of a loss declares, as a tuple; () for a function of the hyper-parameters.
+
+    Raises:
+        LossError: a text instead of a tuple of names, or an unknown side in `against`.
+    """
+    if callable(names):
+        return ()
+    if isinstance(names, str):
+        raise LossError(f"{fact}={names!r} of the loss {loss!r} must be a tuple of names: {fact}=({names!r},).")
+    names = tuple(names or ())
+    if fact == "against" and (unknown := [side for side in names if side not in SIDES]):
+        raise LossError(f"against={names} of the loss {loss!r}: {unknown[0]!r} is neither 'chosen' nor 'rejected'.")
+    return names
+
+
+def check_assumption(loss: str, assumes: Any) -> Any:
+    """Return what a loss assumes, unless it is one word that names no preference model.
+
+    Raises:
+        LossError: with the known preference models.
+    """
+    if isinstance(assumes, str) and " " not in assumes and assumes not in PREFERENCE_MODELS:
+        known = ", ".join(PREFERENCE_MODELS)
+        raise LossError(f"assumes={assumes!r} of the loss {loss!r} must be one of {known}, or a sentence.")
+    return assumes

@@ -1,0 +1,275 @@
+"""Private and undocumented names of torch, transformers, peft and accelerate that the backbone uses, and no other module.
+
+Importing this module checks that they are there. What a new version could keep by name and yet do differently is tried
+where it is used: clipping, packed attention, LoRA layers and norms by their numbers, the trainer's hooks by being called.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from plo.borrowed import Library
+
+TORCH = Library("torch", tried=("2.13.0",))
+TRANSFORMERS = Library("transformers", tried=("5.23.0",))
+PEFT = Library("peft", tried=("0.21.2",))
+ACCELERATE = Library("accelerate", tried=("1.15.0",))
+LIBRARIES = TORCH, TRANSFORMERS, PEFT, ACCELERATE
+
+# torch
+
+TORCH.require("torch", "_softmax_backward_data", "autocast_increment_nesting", "autocast_decrement_nesting")
+TORCH.require("torch", "clear_autocast_cache")
+TORCH.require("torch.optim:Adam", ".grad_scale")
+_backends = TORCH.require("torch.backends.cpu", "get_cpu_capability")
+_cpu = TORCH.require("torch.cpu", "get_capabilities")
+
+
+def softmax_backward(gradient: Tensor, probabilities: Tensor) -> Tensor:
+    """Return the gradient of scores from that of their softmax over the last dimension."""
+    return torch._softmax_backward_data(gradient, probabilities, -1, probabilities.dtype)
+
+
+@contextmanager
+def autocast_nested() -> Iterator[None]:
+    """Keep autocast's casts inside, which it would forget where the outermost autocast ends; forget them afterwards."""
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+
+
+def forget_casts() -> None:
+    """Let autocast cast every weight anew, as the weights have changed."""
+    torch.clear_autocast_cache()
+
+
+def divide_gradients(optimizer: Optimizer, by: Tensor) -> None:
+    """Let a fused optimiser divide by a number, in its next step, every gradient that it reads."""
+    optimizer.grad_scale = by  # type: ignore[attr-defined]
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products in bfloat16, and torch uses them.
+
+    Without them products in bfloat16 are many times slower than in float32. `ATEN_CPU_CAPABILITY` holds torch below
+    what the CPU has. Nothing is measured, as the dtype is part of what identifies a run.
+    """
+    capabilities, used = _cpu.get_capabilities(), _backends.get_cpu_capability()
+    return used.startswith("AVX512") and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+# transformers: models
+
+TRANSFORMERS.require(
+    "transformers:PreTrainedModel", "_no_split_modules", "_is_stateful", "_can_set_attn_implementation"
+)
+TRANSFORMERS.require("transformers:PreTrainedModel", "set_attn_implementation(attn_implementation)", "base_model")
+TRANSFORMERS.require("transformers:PreTrainedConfig", "_attn_implementation", "._name_or_path", "get_text_config")
+find_adapter_config_file = TRANSFORMERS.require(
+    "transformers.utils.peft_utils", "find_adapter_config_file(model_id)"
+).find_adapter_config_file
+sdpa_mask = TRANSFORMERS.require("transformers.masking_utils", "sdpa_mask").sdpa_mask
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """Return the name of the attention that a model computes with."""
+    return model.config._attn_implementation
+
+
+def decoder_layers(model: PreTrainedModel) -> set[str]:
+    """Return class names of the parts of a model that are not to be divided."""
+    return set(model._no_split_modules or ())
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """Return whether a token's state comes from its neighbour in the row."""
+    return model._is_stateful
+
+
+def can_exchange_attention(model: PreTrainedModel) -> bool:
+    """Return whether a model attends through transformers' attention interface."""
+    return model._can_set_attn_implementation()
+
+
+def rename(model: PreTrainedModel, name: str) -> None:
+    """Let a model say that it comes from `name`."""
+    model.name_or_path = model.config._name_or_path = name
+
+
+def recompute_layers(model: PreTrainedModel, on: bool) -> None:
+    """Let the backward pass compute each decoder layer once more, or keep what is in it."""
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # before 5.23
+    if on != getattr(model, f"is_{kind}_checkpointing"):
+        switch = getattr(model, f"{kind}_checkpointing_{'enable' if on else 'disable'}")
+        switch({"use_reentrant": False}) if on else switch()
+
+
+# peft
+
+LoraLinear = PEFT.require("peft.tuners.lora:Linear", "get_delta_weight(adapter)", "get_base_layer", "forward(x)")
+PEFT.require("peft.tuners.lora:Linear", ".disable_adapters", ".merged", ".active_adapters", ".lora_A", ".lora_B")
+PEFT.require("peft.tuners.lora:Linear", ".lora_dropout", ".scaling", ".lora_variant", ".base_layer")
+BaseTunerLayer = PEFT.require("peft.tuners.tuners_utils:BaseTunerLayer", ".cast_input_dtype_enabled")
+PEFT.require("peft:LoraModel", "enable_adapter_layers", "disable_adapter_layers")
+
+
+def keep_input_dtype(layer: nn.Module) -> None:
+    """Let an adapter read its input in the dtype that it comes in."""
+    layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
+
+
+# transformers and accelerate: the training loop
+
+TRANSFORMERS.require("transformers:TrainingArguments", "n_gpu", "._n_gpu")
+_trainer = TRANSFORMERS.require("transformers.trainer", "OPTIMIZER_NAME", "SCHEDULER_NAME")
+OPTIMIZER_FILE, SCHEDULER_FILE = _trainer.OPTIMIZER_NAME, _trainer.SCHEDULER_NAME
+TRANSFORMERS.require(
+    "transformers:Trainer",
+    "get_batch_samples(epoch_iterator, num_batches, device)",
+    "compute_loss(model, inputs, return_outputs, num_items_in_batch)",
+    "_clip_grad_norm(model)",
+    "_save_checkpoint(model, trial)",
+    "_save(output_dir, state_dict)",
+    "_save_optimizer_and_scheduler(output_dir)",
+    "_save_rng_state(output_dir)",
+    "_load_from_checkpoint(resume_from_checkpoint, model)",
+    "_load_optimizer_and_scheduler(checkpoint)",
+    ".model_accepts_loss_kwargs",
+)
+_data_loader = ACCELERATE.require(
+    "accelerate.data_loader",
+    "prepare_data_loader(dataloader, device, num_processes, process_index, use_seedable_sampler, data_seed)",
+)
+ACCELERATE.require("accelerate:Accelerator", ".scaler", "clip_grad_norm_(parameters, max_norm)", "unwrap_model(model)")
+ACCELERATE.require("accelerate.optimizer:AcceleratedOptimizer", ".optimizer")
+
+
+def one_device(arguments: TrainingArguments) -> None:
+    """Let a process use one GPU at most, whatever it sees."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    if arguments.n_gpu > 1:
+        raise TRANSFORMERS.error("TrainingArguments.n_gpu does not read _n_gpu any more")
+
+
+def repeatable(loader: DataLoader, arguments: TrainingArguments) -> DataLoader:
+    """Return a loader whose order a seed fixes, the same in every process."""
+    return _data_loader.prepare_data_loader(
+        loader,
+        arguments.device,
+        num_processes=1,
+        process_index=0,
+        use_seedable_sampler=True,
+        data_seed=arguments.data_seed,
+    )
+
+
+class HookedTrainer(Trainer):
+    """transformers' `Trainer`, whose private methods call hooks with names of our own, each of them checked to be called.
+
+    A subclass defines the hooks: `clip_gradient`, `begin_checkpoint`, `end_checkpoint`, `save_weights`, `load_weights`,
+    `end_random_states`, and for a sharded model `save_optimizer` and `load_optimizer`.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
+        self.sharded = False
+        self.called: set[str] = set()
+        self.computed: Tensor | None = None  # what `compute_loss` returned last
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # the latter tells it before 5.19
+        self.add_callback(_HooksAreCalled(self))
+
+    def owns_sharding(self, sharded: bool) -> None:
+        """Say whether the model is sharded already: nobody else is to wrap it, or to defer the sum of its gradients."""
+        if sharded:
+            TRANSFORMERS.require("transformers:Trainer", ".is_distributed_loading_by_transformers")  # since 5.19
+            if hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # since 5.23, as the other one
+                TRANSFORMERS.require("transformers:Trainer", "_defer_fsdp_gradient_reduction")
+        self.sharded = self.is_distributed_loading_by_transformers = sharded
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """Train on a micro-batch. The first one shows whether transformers leaves the loss as `compute_loss` gave it."""
+        loss = super().training_step(*arguments, **keywords)
+        if "training_step" not in self.called and self.computed is not None and self.computed.isfinite():
+            self.called.add("training_step")
+            if not torch.equal(loss, self.computed):
+                raise TRANSFORMERS.error(
+                    f"Trainer.training_step makes {loss.item():.6g} of the loss {self.computed.item():.6g} of a micro-batch"
+                )
+        return loss
+
+    def _defer_fsdp_gradient_reduction(self):
+        """Not deferred: shards of the gradient add up over micro-batches, a whole gradient might not fit."""
+        return nullcontext()
+
+    def _clip_grad_norm(self, model):
+        self.called.add("clip_gradient")
+        return self.clip_gradient()
+
+    def _save_checkpoint(self, model, trial):
+        self.called.add("checkpoint")
+        self.begin_checkpoint()
+        super()._save_checkpoint(model, trial)
+        self.end_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    def _save(self, output_dir=None, state_dict=None):
+        self.called.add("save_weights")
+        self.save_weights(Path(output_dir or self.args.output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        self.called.add("save_optimizer")
+        self.save_optimizer(Path(output_dir)) if self.sharded else super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        self.called.add("end_random_states")
+        self.end_random_states()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self.called.add("load_weights")
+        self.load_weights(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        self.called.add("load_optimizer")
+        if self.sharded and checkpoint is not None:
+            self.load_optimizer(Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def check_called(self, when: str, *hooks: str) -> None:
+        """Raise where transformers did not call a hook that it should have called by now.
+
+        Raises:
+            BorrowedError: with the hook, and the versions that call it.
+        """
+        if missing := [hook for hook in hooks if hook not in self.called]:
+            raise TRANSFORMERS.error(f"Trainer did not call the method behind {', '.join(missing)} {when}")
+
+
+class _HooksAreCalled(TrainerCallback):
+    """Sees that nothing which would fail silently was left out: clipping, the stop at a non-finite loss, checkpoints."""
+
+    def __init__(self, trainer: HookedTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step:
+            self.trainer.check_called("when it resumed", "load_weights", "load_optimizer")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.check_called("in a step", "clip_gradient")
+        self.trainer.called.discard("clip_gradient")
+
+    def on_save(self, args, state, control, **kwargs):
+        saved = "checkpoint", "save_weights", "save_optimizer", "end_random_states"
+        self.trainer.check_called("in a checkpoint", *saved)
+        self.trainer.called.difference_update(saved)

@@ -1,0 +1,152 @@
+"""Training pairs as the micro-batches of optimiser steps, one forward pass each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from plo import distributed
+from plo.backbone import sharding
+from plo.backbone.batch import Batch, collate
+from plo.backbone.head import ModelError
+from plo.backbone.memory import available_bytes, saved_bytes
+from plo.backbone.model import Backbone
+from plo.backbone.reference import Reference
+from plo.backbone.steps import arrange, tokens_of
+from plo.backbone.token_statistics import STATISTICS, needs_reference
+from plo.config import ConfigError
+from plo.data import Pair
+
+SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack need the rest
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The pairs of one forward pass of an optimiser step.
+
+    Attributes:
+        rows: indices of its pairs in the training data.
+        counts: per term of the loss, number of pairs or tokens that it averages over.
+        filler: whether it counts for nothing, because its process has no pairs left.
+    """
+
+    batch: Batch
+    rows: tuple[int, ...]
+    counts: list[int]
+    filler: bool
+
+
+class TrainingPairs:
+    """Training pairs with their reference's statistics and token weights, for one backbone.
+
+    Args:
+        most: pairs of a forward pass on each device, at most.
+
+    Raises:
+        ModelError: pairs longer than packing was tried with.
+        ConfigError: the loss needs token weights, and there are none.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pairs: Sequence[Pair],
+        reference: Reference,
+        weights: Sequence[tuple[Tensor, Tensor]] | None,
+        most: int,
+    ):
+        longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
+        if backbone.packed and backbone.longest and longest > backbone.longest:
+            raise ModelError(
+                f"Pairs of up to {longest} tokens, and packing was tried with {backbone.longest}: "
+                f"load_backbone(..., longest={longest}) tries it for them."
+            )
+        needs = backbone.loss.needs
+        if "weights" in needs and weights is None:
+            raise ConfigError(
+                f"The loss {backbone.loss.name!r} needs token weights: pass weights=, made by a token scorer."
+            )
+        self.backbone, self.pairs, self.reference, self.most = backbone, pairs, reference, most
+        self.weights = weights if "weights" in needs else None
+        self.columns = [need.removeprefix("column:") for need in needs if need.startswith("column:")]
+        self.whole_reference = needs_reference(need for need in needs if need in STATISTICS)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def share(self, step: Sequence[int]) -> list[MicroBatch]:
+        """Return this process's micro-batches of the pairs of an optimiser step.
+
+        A process for which no pair is left gets a filler: it has to take part in what all processes do together.
+        """
+        packed, processes = self.backbone.packed, distributed.processes()
+        micro = -(-len(step) // (self.most * processes))
+        sizes = [tokens_of(self.pairs[i], packed) for i in step]
+        parts = arrange(step, sizes, micro * processes, alike=not packed)
+        mine = parts[distributed.rank() * micro : (distributed.rank() + 1) * micro]
+        return [self._micro_batch(rows or step[:1], filler=not rows) for rows in mine]
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return the batch with the reference's hidden states, where the loss needs them and the store has none."""
+        if not self.whole_reference or batch.ref_hidden is not None:
+            return batch
+        return replace(batch, ref_hidden=ref_hidden(self.backbone, batch))
+
+    def names(self, rows: Sequence[int], finite: Tensor) -> list[str]:
+        """Return where the pairs come from whose loss is not finite; if all are, where all of them come from."""
+        bad = [self.pairs[i].where for i, good in zip(rows, finite.tolist(), strict=True) if not good]
+        return bad or [self.pairs[i].where for i in rows]
+
+    def recomputes_layers(self, setting: str) -> bool:
+        """Return whether the backward pass must compute layers again, because what they keep for it would not fit.
+
+        What a pair keeps is counted on the shortest one (what two of them keep more than one: casts of weights are kept
+        once), and scaled by tokens to the largest micro-batch there can be. The LM head's logits, which are kept up to a
+        number of them, do not grow so: they are in the slack.
+
+        Args:
+            setting: "on", "off", or "auto", which decides by the free memory.
+        """
+        backbone = self.backbone
+        free = available_bytes(backbone.device)
+        if setting != "auto" or free is None or sharding.is_sharded(backbone):
+            return setting == "on"
+        sizes = [tokens_of(pair, backbone.packed) for pair in self.pairs]
+        shortest = sizes.index(min(sizes))
+        backbone.checkpoint_layers(False)
+        backbone.train()
+        once, twice = self._saved_bytes([shortest]), self._saved_bytes([shortest, shortest])
+        micro = sorted(sizes)[-self.most :]
+        most = sum(micro) if backbone.packed else len(micro) * max(micro)
+        activations = once + (twice - once) / sizes[shortest] * most
+        state = sum(3 * p.numel() * p.element_size() for p in backbone.trained().values())  # gradient and Adam's two
+        here = distributed.processes() if backbone.device.type == "cpu" else 1  # that share the memory
+        return activations > SHARE_OF_FREE_MEMORY * (free / here - state)
+
+    def _micro_batch(self, rows: Sequence[int], *, filler: bool) -> MicroBatch:
+        batch = self._batch(rows)
+        counts = [0 if filler else count for count in self.backbone.count(batch)]
+        return MicroBatch(batch, tuple(rows), counts, filler)
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        batch = collate([self.pairs[i] for i in rows], self.columns, packed=self.backbone.packed)
+        if self.weights is not None:
+            batch = replace(batch, token_weights=torch.cat([self.weights[i][side] for side in (0, 1) for i in rows]))
+        return self.reference.added_to(batch, rows)
+
+    def _saved_bytes(self, rows: Sequence[int]) -> int:
+        backbone = self.backbone
+        batch = self.completed(self._batch(rows).to(backbone.device))
+        kept, backbone.kept_logits = backbone.kept_logits, 0
+        try:
+            with torch.random.fork_rng():  # LoRA's dropout draws here too
+                return saved_bytes(backbone, batch)
+        finally:
+            backbone.kept_logits = kept
+
+
+def ref_hidden(backbone: Backbone, batch: Batch) -> Tensor:
+    """Compute the reference's final hidden states of a batch, (n, d)."""
+    with backbone.holding(backbone.reference):
+        return backbone.measure(batch, (), hidden=True)["hidden"]

@@ -1,0 +1,234 @@
+"""A causal LM that is trained again and again: its weights are exchanged, reset, saved and restored."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from plo import distributed
+from plo.backbone import sharding
+from plo.backbone.borrowed import BaseTunerLayer, forget_casts
+from plo.backbone.disk import OnDisk
+from plo.backbone.head import ModelError, check_plain
+from plo.backbone.lora import fuse, lora_config
+from plo.backbone.modes import casts_kept
+from plo.backbone.weights import Weights, model_identity
+from plo.config import ModelConfig
+from plo.faults import reason
+
+
+class TrainableModel(nn.Module):
+    """A causal LM with LoRA adapters or trained as a whole, and the weights that it can hold.
+
+    Attributes:
+        base: the weights that the model was loaded with.
+        start: the weights that `reset` goes back to. LoRA without tensors: fresh adapters.
+        reference: the weights that a loss compares the policy with.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: ModelConfig, compute_dtype: torch.dtype | None):
+        super().__init__()
+        check_plain(model)
+        self.settings = settings
+        self.compute_dtype = compute_dtype
+        self.base = self.start = self.reference = Weights(model_identity(model))
+        self._held: Weights | None = None  # None: its own
+        self._adapters_on = True
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):  # as TRL does: noise in the policy alone would be noise in the log-ratio
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):  # handed to the attention function as a number
+                module.attention_dropout = 0.0
+        if settings.peft == "lora":
+            model.requires_grad_(False)
+            self.policy = get_peft_model(model, lora_config(settings))
+            fuse(self.policy, autocast=compute_dtype is not None)
+        else:
+            self.policy = model
+
+    def keep_base(self) -> None:
+        """Keep a copy on disk of the weights that training will change, once they are where they stay."""
+        if self.settings.peft == "full":
+            tensors = OnDisk(dict(self.causal_lm.named_parameters()))
+            self.base = self.start = self.reference = Weights(self.base.identity, tensors)
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The model inside, without what peft puts around it."""
+        return self.policy.get_base_model() if self.settings.peft == "lora" else self.policy
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.policy.parameters()).device
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether `reset` gives the reference."""
+        return self.start is self.reference
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that training changes, those of the loss excluded."""
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def weights(self) -> Weights:
+        """Return copies of the trained weights, in full, in every process."""
+        trained = {name: p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
+        return Weights.on(self.base.identity, {name: sharding.whole(p).cpu().clone() for name, p in trained.items()})
+
+    # Exchanging them.
+
+    def put(self, weights: Weights) -> None:
+        """Copy weights into the policy's parameters: from now on they are the policy's own."""
+        self._copy(weights.tensors)
+
+    def reset_policy(self, seed: int) -> None:
+        """Go back to the start, in place. Seed fixes the LoRA initialisation."""
+        if sharding.is_sharded(self):
+            self.reshard()  # an earlier training may have ended between a forward pass and its backward pass
+        self.policy.requires_grad_(self.settings.peft == "full")
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            if self.settings.peft == "lora":
+                self.policy.add_adapter("fresh", lora_config(self.settings))  # whole, where "default" may be sharded
+                fresh = {n.replace(".fresh.", ".default."): p for n, p in self._named() if ".fresh." in n}
+                self._copy(fresh)
+                self.policy.delete_adapter("fresh")
+                self.policy.set_adapter("default")
+                fuse(self.policy, autocast=self.compute_dtype is not None)
+            self._copy(self.start.tensors)
+        self.policy.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def holding(self, weights: Weights) -> Iterator[None]:
+        """Compute with `weights` inside, and put back afterwards what was there, whatever happens inside.
+
+        Weights of another model are not copied: that model computes instead.
+        """
+        before = self._held
+        if weights is before:
+            yield
+            return
+        self._held = weights
+        try:
+            with self._exchanged(weights) if weights.model is None else nullcontext(), casts_kept(self):
+                yield
+        finally:
+            self._held = before
+
+    def start_from(self, weights: Weights, *, reference: bool) -> None:
+        """Let every training start from `weights` from now on.
+
+        Args:
+            reference: whether they become the reference too; otherwise the reference stays what it was.
+        """
+        if reference:
+            self.check_reference_can_be_trained()
+        parameters = dict(self._named())
+        tensors = {name: sharding.like(value, parameters[name]) for name, value in weights.tensors.items()}
+        self.start = Weights(weights.identity, OnDisk(tensors))
+        if reference:
+            self.reference = self.start
+
+    def check_reference_can_be_trained(self) -> None:
+        """Raise where `start_from(..., reference=True)` is impossible.
+
+        Raises:
+            ModelError: adapters on the LM head, with the remedy.
+        """
+        if isinstance(self.causal_lm.get_output_embeddings(), BaseTunerLayer):
+            raise ModelError(
+                f"model.lora_targets={self.settings.lora_targets!r} puts adapters on the LM head of "
+                f"{self.settings.name!r}, with which the stage sft cannot be the reference: leave the LM head out, or "
+                f"set reference: init."
+            )
+
+    @contextmanager
+    def _exchanged(self, weights: Weights) -> Iterator[None]:
+        named, own = dict(self._named()), {}
+        with self._adapters(on=bool(weights.tensors)) if self.settings.peft == "lora" else nullcontext():
+            try:
+                for name, values in weights.tensors.items():
+                    own[name] = self._replace(named[name], values)
+                forget_casts()  # it holds casts of the weights that were there before
+                yield
+            finally:
+                for name, values in own.items():
+                    self._replace(named[name], values)
+                forget_casts()
+
+    @contextmanager
+    def _adapters(self, on: bool) -> Iterator[None]:
+        if on == self._adapters_on:
+            yield
+            return
+        self._switch_adapters(on)
+        try:
+            yield
+        finally:
+            self._switch_adapters(not on)
+
+    def _switch_adapters(self, on: bool) -> None:
+        lora = self.policy.base_model
+        lora.enable_adapter_layers() if on else lora.disable_adapter_layers()
+        self._adapters_on = on
+
+    def _replace(self, parameter: nn.Parameter, values: Tensor) -> Tensor:
+        """Give a parameter other values; return its own."""
+        if sharding.is_sharded(self):  # FSDP gathers from the memory it knows
+            own = parameter.detach().clone()
+            with torch.no_grad():
+                parameter.copy_(sharding.like(values, parameter))
+        else:
+            own, parameter.data = parameter.data, values.to(parameter.device)
+        return own
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = dict(self._named())
+        with torch.no_grad():
+            for name, values in tensors.items():
+                parameters[name].copy_(sharding.like(values, parameters[name]))
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.policy.named_parameters()
+
+    # Files.
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as `from_pretrained` reads it: the adapter, or the whole model."""
+        state = None
+        if sharding.is_sharded(self):
+            own = {name: p for name, p in self._named() if p.requires_grad}
+            state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
+        if distributed.is_main():
+            # peft would look for the base's vocabulary, to see whether it grew, and warn where the base is an adapter
+            settings = {"save_embedding_layers": False} if self.settings.peft == "lora" else {}
+            self.policy.save_pretrained(folder, state_dict=state, **settings)
+
+    def restore(self, folder: Path) -> None:
+        """Make the policy the one that `save` wrote, after a `reset`.
+
+        Raises:
+            ModelError: the folder lacks its weights, or they are another model's.
+        """
+        if sharding.is_sharded(self):
+            raise ModelError(f"The trained policy {folder} cannot be read back under FSDP: start one process, or DDP.")
+        try:
+            if self.settings.peft == "lora":
+                state = load_peft_weights(str(folder), device="cpu")
+                unexpected = set_peft_model_state_dict(self.policy, state).unexpected_keys
+            else:
+                state = type(self.policy).from_pretrained(folder, dtype=torch.float32).state_dict()
+                unexpected = self.policy.load_state_dict(state, strict=False).unexpected_keys
+        except Exception as error:  # a file that is damaged or a pickle: each library has its own error
+            raise ModelError(
+                f"The trained policy {folder} cannot be read: {reason(error)}. Train it again, or mend the path."
+            ) from error
+        if unexpected:
+            raise ModelError(
+                f"The trained policy {folder} is another model's: {self.settings.name!r} lacks {unexpected[0]}."
+            )

@@ -1,0 +1,85 @@
+"""Recipes: a loss and the token scorer that a paper has for it, registered under the paper's name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plo.configured import hints_of
+from plo.losses import LOSSES, Loss
+from plo.registry import Registry, hyper_parameters
+from plo.scorers.scorer import SCORERS, Scorer
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """Facts that `register_recipe` declares of a recipe."""
+
+    paper: str = ""
+
+
+RECIPES = Registry("recipe", group="plo.recipes", facts=RecipeFacts)
+
+
+class Recipe:
+    """A loss with the scorer that makes its weights. It has the hyper-parameters of both; one that both have goes to both.
+
+    Args:
+        loss, scorer: registered names, looked up when the recipe is used.
+        defaults: defaults of hyper-parameters that differ from those of loss and scorer.
+    """
+
+    def __init__(self, loss: str, scorer: str, defaults: Mapping[str, Any]):
+        self.loss, self.scorer, self.defaults = loss, scorer, defaults
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own: dict[str, inspect.Parameter] = {}
+        for target in (SCORERS[self.scorer].load(), LOSSES[self.loss].load()):
+            hints = hints_of(target)
+            for name, p in hyper_parameters(target).items():
+                default = self.defaults.get(name, p.default)
+                own[name] = p.replace(default=default, annotation=hints.get(name, p.empty))
+        return inspect.Signature(list(own.values()))
+
+    def __call__(self, **params: Any) -> tuple[Loss, Scorer]:
+        """Return the loss and the scorer, each with its part of the hyper-parameters."""
+        loss, scorer = LOSSES[self.loss], SCORERS[self.scorer]
+        return Loss(loss, _part(loss.load(), params)), Scorer(scorer, _part(scorer.load(), params))
+
+    def __repr__(self) -> str:
+        return f"{self.loss} + {self.scorer}"
+
+
+def register_recipe(name: str, *, loss: str, scorer: str, paper: str, replace: bool = False, **defaults: Any) -> None:
+    """Register a loss with its token scorer as a method of its own.
+
+    Args:
+        name: the name that experiments use.
+        loss, scorer: their registered names.
+        paper: arXiv number or citation.
+        defaults: hyper-parameters of loss or scorer whose defaults differ.
+
+    Raises:
+        RegistryError: the name is taken.
+
+    Example:
+        >>> register_recipe("slow_decay", loss="twdpo", scorer="position_decay", paper="mine", gamma=0.999)
+        >>> get_variant("slow_decay").scorer.name
+        'position_decay(gamma=0.999)'
+    """
+    RECIPES.register(name, Recipe(loss, scorer, defaults), facts=RecipeFacts(paper), replace=replace)
+
+
+def _part(target: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    known = hyper_parameters(target)
+    return {name: value for name, value in params.items() if name in known}
+
+
+register_recipe("d2po", loss="twdpo", scorer="position_decay", paper="2502.14340")
+register_recipe("sampo", loss="twdpo", scorer="subsample", paper="2406.10957")
+# The released default, token_level false, is this; its other variant adds a weighted KL(policy || reference).
+register_recipe("tis_dpo", loss="twdpo", scorer="tis_rank", paper="2410.04350")
+register_recipe("tgdpo", loss="twdpo", scorer="tgdpo", paper="2506.14574")
+register_recipe("attention_po", loss="twdpo", scorer="attention_judge", paper="2605.21883", beta=0.005)
+BUILT_IN = ("attention_po", "d2po", "sampo", "tgdpo", "tis_dpo")

@@ -1,0 +1,205 @@
+"""`Variant`: a loss with its hyper-parameters and the token scorer that makes its weights."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from plo.configured import HyperParameterError, changed, full_name, resolve_params
+from plo.losses import LOSSES, Loss, LossError, LossSum
+from plo.losses.get import Spec, expand_preset, find_loss, read_terms
+from plo.losses.loss import sum_name
+from plo.pairs import Pairs
+from plo.registry import Entry, RegistryError
+from plo.scorers.recipe import RECIPES, Recipe
+from plo.scorers.scorer import Scorer, get_scorer
+
+
+class Term:
+    """One loss of a variant with the scorer that makes its weights.
+
+    Attributes:
+        entry: registry entry of the loss, or of the recipe.
+        name: registered name plus the hyper-parameters that differ from their defaults.
+        params: every hyper-parameter: of a recipe those of loss and scorer, of a loss that needs weights also `scorer`.
+        loss: the configured loss; it has the term's name.
+        scorer: the token scorer; None where the loss needs no weights.
+    """
+
+    def __init__(self, entry: Entry[Any], params: Mapping[str, Any]):
+        self.entry, self.recipe = entry, isinstance(entry.load(), Recipe)
+        if self.recipe:
+            self.params, self.loss, self.scorer = _from_recipe(entry, params)
+            self.name = full_name(entry, self.params)
+        else:
+            self.params, self.loss, self.scorer = _from_loss(entry, params)
+            self.name = self.loss.name
+            if self.scorer is not None and self.scorer.name != entry.facts.scorer:
+                inner = self.name.removeprefix(entry.name)[1:-1]
+                self.name = f"{entry.name}({', '.join(filter(None, [f'scorer={self.scorer.name}', inner]))})"
+        self.loss.name = self.name
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The hyper-parameters that differ from their defaults, and `scorer` where the loss needs token weights."""
+        own = self.params if self.recipe else self.loss.params
+        scorer = {} if self.scorer is None or self.recipe else {"scorer": self.scorer}
+        return {**changed(self.entry, own), **scorer}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter by the name that `with_params` takes, those of the scorer as `scorer.gamma`."""
+        inner = {} if self.scorer is None or self.recipe else self.scorer.params
+        return {**self.params, **{f"scorer.{name}": value for name, value in inner.items()}}
+
+    def with_params(self, changes: Mapping[str, Any]) -> "Term":
+        """Return the same term with some of its `settings` changed; the others keep their values.
+
+        Raises:
+            LossError, HyperParameterError: it has no such hyper-parameter, or they do not fit each other.
+        """
+        params, inner = self.given, {}
+        for name, value in changes.items():
+            if name.startswith("scorer."):
+                inner[name.removeprefix("scorer.")] = value
+            else:
+                params[name] = value
+        if inner:
+            params["scorer"] = get_scorer(params["scorer"]).with_params(inner)
+        return Term(self.entry, params)
+
+    @property
+    def source(self) -> str:
+        """Hash that identifies the term: code and hyper-parameters of loss and scorer."""
+        return self.loss.identity(self.params, None if self.scorer is None else self.scorer.source)
+
+
+class Variant:
+    """A loss with its hyper-parameters and the token scorer that makes its weights: a row of a comparison.
+
+    Attributes:
+        terms: ((coefficient, Term), ...), one unless the loss is a sum.
+        name: the term's name, or that of the sum: "twdpo(scorer=subsample)", "dpo + 0.2*sft".
+        params: every hyper-parameter of loss, scorer and recipe; of a sum, those of each term by its name.
+        loss: what is trained; a call of the variant calls it.
+        scorer: makes the token weights; None where no loss needs them.
+
+    Raises:
+        LossError: the terms need weights of different scorers.
+    """
+
+    def __init__(self, terms: list[tuple[float, Term]]):
+        self.terms = tuple((float(coefficient), term) for coefficient, term in terms)
+        self.name = sum_name((coefficient, term.name) for coefficient, term in self.terms)
+        single = len(self.terms) == 1 and self.terms[0][0] == 1
+        self.loss: Loss = terms[0][1].loss if single else LossSum([(c, term.loss) for c, term in self.terms])
+        self.params: dict[str, Any] = terms[0][1].params if single else {term.name: term.params for _, term in terms}
+        scorers = {term.scorer.name: term.scorer for _, term in self.terms if term.scorer is not None}
+        if len(scorers) > 1:
+            raise LossError(
+                f"The terms of {self.name!r} need different token weights ({', '.join(scorers)}): one scorer a sum."
+            )
+        self.scorer: Scorer | None = next(iter(scorers.values()), None)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Statistics that the loss needs in addition to `logps`."""
+        return self.loss.needs
+
+    @property
+    def registered_name(self) -> str:
+        """Registered name of the loss or recipe; of a sum, the sum's name."""
+        return self.terms[0][1].entry.name if self.loss.entry is not None else self.name
+
+    @property
+    def source(self) -> str:
+        """Hash that identifies the variant; of a sum, those of its terms, a line each."""
+        return "\n".join(term.source for _, term in self.terms)
+
+    def each_term(self, change: "Callable[[Term], Term | Variant]") -> "Variant":
+        """Return the variant with every term changed; a term may become a sum."""
+        terms = [(coefficient, change(term)) for coefficient, term in self.terms]
+        return Variant(
+            [
+                (coefficient * inner, part)
+                for coefficient, new in terms
+                for inner, part in (new.terms if isinstance(new, Variant) else [(1.0, new)])
+            ]
+        )
+
+    def __call__(self, pairs: Pairs) -> Any:
+        """Return the loss of the pairs, whose weights are given: `loss(pairs)`."""
+        return self.loss(pairs)
+
+    def __repr__(self) -> str:
+        return f"Variant({self.name})"
+
+
+def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
+    """Return a configured loss with the token scorer that makes its weights.
+
+    Args:
+        spec: anything `get_loss` takes, with `scorer=...` for a loss that needs weights; or a recipe's name.
+        params: hyper-parameters, `scorer` among them: a name, "position_decay(gamma=0.9)", or a mapping.
+
+    Raises:
+        RegistryError: no such loss, recipe or scorer.
+        LossError, HyperParameterError: a hyper-parameter that it does not have, or a spec that cannot be read.
+
+    Example:
+        >>> variant = get_variant("twdpo(scorer=position_decay(gamma=0.9), beta=0.2)")
+        >>> variant.needs, variant.scorer.name, variant.params["beta"]
+        (('ref_logps', 'weights'), 'position_decay(gamma=0.9)', 0.2)
+        >>> get_variant("d2po", gamma=0.9).params
+        {'gamma': 0.9, 'beta': 0.1, 'loss_type': 'sigmoid', 'kl': 0.0}
+    """
+    if isinstance(spec, Variant | Loss):
+        if params:
+            raise LossError(f"{spec.name!r} is configured already: set hyper-parameters where it is made.")
+        if isinstance(spec, Variant):
+            return spec
+        return Variant([(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms])
+    terms = []
+    for coefficient, loss, own in read_terms(spec, params):
+        if isinstance(loss, str) and loss in RECIPES:
+            if loss in LOSSES:
+                taken = f"of a loss ({LOSSES[loss].origin}) and of a recipe"
+                raise RegistryError(f"{loss!r} is the name {taken}: register one of them under another name.")
+            terms.append((coefficient, Term(RECIPES[loss], own)))
+            continue
+        entry = find_loss(loss)
+        terms += [(coefficient * inner, Term(entry, part)) for inner, part in expand_preset(entry, own)]
+    return Variant(terms)
+
+
+def get_loss(spec: "Spec | Variant", /, **params: Any) -> Loss:
+    """Return the loss of a variant, to be called on `Pairs` that have its weights: `get_variant(...).loss`.
+
+    Raises:
+        RegistryError, LossError, HyperParameterError: as `get_variant`.
+
+    Example:
+        >>> get_loss("tis_dpo").needs
+        ('ref_logps', 'weights')
+    """
+    return get_variant(spec, **params).loss
+
+
+def _from_recipe(entry: Entry[Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Loss, Scorer]:
+    if "scorer" in params:
+        raise LossError(f"The recipe {entry.name!r} takes no scorer={params['scorer']!r}: it is {entry.load()!r}.")
+    try:
+        resolved = resolve_params("recipe", entry, params)
+    except HyperParameterError as error:
+        raise LossError(str(error)) from None
+    return resolved, *entry.load()(**resolved)
+
+
+def _from_loss(entry: Entry[Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Loss, Scorer | None]:
+    own = dict(params)
+    scorer = own.pop("scorer", None)
+    loss = Loss(entry, own)
+    if "weights" in loss.needs:
+        configured = get_scorer(entry.facts.scorer if scorer is None else scorer)
+        return {**loss.params, "scorer": configured.name}, loss, configured
+    if scorer is not None:
+        raise LossError(f"The loss {entry.name!r} takes no scorer={scorer!r}: only losses that need token weights do.")
+    return loss.params, loss, None
