@@ -30,6 +30,8 @@ def main() -> None:
     if args.worker:
         return worker(args)
     rounds = [measure(args, ["plo", other]) for other in args.against.split(",")]
+    if args.record:
+        record(args.record, rounds)
     if args.json:
         print(json.dumps(rounds, indent=1))
     else:
@@ -72,6 +74,26 @@ def measure(args: argparse.Namespace, names: list[str]) -> dict:
     result["memory_ratio"] = ours["peak_memory_gb"] / theirs["peak_memory_gb"]
     result["largest_loss_difference"] = max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
     return result
+
+
+def record(file: Path, rounds: list[dict]) -> None:
+    """Write how long other losses' steps take, as multiples of `--loss`'s, to the file that `plo docs` reads."""
+    import torch
+    import transformers
+
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    hardware = f"{machine}; torch {torch.__version__}, transformers {transformers.__version__}"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    for result in rounds:
+        new = {
+            "loss": result["against"].removeprefix("plo:"),
+            "peft": result["peft"],
+            "ratio": round(result["step_ratio"], 3),
+        }
+        new |= {"command": f"python {' '.join(a for a in sys.argv if str(file) not in a)}".replace(" --record", "")}
+        known = [each for each in known if (each["loss"], each["peft"]) != (new["loss"], new["peft"])]
+        known.append(new | {"hardware": hardware})
+    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def table(result: dict) -> str:
@@ -288,6 +310,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--against", default="trl,trl_best", help="trl, trl_best, plo:<loss>; several with commas")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", type=Path, help="file of steps of other losses (plo/pages/measured.json) to update")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -78,7 +78,7 @@ def _command_line():
             continue
         context = Context(command, info_name=f"plo {name}")
         usage = command.get_usage(context).removeprefix("Usage: ")
-        _, *examples = re.sub(r"\[/?dim\]|\\\\(?=\[)", "", command.epilog or "").splitlines()
+        examples = [line.strip().replace("\\[", "[") for line in (command.epilog or "").splitlines()[2:]]
         rows = [_parameter(parameter, context) for parameter in command.params]
         parts += [f"## plo {name}", command.help, "```sh\n" + "\n".join([f"{usage}\n", *examples]) + "\n```"]
         parts.append(_table(("argument or option", "default", "meaning"), rows))

@@ -15,31 +15,13 @@ SIZES: tuple[dict[str, Any], ...] = (
     {},
     {"losses": ["dpo", "tbpo_a"]},
     {"losses": ["dpo", "tbpo_a"], "data.limit": 96, "evaluation.prompts": 32, "evaluation.pairs": 32},
+    {"losses": ["dpo"], "data.limit": 96, "evaluation.prompts": 24, "evaluation.pairs": 24},
+    {"losses": ["dpo"], "seeds": [0], "data.limit": 64, "evaluation.prompts": 24, "evaluation.samples": 1, "evaluation.pairs": 16},
     {
-        "losses": ["dpo"],
-        "data.limit": 96,
-        "evaluation.prompts": 24,
-        "evaluation.pairs": 24,
+        "losses": ["dpo"], "seeds": [0], "data.limit": 32, "train.batch_size": 4, "evaluation.prompts": 8,
+        "evaluation.samples": 1, "evaluation.max_new_tokens": 24, "evaluation.pairs": 8,
     },
-    {
-        "losses": ["dpo"],
-        "seeds": [0],
-        "data.limit": 64,
-        "evaluation.prompts": 24,
-        "evaluation.samples": 1,
-        "evaluation.pairs": 16,
-    },
-    {
-        "losses": ["dpo"],
-        "seeds": [0],
-        "data.limit": 32,
-        "train.batch_size": 4,
-        "evaluation.prompts": 8,
-        "evaluation.samples": 1,
-        "evaluation.max_new_tokens": 24,
-        "evaluation.pairs": 8,
-    },
-)
+)  # fmt: skip
 PARAMETERS = 135e6  # of the embedded model
 PAIR_TOKENS, PROMPT_TOKENS = 72, 8  # of the embedded task, on average; a pair has its prompt and both responses
 STARTING = 75.0  # seconds for imports, the files of the model, the database and the leaderboard

@@ -1,5 +1,7 @@
 """The pages of docs/methods: written from the registries, complete, and as they would be written now."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -24,7 +26,7 @@ METHODS = [name for name in PAGES if name not in ("README.md", "generators.md")]
 
 
 def sections(text):
-    """Heading -> what stands below it; "" is what stands below the title."""
+    """Return the text below each heading; "" is the text below the title."""
     title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     found = dict(part.split("\n", 1) for part in parts)
     return {"": title.split("\n", 3)[-1], **found}
@@ -150,12 +152,31 @@ def test_what_is_not_here_says_why():
 
 def test_measured_factors_are_the_benchmarks_own():
     text = " ".join((ROOT / "benchmarks" / "README.md").read_text().split())
-    assert all(f"`{name}` {lora:.2f} and {full:.2f}" in text for name, (lora, full) in MEASURED.items())
+    steps = {(each["loss"], each["peft"]): each for each in json.loads(MEASURED.read_text())}
+    for name in {loss for loss, _ in steps}:
+        lora, full = steps[name, "lora"], steps[name, "full"]
+        assert f"`{name}` {lora['ratio']:.2f} and {full['ratio']:.2f}" in text
+        assert lora["command"] in PAGES[f"{name}.md"] and full["command"] == f"{lora['command']} --peft full"
+        assert lora["hardware"] == full["hardware"]
     assert "--rows 16 --epochs 2 --against plo:tdpo2" in text
 
 
+def test_the_benchmark_updates_the_file_of_measured_steps(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "backbone.py")
+    spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
+    file = tmp_path / "measured.json"
+    monkeypatch.setattr("sys.argv", ["benchmarks/backbone.py", "--against", "plo:tdpo2", "--record", str(file)])
+    for ratio in (1.2, 1.06):
+        benchmark.record(file, [{"against": "plo:tdpo2", "peft": "lora", "step_ratio": ratio}])
+    benchmark.record(file, [{"against": "plo:tdpo2", "peft": "full", "step_ratio": 1.0}])
+    lora, full = json.loads(file.read_text())
+    assert (lora["peft"], lora["ratio"], full["peft"], full["ratio"]) == ("lora", 1.06, "full", 1.0)
+    assert lora["command"] == "python benchmarks/backbone.py --against plo:tdpo2"
+    assert "torch" in lora["hardware"] and lora.keys() == json.loads(MEASURED.read_text())[0].keys()
+
+
 def described():
-    """a |b| < c_d.
+    """a |b| = c_d < 1.
 
         x  |  1
         y  |  2
@@ -180,12 +201,32 @@ def described():
 
 def test_a_docstring_in_its_parts():
     doc = read_docstring(described)
-    assert doc.formula == "a |b| < c_d."
+    assert doc.formula == "a |b| = c_d < 1."
     assert doc.notes == ["    x  |  1\n    y  |  2", "Said of `f(x)` and **zero**; see arXiv 2305.18290."]
     assert doc.sections["Idea"] == "One line goes on: here. Then another."
     assert doc.sections["Returns"] == "a thing; Metric: `m`."
     assert doc.args == {"one": "the first, Note: continued.", "two": "both.", "three": "both."}
     assert (doc.sections["Assumes"], doc.sections["Source"]) == ("nothing.", "none.")
+
+
+def sentence_first():
+    """Fit the log-odds of preferences
+    by a margin.
+
+        a = b + c,
+        b = 2
+
+    A note.
+
+    Idea: One.
+    """
+
+
+def test_a_docstring_that_begins_with_a_sentence():
+    doc = read_docstring(sentence_first)
+    assert (doc.summary, doc.formula) == ("Fit the log-odds of preferences by a margin.", "a = b + c,\nb = 2")
+    assert doc.notes == ["A note."] and doc.sections == {"Idea": "One."}
+    assert read_docstring(described).summary == ""
 
 
 def test_prose_as_markdown():

@@ -8,7 +8,8 @@ import typer
 
 from plo.cli.complete import complete_names
 from plo.cli.overrides import split
-from plo.cli.shared import Json, Plugins, can_ask, console, load_plugins, log, silence_libraries, terminal_progress
+from plo.cli.parameters import JUDGES, Json, JudgeCalls, JudgeMoney, Plugins, Store
+from plo.cli.shared import can_ask, console, load_plugins, log, silence_libraries, terminal_progress
 from plo.terminal import say
 
 
@@ -35,17 +36,12 @@ def evaluate(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Judge of the answers: openai:MODEL@URL (without @URL the default provider; options as openai:MODEL(price_in=2)), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
+            help=f"Judge of the answers, with options as in openai:MODEL(price_in=2): {JUDGES}",
             autocompletion=complete_names("judges"),
         ),
     ] = None,
-    judge_calls: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")
-    ] = None,
-    judge_money: Annotated[
-        float | None,
-        typer.Option(help="Maximum cost of the judge's calls in this launch, in the currency of its prices."),
-    ] = None,
+    judge_calls: JudgeCalls = None,
+    judge_money: JudgeMoney = None,
     against: Annotated[
         str | None,
         typer.Option(help="Model to compare WHAT with, named in the same way; for models that plo did not train."),
@@ -58,7 +54,7 @@ def evaluate(
     ] = [],  # noqa: B006
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of sequences to sample at a time.")] = None,
     plugin: Plugins = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
+    store: Store = None,
 ):
     """Evaluate trained cells, any model or a file of outputs, and record the results; skip what is recorded already.
 
@@ -109,7 +105,7 @@ def judge_check(
         str,
         typer.Argument(
             metavar="JUDGE",
-            help="Judge to check: openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
+            help=f"Judge to check: {JUDGES}",
             autocompletion=complete_names("judges"),
         ),
     ],
@@ -124,15 +120,10 @@ def judge_check(
     template: Annotated[str, typer.Option(help="Prompt of the judge, a name or a file.")] = "instruction",
     limit: Annotated[int | None, typer.Option(min=1, help="Number of pairs to use, the first ones.")] = None,
     retest: Annotated[int, typer.Option(min=0, help="Number of pairs to ask the judge about twice.")] = 0,
-    judge_calls: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")
-    ] = None,
-    judge_money: Annotated[
-        float | None,
-        typer.Option(help="Maximum cost of the judge's calls in this launch, in the currency of its prices."),
-    ] = None,
+    judge_calls: JudgeCalls = None,
+    judge_money: JudgeMoney = None,
     plugin: Plugins = [],  # noqa: B006
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record the result in.")] = None,
+    store: Store = None,
     as_json: Json = False,
 ):
     """Measure how far a judge can be trusted: agreement with gold labels, position and length bias, and consistency.

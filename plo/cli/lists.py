@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from plo.cli.complete import complete_names
-from plo.cli.shared import Json, Plugins, load_plugins
+from plo.cli.parameters import Json, Plugins
+from plo.cli.shared import load_plugins
 from plo.cli.tables import print_rows
 
 KINDS = {  # kind: heading of its names, the registries, and its columns between names and defaults

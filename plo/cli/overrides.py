@@ -66,22 +66,25 @@ def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None
 
 
 def with_hyper_parameters(experiment, hyper: dict[str, Any]):
-    """Change the variants of an experiment: `beta=0.2` reaches every loss that has it, `dpo.beta=0.2` dpo alone.
+    """Set hyper-parameters of an experiment's variants: `beta=0.2` of every loss that has it, `dpo.beta=0.2` of dpo alone.
 
-    The terms of a sum are losses like any other, and `scorer.gamma=0.5` is a hyper-parameter of a loss's scorer. What
-    names a loss goes before what does not.
+    The terms of a sum are losses like any other, and `scorer.gamma=0.5` is a hyper-parameter of a loss's scorer. A
+    value that names its loss takes precedence.
+
+    Raises:
+        ConfigError: no variant has such a hyper-parameter. The message suggests names.
     """
     from plo.config import ConfigError, field_names
     from plo.losses import LOSSES
     from plo.scorers import get_variant
 
-    taken = set()
+    used = set()
 
-    def changed(term):
+    def with_preset(term):
         presets = [key for key in ("preset", *(f"{name}.preset" for name in names_of(term))) if key in hyper]
         if not presets or not getattr(term.entry.facts, "presets", None):
             return with_settings(term)
-        taken.update(presets)
+        used.update(presets)
         return get_variant(term.entry.name, **term.given, preset=hyper[presets[-1]]).each_term(with_settings)
 
     def names_of(term):
@@ -91,23 +94,23 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
         names = names_of(term)
         for scorers in (True, False):  # another scorer first: it has hyper-parameters of its own
             addressed = {f"{name}.{parameter}": parameter for name in names for parameter in term.settings}
-            found = {key: key for key in hyper if key in term.settings}
-            found |= {key: addressed[key] for key in hyper if key in addressed}
-            found = {key: parameter for key, parameter in found.items() if (parameter == "scorer") == scorers}
-            if found:
-                taken.update(found)
-                term = term.with_params({parameter: hyper[key] for key, parameter in found.items()})
+            parameters = {key: key for key in hyper if key in term.settings}
+            parameters |= {key: addressed[key] for key in hyper if key in addressed}
+            changes = {key: parameter for key, parameter in parameters.items() if (parameter == "scorer") == scorers}
+            if changes:
+                used.update(changes)
+                term = term.with_params({parameter: hyper[key] for key, parameter in changes.items()})
         return term
 
     before = [get_variant(spec) for spec in experiment.losses]
-    after = [variant.each_term(changed) for variant in before]
-    if lost := [key for key in hyper if key not in taken]:
+    after = [variant.each_term(with_preset) for variant in before]
+    if unknown := [key for key in hyper if key not in used]:
         terms = {term.name: list(term.settings) for variant in before for _, term in variant.terms}
         has = "; ".join(f"{name}: {', '.join(parameters) or 'none'}" for name, parameters in terms.items())
-        meant = near(lost[0], [*field_names(), *(p for parameters in terms.values() for p in parameters)])
+        meant = near(unknown[0], [*field_names(), *(p for parameters in terms.values() for p in parameters)])
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
         raise ConfigError(
-            f"{lost[0]}={hyper[lost[0]]}: neither a setting of the experiment nor a hyper-parameter of its losses.{hint} "
+            f"{unknown[0]}={hyper[unknown[0]]}: neither a setting of the experiment nor a hyper-parameter of its losses.{hint} "
             f"They have: {has}."
         )
     specs = tuple(

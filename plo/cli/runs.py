@@ -7,7 +7,8 @@ import typer
 
 from plo.cli.complete import complete_names
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
-from plo.cli.shared import Json, Plugins, console, load_plugins, log, silence_libraries, terminal_progress
+from plo.cli.parameters import Json, Plugins, Settings, Store
+from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
 
 
 def verify(
@@ -75,13 +76,7 @@ def scores(
             autocompletion=complete_names("scorers"),
         ),
     ],
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE|KEY=VALUE",
-            help="Experiment file, settings that override it, and hyper-parameters of the scorer.",
-        ),
-    ] = [],  # noqa: B006
+    arguments: Settings = [],  # noqa: B006
     count: Annotated[int, typer.Option("--pairs", min=1, help="Number of training pairs to show, the first ones.")] = 3,
     page: Annotated[
         Path | None, typer.Option("--html", help="Write an HTML page to this file rather than print tables.")
@@ -121,14 +116,7 @@ def scores(
 
 
 def compare(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE|KEY=VALUE",
-            help="Experiment file; settings that override it (train.lr=1e-4; plo settings lists them); and "
-            "hyper-parameters of losses (beta=0.2 for every loss that has it, dpo.beta=0.2 for one).",
-        ),
-    ] = [],  # noqa: B006
+    arguments: Settings = [],  # noqa: B006
     loss: Annotated[
         list[str],
         typer.Option(
@@ -144,7 +132,7 @@ def compare(
     ] = False,
     plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
-    store: Annotated[str | None, typer.Option(help="MLflow tracking URI to record in.")] = None,
+    store: Store = None,
 ):
     """Train every loss with every seed on one model and data set; run again, it continues where it stopped.
 

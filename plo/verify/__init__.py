@@ -47,18 +47,18 @@ def verify(loss: Loss, *, labels: bool = True) -> Report:
         labels: also describe what comes of noisy, biased, intransitive and missing labels.
 
     Example:
-        >>> verify(get_loss("dpo")).passed
+        >>> verify(get_loss("dpo"), labels=False).passed
         True
     """
     begin = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = copy.deepcopy(loss).build(HIDDEN).double()
+        loss = prepared(loss)
         checks = _called(loss)
         if not checks:
             for check in PROPERTIES:
                 checks += _tried(check.__name__, lambda check=check: [check(loss)])
-            checks += _tried("generator", lambda: _generator_checks(loss))
+            checks += _tried("generator", lambda: generator_checks_of(loss))
             checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
             if labels:
                 checks += _tried("labels", lambda: stress(loss))
@@ -68,12 +68,20 @@ def verify(loss: Loss, *, labels: bool = True) -> Report:
 def verify_generator(loss: Loss) -> Report:
     """The checks of the generator that a loss was configured with, and what that loss recovers with it."""
     begin = time.perf_counter()
-    checks = _tried("generator", lambda: _generator_checks(loss))
+    checks = _tried("generator", lambda: generator_checks_of(loss))
     checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
-    return Report(f"{generator_of(loss).name} in {loss.entry.name}", checks, time.perf_counter() - begin)
+    generator = generator_of(loss)
+    name = f"{generator.name} in {loss.entry.name}" if generator is not None and loss.entry is not None else loss.name
+    return Report(name, checks, time.perf_counter() - begin)
 
 
-def _generator_checks(loss: Loss) -> list[Check]:
+def prepared(loss: Loss) -> Loss:
+    """Return a copy of a loss to run checks on: in float64, with its own parameters built."""
+    return copy.deepcopy(loss).build(HIDDEN).double()
+
+
+def generator_checks_of(loss: Loss) -> list[Check]:
+    """Run the checks of the generator that a loss was configured with; none where it has no generator."""
     generator = generator_of(loss)
     return generator_checks(generator) if generator else []
 
@@ -105,4 +113,15 @@ def _raised(name: str, error: Exception, meaning: str) -> Check:
     return Check(name, FAILED, type(error).__name__, meaning, where, "mend the error at that line.")
 
 
-__all__ = ["DESCRIBED", "FAILED", "NOT_APPLICABLE", "PASSED", "Check", "Report", "verify", "verify_generator"]
+__all__ = [
+    "DESCRIBED",
+    "FAILED",
+    "NOT_APPLICABLE",
+    "PASSED",
+    "Check",
+    "Report",
+    "generator_checks_of",
+    "prepared",
+    "verify",
+    "verify_generator",
+]

@@ -77,8 +77,8 @@ def per_pair(loss: Loss, pairs: Pairs) -> Tensor:
 def mean(loss: Loss, pairs: Pairs) -> Tensor:
     """The loss of the batch as the backbone takes it: the mean over pairs, or over tokens, of each term."""
     total = pairs.chosen.logps.new_zeros(())
-    for weight, term in loss.terms:
+    for coefficient, term in loss.terms:
         value = term.evaluate(pairs)
         count = len(pairs) if value.mask is None else value.mask.sum().clamp(min=1)
-        total = total + weight * value.values.sum() / count
+        total = total + coefficient * value.values.sum() / count
     return total

@@ -56,7 +56,7 @@ def policy_recovery(loss: Loss) -> Check:
     if declared is None:
         text = "recovered" if recovered else "not recovered" + _unfinished(outcome)
         meaning = (
-            f"{text}: KL(pi* || pi) on a Bradley-Terry bandit; the loss declares no model (register_loss(model=...))"
+            f"{text}: KL(pi* || pi) on a Bradley-Terry bandit; the loss declares no model (register_loss(assumes=...))"
         )
         return Check(name, DESCRIBED, measured, meaning, values=values)
     meaning = f"KL(pi* || pi) of the population loss's minimiser, labels of its own model ({declared})"
@@ -65,7 +65,7 @@ def policy_recovery(loss: Loss) -> Check:
         return Check(name, PASSED, measured, meaning, values=values)
     where = f"expected reward {outcome.reward:.3g}; pi* has {outcome.best:.3g}, ref {outcome.start:.3g}"
     where += _unfinished(outcome)
-    remedy = "a sign or factor of beta, an assumption the loss does not share with its model=, or a wrong gradient."
+    remedy = "a sign or factor of beta, an assumption the loss does not share with its assumes=, or a wrong gradient."
     return Check(name, FAILED, measured, meaning, where, remedy, values)
 
 
@@ -117,7 +117,7 @@ def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
         if not float(shift.abs().max()) < FAR:
             return Outcome(math.inf, math.nan, problem.reward(problem.target), problem.reward(problem.ref), math.inf)
         rewards = [problem.reward(each) for each in (policy, problem.target, problem.ref)]
-        return Outcome(problem.kl(policy), *rewards, left)
+        return Outcome(problem.kl(policy), *rewards, left)  # pyright: ignore[reportCallIssue]
 
 
 def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
@@ -133,12 +133,12 @@ def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
         progress=0.5,
     )
     total = log_pi.new_zeros(())
-    for weight, term in loss.terms:
+    for coefficient, term in loss.terms:
         value = term.evaluate(pairs)
         if value.mask is None:
-            total = total + weight * (weights * value.values).sum() / weights.sum()
+            total = total + coefficient * (weights * value.values).sum() / weights.sum()
         else:
-            total = total + weight * (weights * value.values.sum(-1)).sum() / (weights * value.mask.sum(-1)).sum()
+            total = total + coefficient * (weights * value.values.sum(-1)).sum() / (weights * value.mask.sum(-1)).sum()
     return total
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from plo.losses import LOSSES
+from plo.scorers import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -38,7 +39,8 @@ def test_readme_fits_its_frame():
 
 
 def test_readme_counts_the_losses():
-    built_in = [entry for entry in LOSSES if entry.load().__module__.startswith("plo.")]
+    entries = [entry for registry in (LOSSES, RECIPES) for entry in registry]
+    built_in = [entry for entry in entries if getattr(entry.load(), "__module__", "").startswith("plo.")]
     assert f"**{len(built_in)} losses**" in prose("README.md")
     assert f"| {len(built_in)}, TRL's among them |" in prose("README.md")
 

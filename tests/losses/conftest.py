@@ -1,4 +1,4 @@
-"""Makes `tester` and `golden` importable from the tests beside them, whatever folder pytest starts in."""
+"""Makes `golden` importable from the tests beside them, whatever folder pytest starts in."""
 
 import sys
 from pathlib import Path

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tester import LENGTHS, make_pairs, make_statistics, mask_of
 
 from plo.losses import get_loss
 from plo.pairs import Pairs, Side
+from plo.verify.inputs import LENGTHS, make_pairs, make_statistics, mask_of
 
 NEEDS = ("ref_logps", "kl_ref_pi", "kl_pi_ref", "weights", "log_p2", "hidden")
 

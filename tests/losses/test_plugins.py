@@ -10,7 +10,6 @@ import types
 
 import pytest
 import torch
-from tester import PAIRS
 
 from plo.losses import (
     LOSSES,
@@ -18,6 +17,7 @@ from plo.losses import (
 )
 from plo.losses.dpo import dpo
 from plo.registry import Registry, RegistryError, load_plugin
+from plo.verify.inputs import make_pairs, make_statistics
 
 PLUGIN = """
 from plo.losses import register_generator, register_loss
@@ -30,6 +30,7 @@ def cubic(R):
 def margin_only(pairs, *, scale: float = 1.0):
     return -scale * pairs.log_ratio_margin() * pairs.columns["gap"]
 """
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
 
 
 def test_load_plugin(tmp_path):

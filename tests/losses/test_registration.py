@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from tester import PAIRS
 
 from plo.backbone.token_statistics import register_statistic
 from plo.losses import (
@@ -16,6 +15,9 @@ from plo.losses import (
 )
 from plo.registry import RegistryError
 from plo.scorers import register_scorer
+from plo.verify.inputs import make_pairs, make_statistics
+
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
 
 
 def test_duplicates_name_both_origins():
@@ -127,3 +129,9 @@ def test_a_text_where_a_tuple_belongs_is_refused(fact):
 def test_a_side_that_there_is_not():
     with pytest.raises(LossError, match="'winner' is neither 'chosen' nor 'rejected'"):
         register_loss("x", against=("winner",))
+
+
+def test_the_old_name_of_assumes():
+    with pytest.warns(DeprecationWarning, match=r"register_loss\('old', model=...\): the argument is called assumes"):
+        register_loss("old", model="chosen")(lambda pairs: -pairs.chosen.logp())
+    assert get_loss("old").assumes == LOSSES["old"].facts.assumes == "chosen"

@@ -5,7 +5,6 @@ import functools
 
 import pytest
 import torch
-from tester import PAIRS
 
 from plo.losses import (
     LOSSES,
@@ -18,6 +17,9 @@ from plo.losses import (
 from plo.losses.dpo import dpo
 from plo.pairs import MissingStatistic, Pairs
 from plo.registry import NoFacts, Registry, RegistryError
+from plo.verify.inputs import make_pairs, make_statistics
+
+PAIRS = make_pairs(make_statistics(("ref_logps", "kl_ref_pi")), ("ref_logps", "column:gap"))
 
 
 @pytest.mark.parametrize(

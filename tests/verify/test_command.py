@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.losses import LOSSES, LossError, get_loss, register_loss
+from plo.scorers import RECIPES
 from plo.verify import FAILED, NOT_APPLICABLE, PASSED, verify
 from plo.verify.load import load_loss
 
@@ -17,7 +18,7 @@ import torch
 from plo import Pairs, register_generator, register_loss
 from torch.nn.functional import logsigmoid
 
-@register_loss("registered_name", needs=("ref_logps",), model="bradley_terry", replace=True)
+@register_loss("registered_name", needs=("ref_logps",), assumes="bradley_terry", replace=True)
 def some_function(pairs: Pairs, *, beta: float = 0.25) -> torch.Tensor:
     return -logsigmoid(beta * pairs.log_ratio_margin())
 
@@ -133,6 +134,7 @@ def test_all(monkeypatch):
     """A row a loss, a line for each that does not pass. Three losses here: TBPO-Q alone takes seconds."""
     kept = {name: LOSSES[name] for name in ("dpo", "simpo")}
     monkeypatch.setattr(LOSSES, "_entries", kept)
+    monkeypatch.setattr(RECIPES, "_entries", {})
 
     @register_loss("broken")
     def broken(pairs):
@@ -174,7 +176,7 @@ def test_a_statistic_that_was_not_asked_for_is_a_failure_with_its_line(plugin):
 
 
 def test_a_statistic_of_ones_own_is_fed_but_not_recovered_from():
-    @register_loss("with_own", needs=("ref_logps", "top_p"), model="bradley_terry")
+    @register_loss("with_own", needs=("ref_logps", "top_p"), assumes="bradley_terry")
     def with_own(pairs):
         return -torch.nn.functional.logsigmoid(pairs.log_ratio_margin() * pairs.chosen.mean(pairs.chosen.top_p))
 
@@ -185,5 +187,5 @@ def test_a_statistic_of_ones_own_is_fed_but_not_recovered_from():
 
 @pytest.mark.parametrize("model", ["bradleyterry", "token"])
 def test_a_misspelt_model_is_refused(model):
-    with pytest.raises(LossError, match=f"model='{model}' .* must be one of bradley_terry"):
-        register_loss("x", model=model)
+    with pytest.raises(LossError, match=f"assumes='{model}' .* must be one of bradley_terry"):
+        register_loss("x", assumes=model)

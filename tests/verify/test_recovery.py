@@ -125,7 +125,7 @@ def test_recovered(spec):
 def test_flipped_labels_with_the_loss_that_knows_it():
     """rDPO, arXiv 2403.00409: unbiased under flips with the probability it is told."""
 
-    @register_loss("told", needs=("ref_logps",), model="flipped_bradley_terry")
+    @register_loss("told", needs=("ref_logps",), assumes="flipped_bradley_terry")
     def told(pairs, *, beta: float = 0.1, label_smoothing: float = 0.1):
         margin, e = beta * pairs.log_ratio_margin(), label_smoothing
         return (-(1 - e) * logsigmoid(margin) + e * logsigmoid(-margin)) / (1 - 2 * e)
@@ -157,7 +157,7 @@ def by_length(pairs, *, beta: float = 0.1):
 
 @pytest.mark.parametrize("loss", [wrong_sign, beta_squared, chosen_only, endless, by_length])
 def test_a_wrong_loss_misses_its_models_optimum(loss):
-    register_loss("wrong", needs=("ref_logps",), model="bradley_terry")(loss)
+    register_loss("wrong", needs=("ref_logps",), assumes="bradley_terry")(loss)
     check = policy_recovery(get_loss("wrong"))
     assert check.result == FAILED
     assert check.values["kl"] > 0.01
@@ -165,7 +165,7 @@ def test_a_wrong_loss_misses_its_models_optimum(loss):
 
 
 def test_a_sign_flip_in_the_state_term_of_tbpo_a_fails():
-    @register_loss("wrong_a", needs=("ref_logps", "kl_ref_pi"), model="token_a")
+    @register_loss("wrong_a", needs=("ref_logps", "kl_ref_pi"), assumes="token_a")
     def wrong_a(pairs, *, beta: float = 0.1):
         gap = pairs.rejected.kl_ref_pi - pairs.chosen.kl_ref_pi
         return -logsigmoid(beta * (pairs.chosen.log_ratios - pairs.rejected.log_ratios + gap)).sum(-1)

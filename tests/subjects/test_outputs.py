@@ -1,0 +1,37 @@
+"""A file of a model's outputs: what is read of it, and what is refused with its place."""
+
+import pytest
+
+from plo.subjects import SubjectError
+from plo.subjects.outputs import Outputs
+
+
+def written(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def test_lines_of_a_file_end_at_line_feeds_alone(tmp_path):
+    said = "a\u2028b\u0085c\fd\x1ce"
+    lines = [f'{{"prompt": "p{i}", "text": "{said}"}}' for i in range(2)]
+    for end in ("\n", "\r\n"):
+        outputs = Outputs(written(tmp_path / "said.jsonl", end.join(lines) + end + end))
+        assert outputs.sample(["p0", "p1"])["text"].tolist() == [said, said]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"prompt": "p", "text": "x"}, {"prompt": "p", "text": null}]', "row 2: 'text' holds null where a text"),
+        ('[{"prompt": "p", "text": "x"}, {"prompt": "p"}]', "row 2: 'text' holds nothing where"),
+        ('{"prompt": "p", "text": "x"}\n\n{"prompt": null, "text": "x"}', "line 3: 'prompt' holds null where"),
+        ('{"prompt": "p", "text": "x"}\n{"prompt": "p", "text": 3}', "line 2: 'text' holds 3 where"),
+        ('{"prompt": "p", "text": "x"}\n{"prompt": "p", ', "line 2: Expecting property name"),
+        ('{"prompt": "p", "text": "x"}\n7', "no list of objects: line 2 is 7"),
+        ("[" * 100_000, "cannot be read: maximum recursion depth"),
+        ('{"a": ' * 100_000, "line 1: maximum recursion depth"),
+    ],
+)
+def test_a_row_without_a_text_is_named(tmp_path, text, message):
+    with pytest.raises(SubjectError, match=message):
+        Outputs(written(tmp_path / "said.json", text))
