@@ -8,12 +8,14 @@ from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
+def _assumes(lam: float) -> str:
+    return "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
+
+
 @register_loss(
     "dpop",
     needs=("ref_logps",),
-    assumes=lambda lam: (
-        "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
-    ),
+    assumes=_assumes,
     paper="2402.13228",
 )
 def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tuple[Tensor, dict[str, Tensor]]:

@@ -20,15 +20,16 @@ def _check(divergence: Divergence, alpha: float | None) -> None:
         raise ValueError(f"alpha={alpha} has no effect with divergence={divergence!r}: it belongs to 'alpha'.")
 
 
+def _assumes(divergence: Divergence) -> str:
+    other = "its optimum is that of another divergence than the KL, which is not enumerated here"
+    return "bradley_terry" if divergence == "reverse_kl" else other
+
+
 @register_loss(
     "f_dpo",
     needs=("ref_logps",),
     check=_check,
-    assumes=lambda divergence: (
-        "bradley_terry"
-        if divergence == "reverse_kl"
-        else "its optimum is that of another divergence than the KL, which is not enumerated here"
-    ),
+    assumes=_assumes,
     paper="2309.16240",
 )
 def f_dpo(

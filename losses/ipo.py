@@ -15,9 +15,11 @@ def _assumes(reduction: str) -> str:
     return "log-ratios divided by length: the optimum known for IPO is that of reduction=sum"
 
 
-@register_loss(
-    "ipo", needs=("ref_logps",), assumes=_assumes, target_margin=lambda beta: 1 / (2 * beta), paper="2310.12036"
-)
+def _target_margin(beta: float) -> float:
+    return 1 / (2 * beta)
+
+
+@register_loss("ipo", needs=("ref_logps",), assumes=_assumes, target_margin=_target_margin, paper="2310.12036")
 def ipo(
     pairs: Pairs, *, beta: Positive = 0.1, reduction: Literal["mean", "sum"] = "mean"
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,10 +9,14 @@ from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
+def _assumes_length_dpo(alpha: float) -> str:
+    return "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry"
+
+
 @register_loss(
     "length_dpo",
     needs=("ref_logps",),
-    assumes=lambda alpha: "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry",
+    assumes=_assumes_length_dpo,
     paper="2403.19159",
 )
 def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,14 +77,15 @@ def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[st
     return -logsigmoid(margin), {"margin": margin}
 
 
+def _assumes_ld_dpo(alpha: float) -> str:
+    shorter = "the tail beyond the shorter response counts less: DPO's optimum only for equal lengths"
+    return shorter if alpha < 1 else "bradley_terry"
+
+
 @register_loss(
     "ld_dpo",
     needs=("ref_logps",),
-    assumes=lambda alpha: (
-        "the tail beyond the shorter response counts less: DPO's optimum only for equal lengths"
-        if alpha < 1
-        else "bradley_terry"
-    ),
+    assumes=_assumes_ld_dpo,
     paper="2409.06411",
 )
 def ld_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: Share = 0.5) -> tuple[Tensor, dict[str, Tensor]]:

@@ -32,10 +32,14 @@ def _detached(kl: str, detach_kl: bool) -> tuple[str, ...]:
     return (("kl_ref_pi",) if kl == "full" else ("logps",)) if detach_kl else ()
 
 
+def _check_a(generator: GeneratorSpec, lam: float, s: float) -> None:
+    check_generator(generator, of=tbpo_a, lam=lam, s=s)
+
+
 @register_loss(
     "tbpo_a",
     needs=_needs,
-    check=lambda generator, lam, s: check_generator(generator, of=tbpo_a, lam=lam, s=s),
+    check=_check_a,
     assumes=_assumes_a,
     detached=_detached,
     paper="2605.12288",
@@ -109,11 +113,15 @@ def _check_q(generator: GeneratorSpec, lam: float, s: float, center: bool, max_l
         raise ValueError(f"max_log_w={max_log_w} has no effect with center=False: it cuts what is centred.")
 
 
+def _assumes_q(center: bool) -> str:
+    return "centred, log w loses the baseline that stands for log Z" if center else "token_q"
+
+
 @register_loss(
     "tbpo_q",
     needs=("ref_logps", "hidden"),
     check=_check_q,
-    assumes=lambda center: "centred, log w loses the baseline that stands for log Z" if center else "token_q",
+    assumes=_assumes_q,
     paper="2605.12288",
 )
 class TBPOQ(nn.Module):

@@ -23,13 +23,21 @@ def _base(base: str, beta: float) -> Loss:
     return get_loss(base, beta=beta)
 
 
+def _needs(base: str, beta: float) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*_base(base, beta).needs, "log_p2")))
+
+
+def _target_margin(base: str, beta: float) -> float | None:
+    return _base(base, beta).target_margin
+
+
 @register_loss(
     "wpo",
-    needs=lambda base, beta: tuple(dict.fromkeys((*_base(base, beta).needs, "log_p2"))),
-    check=lambda base, beta: _base(base, beta),
+    needs=_needs,
+    check=_base,
     assumes="weights move with the policy and are held fixed in its gradient, so that it minimises no one loss",
     detached=("logps", "log_p2"),
-    target_margin=lambda base, beta: _base(base, beta).target_margin,
+    target_margin=_target_margin,
     paper="2406.11827",
 )
 def wpo(

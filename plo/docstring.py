@@ -16,12 +16,14 @@ class Docstring:
     """The parts of a docstring, without indentation.
 
     Attributes:
-        formula: the first paragraph, line by line; by convention what is computed.
-        notes: the paragraphs between it and the first section. An indented one is a table or a formula.
+        summary: the first paragraph, where a formula follows it; "" where the first paragraph is the formula.
+        formula: what is computed, line by line: the first paragraph, or the indented one after a first sentence.
+        notes: the paragraphs between the formula and the first section. An indented one is a table or a formula.
         sections: the text of each section, by name.
         args: the description of each hyper-parameter.
     """
 
+    summary: str
     formula: str
     notes: list[str] = field(default_factory=list)
     sections: dict[str, str] = field(default_factory=dict)
@@ -43,9 +45,13 @@ def read_docstring(target: object) -> Docstring:
         else:
             blocks[name].append(line)
     paragraphs = [part.strip("\n") for part in re.split(r"\n\s*\n", "\n".join(blocks.pop("")))]
-    formula, *notes = paragraphs
+    summary, formula, *notes = ["", *paragraphs]
+    if notes and notes[0].startswith("    ") and "=" not in formula:
+        summary, formula, *notes = formula, inspect.cleandoc(f"\n{notes[0]}"), *notes[1:]
     sections = {name: _joined(block) for name, block in blocks.items()}
-    return Docstring(formula, [note for note in notes if note], sections, _args(blocks.get("Args", [])))
+    return Docstring(
+        " ".join(summary.split()), formula, [note for note in notes if note], sections, _args(blocks.get("Args", []))
+    )
 
 
 def _joined(lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a number means to a reader: recorded with each run, so that a table needs recorded runs alone."""
+"""How a metric is read and shown: recorded with each run, so that a table needs recorded runs alone."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-ADJUSTED = "length_adjusted_"  # begins the name of a win rate as if the texts were as long as the opponent's
+ADJUSTED = "length_adjusted_"  # prefix of a win rate adjusted to the length of the opponent's texts
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Metric:
     """How a metric is read and shown.
 
     Attributes:
-        better: "↑" more is better, "↓" less is; "" where neither direction is better by itself.
-        table: "reward" is the first table of a leaderboard, "text" the second; else the name of an evaluation.
-        bounds: the least and the greatest value that it can have.
+        better: "↑" if higher is better, "↓" if lower is, "" if neither direction is better by itself.
+        table: "reward" for the first table of a leaderboard, "text" for the second, else the name of an evaluation.
+        bounds: least and greatest possible value.
     """
 
     name: str
@@ -28,16 +28,16 @@ class Metric:
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; an infinite bound is null."""
+        """Return JSON values; an infinite bound becomes null."""
         return asdict(self) | {"bounds": [bound if math.isfinite(bound) else None for bound in self.bounds]}
 
     @classmethod
     def from_dict(cls, recorded: Mapping[str, Any]) -> "Metric":
-        """The metric that `to_dict` wrote; keys that a later version added are left out."""
-        known = {key: value for key, value in recorded.items() if key in cls.__dataclass_fields__}
+        """Return the metric that `to_dict` wrote; keys that a later version added are ignored."""
+        known: dict[str, Any] = {key: value for key, value in recorded.items() if key in cls.__dataclass_fields__}
         low, high = known.get("bounds", (None, None))
-        bounds = (-math.inf if low is None else low, math.inf if high is None else high)
-        return cls(**known | {"bounds": bounds})
+        known["bounds"] = (-math.inf if low is None else low, math.inf if high is None else high)
+        return cls(**known)
 
 
 _SHARES = ("*win_rate", "*win_rate_*", "preference_accuracy", "consistency*", "unreadable*", "repetition", "finished")
@@ -61,14 +61,14 @@ _ALL = [
 
 
 def usual_bounds(name: str) -> tuple[float, float]:
-    """0 and 1 of what is a share by plo's names."""
+    """Return (0, 1) for a metric that is a share by plo's naming, else infinite bounds."""
     share = any(fnmatchcase(name, pattern) for pattern in _SHARES) and not name.endswith("_se")
     return (0.0, 1.0) if share else (-math.inf, math.inf)
 
 
 BUILT_IN = {metric.name: replace(metric, bounds=usual_bounds(metric.name)) for metric in _ALL}
 
-# Directions of plo's own evaluations of a model, of runs that were recorded before directions were.
+# Directions of plo's own evaluations of a model, for runs recorded before directions were.
 EARLIER = {
     "win_rate_se": None, "win_rate*": True, "*_win_rate": True, "preference_accuracy": True, "distinct_*": True,
     "ead_*": True, "self_bleu_*": False, "cosine_distance*": True, "vendi_score*": True, "compression_ratio*": False,
@@ -78,5 +78,5 @@ EARLIER = {
 
 
 def matching(patterns: Mapping[str, Any], name: str) -> Any:
-    """The value of the first pattern that fits a name; None where there is none."""
+    """Return the value of the first pattern that matches a name, or None."""
     return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), None)

@@ -1,4 +1,4 @@
-"""Calls made again where they failed for now."""
+"""Retry calls that fail for now."""
 
 import threading
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import TypeVar
 from plo.errors import PloError
 
 T = TypeVar("T")
-LONGEST = 16.0  # seconds between two calls, where the server asks for no other wait
+LONGEST = 16.0  # seconds between two calls, unless the server asks for another wait
 
 
 class RetryStopped(PloError):
-    """A call that is not made again, as nobody waits for its answer any more."""
+    """A call is not retried, because nobody waits for its answer any more."""
 
 
 def call_with_retries(
@@ -21,29 +21,31 @@ def call_with_retries(
     retries: int,
     stop: threading.Event | None = None,
 ) -> T:
-    """What `call` returns; after an error for which `when` holds it is called again, up to `retries` times.
+    """Return the result of `call`, which is called again, up to `retries` times, after an error for which `when` holds.
 
-    The wait is the error's attribute `wait`, in seconds; where it has none or None, a random one below 1, 2, 4, ... 16
-    seconds, so that calls which failed together are not made again together.
+    The wait is the error's attribute `wait`, in seconds. If that is missing or None, the wait is random, below 1, 2, 4, ... 16
+    seconds, so that calls which failed together are not retried together.
 
     Args:
-        stop: once it is set nothing is called again.
+        stop: an event after which nothing is called again.
 
     Raises:
-        Exception: that of the last call. Stopped: `stop` was set during a wait.
+        Exception: the error of the last call.
+        RetryStopped: `stop` was set during a wait.
     """
-    import tenacity  # with asyncio some 50 ms, which a command that asks nobody need not spend
+    import tenacity  # takes 50 ms with asyncio, which a command that calls nobody need not spend
 
     stop = stop or threading.Event()
     by_chance = tenacity.wait_random_exponential(multiplier=1, max=LONGEST)
 
     def wait(state: tenacity.RetryCallState) -> float:
-        asked = getattr(state.outcome.exception(), "wait", None)
-        return by_chance(state) if asked is None else asked
+        error = state.outcome.exception() if state.outcome else None
+        seconds = getattr(error, "wait", None)
+        return by_chance(state) if seconds is None else seconds
 
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
-            raise RetryStopped("The call is not made again: what asked for it has ended.")
+            raise RetryStopped("The call is not retried: its caller has ended.")
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(when),

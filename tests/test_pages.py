@@ -26,7 +26,7 @@ METHODS = [name for name in PAGES if name not in ("README.md", "generators.md")]
 
 
 def sections(text):
-    """Heading -> what stands below it; "" is what stands below the title."""
+    """Return the text below each heading; "" is the text below the title."""
     title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     found = dict(part.split("\n", 1) for part in parts)
     return {"": title.split("\n", 3)[-1], **found}
@@ -176,7 +176,7 @@ def test_the_benchmark_updates_the_file_of_measured_steps(tmp_path, monkeypatch)
 
 
 def described():
-    """a |b| < c_d.
+    """a |b| = c_d < 1.
 
         x  |  1
         y  |  2
@@ -201,12 +201,32 @@ def described():
 
 def test_a_docstring_in_its_parts():
     doc = read_docstring(described)
-    assert doc.formula == "a |b| < c_d."
+    assert doc.formula == "a |b| = c_d < 1."
     assert doc.notes == ["    x  |  1\n    y  |  2", "Said of `f(x)` and **zero**; see arXiv 2305.18290."]
     assert doc.sections["Idea"] == "One line goes on: here. Then another."
     assert doc.sections["Returns"] == "a thing; Metric: `m`."
     assert doc.args == {"one": "the first, Note: continued.", "two": "both.", "three": "both."}
     assert (doc.sections["Assumes"], doc.sections["Source"]) == ("nothing.", "none.")
+
+
+def sentence_first():
+    """Fit the log-odds of preferences
+    by a margin.
+
+        a = b + c,
+        b = 2
+
+    A note.
+
+    Idea: One.
+    """
+
+
+def test_a_docstring_that_begins_with_a_sentence():
+    doc = read_docstring(sentence_first)
+    assert (doc.summary, doc.formula) == ("Fit the log-odds of preferences by a margin.", "a = b + c,\nb = 2")
+    assert doc.notes == ["A note."] and doc.sections == {"Idea": "One."}
+    assert read_docstring(described).summary == ""
 
 
 def test_prose_as_markdown():

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,6 +19,9 @@ from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
 from plo.terminal import Terminal, TerminalHandler, plain
+
+if TYPE_CHECKING:
+    from plo.cli.progress import TerminalProgress
 
 log = logging.getLogger("plo")
 console = Terminal()  # of results; log records and progress bars go to standard error
@@ -35,14 +39,11 @@ def add(app: typer.Typer, function: Callable[..., None], name: str | None = None
         with logging_to_terminal(verbose=verbose, quiet=quiet), friendly():
             function(**arguments)
 
-    extra = {"verbose": Verbose, "quiet": Quiet}
+    both = {"verbose": Verbose, "quiet": Quiet}
+    own = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=both[key]) for key in both]
     signature = inspect.signature(function)
-    own = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for key, kind in extra.items()
-    ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, **extra}
+    run.__annotations__ = {**function.__annotations__, **both}
     app.command(name or function.__name__.replace("_", "-"), help=text, epilog=epilog, hidden=hidden)(run)
 
 
@@ -60,14 +61,14 @@ def logging_to_terminal(*, verbose: bool = False, quiet: bool = False) -> Iterat
         log.setLevel(before)
 
 
-def terminal_progress():
-    """Return progress bars next to the log records, which are silent where log records of progress are."""
+def terminal_progress() -> "TerminalProgress":
+    """Return progress bars on the console of log records; they are silent where progress is not logged."""
     from plo.cli.progress import TerminalProgress
 
     return TerminalProgress(handler.console if log.isEnabledFor(logging.INFO) else Terminal(quiet=True))
 
 
-def load_plugins(plugins) -> None:
+def load_plugins(plugins: Iterable[Path]) -> None:
     """Run the files that `--plugin` names, for the registrations in them."""
     from plo.registry import load_plugin
 
@@ -93,28 +94,25 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class friendly(contextlib.ContextDecorator):
-    """Shows a `PloError` or a fault of the machine without a traceback, and exits with code 2.
+@contextlib.contextmanager
+def friendly() -> Iterator[None]:
+    """Show a `PloError` or a fault of the machine without a traceback, and exit with code 2.
 
     Ctrl-C and SIGTERM are handled as `plo.interrupt` describes.
     """
-
-    def __enter__(self):
-        self.signals = listening()
-        self.signals.__enter__()
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        self.signals.__exit__(None, None, None)
-        if isinstance(error, Interrupted):
-            for number in SIGNALS:  # Python may still wait for threads that are in a call
-                signal.signal(number, signal.SIG_DFL)
-            raise typer.Exit(error.exit_code) from None
+    try:
+        with listening():
+            yield
+    except Interrupted as error:
+        for number in SIGNALS:  # Python may still wait for threads that are in a call
+            signal.signal(number, signal.SIG_DFL)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
         ours = isinstance(error, PloError)
+        message = str(error) if ours else sentence(error)
+        if message is None:
+            raise
         log.debug("", exc_info=error)
-        message = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
-        if message is not None:
-            name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
-            typer.echo(f"{name}{plain(message)}", err=True)  # in one piece, as several processes may write at once
-            raise typer.Exit(2) from None
-        return False
+        name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
+        typer.echo(f"{name}{plain(message)}", err=True)  # in one piece, as several processes may write at once
+        raise typer.Exit(2) from None

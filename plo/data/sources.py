@@ -37,8 +37,7 @@ def register_source(name: str, *, gold: str | None = None, replace: bool = False
         >>> @register_source("two_rows")
         ... def two_rows(path):
         ...     for i in range(2):
-        ...         yield {"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": " 7", "where":
-        f"two_rows[{i}]"}
+        ...         yield {"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": " 7", "where": f"two_rows[{i}]"}
     """
     return SOURCES.register(name, facts=SourceFacts(gold), replace=replace)
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from plo.scorers.scorer import Material, Scores, Stage, register_scorer
+from plo.scorers.scorer import Material, Stage, register_scorer
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -38,7 +38,7 @@ def log_ratio(
     share: Share = 0.5,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
+) -> Iterator[tuple[Tensor, ...]]:
     """a_t = log oracle(y_t|s_t) - log oracle_ref(y_t|s_t), nats, EOS included; the oracle is DPO-trained first.
 
     Raw scores, not weights: the loss selects by them.
@@ -76,7 +76,7 @@ def tis_rank(
     share: Share = 1.0,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
+) -> Iterator[tuple[Tensor, ...]]:
     """a_t = transform of log pi+ / pi- (chosen), of log pi- / pi+ (rejected); 0 for EOS and what follows it.
 
     pi+ is a DPO model, pi- a DPO model of the pairs reversed. EOS and what a chat template writes after it (a newline)
@@ -136,7 +136,7 @@ def tgdpo(
     share: Share = 1.0,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
+) -> Iterator[tuple[Tensor, ...]]:
     """a_t = 1 + alpha r_t (chosen), 1 - alpha r_t (rejected), r_t = beta log oracle(y_t|s_t) / oracle_ref(y_t|s_t).
 
     Neither clamped nor normalised: a weight may be negative. EOS is a token like any other.

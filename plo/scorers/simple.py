@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from plo.scorers.scorer import Material, Scores, register_scorer
+from plo.scorers.scorer import Material, register_scorer
 
 Decay = Annotated[float, Field(gt=0, le=1)]
 
 
 @register_scorer("uniform", paper="every token alike")
-def uniform(material: Material) -> Iterator[Scores]:
+def uniform(material: Material) -> Iterator[tuple[Tensor, ...]]:
     """a_t = 1 for every token, EOS included.
 
     Idea: No weighting. `twdpo` is then `dpo`, to the last bit; what every other scorer is compared with.
@@ -27,7 +28,7 @@ def uniform(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("position_decay", paper="2502.14340 (D2PO)")
-def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[Scores]:
+def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[tuple[Tensor, ...]]:
     """a_t = gamma^t, t = 1, 2, ...: the first token has gamma already, EOS gamma^T.
 
     Idea: Early tokens count more than late ones, by a fixed discount. Free, and bounds what a long response can amount
@@ -52,7 +53,7 @@ def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[Score
 
 
 @register_scorer("subsample", seeded=True, paper="2406.10957 (SamPO)")
-def subsample(material: Material) -> Iterator[Scores]:
+def subsample(material: Material) -> Iterator[tuple[Tensor, ...]]:
     """1 on min(T_w, T_l) tokens of each response, 0 on the others: both weigh the same number of tokens.
 
     Of the longer response they are drawn without replacement, once per seed and pair; the shorter is kept whole. EOS
@@ -81,7 +82,7 @@ def subsample(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("random_scores", seeded=True, paper="control: chance instead of a score")
-def random_scores(material: Material) -> Iterator[Scores]:
+def random_scores(material: Material) -> Iterator[tuple[Tensor, ...]]:
     """Independent uniform numbers in [0, 1), once per seed and pair: selecting by them selects tokens at random.
 
     Idea: A control: selection by chance. A loss that selects tokens (`sepo`) should beat itself with these.
@@ -96,7 +97,7 @@ def random_scores(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("shuffled", seeded=True, paper="control: another scorer's weights on other tokens")
-def shuffled(material: Material, *, of: str = "position_decay") -> Iterator[Scores]:
+def shuffled(material: Material, *, of: str = "position_decay") -> Iterator[tuple[Tensor, ...]]:
     """Another scorer's weights, permuted within each response, EOS included, once per seed and pair.
 
     What a loss gains by these it gains by the weights' values; what it gains beyond, by the tokens they stand on.

@@ -1,40 +1,41 @@
-"""Where the variance of a comparison's outcomes comes from."""
+"""Variance components: where the variance of a comparison's outcomes comes from."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from plo.statistics.intervals import StatisticsError
+from plo.statistics.intervals import Array, StatisticsError
 
 EFFECTS = (("loss",), ("seed",), ("prompt",), ("loss", "prompt"), ("loss", "seed"))
 
 
 def variance_components(frame: pd.DataFrame, value: str = "value") -> pd.Series:
-    """Variance of the loss, seed, prompt, loss x prompt, loss x seed and the rest; with judges, of judge and text too.
+    """Return the variance of loss, seed, prompt, loss x prompt, loss x seed and the rest; with judges, of judge and text too.
 
-    y = m + loss + seed + prompt + loss x prompt + loss x seed + rest, all random and independent; the rest, "residual", is
-    all that is left, seed x prompt in it. Where several judges saw the same texts, one a loss, seed and prompt,
+    The model is y = m + loss + seed + prompt + loss x prompt + loss x seed + rest, all random and independent; the rest,
+    "residual", includes seed x prompt. Where several judges saw the same texts, one per loss, seed and prompt,
 
         y = m + loss + seed + prompt + loss x prompt + loss x seed + text + judge + rest:
 
-    "text" is what a text has for all judges alike (else in the residual), the residual what they disagree in. Method of
-    moments: the mean squares of the analysis of variance of the balanced table, of the judges' means where there are some, are
+    "text" is what all judges share about a text (otherwise part of the residual), the residual their disagreement. By the
+    method of moments, the mean squares of the analysis of variance of the balanced table (with judges, of their means) are
     set equal to their expectations, for an effect A of N observations
 
         E MS_A = residual + sum over effects B that contain A's factors of N / (levels of B) * var_B.
 
     Args:
-        frame: one row an observation, columns loss, seed, prompt, `value`, maybe judge. Samples of one combination are averaged
-            first. Prompts that a combination lacks are dropped; their number is in `attrs["dropped"]`.
+        frame: one row per observation, with columns loss, seed, prompt, `value` and optionally judge. Samples of one
+            combination are averaged first. Prompts that a combination lacks are dropped; `attrs["dropped"]` counts them.
 
     Returns:
-        By component ("loss x prompt"), squared units of the metric. A negative estimate is shown as 0; NaN: one level of
-        a factor, or one observation a combination, tells nothing of it (its variance is in text, else in the residual).
+        Variances by component ("loss x prompt"), in squared units of the metric. A negative estimate becomes 0. NaN: a factor
+        has one level, or there is one observation per combination (the variance is then in text or the residual).
 
     Raises:
-        StatisticsError: no prompt is there for every combination of the others.
+        StatisticsError: no prompt has a value in every combination of the other factors.
 
     Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4.
     """
@@ -48,16 +49,17 @@ def variance_components(frame: pd.DataFrame, value: str = "value") -> pd.Series:
     return result
 
 
-def _crossed(y: np.ndarray) -> dict[str, float]:
-    """The components of [loss, seed, prompt], unbiased and so maybe negative; NaN where not known."""
-    factors = ("loss", "seed", "prompt")
+def _crossed(y: Array) -> dict[str, float]:
+    """Return the components of [loss, seed, prompt], unbiased and so possibly negative; NaN where unknown."""
+    factors: list[str] = ["loss", "seed", "prompt"]
     levels = dict(zip(factors, y.shape, strict=True))
 
     def per_level(effect: tuple[str, ...]) -> float:
         return y.size / math.prod(levels[factor] for factor in effect)
 
     known = [e for e in EFFECTS if per_level(e) > 1 and all(levels[factor] > 1 for factor in e)]
-    squares, degrees = {}, {}
+    squares: dict[tuple[str, ...], float] = {}
+    degrees: dict[tuple[str, ...], int] = {}
     for effect in sorted(known, key=len):
         squares[effect], degrees[effect] = _sum_of_squares(y, [factors.index(factor) for factor in effect])
     rest = ((y - y.mean()) ** 2).sum() - sum(squares.values())
@@ -70,9 +72,12 @@ def _crossed(y: np.ndarray) -> dict[str, float]:
     return {" x ".join(effect): variances.get(effect, math.nan) for effect in EFFECTS} | {"residual": residual}
 
 
-def _of_judges(y: np.ndarray, of_means: float) -> dict[str, float]:
-    """judge, text and residual of [loss, seed, prompt, judge]; `of_means`: the residual of the judges' means, which is
-    text + residual / judges."""
+def _of_judges(y: Array, of_means: float) -> dict[str, float]:
+    """Return the components judge, text and residual of [loss, seed, prompt, judge].
+
+    Args:
+        of_means: the residual of the judges' means, which is text + residual / judges.
+    """
     texts, judges = y[..., 0].size, y.shape[3]
     if judges < 2 or texts < 2:
         return {"judge": math.nan, "text": math.nan, "residual": of_means}
@@ -82,22 +87,23 @@ def _of_judges(y: np.ndarray, of_means: float) -> dict[str, float]:
     return {"judge": judge, "text": of_means - residual / judges, "residual": residual}
 
 
-def _balanced(frame: pd.DataFrame, factors: list[str], value: str) -> tuple[np.ndarray, int]:
-    """[loss, seed, prompt(, judge)] of the prompts with a finite value in every combination, and how many have not."""
+def _balanced(frame: pd.DataFrame, factors: list[str], value: str) -> tuple[Array, int]:
+    """Return [loss, seed, prompt(, judge)] of the prompts with a finite value in every combination, and the others' number."""
     others = [factor for factor in factors if factor != "prompt"]
-    wide = frame.groupby(factors)[value].mean().unstack("prompt")
+    wide = frame.groupby(factors)[[value]].mean()[value].unstack("prompt")
     every = list(product(*(frame[factor].unique() for factor in others)))
     wide = wide.reindex(pd.MultiIndex.from_tuples(every, names=others))
-    complete = np.isfinite(wide).all()
+    values = wide.to_numpy(dtype=float)
+    complete = np.isfinite(values).all(axis=0)
     if not complete.any():
         raise StatisticsError(f"No prompt has a value in every combination of {', '.join(others)}.")
     shape = [frame[factor].nunique() for factor in others]
-    y = wide.loc[:, complete].to_numpy().reshape(*shape, -1)
+    y = values[:, complete].reshape(*shape, -1)
     return np.moveaxis(y, -1, 2), int((~complete).sum())
 
 
-def _sum_of_squares(y: np.ndarray, axes: list[int]) -> tuple[float, int]:
-    """Sum of squares and degrees of freedom of a main effect, or of an interaction beyond its main effects."""
+def _sum_of_squares(y: Array, axes: Sequence[int]) -> tuple[float, int]:
+    """Return sum of squares and degrees of freedom of a main effect, or of an interaction beyond its main effects."""
     effect = y - y.mean()
     for axis in axes:  # leaves only what varies with every one of these factors
         effect = effect - effect.mean(axis, keepdims=True)

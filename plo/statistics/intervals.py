@@ -1,25 +1,28 @@
-"""The mean of a table of prompts and seeds, and how far it may lie from that of new prompts and new seeds."""
+"""Mean of a table of prompts and seeds, with an interval for new prompts and new seeds."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
 
 from plo.errors import PloError
 
-LEAST_P = 1e-12  # smaller ones are not told apart
+Array = npt.NDArray[np.float64]
+Table = pd.DataFrame | pd.Series  # indexed by prompt_id, a column per seed
+LEAST_P = 1e-12  # smaller p-values are reported as this one
 
 
 class StatisticsError(PloError, ValueError):
-    """Numbers that no interval or rating can be made of. The message says what they lack."""
+    """Numbers from which no interval or rating can be computed. The message says what they lack."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over seeds and sd over seeds (ddof 1; NaN for one seed) of `n` seeds."""
+    """Mean and standard deviation (ddof 1; NaN for one seed) over `n` seeds."""
 
     mean: float
     sd: float
@@ -31,13 +34,14 @@ class Estimate:
     """A mean over prompts and seeds, in the units of the metric.
 
     Attributes:
-        se: its standard error; NaN, and so are share, low, high and p, of one prompt and where no two values differ.
-        share: of its variance, the part that is estimated from the seeds, and so from few.
-        low, high: the interval; for a new seed and a new prompt, or, of one seed, for a new prompt alone. Cut to the
-            metric's bounds where those were given.
-        p: two-sided, of the hypothesis that the mean is 0.
-        prompts, seeds: what it was computed from.
-        dropped: prompts left out because a seed lacks them.
+        se: standard error of the mean. With one prompt, or where no two values differ, it is NaN, as are share, low, high
+            and p.
+        share: share of the variance that is estimated from the seeds, of which there are few.
+        low, high: interval for a new seed and a new prompt or, with one seed, for a new prompt alone; cut to the metric's
+            bounds if those are given.
+        p: two-sided p-value of the hypothesis that the mean is 0.
+        prompts, seeds: numbers of prompts and seeds in the mean.
+        dropped: number of prompts left out because a seed lacks them.
     """
 
     mean: float
@@ -52,34 +56,33 @@ class Estimate:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Mean and sample standard deviation of one number a seed.
+    """Return the mean and sample standard deviation of one number per seed.
 
     Example:
         >>> spread([1.0, 2.0, 3.0])
         Spread(mean=2.0, sd=1.0, n=3)
     """
-    values = np.asarray(list(values), dtype=float)
-    n = len(values)
-    mean = float(values.mean()) if n else float("nan")
-    return Spread(mean, float(values.std(ddof=1)) if n > 1 else float("nan"), n)
+    array = np.asarray(list(values), dtype=float)
+    n = len(array)
+    return Spread(float(array.mean()) if n else math.nan, float(array.std(ddof=1)) if n > 1 else math.nan, n)
 
 
-def two_way(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of crossed random prompts and seeds, its standard error, and the seeds' share of its variance.
+def two_way(values: Array) -> tuple[Array, Array, Array]:
+    """Return the mean over crossed random prompts and seeds, its standard error, and the seeds' share of its variance.
 
     y_ps = m + a_p + b_s + e_ps, all random. With the mean squares of the two-way analysis of variance,
 
         SE^2 = (MS_s + max(MS_p - MS_ps, 0)) / (P S),    share = MS_s / (P S SE^2).
 
-    One seed: the variance among prompts alone, share 0. So too, with the larger of MS_p and MS_ps, where the seeds agree
-    exactly and nothing else is left.
+    With one seed it is the variance among prompts alone, and the share is 0. The same holds, with the larger of MS_p and
+    MS_ps, where the seeds agree exactly and nothing else is left.
 
     Args:
         values: [..., prompts, seeds], no cell missing.
 
     Returns:
-        mean, standard error and share, each [...]. Of one prompt, and where all values are equal, the last two are NaN:
-        20 wins of 20 do not tell how far the rate of wins may lie from 1.
+        mean, standard error and share, each [...]. With one prompt, and where all values are equal, the last two are NaN:
+        20 wins of 20 do not show how far the rate of wins may be from 1.
 
     Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4, for the mean squares.
     """
@@ -87,14 +90,14 @@ def two_way(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean = values.mean((-2, -1))
     if prompts < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    constant = np.ptp(values, (-2, -1)) <= 1e-12 * np.abs(values).max((-2, -1))  # but for rounding
+    constant = np.ptp(values, (-2, -1)) <= 1e-12 * np.abs(values).max((-2, -1))  # up to rounding
     ms_p = seeds * values.mean(-1).var(-1, ddof=1)
     if seeds == 1:
         return mean, np.where(constant, np.nan, np.sqrt(ms_p / prompts)), np.where(constant, np.nan, 0.0)
     ms_s = prompts * values.mean(-2).var(-1, ddof=1)
     rest = values.var((-2, -1)) * prompts * seeds - (prompts - 1) * ms_p - (seeds - 1) * ms_s
     ms_ps = np.maximum(rest, 0) / ((prompts - 1) * (seeds - 1))
-    variance = ms_s + np.maximum(ms_p - ms_ps, 0)
+    variance: Array = ms_s + np.maximum(ms_p - ms_ps, 0)
     nothing = variance <= 1e-12 * (ms_p + ms_ps)
     variance = np.where(nothing, np.maximum(ms_p, ms_ps), variance)
     share = np.where(nothing, 0, ms_s) / np.where(constant, 1, variance)
@@ -102,13 +105,13 @@ def two_way(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, np.where(constant, np.nan, se), np.where(constant, np.nan, share)
 
 
-def critical(alpha: float | np.ndarray, share: float | np.ndarray, prompts: int, seeds: int) -> np.ndarray:
-    """Two-sided critical value c of |mean| / SE at level alpha, of a mean with `two_way`'s SE and share.
+def critical(alpha: float | Array, share: float | Array, prompts: int, seeds: int) -> Array:
+    """Return the two-sided critical value c of |mean| / SE at level alpha, for `two_way`'s SE and share.
 
         c^2 = T_{P-1}^2 + (T_{S-1}^2 - T_{P-1}^2) share^1.5,    T_df the 1 - alpha/2 quantile of Student's t.
 
-    Exact where the variance is all prompts' (share 0) or all seeds' (1). Between, Satterthwaite's t is too short when a few
-    seeds by chance agree, and the more so in the tails that Holm's correction reads: docs/decisions.md has the simulation.
+    It is exact where all variance comes from prompts (share 0) or from seeds (1). In between, Satterthwaite's t is too short
+    when a few seeds agree by chance, above all in the tails that Holm's correction reads; docs/decisions.md has the simulation.
     """
     among_prompts = stats.t.isf(np.asarray(alpha) / 2, prompts - 1) ** 2
     if seeds == 1:
@@ -117,11 +120,11 @@ def critical(alpha: float | np.ndarray, share: float | np.ndarray, prompts: int,
     return np.sqrt(among_prompts + (among_seeds - among_prompts) * share**1.5)
 
 
-def p_value(ratio: float | np.ndarray, share: float | np.ndarray, prompts: int, seeds: int) -> np.ndarray:
-    """The alpha at which `critical` is |ratio|; no less than 1e-12. NaN in, NaN out.
+def p_value(ratio: float | Array, share: float | Array, prompts: int, seeds: int) -> Array:
+    """Return the alpha at which `critical` is |ratio|, at least 1e-12; NaN for NaN.
 
-    Of one seed it is Student's: 2 P(T_{P-1} > |ratio|). Else c^2 lies between the squares of two Students' quantiles, and so
-    alpha between their two-sided p, where bisection finds it to rounding.
+    With one seed it is Student's: 2 P(T_{P-1} > |ratio|). Otherwise c^2 lies between the squares of two Student quantiles, and
+    alpha between their two-sided p-values, where bisection finds it up to rounding.
     """
     ratio, share = np.broadcast_arrays(np.abs(np.asarray(ratio, dtype=float)), np.asarray(share, dtype=float))
     among_prompts = 2 * special.stdtr(prompts - 1, -ratio)
@@ -139,33 +142,32 @@ def p_value(ratio: float | np.ndarray, share: float | np.ndarray, prompts: int, 
     return np.where(np.isnan(ratio + share), np.nan, np.exp(high))
 
 
-def estimate(
-    table: pd.Series | pd.DataFrame, *, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Estimate:
-    """Mean and interval of a table of one value a prompt and seed; see `two_way` and `critical`.
+def estimate(table: Table, *, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Return mean and interval of a table with one value per prompt and seed; see `two_way` and `critical`.
 
     Args:
-        table: indexed by prompt_id, one column a seed (a Series: one seed). An index that repeats a prompt (one row a
-            sample) is averaged by prompt first. A prompt without a finite value in every seed is dropped and counted.
-        bounds: the least and the greatest value that the mean can have, (0, 1) of a rate: the interval is cut to them.
+        table: indexed by prompt_id, with one column per seed (a Series: one seed). Where the index repeats a prompt (one row
+            per sample) it is averaged by prompt first. A prompt without a finite value in every seed is dropped and counted.
+        bounds: least and greatest possible value of the mean, (0, 1) for a rate; the interval is cut to them.
     """
     table = _by_prompt(table)
     complete = table[np.isfinite(table).all(axis=1)]
     (prompts, seeds), dropped = complete.shape, len(table) - len(complete)
     if not prompts or not seeds:
-        return Estimate(*[math.nan] * 6, prompts, seeds, dropped)
-    mean, se, share = map(float, two_way(complete.to_numpy()))
+        nan = math.nan
+        return Estimate(nan, nan, nan, nan, nan, nan, prompts, seeds, dropped)
+    mean, se, share = map(float, two_way(complete.to_numpy(dtype=float)))
     half = se * float(critical(1 - level, share, prompts, seeds))
-    low, high = map(float, np.clip([mean - half, mean + half], *bounds))
+    low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
     p = float(p_value(mean / se, share, prompts, seeds))
     return Estimate(mean, se, share, low, high, p, prompts, seeds, dropped)
 
 
-def paired(a: pd.Series | pd.DataFrame, b: pd.Series | pd.DataFrame) -> pd.DataFrame:
-    """a - b by prompt and seed, [prompts, seeds], prompts sorted; NaN for a prompt that either lacks.
+def paired(a: Table, b: Table) -> pd.DataFrame:
+    """Return a - b by prompt and seed, [prompts, seeds], prompts sorted; NaN for a prompt that either lacks.
 
     Args:
-        a, b: as for `estimate`. They are paired by the seeds (columns) that both have: what two losses owe to the same
+        a, b: tables as for `estimate`, paired by the seeds (columns) that both have, so that what two losses owe to the same
             seed, such as the order of the data, cancels.
 
     Raises:
@@ -177,12 +179,12 @@ def paired(a: pd.Series | pd.DataFrame, b: pd.Series | pd.DataFrame) -> pd.DataF
         lacking, values = ("seed", [list(a), list(b)]) if not seeds else ("prompt", [list(a.index), list(b.index)])
         shown = " and ".join(str(v[:5]) for v in values)
         raise StatisticsError(
-            f"The two have no {lacking} in common: {shown}. Only what both were asked can be compared."
+            f"The two tables have no {lacking} in common: {shown}. Only common prompts and seeds can be compared."
         )
     return a[seeds] - b[seeds]
 
 
-def _by_prompt(values: pd.Series | pd.DataFrame) -> pd.DataFrame:
-    """Mean over the samples of a prompt, [prompts, seeds]; NaN where one of them is not a number."""
+def _by_prompt(values: Table) -> pd.DataFrame:
+    """Return means over the samples of a prompt, [prompts, seeds]; NaN where one of the samples is NaN."""
     frame = values.to_frame(0) if isinstance(values, pd.Series) else values
     return frame.astype(float).groupby(level=0, sort=True).mean(skipna=False)

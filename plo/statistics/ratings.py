@@ -1,14 +1,16 @@
 """Bradley-Terry ratings from head-to-head comparisons."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
 import evalica
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from plo.statistics.intervals import StatisticsError
+from plo.statistics.intervals import Array, StatisticsError
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,11 @@ class Ratings:
     """Ratings of the contestants, best first.
 
     Attributes:
-        table: by contestant: `rating` (Elo points, mean 0), `rank` (1 is best), `low`, `high` (its interval), `wins` (share of
-            its comparisons won, a tie as half).
-        cycle_rate: share of the triples, whose three pairs all have a majority, in which a beats b, b beats c and c beats
-            a. NaN where there is no such triple. Where it is high one number a contestant misleads.
-        prompts: clusters of the bootstrap.
+        table: by contestant: `rating` (Elo points, mean 0), `rank` (1 is best), `low`, `high` (the rank's interval), `wins`
+            (share of comparisons won, a tie as half).
+        cycle_rate: share of intransitive triples (a beats b, b beats c, c beats a) among those whose three pairs all have a
+            majority; NaN if there are none. Where it is high, one number per contestant misleads.
+        prompts: number of prompts, the clusters of the bootstrap.
     """
 
     table: pd.DataFrame
@@ -29,15 +31,16 @@ class Ratings:
 
 
 def head_to_head(scores: Iterable[pd.DataFrame], *, higher_is_better: bool = True) -> pd.DataFrame:
-    """Every pair of contestants on every prompt: the better score wins, equal ones tie.
+    """Compare every pair of contestants on every prompt: the better score wins, equal scores tie.
 
     Args:
-        scores: a frame a seed, indexed by prompt_id, a column a contestant; a pair with a score missing is left out.
+        scores: one frame per seed, indexed by prompt_id, with one column per contestant; a pair that lacks a score is left
+            out.
 
     Returns:
-        Columns prompt_id, a, b, win (1: a wins, 0: b wins, .5: a tie).
+        A frame with columns prompt_id, a, b, win (1: a wins, 0: b wins, .5: a tie).
     """
-    frames = []
+    frames: list[pd.DataFrame] = []
     for one in scores:
         names, values = one.columns.to_numpy(), one.to_numpy(dtype=float) * (1 if higher_is_better else -1)
         a, b = np.triu_indices(len(names), 1)
@@ -53,11 +56,11 @@ def head_to_head(scores: Iterable[pd.DataFrame], *, higher_is_better: bool = Tru
 
 
 def ratings(games: pd.DataFrame, *, rounds: int = 200, level: float = 0.95, seed: int = 0) -> Ratings:
-    """Bradley-Terry ratings, P(a beats b) = 1 / (1 + 10^((R_b - R_a) / 400)), with intervals of the ranks.
+    """Return Bradley-Terry ratings, P(a beats b) = 1 / (1 + 10^((R_b - R_a) / 400)), with intervals of the ranks.
 
-    A tie is half a win to each. One tie is added to every pair, without which a contestant that never loses would be rated
-    infinite; of two contestants the rating is then the log odds with Haldane's half. Rank intervals: percentiles
-    over `rounds` bootstrap draws of whole prompts. They tell what other prompts might show, not what other seeds might.
+    A tie is half a win for each. One tie is added to every pair, without which a contestant that never loses would have an
+    infinite rating; with two contestants the rating is then the log odds with Haldane's half. Rank intervals are percentiles
+    over `rounds` bootstrap draws of whole prompts. They show what other prompts might give, not what other seeds might.
 
     Args:
         games: columns prompt_id, a, b, win (a's share of the win, in [0, 1]).
@@ -82,7 +85,8 @@ def ratings(games: pd.DataFrame, *, rounds: int = 200, level: float = 0.95, seed
     total = wins.sum(0)
     rating = _bradley_terry(total)
     draws = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), rounds)
-    drawn = np.stack([_ranks(_bradley_terry(np.tensordot(draw, wins, 1))) for draw in draws])
+    by_prompt = wins.reshape(len(prompts), -1)
+    drawn = np.stack([_ranks(_bradley_terry((draw @ by_prompt).reshape(total.shape))) for draw in draws])
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(drawn, tails, axis=0, method="nearest")
     played = total + total.T
@@ -93,28 +97,28 @@ def ratings(games: pd.DataFrame, *, rounds: int = 200, level: float = 0.95, seed
     return Ratings(table, _cycle_rate(total), len(prompts))
 
 
-def _bradley_terry(wins: np.ndarray) -> np.ndarray:
-    """Elo points with mean 0 from the wins [winner, loser]."""
+def _bradley_terry(wins: Array) -> Array:
+    """Return Elo points with mean 0 from the wins [winner, loser]."""
     winner, loser = np.nonzero(~np.eye(len(wins), dtype=bool))
     result = evalica.bradley_terry(
         winner.tolist(), loser.tolist(), [evalica.Winner.X] * len(winner),
         weights=(wins[winner, loser] + 0.5).tolist(), tolerance=1e-9, limit=10_000,
     )  # fmt: skip
-    points = 400 * np.log10(result.scores.loc[range(len(wins))].to_numpy())
+    points = 400 * np.log10(result.scores.sort_index().to_numpy(dtype=float))
     return points - points.mean()
 
 
-def _ranks(rating: np.ndarray) -> np.ndarray:
-    """1 is best; equal ratings share the better rank."""
-    rounded = np.round(rating, 6)  # what differs by less is the solver's tolerance
+def _ranks(rating: Array) -> npt.NDArray[np.int_]:
+    """Return ranks, 1 for the best; equal ratings share the better rank."""
+    rounded = np.round(rating, 6)  # smaller differences are within the solver's tolerance
     return 1 + (rounded[None, :] > rounded[:, None]).sum(1)
 
 
-def _cycle_rate(wins: np.ndarray) -> float:
+def _cycle_rate(wins: Array) -> float:
     majority = np.sign(wins - wins.T)
     decided = cycles = 0
     for a, b, c in combinations(range(len(wins)), 3):
         signs = majority[a, b], majority[b, c], majority[c, a]
         decided += all(signs)
         cycles += abs(sum(signs)) == 3
-    return cycles / decided if decided else float("nan")
+    return cycles / decided if decided else math.nan

@@ -105,9 +105,9 @@ def test_unreadable_verdicts_are_left_out_and_a_sweep_stays_finite():
     ("change", "named"),
     [
         (lambda f: f.drop(columns="length"), "lacks the columns length"),
-        (lambda f: f.assign(win=np.nan), "no row with a win"),
-        (lambda f: f.assign(win=f["win"] + 1), r"share in \[0, 1\]"),
-        (lambda f: f.assign(length=np.nan), r"wrong length \(a finite number\): first of the model 0, prompt_id 0\."),
+        (lambda f: f.assign(win=np.nan), "no readable verdict"),
+        (lambda f: f.assign(win=f["win"] + 1), r"3 verdicts have a win that is not in \[0, 1\]"),
+        (lambda f: f.assign(length=np.nan), r"a length that is not finite, the first of the model 0, prompt_id 0\."),
     ],
 )
 def test_what_is_wrong_with_a_frame_is_named(change, named):
