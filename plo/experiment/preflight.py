@@ -1,4 +1,4 @@
-"""What is checked of the losses before anything is trained: needs, gradients, and columns of the data."""
+"""Checks of the losses before anything is trained: their needs, their gradients, and the columns of the data."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
         variants.insert(0, get_variant("sft"))
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
+        raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
     return variants
 
 

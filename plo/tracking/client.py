@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from plo.errors import PloError
+from plo.tracking.borrowed import check_mlflow
 
 T = TypeVar("T")
 BUSY_SECONDS = 60.0  # longest wait for a SQLite file that another process has locked
@@ -32,6 +33,7 @@ def import_mlflow():
     import mlflow
     import mlflow.entities
 
+    check_mlflow()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # MLflow logs 40 lines of SQL for each error that it also raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from plo.tracking.borrowed import check_tables
+
 LOCKED_SECONDS = 5.0  # longest wait of one query for another process; `client.patiently` repeats it
 
 
@@ -71,7 +73,9 @@ class SqliteReader:
     def _connection(self) -> sqlite3.Connection:
         uri = f"file:{quote(str(self._file))}?mode=rw"  # never makes a file; a read-only one is opened for reading
         # Threads that fetch files use this connection too; SQLite serialises them.
-        return sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        made = sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        check_tables(made)
+        return made
 
     def experiments(self) -> dict[str, RecordedExperiment]:
         rows = self._connection.execute(

@@ -51,7 +51,7 @@ def test_the_end_of_training_is_always_evaluated():
         ("losses: [dpo]\ntrain: {optimizer: adamm}\n", r"train\.optimizer: .*near ones: .*adam"),
         ("losses: [dpo]\ntrain: {epochs: .inf}\n", r"train\.epochs: .*finite"),
         ("losses: [dpo]\ntrain: {micro_batch_size: 3}\n", "batch_size=8 is not a multiple of micro_batch_size=3"),
-        ("losses: [dpo]\nseeds: [0, 0]\n", "seeds: .*a seed stands there twice"),
+        ("losses: [dpo]\nseeds: [0, 0]\n", "seeds: .*a seed is listed twice"),
         ("- dpo\n", "must hold a mapping"),
     ],
 )
