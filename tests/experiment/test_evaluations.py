@@ -232,12 +232,12 @@ def test_what_a_finding_depends_on(tiny, tmp_path):
 
 
 def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="asks a judge: name one"):
+    with pytest.raises(ConfigError, match="needs a judge: name one"):
         compare(tiny(evaluation={"suite": ["hh"]}))
     with pytest.raises(ConfigError, match="twice"):
         compare(tiny(evaluation={"suite": ["length", {"length": {}}]}))
     config = EvaluationConfig(suite=("repetition",))
-    with pytest.raises(ConfigError, match="repetition reads samples drawn along training"):
+    with pytest.raises(ConfigError, match="repetition reads samples that are drawn during training"):
         evaluate_anything("tiny", None, "mine", config, [0], Tracker())
     config = EvaluationConfig(suite=("diversity",))
     with pytest.raises(ConfigError, match="none of diversity compares with another model"):
