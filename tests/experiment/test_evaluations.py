@@ -243,10 +243,10 @@ def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
     with pytest.raises(ConfigError, match="none of diversity compares with another model"):
         evaluate_anything("tiny", "tiny", "mine", config, [0], Tracker())
     (tmp_path / "bad.json").write_text('[{"question": "a"}]')
-    with pytest.raises(SubjectError, match="columns question, and wants 'instruction'"):
+    with pytest.raises(SubjectError, match="columns question, and needs 'instruction'"):
         Outputs(tmp_path / "bad.json")
     (tmp_path / "few.jsonl").write_text('{"prompt": "Case 1:", "text": "x"}\n')
-    with pytest.raises(SubjectError, match=r"has 0 outputs where 1 are wanted for the prompt 'Case 50:'"):
+    with pytest.raises(SubjectError, match=r"has 0 outputs instead of 1 for the prompt 'Case 50:'"):
         Outputs(tmp_path / "few.jsonl").sample(ASKED)
 
 
