@@ -26,7 +26,7 @@ METHODS = [name for name in PAGES if name not in ("README.md", "generators.md")]
 
 
 def sections(text):
-    """Heading -> what stands below it; "" is what stands below the title."""
+    """Return the text below each heading; "" is the text below the title."""
     title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     found = dict(part.split("\n", 1) for part in parts)
     return {"": title.split("\n", 3)[-1], **found}
