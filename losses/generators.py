@@ -246,19 +246,27 @@ def _sba(log_R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
 
 @register_generator("lr", closed_form=_lr, paper="2505.19601")
 def lr(R: Tensor) -> Tensor:
-    """h = (R log R - (1+R) log(1+R)) / 2; L = log(1+R): logistic regression, DPO. Saturates as R -> 0."""
+    """Generate the logistic loss, DPO, which saturates as R -> 0.
+
+    h = (R log R - (1+R) log(1+R)) / 2;  L = log(1+R)
+    """
     return (R * R.log() - (1 + R) * R.log1p()) / 2
 
 
 @register_generator("kliep", closed_form=_kliep, paper="2505.19601")
 def kliep(R: Tensor) -> Tensor:
-    """h = R log R - R; L = R + log R. Unbounded below as R -> 0."""
+    """Generate the loss of KLIEP, which is unbounded below as R -> 0.
+
+    h = R log R - R;  L = R + log R
+    """
     return R * R.log() - R
 
 
 @register_generator("lsif", closed_form=_lsif, paper="2505.19601")
 def lsif(R: Tensor) -> Tensor:
-    """h = (R-1)^2; L = R^2 - 2/R + 1. Unbounded below as R -> 0.
+    """Generate the loss of least-squares importance fitting, which is unbounded below as R -> 0.
+
+        h = (R-1)^2;  L = R^2 - 2/R + 1
 
     The paper prints R^2 - 2R, which is not L of this h and has no gradient at R = 1, where training starts.
     """
@@ -267,7 +275,9 @@ def lsif(R: Tensor) -> Tensor:
 
 @register_generator("ba", closed_form=_ba, paper="2505.19601")
 def ba(R: Tensor, *, lam: float = 0.5) -> Tensor:
-    """h = (R^(1+lam) - R) / lam, lam > -1 (basu); L = R^(1+lam) - ((1+lam)/lam) R^-lam + 1/lam.
+    """Generate the loss of Basu's power divergence of degree lam > -1.
+
+        h = (R^(1+lam) - R) / lam;  L = R^(1+lam) - ((1+lam)/lam) R^-lam + 1/lam
 
     lam = 0 is `kliep`: the limit is R log R, of which kliep's h takes R, so the value there (not the
     gradient) jumps by 1.
@@ -281,7 +291,9 @@ def ba(R: Tensor, *, lam: float = 0.5) -> Tensor:
 
 @register_generator("sba", closed_form=_sba, paper="2505.19601")
 def sba(R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
-    """h = (R^(1+lam) - R) / (s lam (1+lam)) for any lam (scaled basu), s > 0; s = 4: DPO's weight at R = 1.
+    """Generate the loss of the scaled Basu divergence for any lam; with s of 4 it has DPO's weight at R of 1.
+
+        h = (R^(1+lam) - R) / (s lam (1+lam)),  s > 0
 
     L = R^(1+lam) / (s (1+lam)) - R^-lam / (s lam) + 1 / (s lam (1+lam)), and (R + log R - 1) / s at lam = 0
     and -1: SBA(lam) = SBA(-1-lam). Unbounded below as R -> 0 for lam >= 0 or <= -1.

@@ -62,8 +62,8 @@ def facts(entry: Entry[Any], parts: list[Entry[Any]]) -> dict[str, Any]:
 
 
 def idea(entry: Entry[Any]) -> str:
-    """Return the first sentence of the section Idea of a docstring, without its full stop."""
-    return read_docstring(entry.load()).sections["Idea"].split(". ")[0].rstrip(".")
+    """Return the first sentence of a docstring, without its full stop."""
+    return read_docstring(entry.load()).summary.rstrip(".")
 
 
 def statistic(need: str) -> str:

@@ -40,16 +40,18 @@ def attention_judge(
     sink_min_length: Natural = 5,
     length_norm: bool = True,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """a_t = T * (p_t(A) + p_t(B)) / 2, p(A) the attention to the answer's tokens when it is shown as answer A, summing to 1.
+    """Weight each token by how much the initial model attends to it when it judges the two answers.
+
+        a_t = T * (p_t(A) + p_t(B)) / 2,  p(A) the attention to the answer's tokens when it is answer A, summing to 1
 
     The attention is that of the position which predicts the verdict, averaged over heads. Where T is at least
     `sink_min_length`, the first `sink_tokens` of the average get the mean, and the others are rescaled to keep the total.
 
-    Idea: The initial model judges the two answers, and what it looks at when it gives its verdict counts more. No
-        training beforehand; two long prompts a pair are read once, and a model too weak to judge looks anywhere.
-    Assumes: attention of the verdict's position tells which tokens the verdict rests on, and the initial model can
+    Idea: What a judge looks at when it gives its verdict counts more. Nothing is trained first; two long prompts per pair
+        are read once, and a model too weak to judge looks anywhere.
+    Assumes: attention of the verdict's position shows which tokens the verdict rests on, and the initial model can
         judge.
-    Dispute: attention sinks: the authors' code mends the first token alone, accounts of the paper say the first five
+    Dispute: attention sinks: the authors' code corrects the first token alone, accounts of the paper say the first five
         (`sink_tokens=5`). Over several layers their code sums; `layer=mean` is a mean.
 
     Args:
