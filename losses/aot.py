@@ -31,9 +31,6 @@ def aot(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0)
         (pairs,) nats, one value per quantile, not per pair; ln 2 where pi is the reference. Metric `margin`: beta h
         of each pair.
 
-    Raises:
-        LossError (by `get_loss`): beta or label_smoothing out of range.
-
     Source: arXiv 2406.05882 (paired data); TRL's `aot`.
     """
     chosen, rejected = pairs.chosen, pairs.rejected
@@ -63,9 +60,6 @@ def aot_unpaired(
     Returns:
         (pairs,) nats, one value per quantile, not per pair; ln 2 where pi is the reference. Metric `margin`: beta h
         of each pair.
-
-    Raises:
-        LossError (by `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2406.05882 (unpaired data); TRL's `aot_unpaired`.
     """

@@ -36,9 +36,6 @@ def asft(pairs: Pairs, *, beta: Positive = 1.0, nll: NonNegative = 0.0) -> tuple
     Returns:
         (pairs,) nats. Metric `margin`: the log odds ratio of the two responses, nats, without beta.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0 or nll < 0.
-
     Source: arXiv 2409.10571, its objective as restated in 2502.01237, section 2.4.
     """
     mean_chosen = pairs.chosen.mean(pairs.chosen.logps)

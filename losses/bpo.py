@@ -103,11 +103,6 @@ def bpo(
         `margin`: -log R before the clip, nats (beta h for "dpo"); `clipped`: 1 where the clip cut (only with a
         clip).
 
-    Raises:
-        LossError (by `get_loss`), ValueError: beta <= 0; an unknown generator; lam or s set for a generator
-            without it, or out of its range; clip not 0 < low < high; gamma_beta_ratio or alpha set for another
-            ratio.
-
     Source: arXiv 2505.19601.
     """
     if ratio == "simpo":

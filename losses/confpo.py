@@ -35,9 +35,6 @@ def confpo(pairs: Pairs, *, beta: Positive = 1.5, gamma: NonNegative = 1.6) -> t
         of equal probabilities. Metrics `margin`: beta times the difference of means, before gamma; `kept`: share
         of both responses' tokens that were kept.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0 or gamma < 0.
-
     Source: arXiv 2506.08712 and its code.
     """
     kept = [_below_mean(side) for side in (pairs.chosen, pairs.rejected)]

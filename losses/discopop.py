@@ -37,9 +37,6 @@ def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tu
     Returns:
         (pairs,). Metric `margin`: beta h.
 
-    Raises:
-        LossError (by `get_loss`): beta or tau <= 0.
-
     Source: arXiv 2406.08414, eq. 5 (log-ratio modulated loss); TRL's `discopop`; beta from the authors' code.
     """
     margin = beta * pairs.log_ratio_margin()

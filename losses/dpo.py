@@ -32,9 +32,6 @@ def dpo(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0)
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: beta h.
 
-    Raises:
-        LossError (by `get_loss`): beta or label_smoothing out of range.
-
     Source: arXiv 2305.18290; label smoothing: the authors' code.
     """
     margin = beta * pairs.log_ratio_margin()

@@ -31,9 +31,6 @@ def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tupl
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma; `penalty`:
         max(0, -D(y_w)), nats.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0 or lam < 0.
-
     Source: arXiv 2402.13228 and its code (lam 50).
     """
     penalty = relu(-pairs.chosen.log_ratio())

@@ -44,9 +44,6 @@ def exo_pair(
     Returns:
         (pairs,) nats, >= 0, 0 where sigma(beta h) = 1 - e. Metric `margin`: beta h.
 
-    Raises:
-        LossError (by `get_loss`): beta or label_smoothing out of range.
-
     Source: arXiv 2402.00856, eq. 16, and its authors' code (beta, e); TRL's `exo_pair`.
     """
     margin = beta * pairs.log_ratio_margin()

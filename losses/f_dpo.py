@@ -55,9 +55,6 @@ def f_dpo(
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0; an unknown divergence; alpha set for another one.
-
     Source: arXiv 2309.16240; TRL's `f_divergence_type`.
     """
     margin = f_margin(pairs, beta, divergence, alpha)

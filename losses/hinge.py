@@ -30,9 +30,6 @@ def hinge(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tens
     Returns:
         (pairs,), 1 where pi is the reference; no gradient beyond the target. Metric `margin`: beta h.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0.
-
     Source: arXiv 2305.10425; TRL's `hinge`.
     """
     margin = beta * pairs.log_ratio_margin()

@@ -45,9 +45,6 @@ def ipo(
         (pairs,) nats squared; 1 / (4 beta^2) where pi is the reference. Metric `margin`: h, nats, per token
         under "mean".
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0, or an unknown reduction.
-
     Source: arXiv 2310.12036; the mean: TRL's `ipo`.
     """
     if reduction == "sum":

@@ -33,9 +33,6 @@ def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01)
     Returns:
         (pairs,) nats. Metric `margin`: beta h, without the length term.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0 or alpha < 0.
-
     Source: arXiv 2403.19159; the sign by derivation from that reward.
     """
     margin = beta * pairs.log_ratio_margin()
@@ -64,9 +61,6 @@ def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[st
 
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
-
-    Raises:
-        LossError (by `get_loss`): beta <= 0.
 
     Source: Tulu 3, arXiv 2411.15124; TRL's `sigmoid_norm`.
     """
@@ -98,9 +92,6 @@ def ld_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: Share = 0.5) -> tuple[T
 
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
-
-    Raises:
-        LossError (by `get_loss`): beta <= 0, or alpha outside [0, 1].
 
     Source: arXiv 2409.06411; TRL's `ld_alpha`.
     """

@@ -151,13 +151,13 @@ class Loss(nn.Module):
         if got != [shape] * expected:
             what = "(values, mask)" if self.level == "token" else "one tensor (pairs,)"
             raise LossError(
-                f"The loss {self.name!r} ({self._origin}) at level {self.level!r} must return {what} "
+                f"The loss {self.name!r} ({self.origin}) at level {self.level!r} must return {what} "
                 f"of shape {shape}, and returned {got}."
             )
         for name, values in metrics.items():
             if _shape(values) != (len(pairs),):
                 raise LossError(
-                    f"The metric {name!r} of the loss {self.name!r} ({self._origin}) must be a tensor of shape "
+                    f"The metric {name!r} of the loss {self.name!r} ({self.origin}) must be a tensor of shape "
                     f"{(len(pairs),)}, one number a pair, not {_shape(values)}."
                 )
         metrics = {name: values.detach() for name, values in metrics.items()}
@@ -167,7 +167,8 @@ class Loss(nn.Module):
         return LossValue(tensors[0].masked_fill(~mask, 0), mask, metrics)
 
     @property
-    def _origin(self) -> str:
+    def origin(self) -> str:
+        """File and line of the registered function or class."""
         return self.entry.origin if self.entry is not None else "a sum"
 
 

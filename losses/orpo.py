@@ -34,9 +34,6 @@ def orpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tenso
     Returns:
         (pairs,) nats. Metric `margin`: the log odds ratio, nats.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0.
-
     Source: arXiv 2403.07691.
     """
     mean_chosen = pairs.chosen.mean(pairs.chosen.logps)

@@ -29,9 +29,6 @@ def robust(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0
         (pairs,) nats, ln 2 where pi is the reference; unbounded below as h grows (with e > 0). Metric
         `margin`: beta h.
 
-    Raises:
-        LossError (by `get_loss`): beta or label_smoothing out of range.
-
     Source: arXiv 2403.00409; TRL's `robust`.
     """
     margin = beta * pairs.log_ratio_margin()

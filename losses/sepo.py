@@ -54,9 +54,6 @@ def sepo(
     Returns:
         (pairs,) nats. Metrics `margin`: the argument of sigma; `kept`: share of both responses' tokens kept.
 
-    Raises:
-        LossError (by `get_loss`): gamma <= 0; k or k_rejected outside (0, 1].
-
     Source: arXiv 2408.13518 and its code.
     """
     portions = (k, k if k_rejected is None else k_rejected)

@@ -48,9 +48,6 @@ def simpo(
     Returns:
         (pairs,) nats. Metric `margin`: beta times the difference of means, before gamma is subtracted.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0; another loss_type; label_smoothing out of range or with "hinge".
-
     Source: arXiv 2405.14734 and its code (ratio parametrisation).
     """
     margin = beta * (pairs.chosen.mean(pairs.chosen.logps) - pairs.rejected.mean(pairs.rejected.logps))
@@ -85,9 +82,6 @@ def alphapo(
 
     Returns:
         (pairs,) nats. Metric `margin`: beta (r_w - r_l), before gamma is subtracted.
-
-    Raises:
-        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2501.03884; TRL's (experimental) CPO with `loss_type="alphapo"`.
     """

@@ -82,10 +82,6 @@ def tbpo_a(
         `policy_margin`: the policy's part of it, mean_t of beta (D_t(y_w) - D_t(y_l)); `log_w`: how large the other
         part is, mean_t of |beta log w_t|; `clamped`: share of the T tokens that the clamp cut (only with a clamp).
 
-    Raises:
-        LossError (by `get_loss`), ValueError: beta or max_log_R <= 0; an unknown generator; lam or s set for a
-            generator without it, or out of its range.
-
     Source: arXiv 2605.12288. The released A branch is empty: this follows the equations.
     """
     kl_chosen, kl_rejected = (_kl(side, kl) for side in (pairs.chosen, pairs.rejected))
@@ -143,9 +139,6 @@ class TBPOQ(nn.Module):
 
     Returns (forward):
         (pairs,), mean over the T paired tokens; metrics as in `tbpo_a`.
-
-    Raises:
-        LossError (by `get_loss`), ValueError: as in `tbpo_a`; max_log_w <= 0, or set with `center=False`.
 
     Source: arXiv 2605.12288 and the early code of its authors.
     """

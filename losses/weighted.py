@@ -61,9 +61,6 @@ def twdpo(
     Returns:
         (pairs,) nats ("ipo": squared). Metric `margin`: the argument of sigma ("ipo": h'', nats per token).
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0, kl < 0, another loss_type, or kl > 0 with "ipo".
-
     Source: arXiv 2605.21883; also 2506.14574 (TGDPO), 2410.04350 and its code (TIS-DPO), and the code of D2PO and SamPO.
     """
     chosen, rejected = weighted_sum(pairs.chosen), weighted_sum(pairs.rejected)

@@ -65,10 +65,6 @@ def wpo(
     Returns:
         (pairs,) in the base's unit. Metrics: the base's, and `weight`: the pair's weight, capped.
 
-    Raises:
-        LossError (by `get_loss`): beta <= 0 or cap <= 0; the base is no loss, not of level "pair", a sum, has parameters of
-            its own, needs token weights, has no beta, or sets it.
-
     Source: arXiv 2406.11827, eq. 2, and its authors' code (beta, cap); TRL's `use_weighting`.
     """
     value = _base(base, beta).evaluate(pairs)
