@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plo.evals.borrowed import check_alpaca_eval
 from plo.evals.judges import Template
 from plo.evals.registry import EvaluationError
 
@@ -115,11 +116,13 @@ def _package(module: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return importlib.import_module(f"alpaca_eval.{module}")
+            found = importlib.import_module(f"alpaca_eval.{module}")
     except ImportError as error:
         raise EvaluationError(
             f"AlpacaEval's rates and prompt need the package alpaca-eval ({error}): pip install 'plo[evals]'."
         ) from error
+    check_alpaca_eval()
+    return found
 
 
 @contextlib.contextmanager

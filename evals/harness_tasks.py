@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from plo.evals.borrowed import NO_METRIC, check_lm_eval
 from plo.evals.registry import EvaluationError
 
 
@@ -25,6 +26,7 @@ def load_tasks(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, li
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise EvaluationError(f"lm_eval needs the package lm-eval ({error}): pip install 'plo[evals]'.") from None
+    check_lm_eval()
     manager = TaskManager(include_path=include_path, include_defaults=False)
     if not set(tasks) <= set(manager.all_tasks):
         manager = _built_in_tasks(include_path)
@@ -73,7 +75,7 @@ def _known_metrics(task: str) -> Iterator[None]:
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if found := re.match(r"(.+) not found in the evaluate library", record.getMessage()):
+            if found := re.match(f"(.+) {NO_METRIC}", record.getMessage()):
                 lost.append(found[1])
 
     logger, listener = logging.getLogger("lm_eval"), Listener()

@@ -1,4 +1,5 @@
 """Preference losses: one file a family. Importing this package registers the built-in ones."""
+# pyright: reportUnusedImport=false
 
 from plo.losses import (  # noqa: F401  (registers them)
     aot,

@@ -14,13 +14,14 @@ from plo.pairs import Pairs
 
 @register_loss("aot", needs=("ref_logps",), level="batch", paper="2406.05882")
 def aot(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (sort[log pi(y_w) - log pi(y_l)]_i - sort[log ref(y_w) - log ref(y_l)]_i)), i over the batch.
+    """Move the distribution of log-ratios over the batch above the reference's, quantile by quantile.
 
-    Idea: The distribution of log-ratios over a batch is moved above the reference's, quantile by quantile,
-        instead of pair by pair. A batch of few pairs says little about a distribution, and accumulation is
-        refused.
-    Assumes: the policy's distribution of log-ratios between chosen and rejected should dominate the reference's
-        in the first order (every quantile of it larger).
+        -log sigma(beta (sort[log pi(y_w) - log pi(y_l)]_i - sort[log ref(y_w) - log ref(y_l)]_i)), i over the batch
+
+    Idea: AOT compares distributions over a batch instead of the responses of a pair. A batch of few pairs says little
+        about a distribution, and accumulation is refused.
+    Assumes: the policy's distribution of log-ratios between chosen and rejected should dominate the reference's in the
+        first order (every quantile of it larger).
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -46,15 +47,14 @@ def aot(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0)
 def aot_unpaired(
     pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (sort[D(y_w)]_i - sort[D(y_l)]_i)), i over the batch, D(y) = sum_t log pi/ref.
+    """Move the distribution of the chosen responses' rewards above that of the rejected ones', whatever the pairing.
 
-    Which rejected response belongs to which chosen one does not matter.
+        -log sigma(beta (sort[D(y_w)]_i - sort[D(y_l)]_i)), i over the batch, D(y) = sum_t log pi/ref
 
-    Idea: The distribution of the chosen responses' rewards is moved above that of the rejected ones', whoever is
-        whose partner. For data whose pairing is arbitrary; rewards of different prompts are compared, which their
-        normalisers do not justify.
-    Assumes: the rewards of chosen responses, over all prompts, should dominate those of rejected ones in the
-        first order.
+    Idea: AOT for data whose pairing is arbitrary: which rejected response belongs to which chosen one does not matter.
+        It compares rewards of different prompts, which their normalisers do not justify.
+    Assumes: the rewards of chosen responses, over all prompts, should dominate those of rejected ones in the first
+        order.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

@@ -15,16 +15,18 @@ from plo.pairs import Pairs
     paper="2409.10571",
 )
 def asft(pairs: Pairs, *, beta: Positive = 1.0, nll: NonNegative = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta logit pbar_w) - log sigma(-beta logit pbar_l) + nll * NLL(y_w),  pbar = exp(mean_t log pi).
+    """Raise the odds of the chosen response and lower those of the rejected one, each by itself, without a reference.
 
-    At beta 1 and nll 0 it is -log pbar_w - log(1 - pbar_l): cross-entropy, to which ORPO's odds ratio is the
-    pairwise counterpart. `nll=1` is the published one-stage objective, NLL + lambda * alignment, at lambda 1 (at
-    another one, nll is 1 / lambda, but for the scale). NLL(y_w) = -log pbar_w.
+        -log sigma(beta logit pbar_w) - log sigma(-beta logit pbar_l) + nll * NLL(y_w),  pbar = exp(mean_t log pi)
 
-    Idea: ORPO with each response judged by itself instead of in a pair. No reference; the chosen response's
-        probability is pushed up whatever the rejected one's is.
+    At beta 1 and nll 0 it is -log pbar_w - log(1 - pbar_l): cross-entropy, of which ORPO's odds ratio is the pairwise
+    counterpart. `nll=1` is the published one-stage objective, NLL + lambda * alignment, at lambda 1; another lambda is
+    nll = 1 / lambda, up to scale. NLL(y_w) = -log pbar_w.
+
+    Idea: ASFT is ORPO with each response judged by itself instead of in a pair. It needs no reference; the chosen
+        response's probability rises whatever the rejected one's is.
     Assumes: every response is good or bad by itself, with probability pbar of being good; no Bradley-Terry.
-    Dispute: 2502.01237 finds the NLL term redundant after an SFT stage, as the first term holds it already, and
+    Dispute: 2502.01237 finds the NLL term redundant after an SFT stage, because the first term contains it already, and
         adds beta; both are options here.
 
     Args:

@@ -63,25 +63,26 @@ def bpo(
     gamma_beta_ratio: float | None = None,
     alpha: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """h'(R) R - h(R) - h'(1/R),  R = exp(-beta (D(y_w) - D(y_l))),  D(y) = sum_t log pi/ref.
+    """Match the policy's ratio of a pair to the data's odds under a Bregman divergence of choice.
 
-    Generator `lr` is DPO. The default, sba with lam -.5 and s 4, is sqrt(R) - 1: positive slope everywhere.
-    On the authors' HH it stays behind DPO's win rate (48.0 to 48.5), and lam 1.2 with a clip is best (57.0).
+        h'(R) R - h(R) - h'(1/R),  R = exp(-beta (D(y_w) - D(y_l))),  D(y) = sum_t log pi/ref
+
+    Generator `lr` is DPO. The default, sba with lam -.5 and s 4, is sqrt(R) - 1, whose slope is positive everywhere. On
+    the authors' HH it stays behind DPO's win rate (48.0 to 48.5), and lam 1.2 with a clip is best (57.0).
 
     The settings of the authors' experiments have names: `bpo(preset=hh)` is lam 1.2 with R >= .01; `preset=tldr` is beta
     .5, lam -.5 with R >= .025; `preset=llama3` is the sum of .05 times sba, lam -.5, R in (.01, 100), and .95 times lr,
-    both of SimPO's ratio. Other hyper-parameters may be set beside a preset. What beta and gamma SimPO's ratio had is not
-    known: they are those of `simpo`. The first two have no upper bound on R, as published: float32 overflows near a margin
-    h of -400 (hh) and -350 nats (tldr).
+    both of SimPO's ratio. Other hyper-parameters may be set with a preset. The beta and gamma of SimPO's ratio are not
+    published: they are those of `simpo`. The first two have no upper bound on R, as published: float32 overflows near a
+    margin h of -400 (hh) and -350 nats (tldr).
 
-    Idea: DPO read as the matching of a likelihood ratio, with the divergence of the matching free to choose. The
-        generator sets how strongly won and lost pairs pull; those without a floor go on pulling at won pairs and
-        want a clip.
-    Assumes: that preferences are Bradley-Terry, so that the data's odds of the rejected response are a density
-        ratio, to which R is fitted under a Bregman divergence.
-    Dispute: the paper prints the loss of `lsif` as R^2 - 2R, which does not follow from its own h and has no
-        gradient at R = 1, where training starts; here it is what h gives, R^2 - 2/R. No code was released:
-        constants are such that L(R=1) = -h(1), whatever lam.
+    Idea: BPO reads DPO as the matching of a likelihood ratio and lets the divergence vary. The generator decides how
+        strongly won and lost pairs pull; a generator without a floor keeps pulling at won pairs and needs a clip.
+    Assumes: Bradley-Terry preferences, so that the data's odds of the rejected response are a density ratio, to which R
+        is fitted under a Bregman divergence.
+    Dispute: the paper prints the loss of `lsif` as R^2 - 2R, which does not follow from its own h and has no gradient at
+        R = 1, where training starts; here it is what h gives, R^2 - 2/R. No code was released: constants are such that
+        L(R=1) = -h(1), whatever lam.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

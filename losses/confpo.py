@@ -15,15 +15,16 @@ from plo.pairs import Pairs, Side
     paper="2506.08712",
 )
 def confpo(pairs: Pairs, *, beta: Positive = 1.5, gamma: NonNegative = 1.6) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (m(y_w) - m(y_l)) - gamma),  m(y) = mean of log pi(y_t) over the kept tokens.
+    """Fit SimPO's margin on the tokens that the policy finds less likely than the rest of their response.
 
-    Kept are tokens with pi(y_t) strictly below the (arithmetic) mean probability of their response. The choice is
-    made anew in every step and carries no gradient.
+        -log sigma(beta (m(y_w) - m(y_l)) - gamma),  m(y) = mean of log pi(y_t) over the kept tokens
 
-    Idea: SimPO on the tokens the policy finds unlikely, without another model to choose them. The choice moves
-        with the policy, and a pair that keeps no token on one side teaches nothing.
-    Assumes: Bradley-Terry preferences over SimPO's mean log-probability, and that unlikely tokens carry the
-        preference.
+    A token is kept if pi(y_t) is strictly below the (arithmetic) mean probability of its response. The choice is made
+    anew in every step and carries no gradient.
+
+    Idea: ConfPO is SimPO on unlikely tokens, and needs no other model to choose them. The choice moves with the policy,
+        and a pair that keeps no token on one side teaches nothing.
+    Assumes: Bradley-Terry preferences over SimPO's mean log-probability, and that unlikely tokens carry the preference.
 
     Args:
         beta: scale of the mean log-probabilities, > 0.

@@ -16,16 +16,18 @@ from plo.pairs import Pairs
     paper="2406.08414",
 )
 def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tuple[Tensor, dict[str, Tensor]]:
-    """-(1 - m) log sigma(x) + m exp(-x),  x = beta h,  m = sigma(x / tau).
+    """Blend the logistic loss of lost pairs with the exponential loss of won ones, as a language model discovered.
 
-    m exp(-x) is computed in one exponent, so it is 0 where both factors would leave the dtype; for tau > 1,
-    where it really grows as x falls, it is cut at the dtype's largest number, with **zero** gradient beyond.
+        -(1 - m) log sigma(x) + m exp(-x),  x = beta h,  m = sigma(x / tau)
 
-    Idea: A loss that a language model proposed and benchmarks selected: logistic for lost pairs, exponential for
-        won ones. Not convex: near the reference it lowers the margin first.
+    m exp(-x) is computed in one exponent, so that it is 0 where both factors would leave the dtype. With tau > 1, where
+    it really grows as x falls, it is cut at the dtype's largest number, with **zero** gradient beyond.
+
+    Idea: A language model proposed this loss and benchmarks selected it. It is not convex: near the reference it lowers
+        the margin first.
     Assumes: nothing about preferences: the form was found by search over code, on benchmark scores.
-    Dispute: not convex. At tau .05 the slope in x at pi = ref is +.78, so the first steps lower the margin, to a
-        local minimum at x = -.12; the loss falls again only beyond x = .07.
+    Dispute: not convex. At tau .05 the slope in x at pi = ref is +.78, so the first steps lower the margin, to a local
+        minimum at x = -.12; the loss falls again only beyond x = .07.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .05 in the authors' code,

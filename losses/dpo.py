@@ -16,11 +16,12 @@ def _assumes(label_smoothing: float) -> str:
 
 @register_loss("dpo", needs=("ref_logps",), assumes=_assumes, paper="2305.18290")
 def dpo(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """-(1 - e) log sigma(beta h) - e log sigma(-beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref.
+    """Fit the log-odds of each preference by the difference between the responses' log-ratios.
 
-    Idea: A pair's difference of log-ratios is fitted as the log-odds of the preference. What the others are
-        compared with. Only the difference counts: the log-probs of both responses may fall while it grows, and
-        with labels without noise nothing stops it.
+        -(1 - e) log sigma(beta h) - e log sigma(-beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref
+
+    Idea: DPO is what other losses are compared with. Only the difference counts: the log-probs of both responses may
+        fall while it grows, and with labels without noise nothing stops it.
     Assumes: Bradley-Terry preferences over a reward whose KL-regularised optimum is the policy.
 
     Args:

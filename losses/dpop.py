@@ -8,22 +8,25 @@ from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
+def _assumes(lam: float) -> str:
+    return "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
+
+
 @register_loss(
     "dpop",
     needs=("ref_logps",),
-    assumes=lambda lam: (
-        "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
-    ),
+    assumes=_assumes,
     paper="2402.13228",
 )
 def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta [h - lam max(0, -D(y_w))]),  h = D(y_w) - D(y_l).
+    """Fit DPO's margin, and penalise a chosen response that becomes less likely than under the reference.
 
-    Idea: DPO, fined where the chosen response becomes less likely than under the reference. For pairs that differ
-        in a few tokens, where DPO lowers both. At its default weight the penalty drowns the preference of any
-        pair whose D(y_w) is negative.
-    Assumes: Bradley-Terry preferences as in DPO, and that a chosen response should never become less probable
-        than under the reference.
+        -log sigma(beta [h - lam max(0, -D(y_w))]),  h = D(y_w) - D(y_l)
+
+    Idea: DPO-Positive is meant for pairs that differ in a few tokens, where DPO lowers both responses. At its default
+        weight the penalty drowns the preference of any pair whose D(y_w) is negative.
+    Assumes: Bradley-Terry preferences as in DPO, and that a chosen response should never become less probable than
+        under the reference.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; it scales the penalty too.

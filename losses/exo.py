@@ -23,17 +23,18 @@ SMOOTHING = math.exp(-10)
 def exo_pair(
     pairs: Pairs, *, beta: Positive = 0.5, label_smoothing: Annotated[float, Field(gt=0, lt=0.5)] = SMOOTHING
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """KL(q || p) = q log(q / (1-e)) + (1-q) log((1-q) / e),  q = sigma(beta h),  p = (1-e, e).
+    """Match the policy's preference in a pair to the smoothed label by the reverse KL, which seeks the mode.
 
-    DPO with smoothing e is the cross-entropy the other way, of q under p: it covers, this one seeks the mode.
+        KL(q || p) = q log(q / (1-e)) + (1-q) log((1-q) / e),  q = sigma(beta h),  p = (1-e, e)
 
-    Idea: DPO's two-way distribution and label, compared by the KL in the other direction, which seeks the mode.
-        The gradient vanishes where a pair is badly wrong, so that such pairs are slow to turn.
-    Assumes: a label distribution (1-e, e) over the two responses, matched by the policy's own distribution over
-        them, sigma(beta h).
-    Dispute: that DPO optimises the wrong direction of the KL is EXO's reading of the alignment objective, not
-        agreed upon. The authors' code gives the chosen response the label 1, not 1-e, which moves the loss by less
-        than e.
+    DPO with smoothing e is the cross-entropy in the other direction, which covers the label's distribution.
+
+    Idea: EXO compares the same two distributions as DPO, in the other direction. The gradient vanishes where a pair is
+        badly wrong, so that such pairs are slow to turn.
+    Assumes: a label distribution (1-e, e) over the two responses, which the policy's own distribution over them,
+        sigma(beta h), matches.
+    Dispute: that DPO optimises the wrong direction of the KL is EXO's reading of the alignment objective, which is
+        contested. The authors' code gives the chosen response the label 1, not 1-e, which moves the loss by less than e.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .5 in the authors' code on

@@ -20,36 +20,38 @@ def _check(divergence: Divergence, alpha: float | None) -> None:
         raise ValueError(f"alpha={alpha} has no effect with divergence={divergence!r}: it belongs to 'alpha'.")
 
 
+def _assumes(divergence: Divergence) -> str:
+    other = "its optimum is that of another divergence than the KL, which is not enumerated here"
+    return "bradley_terry" if divergence == "reverse_kl" else other
+
+
 @register_loss(
     "f_dpo",
     needs=("ref_logps",),
     check=_check,
-    assumes=lambda divergence: (
-        "bradley_terry"
-        if divergence == "reverse_kl"
-        else "its optimum is that of another divergence than the KL, which is not enumerated here"
-    ),
+    assumes=_assumes,
     paper="2309.16240",
 )
 def f_dpo(
     pairs: Pairs, *, beta: Positive = 0.1, divergence: Divergence = "js", alpha: float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (f'(r_w) - f'(r_l))),  r = pi(y)/ref(y) = exp D(y), f the divergence's generator.
+    """Fit DPO's margin as derived with another divergence from the reference than the reverse KL.
+
+        -log sigma(beta (f'(r_w) - f'(r_l))),  r = pi(y)/ref(y) = exp D(y), f the divergence's generator
 
         reverse_kl  log r                forward_kl  -1/r
         js          log(2r / (1 + r))    alpha       (r^(alpha-1) - 1) / (alpha - 1)
 
-    The ratio is of whole responses, so forward_kl and alpha soon meet numbers such as exp(80): r is cut where
-    1/r would leave the dtype (log r < -88.7 in float32, beta <= 1), r^(alpha-1) at exp(80) as in TRL. Beyond,
-    the gradient is **zero**; just before, it is huge.
+    The ratio is of whole responses, so forward_kl and alpha soon meet numbers such as exp(80). r is cut where 1/r would
+    leave the dtype (log r < -88.7 in float32, beta <= 1), and r^(alpha-1) at exp(80), as in TRL. Beyond the cut the
+    gradient is **zero**; just before it, it is huge.
 
-    Idea: DPO derived with another divergence to the reference, which trades reward for diversity differently.
-        `js` is bounded above and calm; forward_kl and alpha act on ratios of whole responses and grow violent
-        with length.
-    Assumes: Bradley-Terry preferences over the reward that the f-regularised objective implies, whose
-        normaliser cancels in a pair.
-    Dispute: alpha is TRL's, with which 1 is reverse_kl and 0 forward_kl; in the paper 1 - alpha stands in its
-        place. Both agree at .5.
+    Idea: The divergence decides how reward is traded for diversity. `js` is bounded above and calm; forward_kl and alpha
+        act on ratios of whole responses and grow violent with length.
+    Assumes: Bradley-Terry preferences over the reward that the f-regularised objective implies, whose normaliser
+        cancels in a pair.
+    Dispute: alpha is TRL's, for which 1 is reverse_kl and 0 forward_kl; the paper has 1 - alpha in its place. Both agree
+        at .5.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

@@ -9,7 +9,7 @@ R = 1, dL/dR, is lr .5, kliep 2, lsif 4, ba 2 (1 + lam), sba 2 / s. Source: BPO,
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from pydantic import AfterValidator
@@ -18,6 +18,8 @@ from torch.nn.functional import softplus
 
 from plo.errors import PloError
 from plo.registry import Registry, check_signature, hyper_parameters
+
+H = TypeVar("H", bound=Callable[..., Tensor])
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Generator:
             if key not in known:
                 has = f"It has: {', '.join(known)}." if known else "It has none."
                 raise GeneratorError(f"The generator {name or h!r} has no hyper-parameter {key!r}. {has}")
-        self._h, self._closed_form, self.params = h, closed_form, params
+        self._h, self.closed_form, self.params = h, closed_form, params
         self._base_name = name or getattr(h, "__name__", type(h).__name__)
 
     @property
@@ -79,14 +81,19 @@ class Generator:
         return f"Generator({self.name})"
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """Hyper-parameters of h, set or not."""
+        return tuple(hyper_parameters(self._h))
+
+    @property
     def free(self) -> tuple[str, ...]:
         """Hyper-parameters not set yet."""
         bound = {*self.params, *getattr(self._h, "keywords", {})}  # keywords: those of a functools.partial
-        return tuple(key for key in hyper_parameters(self._h) if key not in bound)
+        return tuple(key for key in self.takes if key not in bound)
 
     def configured(self, **params: Any) -> "Generator":
         """The same generator with these hyper-parameters."""
-        return Generator(self._h, self._closed_form, self._base_name, **{**self.params, **params})
+        return Generator(self._h, self.closed_form, self._base_name, **{**self.params, **params})
 
     def h(self, R: Tensor) -> Tensor:
         """h(R), the shape of R."""
@@ -94,9 +101,9 @@ class Generator:
 
     def loss(self, log_R: Tensor) -> Tensor:
         """L at R = exp(log R): the shape and dtype of log R (nats), differentiable."""
-        if self._closed_form is None:
+        if self.closed_form is None:
             return self.definition(log_R)
-        return self._closed_form(log_R, **self.params)
+        return self.closed_form(log_R, **self.params)
 
     def definition(self, log_R: Tensor) -> Tensor:
         """h'(R) R - h(R) - h'(1/R) by autodiff. R itself is formed: float32 overflows at |log R| > 88."""
@@ -107,7 +114,7 @@ class Generator:
 
     def _value_and_slope(self, R: Tensor) -> tuple[Tensor, Tensor]:
         # torch.func, not autograd.grad: it differentiates under no_grad too, and stays differentiable itself
-        value, pull_back = torch.func.vjp(self.h, R)
+        value, pull_back = cast("tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]", torch.func.vjp(self.h, R))
         if value.shape != R.shape:
             raise GeneratorError(
                 f"The generator {self.name!r} returned {tuple(value.shape)} for R of shape {tuple(R.shape)}: "
@@ -116,9 +123,12 @@ class Generator:
         return value, pull_back(torch.ones_like(value))[0]
 
 
+Spec = str | Generator | Callable[..., Tensor]
+
+
 def register_generator(
     name: str, *, closed_form: Callable[..., Tensor] | None = None, paper: str = "", replace: bool = False
-) -> Callable:
+) -> Callable[[H], H]:
     """Register h(R, *, hyper-parameters) as a Bregman generator. h alone is enough.
 
     Args:
@@ -138,16 +148,14 @@ def register_generator(
 
     GENERATORS.check_name(name)
 
-    def register(h: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def register(h: H) -> H:
         check_signature("Bregman generator", name, h, given="R")
         return GENERATORS.register(name, facts=GeneratorFacts(closed_form, paper), replace=replace)(h)
 
     return register
 
 
-def get_generator(
-    spec: "str | Generator | Callable[..., Tensor]", *, of: Callable | None = None, **offered: Any
-) -> Generator:
+def get_generator(spec: Spec, *, of: Callable[..., Any] | None = None, **offered: Any) -> Generator:
     """A configured generator.
 
     Args:
@@ -164,22 +172,21 @@ def get_generator(
     """
     if isinstance(spec, str):
         entry = GENERATORS[spec]
-        spec, closed_form, name = entry.load(), entry.facts.closed_form, spec
+        generator = Generator(entry.load(), entry.facts.closed_form, spec)
     else:
-        closed_form, name = None, None
-    generator = spec if isinstance(spec, Generator) else Generator(spec, closed_form, name)
+        generator = spec if isinstance(spec, Generator) else Generator(spec)
     defaults = {key: p.default for key, p in hyper_parameters(of).items()} if of else {}
     for key, value in offered.items():
         if key not in generator.free and (key not in defaults or value != defaults[key]):
             raise GeneratorError(
                 f"{key}={value} has no effect with the generator {generator.name!r}, "
-                f"{'which sets it itself' if key in hyper_parameters(generator._h) else 'which has none'}: "
+                f"{'which sets it itself' if key in generator.takes else 'which has none'}: "
                 f"leave {key} at its default, or take a generator that has it ({_that_have(key)})."
             )
     return generator.configured(**{key: value for key, value in offered.items() if key in generator.free})
 
 
-def check_generator(spec: "str | Generator | Callable[..., Tensor]", *, of: Callable, **offered: Any) -> None:
+def check_generator(spec: Spec, *, of: Callable[..., Any], **offered: Any) -> None:
     """Raise now what the generator would raise in the first batch (no such name, ba with lam <= -1, ...)."""
     get_generator(spec, of=of, **offered).loss(torch.zeros(2))
 
@@ -190,7 +197,7 @@ def _known(spec: Any) -> Any:
     return spec
 
 
-GeneratorSpec = Annotated[str | Generator | Callable[..., Tensor], AfterValidator(_known)]
+GeneratorSpec = Annotated[Spec, AfterValidator(_known)]
 
 
 def box_cox(log_R: Tensor, a: float) -> Tensor:
@@ -239,19 +246,27 @@ def _sba(log_R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
 
 @register_generator("lr", closed_form=_lr, paper="2505.19601")
 def lr(R: Tensor) -> Tensor:
-    """h = (R log R - (1+R) log(1+R)) / 2; L = log(1+R): logistic regression, DPO. Saturates as R -> 0."""
+    """Generate the logistic loss, DPO, which saturates as R -> 0.
+
+    h = (R log R - (1+R) log(1+R)) / 2;  L = log(1+R)
+    """
     return (R * R.log() - (1 + R) * R.log1p()) / 2
 
 
 @register_generator("kliep", closed_form=_kliep, paper="2505.19601")
 def kliep(R: Tensor) -> Tensor:
-    """h = R log R - R; L = R + log R. Unbounded below as R -> 0."""
+    """Generate the loss of KLIEP, which is unbounded below as R -> 0.
+
+    h = R log R - R;  L = R + log R
+    """
     return R * R.log() - R
 
 
 @register_generator("lsif", closed_form=_lsif, paper="2505.19601")
 def lsif(R: Tensor) -> Tensor:
-    """h = (R-1)^2; L = R^2 - 2/R + 1. Unbounded below as R -> 0.
+    """Generate the loss of least-squares importance fitting, which is unbounded below as R -> 0.
+
+        h = (R-1)^2;  L = R^2 - 2/R + 1
 
     The paper prints R^2 - 2R, which is not L of this h and has no gradient at R = 1, where training starts.
     """
@@ -260,7 +275,9 @@ def lsif(R: Tensor) -> Tensor:
 
 @register_generator("ba", closed_form=_ba, paper="2505.19601")
 def ba(R: Tensor, *, lam: float = 0.5) -> Tensor:
-    """h = (R^(1+lam) - R) / lam, lam > -1 (basu); L = R^(1+lam) - ((1+lam)/lam) R^-lam + 1/lam.
+    """Generate the loss of Basu's power divergence of degree lam > -1.
+
+        h = (R^(1+lam) - R) / lam;  L = R^(1+lam) - ((1+lam)/lam) R^-lam + 1/lam
 
     lam = 0 is `kliep`: the limit is R log R, of which kliep's h takes R, so the value there (not the
     gradient) jumps by 1.
@@ -274,7 +291,9 @@ def ba(R: Tensor, *, lam: float = 0.5) -> Tensor:
 
 @register_generator("sba", closed_form=_sba, paper="2505.19601")
 def sba(R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
-    """h = (R^(1+lam) - R) / (s lam (1+lam)) for any lam (scaled basu), s > 0; s = 4: DPO's weight at R = 1.
+    """Generate the loss of the scaled Basu divergence for any lam; with s of 4 it has DPO's weight at R of 1.
+
+        h = (R^(1+lam) - R) / (s lam (1+lam)),  s > 0
 
     L = R^(1+lam) / (s (1+lam)) - R^-lam / (s lam) + 1 / (s lam (1+lam)), and (R + log R - 1) / s at lam = 0
     and -1: SBA(lam) = SBA(-1-lam). Unbounded below as R -> 0 for lam >= 0 or <= -1.

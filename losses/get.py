@@ -3,7 +3,7 @@
 import ast
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from plo.configured import HyperParameterError, call_of
@@ -64,11 +64,10 @@ def read_terms(spec: str | Mapping[str, Any] | Callable[..., Any], params: Mappi
     if isinstance(spec, str):
         return _read_text(spec, params)
     if isinstance(spec, Mapping):
-        return _read_mapping(spec, params)
+        return _read_mapping(cast(Mapping[str, Any], spec), params)
     if isinstance(spec, functools.partial) and not spec.args:
-        partial = cast("functools.partial[Any]", spec)
-        return read_terms(partial.func, {**partial.keywords, **params})
-    if callable(spec):
+        return read_terms(spec.func, {**spec.keywords, **params})
+    if callable(cast(object, spec)):
         return [Term(1.0, spec, dict(params))]
     raise LossError(f"Cannot make a loss of {spec!r}: give a name, a dict, or a function of Pairs.")
 
@@ -87,7 +86,7 @@ def find_loss(loss: str | Callable[..., Any]) -> Entry[LossFacts]:
     name = getattr(loss, "__name__", type(loss).__name__)
     check_signature("loss", name, loss, given="pairs")
     declared = {fact.name: getattr(loss, fact.name) for fact in fields(LossFacts) if hasattr(loss, fact.name)}
-    facts = LossFacts(**{"needs": ("ref_logps",), **declared})
+    facts = replace(LossFacts(needs=("ref_logps",)), **declared)
     return Entry(name, loss, facts, origin=f"{getattr(loss, '__module__', '?')}.{name}")
 
 

@@ -14,13 +14,15 @@ from plo.pairs import Pairs
     paper="2305.10425",
 )
 def hinge(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """max(0, 1 - beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref.
+    """Raise the margin of each pair until it reaches a target, and leave it alone beyond.
 
-    Idea: DPO's margin under a hinge: a pair that is won by enough no longer pulls. Simple and bounded in effect;
-        where it stops depends on where it starts, as beyond the target nothing is preferred.
+        max(0, 1 - beta h),  h = D(y_w) - D(y_l),  D(y) = sum_t log pi/ref
+
+    Idea: DPO's margin under a hinge: a pair that is won by enough no longer pulls. The loss is simple and bounded in
+        effect; where it stops depends on where it starts, because nothing is preferred beyond the target.
     Assumes: no probability model of preferences: a pair counts as learnt once its margin reaches 1 / beta nats.
-    Dispute: SLiC's own margin is of log pi without a reference; the form with log-ratios is RSO's (2309.06657)
-        and TRL's.
+    Dispute: SLiC's own margin is of log pi without a reference; the form with log-ratios is that of RSO (2309.06657)
+        and TRL.
 
     Args:
         beta: scale of the log-ratios, > 0; the target margin is 1 / beta nats.

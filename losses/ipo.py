@@ -15,23 +15,25 @@ def _assumes(reduction: str) -> str:
     return "log-ratios divided by length: the optimum known for IPO is that of reduction=sum"
 
 
-@register_loss(
-    "ipo", needs=("ref_logps",), assumes=_assumes, target_margin=lambda beta: 1 / (2 * beta), paper="2310.12036"
-)
+def _target_margin(beta: float) -> float:
+    return 1 / (2 * beta)
+
+
+@register_loss("ipo", needs=("ref_logps",), assumes=_assumes, target_margin=_target_margin, paper="2310.12036")
 def ipo(
     pairs: Pairs, *, beta: Positive = 0.1, reduction: Literal["mean", "sum"] = "mean"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(h - 1 / (2 beta))^2,  h = D(y_w) - D(y_l),  D(y) = the mean over t (or, by `reduction`, the sum) of log pi/ref.
+    """Regress the log-ratio margin of each pair on a fixed target.
 
-    Idea: A fixed target for the margin, where DPO's is pushed for ever. For labels that are nearly deterministic,
-        where DPO leaves the reference behind. Pairs beyond the target are pulled back, and the target's unit
-        hangs on `reduction`.
-    Assumes: no Bradley-Terry model: the preference probability itself is what the KL-regularised objective
-        maximises.
-    Dispute: whether D is summed over the response or averaged; one beta does not fit both. Published comparisons
-        went wrong on it, so it has a name here, and a table shows which one it holds. Averaged, TRL's beta of .1 asks for
-        5 nats a token, which short trainings do not come near: until then the loss is a linear one. `plo compare` says
-        so at the end of a training whose mean margin is under a tenth of the target.
+        (h - 1 / (2 beta))^2,  h = D(y_w) - D(y_l),  D(y) = the mean over t (or, by `reduction`, the sum) of log pi/ref
+
+    Idea: The target keeps the margin of nearly deterministic labels finite, where DPO's grows for ever. A pair beyond
+        the target is pulled back, and the target's unit depends on `reduction`.
+    Assumes: no Bradley-Terry model: the preference probability itself is what the KL-regularised objective maximises.
+    Dispute: whether D is the sum over the response or the mean; one beta does not fit both. Published comparisons went
+        wrong on it, so it has a name here, and a table shows which one was used. With the mean, TRL's beta of .1 demands
+        5 nats per token, which short trainings do not come near: until then the loss is linear. `plo compare` reports a
+        training whose mean margin ends below a tenth of the target.
 
     Args:
         beta: weight of the KL to the reference, > 0; the target margin is 1 / (2 beta) nats. One beta does not mean

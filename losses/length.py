@@ -9,21 +9,27 @@ from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
 
+def _assumes_length_dpo(alpha: float) -> str:
+    return "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry"
+
+
 @register_loss(
     "length_dpo",
     needs=("ref_logps",),
-    assumes=lambda alpha: "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry",
+    assumes=_assumes_length_dpo,
     paper="2403.19159",
 )
 def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
-    """R-DPO: -log sigma(beta h + alpha (T_w - T_l)),  h = D(y_w) - D(y_l), T tokens of a response.
+    """Fit DPO's margin, and demand less of it from a pair that the longer response won.
 
-    A pair won by the longer response asks for less margin. The sign follows from the reward r - alpha |y|.
+        -log sigma(beta h + alpha (T_w - T_l)),  h = D(y_w) - D(y_l),  T the tokens of a response
 
-    Idea: DPO in which length explains a part of each preference: a pair won by the longer response teaches less,
-        one won by the shorter more. Against answers that grow with DPO; the price of a token has to be tuned to
-        the data's lengths.
-    Assumes: Bradley-Terry preferences over a reward from which alpha is taken off for every token.
+    The sign follows from the reward r - alpha |y|.
+
+    Idea: R-DPO lets length explain a part of each preference, against answers that grow under DPO: a pair won by the
+        longer response teaches less, one won by the shorter more. The price of a token has to be tuned to the data's
+        lengths.
+    Assumes: Bradley-Terry preferences over a reward that is reduced by alpha for every token.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -48,13 +54,14 @@ def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01)
     paper="2411.15124",
 )
 def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (D(y_w)/T_w - D(y_l)/T_l)): DPO on log-ratios averaged over the response.
+    """Fit DPO's loss on log-ratios averaged over the tokens of a response.
 
-    Idea: DPO on the mean log-ratio of a token, so that a pair's weight does not grow with its length. It wants a
-        beta larger by about the length of a response, and its optimum is no longer that of the KL to the
-        reference.
-    Assumes: Bradley-Terry preferences over the mean log-ratio of a token; that mean is not what the
-        KL-regularised objective behind DPO derives.
+        -log sigma(beta (D(y_w)/T_w - D(y_l)/T_l))
+
+    Idea: The mean keeps a pair's weight from growing with its length. beta has to be larger by about the length of a
+        response, and the optimum is no longer that of the KL to the reference.
+    Assumes: Bradley-Terry preferences over the mean log-ratio of a token, which is not what the KL-regularised
+        objective behind DPO derives.
 
     Args:
         beta: scale of the mean log-ratios, > 0. Means are as many times smaller than sums as a response has
@@ -73,23 +80,26 @@ def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[st
     return -logsigmoid(margin), {"margin": margin}
 
 
+def _assumes_ld_dpo(alpha: float) -> str:
+    shorter = "the tail beyond the shorter response counts less: DPO's optimum only for equal lengths"
+    return shorter if alpha < 1 else "bradley_terry"
+
+
 @register_loss(
     "ld_dpo",
     needs=("ref_logps",),
-    assumes=lambda alpha: (
-        "the tail beyond the shorter response counts less: DPO's optimum only for equal lengths"
-        if alpha < 1
-        else "bradley_terry"
-    ),
+    assumes=_assumes_ld_dpo,
     paper="2409.06411",
 )
 def ld_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: Share = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (D'(y_w) - D'(y_l))),  D'(y) = sum_{t<=m} D_t + alpha sum_{t>m} D_t,  m = min(T_w, T_l).
+    """Fit DPO's margin, and count less of what the longer response says after the shorter one has ended.
 
-    Idea: DPO that counts less of what the longer response says after the shorter one has ended. Between DPO and
-        comparing equal lengths; where length is what makes an answer better, it forgets that.
-    Assumes: Bradley-Terry preferences as in DPO, and that what a response says beyond the other's length is in
-        good part verbosity.
+        -log sigma(beta (D'(y_w) - D'(y_l))),  D'(y) = sum_{t<=m} D_t + alpha sum_{t>m} D_t,  m = min(T_w, T_l)
+
+    Idea: LD-DPO lies between DPO and a comparison of equal lengths. Where length is what makes an answer better, it
+        ignores that.
+    Assumes: Bradley-Terry preferences as in DPO, and that what a response says beyond the other's length is mostly
+        verbosity.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

@@ -15,7 +15,7 @@ from plo.losses.register import LossError, LossFacts, check_assumption, check_na
 from plo.pairs import Pairs, Side
 from plo.registry import Entry
 
-PLAIN = str | int | float | tuple | list | None  # values of hyper-parameters that are no code
+PLAIN = (str, int, float, tuple, list, type(None))  # values of hyper-parameters that are no code
 
 
 @dataclass
@@ -94,8 +94,8 @@ class Loss(nn.Module):
             params: hyper-parameters of the variant.
             scorer: hash that identifies the token weights.
         """
-        plain = {name: value for name, value in params.items() if isinstance(value, PLAIN)}
-        code = [self.target, *(value for value in params.values() if not isinstance(value, PLAIN))]
+        plain: dict[str, Any] = {name: value for name, value in params.items() if isinstance(value, PLAIN)}
+        code: list[Any] = [self.target, *(value for name, value in params.items() if name not in plain)]
         generator, base = params.get("generator"), params.get("base")
         if isinstance(generator, str):
             entry = GENERATORS[generator]
@@ -120,7 +120,8 @@ class Loss(nn.Module):
     def build(self, hidden_size: int) -> "Loss":
         """Create the loss's own parameters, if it has any, for hidden states of size `hidden_size`."""
         if self.has_parameters:
-            with torch.random.fork_rng(devices=[]):  # or one seed would not give every loss the same dropout
+            # The generator is forked, or one seed would not give every loss the same dropout.
+            with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
                 self.module = self.target(hidden_size, **self.params)
         return self
 
@@ -141,9 +142,8 @@ class Loss(nn.Module):
         return self.name
 
     def _checked_value(self, returned: Any, pairs: Pairs) -> LossValue:
-        parts = cast(tuple[Any, ...], returned) if isinstance(returned, tuple) else (returned,)
-        metrics = cast(Mapping[str, Any], parts[-1]) if isinstance(parts[-1], Mapping) else {}
-        tensors = parts[:-1] if isinstance(parts[-1], Mapping) else parts
+        tensors: list[Any] = list(cast(Sequence[Any], returned)) if isinstance(returned, tuple) else [returned]
+        metrics: dict[str, Any] = dict(tensors.pop()) if isinstance(tensors[-1], Mapping) else {}
         shape = tuple(pairs.chosen.mask.shape) if self.level == "token" else (len(pairs),)
         expected = 2 if self.level == "token" else 1
         got = [_shape(tensor) for tensor in tensors]
@@ -160,10 +160,10 @@ class Loss(nn.Module):
                     f"{(len(pairs),)}, one number a pair, not {_shape(values)}."
                 )
         metrics = {name: values.detach() for name, values in metrics.items()}
-        if self.level == "token":
-            values, mask = tensors
-            return LossValue(values.masked_fill(~mask.bool(), 0), mask.bool(), metrics)
-        return LossValue(tensors[0], None, metrics)
+        if self.level != "token":
+            return LossValue(tensors[0], None, metrics)
+        mask = tensors[1].bool()
+        return LossValue(tensors[0].masked_fill(~mask, 0), mask, metrics)
 
     @property
     def _origin(self) -> str:
@@ -240,7 +240,7 @@ def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _run_check(check: Callable[..., None], loss: str, params: Mapping[str, Any]) -> None:
+def _run_check(check: Callable[..., object], loss: str, params: Mapping[str, Any]) -> None:
     try:
         check(**accepted(check, params))
     except ValueError as error:

@@ -15,14 +15,15 @@ from plo.pairs import Pairs
     paper="2403.07691",
 )
 def orpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """NLL(y_w) - beta log sigma(logit pbar_w - logit pbar_l),  pbar = exp(mean_t log pi(y_t)).
+    """Imitate the chosen response and raise its odds over the rejected one's, in one stage without a reference.
 
-    NLL(y_w) = -mean_t log pi of the chosen response, per pair. TRL's experimental ORPO takes its NLL over
-    prompt and batch: another loss.
+        NLL(y_w) - beta log sigma(logit pbar_w - logit pbar_l),  pbar = exp(mean_t log pi(y_t))
 
-    Idea: SFT on the chosen response plus a preference for its odds, in one stage and without a reference. Cheap
-        in memory; the SFT term leads at the default beta, so it starts from a base model rather than from one
-        that is tuned already.
+    NLL(y_w) = -mean_t log pi of the chosen response, per pair. TRL's experimental ORPO takes its NLL over prompt and
+    batch, which is another loss.
+
+    Idea: ORPO is SFT plus a preference, cheap in memory. At the default beta the SFT term dominates, so that it starts
+        from a base model rather than from a tuned one.
     Assumes: Bradley-Terry preferences over the log-odds of the length-normalised probability, and that the chosen
         response is worth imitating.
     Dispute: the span of the NLL, see above.

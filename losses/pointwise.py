@@ -24,13 +24,14 @@ def _rewards(pairs: Pairs, beta: float) -> tuple[Tensor, Tensor, dict[str, Tenso
     paper="2402.05369",
 )
 def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(r_w) - .5 log sigma(-r_w) - .5 log sigma(-r_l),  r = beta D(y).
+    """Pull the chosen response up to a fixed reward and push the rejected one down, each by itself.
 
-    Idea: The chosen response is pulled up to a fixed reward, ln 2, and no further; the rejected one is pushed
-        down. Against log-probs of chosen responses that fall; how much the one was better than the other moves
-        nothing.
-    Assumes: noise contrastive estimation: both responses were drawn from the reference (the halves are 1/K, K =
-        2), and the chosen one also from its reward-tilted target.
+        -log sigma(r_w) - .5 log sigma(-r_w) - .5 log sigma(-r_l),  r = beta D(y)
+
+    Idea: NCA keeps the log-probs of chosen responses from falling: their reward is pulled to ln 2 and no further. How
+        much better the one response was than the other has no effect.
+    Assumes: noise contrastive estimation: both responses were drawn from the reference (the halves are 1/K, K = 2),
+        and the chosen one also from its reward-tilted target.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .01 in the
@@ -55,12 +56,13 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, 
     paper="2404.04656",
 )
 def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(r_w) - log sigma(-r_l),  r = beta D(y).
+    """Classify each response as good or bad, with its reward as the logit.
 
-    Idea: Two binary classifications, good and bad, whose logit is the reward. Each response counts on its own, as
-        with thumbs up and down; that one was preferred to the very other is not used.
+        -log sigma(r_w) - log sigma(-r_l),  r = beta D(y)
+
+    Idea: Each response counts by itself, as with thumbs up and down. That one was preferred to the other is not used.
     Assumes: a binary classifier of good and bad responses whose logit is the implicit reward.
-    Dispute: BCO shifts both rewards by their running mean; TRL's `bco_pair`, followed here, has no shift (0).
+    Dispute: BCO shifts both rewards by their running mean; TRL's `bco_pair`, which this follows, has no shift.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -84,14 +86,15 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     paper="2405.00675",
 )
 def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str, Tensor]]:
-    """(D(y_w) - 1/(2 beta))^2 + (D(y_l) + 1/(2 beta))^2.
+    """Regress each response's log-ratio on a fixed target, above 0 for the chosen one and as far below for the other.
 
-    Idea: Each response's log-ratio is regressed on a fixed target, the chosen one's above 0, the rejected one's
-        as far below. No margin runs away; targets are the same for near ties and clear wins.
+        (D(y_w) - 1/(2 beta))^2 + (D(y_l) + 1/(2 beta))^2
+
+    Idea: No margin runs away, and targets are the same for near ties and clear wins.
     Assumes: preferences are a game, not a reward; the squares fit one step of multiplicative weights, with win
         probabilities 1 and 0 for the two responses.
     Dispute: the paper estimates win probabilities with a preference model, on the policy's own samples of each
-        iteration; on logged pairs this is only its loss.
+        iteration; on logged pairs this is its loss alone.
 
     Args:
         beta: sets the targets, > 0: they are +-1 / (2 beta) nats (beta is 1 / eta of the paper). At the
@@ -117,10 +120,12 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str,
     paper="2408.06266",
 )
 def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """[1 - sigma(r_w)] + sigma(r_l),  r = beta D(y): the chosen response up, the rejected one down.
+    """Raise the chosen response above the reference and lower the rejected one below it.
 
-    Idea: The chosen response is anchored above the reference, the rejected one below. For a policy worse than the
-        chosen responses of the data; both terms saturate, so a pair that is far gone is given up.
+        [1 - sigma(r_w)] + sigma(r_l),  r = beta D(y)
+
+    Idea: APO-zero is meant for a policy that is worse than the chosen responses of the data. Both terms saturate, so
+        that a pair far on the wrong side is given up.
     Assumes: chosen responses are better than what the reference writes, rejected ones worse.
 
     Args:
@@ -147,11 +152,13 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
     paper="2408.06266",
 )
 def apo_down(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """sigma(r_w) + [1 - sigma(r_w - r_l)],  r = beta D(y): both responses down, the rejected one more.
+    """Lower both responses, the rejected one further.
 
-    Idea: Both responses down, the rejected one further. For a policy that is already better than the chosen
-        responses of the data; elsewhere it unlearns good answers.
-    Assumes: even chosen responses are worse than what the reference writes. Where that is false, it teaches
+        sigma(r_w) + [1 - sigma(r_w - r_l)],  r = beta D(y)
+
+    Idea: APO-down is meant for a policy that is better than the chosen responses of the data already. Any other policy
+        unlearns good answers.
+    Assumes: even chosen responses are worse than what the reference writes. Where that is false, the loss teaches
         against the data.
 
     Args:

@@ -36,7 +36,7 @@ class LossFacts:
 
     needs: Names = ()
     level: str = "pair"
-    check: Callable[..., None] | None = None
+    check: Callable[..., object] | None = None
     scorer: str = "uniform"
     assumes: str | Callable[..., str] | None = None
     detached: Names = ()
@@ -54,7 +54,7 @@ def register_loss(
     *,
     needs: Names = (),
     level: str = "pair",
-    check: Callable[..., None] | None = None,
+    check: Callable[..., object] | None = None,
     scorer: str = "uniform",
     assumes: str | Callable[..., str] | None = None,
     detached: Names = (),
@@ -118,8 +118,10 @@ def register_loss(
     facts = LossFacts(needs, level, check, scorer, assumes, detached, against, target_margin, presets or {}, paper)
 
     def register(target: Target) -> Target:
-        check_signature("loss", name, target, given="hidden_size" if inspect.isclass(target) else "pairs")
-        return LOSSES.register(name, facts=facts, replace=replace)(target)
+        made: object = target
+        check_signature("loss", name, target, given="hidden_size" if inspect.isclass(made) else "pairs")
+        LOSSES.register(name, target, facts=facts, replace=replace)
+        return target
 
     return register
 

@@ -10,13 +10,15 @@ from plo.pairs import Pairs
 
 @register_loss("robust", needs=("ref_logps",), assumes="flipped_bradley_terry", paper="2403.00409")
 def robust(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """[-(1 - e) log sigma(beta h) + e log sigma(-beta h)] / (1 - 2e),  h = D(y_w) - D(y_l).
+    """Fit DPO's loss without the bias of labels that are flipped at a known rate.
 
-    Its mean over flips at rate e is DPO's loss on the true labels; `dpo(label_smoothing=e)` (conservative DPO)
-    has no such property, and the other sign before its second term.
+        [-(1 - e) log sigma(beta h) + e log sigma(-beta h)] / (1 - 2e),  h = D(y_w) - D(y_l)
 
-    Idea: DPO with the bias of flipped labels taken out. For data whose rate of wrong labels is roughly known;
-        with too large a rate it rewards ever larger margins, as the loss is unbounded below.
+    Its mean over flips at rate e is DPO's loss on the true labels. `dpo(label_smoothing=e)` (conservative DPO) has no
+    such property, and the other sign before its second term.
+
+    Idea: Robust DPO is meant for data whose rate of wrong labels is roughly known. With too large a rate it rewards ever
+        larger margins, because the loss is unbounded below.
     Assumes: Bradley-Terry preferences whose labels are flipped independently at the known rate e.
 
     Args:

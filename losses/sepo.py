@@ -29,17 +29,18 @@ def sepo(
     k_rejected: Portion | None = None,
     skip_first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(gamma (u(y_w) - u(y_l))),  u(y) = mean over the kept tokens of log pi(y_t | s_t).
+    """Fit SimPO's margin on the tokens that an oracle's rewards select: the best of chosen, the worst of rejected.
 
-    `weights` are the oracle's raw scores, log oracle(y_t) - log oracle_ref(y_t). Kept are the max(1,
-    int(k N)) tokens of N with the highest scores of the chosen response, with the lowest of the rejected one; of
-    equal scores the earlier token. With k = 1 it is SimPO with beta = gamma and no target margin.
+        -log sigma(gamma (u(y_w) - u(y_l))),  u(y) = mean over the kept tokens of log pi(y_t | s_t)
 
-    Idea: SimPO on the tokens an oracle finds telling, some 30% of each response. A small oracle trained on part
-        of the data serves a large policy; if the oracle learnt a shortcut (length, an opening), that is what gets
-        selected.
-    Assumes: a DPO-trained oracle's log-ratio is the token's share of the reward, and the tokens at its extremes
-        carry the preference.
+    `weights` are the oracle's raw scores, log oracle(y_t) - log oracle_ref(y_t). The max(1, int(k N)) tokens of N with
+    the highest scores are kept of the chosen response, those with the lowest of the rejected one; of equal scores the
+    earlier token. With k = 1 it is SimPO with beta = gamma and no target margin.
+
+    Idea: SePO trains on some 30% of each response. A small oracle trained on part of the data serves a large policy; if
+        the oracle learnt a shortcut (length, an opening), that is what gets selected.
+    Assumes: a DPO-trained oracle's log-ratio is the token's share of the reward, and the tokens at its extremes carry
+        the preference.
     Dispute: the released code never scores the first token, by an offset in what it stores, and keeps none where
         k N < 1, which gives NaN; the paper searched gamma in 2.1 to 2.5, the code has 1.
 

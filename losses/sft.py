@@ -8,10 +8,12 @@ from plo.pairs import Pairs
 
 @register_loss("sft", level="token", assumes="chosen", paper="cross-entropy on chosen responses")
 def sft(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """-log pi(y_t | s_t) on the chosen response; the rejected one is not read, nor a reference.
+    """Raise the likelihood of the chosen response, without the rejected one or a reference.
 
-    Idea: Imitation of the chosen response: the row that shows what preferences add. It raises chosen and, as they
-        are alike, often rejected responses too.
+        -log pi(y_t | s_t) of the chosen response
+
+    Idea: Imitation of the chosen response shows what preferences add. It raises chosen and, as they are alike, often
+        rejected responses too.
     Assumes: chosen responses are worth imitating; preferences are not used.
 
     Returns:

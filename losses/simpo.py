@@ -30,11 +30,12 @@ def simpo(
     loss_type: Literal["sigmoid", "hinge"] = "sigmoid",
     label_smoothing: Smoothing = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (mean_t log pi(y_w) - mean_t log pi(y_l)) - gamma),  gamma = beta * gamma_beta_ratio.
+    """Fit DPO's loss on mean log-probs with a target margin, without a reference.
 
-    Idea: DPO's loss on what generation ranks by, the mean log-prob of a token, with a target margin instead of a
-        reference. No pass over the reference; with nothing to stay near, learning rate and length of training
-        alone bound how far it goes.
+        -log sigma(beta (mean_t log pi(y_w) - mean_t log pi(y_l)) - gamma),  gamma = beta * gamma_beta_ratio
+
+    Idea: SimPO trains what generation ranks by, the mean log-prob of a token. It needs no pass over the reference; with
+        nothing to stay near, learning rate and length of training alone bound how far it goes.
     Assumes: Bradley-Terry preferences over the mean log-probability of a token, with a margin to be won by.
 
     Args:
@@ -67,13 +68,15 @@ def simpo(
 def alphapo(
     pairs: Pairs, *, beta: Positive = 2.0, gamma_beta_ratio: float = 0.5, alpha: float = 0.25
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta (r_w - r_l) - gamma),  r = (1 - pbar^-alpha) / alpha,  pbar = exp(mean_t log pi(y_t)).
+    """Fit SimPO's loss on a bent reward, whose shape decides whether unlikely or likely responses weigh more.
 
-    alpha -> 0 is SimPO. With alpha > 0 an unlikely response weighs more than in SimPO, a likely one less. The
-    power is cut where beta pbar^-alpha / |alpha| would leave the dtype, with **zero** gradient beyond.
+        -log sigma(beta (r_w - r_l) - gamma),  r = (1 - pbar^-alpha) / alpha,  pbar = exp(mean_t log pi(y_t))
 
-    Idea: SimPO with a bent reward, whose shape says whether unlikely or likely responses weigh more. One more
-        hyper-parameter, and for unlikely responses an exponential: watch for gradients that explode.
+    alpha -> 0 is SimPO. With alpha > 0 an unlikely response weighs more than in SimPO, a likely one less. The power is
+    cut where beta pbar^-alpha / |alpha| would leave the dtype, with **zero** gradient beyond.
+
+    Idea: AlphaPO adds one hyper-parameter to SimPO and, for unlikely responses, an exponential: watch for gradients that
+        explode.
     Assumes: Bradley-Terry preferences over that reward, an alpha-divergence's counterpart of SimPO's.
 
     Args:

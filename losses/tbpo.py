@@ -32,10 +32,14 @@ def _detached(kl: str, detach_kl: bool) -> tuple[str, ...]:
     return (("kl_ref_pi",) if kl == "full" else ("logps",)) if detach_kl else ()
 
 
+def _check_a(generator: GeneratorSpec, lam: float, s: float) -> None:
+    check_generator(generator, of=tbpo_a, lam=lam, s=s)
+
+
 @register_loss(
     "tbpo_a",
     needs=_needs,
-    check=lambda generator, lam, s: check_generator(generator, of=tbpo_a, lam=lam, s=s),
+    check=_check_a,
     assumes=_assumes_a,
     detached=_detached,
     paper="2605.12288",
@@ -51,20 +55,22 @@ def tbpo_a(
     detach_kl: bool = False,
     max_log_R: Positive | None = 30.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)],  T = min(T_w, T_l),
-    log R_t = beta (D_t(y_l) - D_t(y_w) + K_t(s_l) - K_t(s_w)),  K_t(s) = KL(ref || pi) at s_t.
+    """Match the t-th tokens of both responses by a Bregman divergence, with KLs for the values of their states.
+
+        (1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)],  T = min(T_w, T_l),
+        log R_t = beta (D_t(y_l) - D_t(y_w) + K_t(s_l) - K_t(s_w)),  K_t(s) = KL(ref || pi) at s_t
 
     D_t = log pi/ref of the t-th token. Tokens are paired by index and the longer response's tail is dropped. In
-    log w_t = K_t(s_l) - K_t(s_w) the KLs stand for the values of the states, so that R compares advantages.
+    log w_t = K_t(s_l) - K_t(s_w) the KLs replace the values of the states, so that R compares advantages.
 
-    Idea: A preference at every token index instead of one a response: the t-th tokens are matched under a Bregman
-        divergence, each in its own context. Credit goes to tokens without a second model; tokens of one index
-        have little to do with each other once the responses have parted.
-    Assumes: a Bradley-Terry model at every token index, of two tokens each in its own context, over advantages
-        under the reference.
+    Idea: TBPO-A states a preference at every token index instead of one per response, each token in its own context.
+        Credit goes to tokens without a second model; tokens of one index have little to do with each other once the
+        responses have parted.
+    Assumes: a Bradley-Terry model at every token index, of two tokens each in its own context, over advantages under
+        the reference.
     Dispute: whether the KL is the full one (the authors' surrounding code) or k3 (the paper's text), and whether
-        gradient flows through it, which is unstated; here it does, as the derivation has it. The released A
-        branch is empty.
+        gradient flows through it, which the paper leaves open; here it does, as in the derivation. The released A branch
+        is empty.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -109,29 +115,33 @@ def _check_q(generator: GeneratorSpec, lam: float, s: float, center: bool, max_l
         raise ValueError(f"max_log_w={max_log_w} has no effect with center=False: it cuts what is centred.")
 
 
+def _assumes_q(center: bool) -> str:
+    return "centred, log w loses the baseline that stands for log Z" if center else "token_q"
+
+
 @register_loss(
     "tbpo_q",
     needs=("ref_logps", "hidden"),
     check=_check_q,
-    assumes=lambda center: "centred, log w loses the baseline that stands for log Z" if center else "token_q",
+    assumes=_assumes_q,
     paper="2605.12288",
 )
 class TBPOQ(nn.Module):
-    """(1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)],  T = min(T_w, T_l),
-    log R_t = beta (D_t(y_l) - D_t(y_w) + log w_t),  log w_t = clamp(b_t - mean_t b_t),  b_t = b(s_l,t) - b(s_w,t).
+    """Match the t-th tokens of both responses by a Bregman divergence, with a learned baseline for their states.
 
-    D_t = log pi/ref of the t-th token. b is a learned baseline that stands for log Z of the state. It is an MLP (one
-    hidden layer, GELU) on the policy's hidden state, detached, at the position that predicts y_t, and is trained with
-    the policy by the same loss. The paper's equation, log w_t = b_t, is `center=False`.
+        (1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)],  T = min(T_w, T_l),
+        log R_t = beta (D_t(y_l) - D_t(y_w) + log w_t),  log w_t = clamp(b_t - mean_t b_t),  b_t = b(s_l,t) - b(s_w,t)
 
-    Idea: As `tbpo_a`, with a learned normaliser of the state in the place of the KL. It reads hidden states
-        where `tbpo_a` goes through the vocabulary; the baseline starts untrained, and has a learning rate of
-        its own to get right.
-    Assumes: a Bradley-Terry model at every token index, as `tbpo_a`, over Q-values; the state's normaliser is
-        learned.
-    Dispute: the released code, followed here, centres log w per pair and then clamps it to +-10; the paper does neither.
-        Uncentred, a prefix that gives the side away lets the baseline carry the margin: nine tenths of it in a toy
-        problem, where the policy learnt a third less. Centred, the optimum of the paper's theorem is not recovered.
+    D_t = log pi/ref of the t-th token. b is a learned baseline for log Z of the state: an MLP (one hidden layer, GELU) on
+    the policy's hidden state, detached, at the position that predicts y_t. The same loss trains it with the policy. The
+    paper's equation, log w_t = b_t, is `center=False`.
+
+    Idea: TBPO-Q is `tbpo_a` with a learned normaliser of the state instead of the KL. It reads hidden states where
+        `tbpo_a` sums over the vocabulary; the baseline starts untrained and has a learning rate of its own to get right.
+    Assumes: a Bradley-Terry model at every token index, as `tbpo_a`, over Q-values; the state's normaliser is learned.
+    Dispute: the released code, which this follows, centres log w per pair and clamps it to +-10; the paper does neither.
+        Uncentred, a prefix that reveals the side lets the baseline carry the margin: nine tenths of it in a toy problem,
+        where the policy learnt a third less. Centred, the optimum of the paper's theorem is not recovered.
 
     Args:
         hidden_size: d of `hidden` (pairs, tokens, d). It is cast to the baseline's dtype.

@@ -16,16 +16,17 @@ def _assumes_tdpo2(alpha: float) -> str:
 
 @register_loss("tdpo1", needs=("ref_logps", "kl_ref_pi"), assumes="advantage", paper="2404.11999")
 def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta [h - (K(y_l) - K(y_w))]),  K(y) = sum_t KL(ref || pi) at s_t,  h = D(y_w) - D(y_l).
+    """Fit DPO's margin corrected by the difference between the responses' sequential KL.
+
+        -log sigma(beta [h - (K(y_l) - K(y_w))]),  K(y) = sum_t KL(ref || pi) at s_t,  h = D(y_w) - D(y_l)
 
     Gradient flows through both K.
 
-    Idea: DPO with the KL of every token in the margin: what DPO becomes when rewards belong to tokens and each
-        one is held near the reference. The loss also falls as the chosen response's own KL grows, which `tdpo2`
-        forbids.
+    Idea: TDPO is what DPO becomes when rewards belong to tokens and each token is held near the reference. The loss also
+        falls as the chosen response's own KL grows, which `tdpo2` forbids.
     Assumes: Bradley-Terry preferences over per-token rewards, with a KL constraint at every token.
-    Dispute: which of the two "TDPO" is: the authors' function defaults to `tdpo2`, their yaml to this one. Say
-        which one a table shows.
+    Dispute: which of the two "TDPO" is: the authors' function defaults to `tdpo2`, their yaml to this one. Say which one
+        a table shows.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -51,17 +52,18 @@ def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tens
     paper="2404.11999",
 )
 def tdpo2(pairs: Pairs, *, beta: Positive = 0.1, alpha: float = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta [h - alpha (K(y_l) - sg[K(y_w)])]),  K(y) = sum_t KL(ref || pi) at s_t,
-    h = D(y_w) - D(y_l),  sg[.] the stop-gradient.
+    """Fit DPO's margin and hold down the rejected response's sequential KL against the chosen one's.
 
-    Gradient flows through the rejected response's K alone: the chosen response is not pushed towards a larger
-    KL.
+        -log sigma(beta [h - alpha (K(y_l) - sg[K(y_w)])]),  K(y) = sum_t KL(ref || pi) at s_t,
+        h = D(y_w) - D(y_l),  sg[.] the stop-gradient
 
-    Idea: TDPO in which the rejected response's KL is held down, against the chosen one's taken as given. What the
-        authors' function does by default; its gradient is that of no loss, so its optimum is not known.
-    Assumes: as `tdpo1`; the stop-gradient is a choice for stability, not derived.
-    Dispute: which of the two "TDPO" is: the authors' function defaults to this one, their yaml to `tdpo1`. Say
-        which one a table shows.
+    Gradient flows through the rejected response's K alone: the chosen response is not pushed towards a larger KL.
+
+    Idea: TDPO2 is what the authors' function computes by default. Its gradient is that of no loss, so that its optimum is
+        not known.
+    Assumes: as `tdpo1`; the stop-gradient is a choice for stability and is not derived.
+    Dispute: which of the two "TDPO" is: the authors' function defaults to this one, their yaml to `tdpo1`. Say which one
+        a table shows.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

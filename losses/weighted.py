@@ -37,19 +37,20 @@ def _assumes(loss_type: str, kl: float) -> str:
 def twdpo(
     pairs: Pairs, *, beta: Positive = 0.1, loss_type: Literal["sigmoid", "ipo"] = "sigmoid", kl: NonNegative = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigma(beta [h' - kl (K'(y_w) - K'(y_l))]),  h' = sum_t a_t D_t(y_w) - sum_t a'_t D_t(y_l).
+    """Fit DPO's margin with a weight on each token's log-ratio.
+
+        -log sigma(beta [h' - kl (K'(y_w) - K'(y_l))]),  h' = sum_t a_t D_t(y_w) - sum_t a'_t D_t(y_l)
 
     a are the weights of the tokens, K'(y) = sum_t a_t KL(pi || ref) at s_t, with gradient (the other direction than
-    TDPO's). With all weights 1 and no KL it is `dpo`, to the last bit. AttentionPO: attention of a judge; D2PO:
-    gamma^t; TGDPO: 1 + a r_t (chosen) and 1 - a r_t (rejected); SamPO: 1 on tokens drawn from the longer response,
-    else 0; TIS-DPO: ranks of two models' log-ratio.
+    TDPO's). With all weights 1 and no KL it is `dpo`, to the last bit. AttentionPO: attention of a judge; D2PO: gamma^t;
+    TGDPO: 1 + a r_t (chosen) and 1 - a r_t (rejected); SamPO: 1 on tokens drawn from the longer response, else 0;
+    TIS-DPO: ranks of two models' log-ratio.
 
-    Idea: DPO in which a token counts as much as its weight says, whoever made the weights. The loss of several
-        papers, which differ in their token scorer; weights that do not sum to the length change what beta means.
-    Assumes: Bradley-Terry preferences over a reward that is a weighted sum over tokens, with weights known
-        beforehand.
+    Idea: This is the loss of several papers, which differ in the token scorer that makes the weights. Weights that do
+        not sum to the length change what beta means.
+    Assumes: Bradley-Terry preferences over a reward that is a weighted sum over tokens, with weights known beforehand.
     Dispute: the KL belongs to TIS-DPO's derivation (its code's `token_level`, kl .5), but its released configuration
-        leaves it out, so the default does.
+        leaves it out, and so does the default.
 
     Args:
         beta: scale of the log-ratios, > 0, not rescaled by the weights: with weights that do not sum to the

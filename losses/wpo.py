@@ -23,29 +23,39 @@ def _base(base: str, beta: float) -> Loss:
     return get_loss(base, beta=beta)
 
 
+def _needs(base: str, beta: float) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*_base(base, beta).needs, "log_p2")))
+
+
+def _target_margin(base: str, beta: float) -> float | None:
+    return _base(base, beta).target_margin
+
+
 @register_loss(
     "wpo",
-    needs=lambda base, beta: tuple(dict.fromkeys((*_base(base, beta).needs, "log_p2"))),
-    check=lambda base, beta: _base(base, beta),
+    needs=_needs,
+    check=_base,
     assumes="weights move with the policy and are held fixed in its gradient, so that it minimises no one loss",
     detached=("logps", "log_p2"),
-    target_margin=lambda base, beta: _base(base, beta).target_margin,
+    target_margin=_target_margin,
     paper="2406.11827",
 )
 def wpo(
     pairs: Pairs, *, base: str = "dpo", beta: Positive = 0.01, cap: Positive | None = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """min(w(y_w) w(y_l), cap) L(pair),  w(y) = sg[exp(mean_t (log pi(y_t) - log sum_v pi(v)^2))], L the base loss.
+    """Weight any loss of a pair by how likely the policy itself was to write the pair.
 
-    Logged pairs are re-weighted towards those that the policy of the moment might have written. The second term
-    is the log of the probability that two draws at s_t agree, so a draw from the policy itself has w near 1.
+        min(w(y_w) w(y_l), cap) L(pair),  w(y) = sg[exp(mean_t (log pi(y_t) - log sum_v pi(v)^2))], L the base loss
 
-    Idea: Any loss of a pair, in which pairs that the policy might itself have written weigh more: logged data
-        made to look on-policy. Pairs unlike its own weigh little, and the step shrinks with them.
-    Assumes: what the base loss assumes, on pairs drawn from the policy; the product of weights stands for the
+    The second term is the log of the probability that two draws at s_t agree, so that a draw from the policy itself has
+    w near 1.
+
+    Idea: WPO makes logged data look on-policy: pairs that the policy of the moment might have written weigh more. Pairs
+        unlike its own weigh little, and the step shrinks with them.
+    Assumes: what the base loss assumes, on pairs drawn from the policy; the product of weights approximates the
         importance ratio of a pair.
-    Dispute: whether a pair may weigh more than 1. The weight of a greedy response does (1.3 to 2.6 of a pair, measured);
-        the authors' code cuts it at 1, as the default does here, and TRL's does not: `cap=None`.
+    Dispute: whether a pair may weigh more than 1. The weight of a greedy response does (1.3 to 2.6 for a pair, measured);
+        the authors' code cuts it at 1, as does the default here, and TRL's does not: `cap=None`.
 
     Args:
         base: the loss that is weighted: a name, or with hyper-parameters but beta, "ipo(reduction=sum)".

@@ -59,6 +59,20 @@ class Library:
             self._check(owner, found, name)
         return found
 
+    def require_text(self, owner: str, *texts: str) -> None:
+        """Check that the source of `owner` has each of `texts`: a message that is read, or a name that only instances have.
+
+        Args:
+            owner: "package.module", or "package.module:Class.method".
+
+        Raises:
+            BorrowedError: a text is gone.
+        """
+        source = inspect.getsource(self._owner(owner))
+        for text in texts:
+            if text not in source:
+                raise self.error(f"{text!r} is gone from {_dotted(owner)}")
+
     def check(self) -> None:
         """Check again every name that was required.
 

@@ -36,10 +36,10 @@ def call_of(node: ast.expr) -> tuple[str, dict[str, Any]]:
         case ast.Name(name):
             return name, {}
         case ast.Call(ast.Name(name), [], keywords) if all(k.arg for k in keywords):
-            names = [k.arg for k in keywords]
+            names = [str(k.arg) for k in keywords]
             if twice := next((key for key in names if names.count(key) > 1), None):
                 raise HyperParameterError(f"{ast.unparse(node)!r} sets {twice} twice")
-            return name, {k.arg: _value(k) for k in keywords}
+            return name, dict(zip(names, map(_value, keywords), strict=True))
     raise HyperParameterError(f"{ast.unparse(node)!r} is not name or name(key=value, ...)")
 
 
@@ -55,7 +55,7 @@ def _value(keyword: ast.keyword) -> Any:
         raise HyperParameterError(f"{ast.unparse(keyword.value)!r} is not a value for {keyword.arg!r}") from None
 
 
-def resolve_params(kind: str, entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_params(kind: str, entry: Entry[Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Every hyper-parameter of a registered thing, the given ones checked against their type hints.
 
     Args:
@@ -82,13 +82,13 @@ def resolve_params(kind: str, entry: Entry, params: Mapping[str, Any]) -> dict[s
     return values
 
 
-def full_name(entry: Entry, params: Mapping[str, Any]) -> str:
+def full_name(entry: Entry[Any], params: Mapping[str, Any]) -> str:
     """The registered name, and in brackets the hyper-parameters that differ from their defaults."""
     given = [f"{key}={shown(value)}" for key, value in changed(entry, params).items()]
     return f"{entry.name}({', '.join(given)})" if given else entry.name
 
 
-def changed(entry: Entry, params: Mapping[str, Any]) -> dict[str, Any]:
+def changed(entry: Entry[Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """The hyper-parameters that differ from their defaults."""
     defaults = {key: p.default for key, p in hyper_parameters(entry.load()).items()}
     return {key: value for key, value in params.items() if value != defaults[key]}
@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
     return getattr(value, "name", None) or getattr(value, "__name__", None) or str(value)
 
 
-def accepted(function: Callable, params: Mapping[str, Any]) -> dict[str, Any]:
+def accepted(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the parameters that the function takes."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

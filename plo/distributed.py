@@ -161,7 +161,7 @@ def all_failed(seconds: float = 30) -> bool:
 @cache
 def _patient_group() -> dist.ProcessGroup:
     """Return a group with a long limit; the limit of torch's own group, some minutes, detects processes that hang."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return dist.new_group(backend="gloo", timeout=PATIENCE)  # pyright: ignore[reportReturnType] (this process is in it)
 
 
 def _portable(error: Exception | None) -> Exception | None:

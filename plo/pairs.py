@@ -38,6 +38,16 @@ class Side:
         tensor([-1.])
     """
 
+    logps: Tensor
+    mask: Tensor
+    ref_logps: Tensor
+    kl_ref_pi: Tensor
+    kl_pi_ref: Tensor
+    entropy: Tensor
+    log_p2: Tensor
+    hidden: Tensor
+    weights: Tensor
+
     def __init__(self, *, logps: Tensor, mask: Tensor, **statistics: Tensor):
         if mask.dtype != torch.bool or mask.dim() != 2:
             raise ShapeError(f"mask must be a bool tensor (pairs, tokens), not {mask.dtype} {tuple(mask.shape)}.")
@@ -106,7 +116,7 @@ class Pairs:
             )
         self.chosen = chosen
         self.rejected = rejected
-        self.columns = _Columns(columns or {})
+        self.columns: Mapping[str, Tensor] = _Columns(columns or {})
         self.progress = progress
 
     def __len__(self) -> int:
@@ -119,13 +129,13 @@ class Pairs:
     def only(self, needs: Iterable[str]) -> "Pairs":
         """The same pairs with the statistics and columns named in `needs`, no others."""
         needs = set(needs)
-        columns = {name: values for name, values in self.columns.items() if f"column:{name}" in needs}
+        columns = {name: self.columns[name] for name in self.columns if f"column:{name}" in needs}
         return Pairs(
             chosen=self.chosen.only(needs), rejected=self.rejected.only(needs), columns=columns, progress=self.progress
         )
 
 
-class _Columns(dict):
+class _Columns(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         raise MissingStatistic(
             f"The column {name!r} was not asked for: add it to the loss's needs=('column:{name}', ...). "

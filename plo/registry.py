@@ -151,7 +151,7 @@ class Registry(Generic[Facts]):
             )
         self._aliases[name] = of
 
-    def check_name(self, name: str) -> None:
+    def check_name(self, name: object) -> None:
         """Refuse what cannot be a name.
 
         Raises:
@@ -197,7 +197,7 @@ class Registry(Generic[Facts]):
         return iter([self._entries[name] for name in sorted(self._entries)])
 
     def _load_entry_points(self) -> None:
-        if self._entry_points_loaded:
+        if self._entry_points_loaded or self.group is None:
             return
         self._entry_points_loaded = True  # before loading: a plug-in may look names up while it registers its own
         for point in importlib.metadata.entry_points(group=self.group):
@@ -263,13 +263,13 @@ class _PluginFinder(importlib.abc.MetaPathFinder):
 sys.meta_path.append(_PluginFinder())
 
 
-def hyper_parameters(target: Callable) -> dict[str, inspect.Parameter]:
+def hyper_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of a callable or class: by convention, its hyper-parameters."""
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def check_signature(kind: str, name: str, target: Callable, *, given: str) -> None:
+def check_signature(kind: str, name: str, target: Callable[..., Any], *, given: str) -> None:
     """Refuse hyper-parameters that are not keyword-only: nobody could set them.
 
     Args:

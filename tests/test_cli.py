@@ -193,7 +193,7 @@ def test_a_name_or_default_may_fold_but_is_never_cut(width, monkeypatch, capsys)
 
 @pytest.fixture
 def scores_of(monkeypatch):
-    """The engine's part: it is asked for pairs, and here gives one made by hand, each token's weight its number."""
+    """Replace the engine by one pair made by hand, and record what it is called with."""
     import plo.experiment.workbench
     from plo.data import Pair
 

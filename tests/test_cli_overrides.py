@@ -130,7 +130,7 @@ OTHER = {  # a valid value that is not the default, where half of the default is
     "gamma_beta_ratio": 0.25, "alpha": 0.3, "k_rejected": 0.2, "oracle_lr": 1e-5, "max_log_w": 3.0, "scorer": "position_decay",
     "share": 0.25,
 }  # fmt: skip
-WITH = {  # what else must be said, for it to have an effect
+WITH = {  # what else must be set for it to have an effect
     ("bpo", "alpha"): {"ratio": "alpha"},
     ("bpo", "gamma_beta_ratio"): {"ratio": "simpo"},
     ("f_dpo", "alpha"): {"divergence": "alpha"},

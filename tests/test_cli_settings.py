@@ -33,7 +33,7 @@ def test_every_setting_has_its_default_and_a_sentence():
     for row in rows.values():
         assert row["description"][0].isupper() and row["description"].endswith("."), row
     assert (rows["train.lr"]["type"], rows["train.lr"]["allowed"]) == ("number or null", "> 0")
-    assert rows["model.peft"]["allowed"] == "lora, full" and rows["model.peft"]["default"] == "lora"
+    assert rows["model.peft"]["allowed"] == "lora, full" and rows["model.peft"]["type"] == "choice"
     assert rows["data.options"] == rows["data.options"] | {"type": "mapping", "default": {}, "allowed": ""}
     assert rows["seeds"]["type"] == "list of integer" and rows["seeds"]["default"] == [0, 1]
     assert [name for name, row in rows.items() if row["required"]] == ["losses"]
@@ -42,7 +42,7 @@ def test_every_setting_has_its_default_and_a_sentence():
 def test_settings_are_chosen_by_wildcards():
     assert set(settings("*judge*")) == {"evaluation.judge", "evaluation.judge_calls", "evaluation.judge_money"}
     shown = output("settings", "train.warmup")
-    assert shown.startswith("train.warmup = 0.1  (number, >= 0, < 1)\n    Share of the steps")
+    assert shown.startswith("train.warmup = 0.1  (number: >= 0, < 1)\n    Share of the steps")
     assert "Did you mean train.lr?" in output("settings", "learning_rate", code=2)
 
 
@@ -90,9 +90,9 @@ def test_caches_are_listed(kept):
 )
 def test_pruning_shows_first_and_deletes_on_request(kept, arguments, left):
     before = kept()
-    output("cache", "prune", *arguments)
-    assert kept() == before
-    output("cache", "prune", *arguments, "--yes")
+    shown = json.loads(output("cache", "prune", *arguments, "--json"))
+    assert kept() == before and sum(row["entries"] for row in shown) == len(before) - len(left)
+    assert json.loads(output("cache", "prune", *arguments, "--yes", "--json")) == shown  # as it was before
     assert kept() == left
 
 

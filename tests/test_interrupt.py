@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is said, what is finished first, and how the process ends."""
+"""Ctrl-C and SIGTERM: the sentence, what is finished first, and how the process ends."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def start():
 
 
 def ended(process, within=5):
-    """What it wrote, and its exit code."""
+    """Return standard output, standard error and exit code of an ended process."""
     out, err = process.communicate(timeout=within)
     return out, err, process.returncode
 

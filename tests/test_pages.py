@@ -26,7 +26,7 @@ METHODS = [name for name in PAGES if name not in ("README.md", "generators.md")]
 
 
 def sections(text):
-    """Heading -> what stands below it; "" is what stands below the title."""
+    """Return the text below each heading; "" is the text below the title."""
     title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     found = dict(part.split("\n", 1) for part in parts)
     return {"": title.split("\n", 3)[-1], **found}
@@ -227,6 +227,8 @@ def test_a_docstring_that_begins_with_a_sentence():
     assert (doc.summary, doc.formula) == ("Fit the log-odds of preferences by a margin.", "a = b + c,\nb = 2")
     assert doc.notes == ["A note."] and doc.sections == {"Idea": "One."}
     assert read_docstring(described).summary == ""
+    short = read_docstring(type("Short", (), {"__doc__": "Generate h.\n\n        h = R\n    "}))
+    assert (short.summary, short.formula, short.notes) == ("Generate h.", "h = R", [])
 
 
 def test_prose_as_markdown():

@@ -8,6 +8,7 @@ input, gate and up follow by elementwise work, which is cheap to do again. A thi
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -64,7 +65,7 @@ def _replacement(module: nn.Module) -> _Make | None:
     return _verdicts[module]
 
 
-def _gated_mlp(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
+def _gated_mlp(mlp: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: _again(partial(_down, mlp), mlp.gate_proj(x), mlp.up_proj(x))
 
 
@@ -72,7 +73,7 @@ def _whole_again(module: nn.Module) -> Callable[..., Tensor]:
     return partial(_again, module.forward)
 
 
-def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+def _down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
     return mlp.down_proj(mlp.act_fn(gate) * up)
 
 
@@ -126,7 +127,7 @@ def _is_trained_gated_mlp(module: nn.Module) -> bool:
     return parts and type(down) is nn.Linear and down.weight.requires_grad
 
 
-def agrees(module: nn.Module, make: _Make) -> bool:
+def agrees(module: Any, make: _Make) -> bool:
     """Whether the forward that `make` makes for a module computes the module's numbers and gradients.
 
     Both run on a copy in float64, on rows whose scales lie from .01 to 1,000, so that a constant, a clamp or another

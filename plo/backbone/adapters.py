@@ -129,7 +129,8 @@ def share_kept(adapted: PeftModel, dtype: torch.dtype) -> float:
     in the last place of W is lost.
     """
     kept = whole = 0.0
-    for layer in adapted.modules():
+    layers: Iterator[Any] = adapted.modules()
+    for layer in layers:
         if isinstance(layer, LoraLinear) and not layer.lora_variant:
             weight = layer.get_base_layer().weight.detach()
             change = layer.get_delta_weight("default").detach().to(weight)

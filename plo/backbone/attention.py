@@ -56,14 +56,14 @@ def packed_attention(
     """
     if s_aux is not None or position_bias is not None:
         raise ModelError("attention sinks and position biases cannot be packed")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
     if query.is_cuda:
         return _flex_attention(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None
-    arguments = (query[0], key[0], value[0], _groups(attention_mask, query.dtype), scaling)
-    out = _capped(*arguments, softcap) if softcap is not None else _Blocks.apply(*arguments)
+    inputs, groups = (query[0], key[0], value[0]), _groups(attention_mask, query.dtype)
+    out = _capped(*inputs, groups, scaling, softcap) if softcap is not None else _Blocks.apply(*inputs, groups, scaling)
     return out[None], None
 
 
@@ -146,7 +146,8 @@ def agrees() -> bool:
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
     d_out = torch.randn(14, 2, 4, generator=generator, dtype=torch.float64)
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        outs = _Blocks.apply(*inputs, groups, 0.7), _capped(*inputs, groups, 0.7, None)
+        q, k, v = inputs
+        outs = _Blocks.apply(q, k, v, groups, 0.7), _capped(q, k, v, groups, 0.7, None)
         found = [torch.autograd.grad(out, inputs, d_out) for out in outs]
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
 

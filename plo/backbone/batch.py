@@ -60,6 +60,17 @@ class Batch:
         """Number of response tokens of each sequence."""
         return self.mask.sum(-1).tolist()
 
+    def given(self, name: str) -> Tensor:
+        """Return the values of a field that a loss needs, such as `ref_logps`.
+
+        Raises:
+            DataError: the batch lacks them.
+        """
+        values = getattr(self, name)
+        if values is None:
+            raise DataError(f"The batch has no {name}, which the loss needs.")
+        return values
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with every tensor on `device`."""
         return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
@@ -108,7 +119,7 @@ def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_sid
     )
 
 
-def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], padding_side: str) -> dict[str, Tensor]:
+def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], padding_side: str) -> dict[str, Any]:
     sizes = [len(prompt) + len(response) for prompt, response in sequences]
     shape = (len(sequences), max(sizes))
     input_ids = torch.full(shape, PAD)
@@ -131,7 +142,7 @@ def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], padding_si
     }
 
 
-def _packed(groups: Sequence[Group]) -> dict[str, Tensor]:
+def _packed(groups: Sequence[Group]) -> dict[str, Any]:
     lengths = [(len(prompt), *map(len, responses)) for prompt, responses in groups]
     starts = accumulate(map(sum, lengths), initial=0)
     ids: list[int] = []

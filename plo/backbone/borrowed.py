@@ -4,7 +4,7 @@ Importing this module checks that they are there. What a new version could keep 
 where it is used: clipping, packed attention, LoRA layers and norms by their numbers, the trainer's hooks by being called.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,13 @@ LIBRARIES = TORCH, TRANSFORMERS, PEFT, ACCELERATE
 
 # torch
 
-TORCH.require("torch", "_softmax_backward_data", "autocast_increment_nesting", "autocast_decrement_nesting")
-TORCH.require("torch", "clear_autocast_cache")
+_torch = TORCH.require(
+    "torch",
+    "_softmax_backward_data",
+    "autocast_increment_nesting",
+    "autocast_decrement_nesting",
+    "clear_autocast_cache",
+)
 TORCH.require("torch.optim:Adam", ".grad_scale")
 _backends = TORCH.require("torch.backends.cpu", "get_cpu_capability")
 _cpu = TORCH.require("torch.cpu", "get_capabilities")
@@ -34,7 +39,7 @@ _cpu = TORCH.require("torch.cpu", "get_capabilities")
 
 def softmax_backward(gradient: Tensor, probabilities: Tensor) -> Tensor:
     """Return the gradient of scores from that of their softmax over the last dimension."""
-    return torch._softmax_backward_data(gradient, probabilities, -1, probabilities.dtype)
+    return _torch._softmax_backward_data(gradient, probabilities, -1, probabilities.dtype)
 
 
 @contextmanager
@@ -83,7 +88,7 @@ sdpa_mask = TRANSFORMERS.require("transformers.masking_utils", "sdpa_mask").sdpa
 
 def attention_of(model: PreTrainedModel) -> str:
     """Return the name of the attention that a model computes with."""
-    return model.config._attn_implementation
+    return str(model.config._attn_implementation)
 
 
 def decoder_layers(model: PreTrainedModel) -> set[str]:
@@ -174,11 +179,19 @@ def repeatable(loader: DataLoader, arguments: TrainingArguments) -> DataLoader:
 
 
 class HookedTrainer(Trainer):
-    """transformers' `Trainer`, whose private methods call hooks with names of our own, each of them checked to be called.
+    """transformers' `Trainer`, whose private methods call hooks of a subclass, each of them checked to be called.
 
-    A subclass defines the hooks: `clip_gradient`, `begin_checkpoint`, `end_checkpoint`, `save_weights`, `load_weights`,
-    `end_random_states`, and for a sharded model `save_optimizer` and `load_optimizer`.
+    The hooks `save_optimizer` and `load_optimizer` are those of a sharded model.
     """
+
+    clip_gradient: Callable[[], Tensor]
+    begin_checkpoint: Callable[[], None]
+    end_checkpoint: Callable[[Path], None]
+    end_random_states: Callable[[], None]
+    save_weights: Callable[[Path], None]
+    load_weights: Callable[[Path], None]
+    save_optimizer: Callable[[Path], None]
+    load_optimizer: Callable[[Path], None]
 
     def __init__(self, *arguments: Any, **keywords: Any):
         super().__init__(*arguments, **keywords)
@@ -187,6 +200,11 @@ class HookedTrainer(Trainer):
         self.computed: Tensor | None = None  # what `compute_loss` returned last
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # the latter tells it before 5.19
         self.add_callback(_HooksAreCalled(self))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoints."""
+        return Path(str(self.args.output_dir))
 
     def owns_sharding(self, sharded: bool) -> None:
         """Say whether the model is sharded already: nobody else is to wrap it, or to defer the sum of its gradients."""
@@ -219,11 +237,11 @@ class HookedTrainer(Trainer):
         self.called.add("checkpoint")
         self.begin_checkpoint()
         super()._save_checkpoint(model, trial)
-        self.end_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        self.end_checkpoint(self.folder / f"checkpoint-{self.state.global_step}")
 
     def _save(self, output_dir=None, state_dict=None):
         self.called.add("save_weights")
-        self.save_weights(Path(output_dir or self.args.output_dir))
+        self.save_weights(Path(output_dir or self.folder))
 
     def _save_optimizer_and_scheduler(self, output_dir):
         self.called.add("save_optimizer")

@@ -34,7 +34,7 @@ class OnDisk(Mapping[str, Tensor]):
                 start = self._file.seek(
                     -(-self._file.tell() // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
                 )
-                self._file.write(values.flatten().view(torch.uint8).numpy())
+                self._file.write(values.flatten().view(torch.uint8).numpy().data)
                 self._places[name] = start, values.dtype, values.shape, whole
             self._file.flush()
         except OSError as error:

@@ -11,6 +11,12 @@ from plo.backbone.head import ModelError
 from plo.data import Pair
 
 
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has embeddings of."""
+    embeddings: Any = model.get_input_embeddings()
+    return embeddings.weight.shape[0]
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Raise where a tokenizer writes ids that the model has no embedding of.
 
@@ -20,7 +26,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     Raises:
         ModelError: with the remedy.
     """
-    size = model.get_input_embeddings().weight.shape[0]
+    size = vocabulary_of(model)
     unused = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
     beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= size and i not in unused}
     if beyond:
@@ -62,7 +68,7 @@ def check_rows(model: PreTrainedModel, pairs: Sequence[Pair]) -> None:
     Raises:
         ModelError: with the row and the remedy.
     """
-    size = model.get_input_embeddings().weight.shape[0]
+    size = vocabulary_of(model)
     limit = learned_positions(model)
     for pair in pairs:
         if limit is not None:

@@ -48,7 +48,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
     check_vocabulary(model, tokenizer)
     try:
         if not distributed.is_sharding_requested():  # else shard by shard, as a device may not hold all
-            model.to(device)
+            model.to(device)  # pyright: ignore[reportArgumentType] (a decorator of transformers hides `self`)
         backbone = Backbone(model, config, compute_dtype, device=device)
     except ModelError:
         raise

@@ -5,6 +5,7 @@ whose inner dimension is the rank. Here they are accumulated in place.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,7 +20,7 @@ def lora_config(config: ModelConfig) -> LoraConfig:
     """The adapters that are trained, for peft."""
     return LoraConfig(
         r=config.lora_r,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] (peft takes any number)
         lora_dropout=config.lora_dropout,
         target_modules=config.lora_targets,
         task_type="CAUSAL_LM",
@@ -45,7 +46,7 @@ def _agrees() -> bool:
     config = LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         torch.manual_seed(0)
-        policy = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config).double()
+        policy: Any = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config).double()  # pyright: ignore[reportArgumentType]
         layer, x = policy.base_model.model[0], torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
         inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
         found = []
@@ -58,7 +59,7 @@ def _agrees() -> bool:
 class _Forward:
     """A layer's forward; peft's own wherever anything but plain LoRA is asked for."""
 
-    def __init__(self, layer: LoraLinear):
+    def __init__(self, layer: Any):
         self.layer = layer
 
     def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:

@@ -33,9 +33,8 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     try:
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e9
-    except (OSError, TypeError):  # not Linux: the peak of the whole process
+        return _kilobytes(r"VmHWM:\s+(\d+)", Path("/proc/self/status")) * 1024 / 1e9
+    except (OSError, LookupError):  # not Linux: the peak of the whole process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
@@ -49,7 +48,7 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def saved_bytes(module: torch.nn.Module, batch: dict[str, Any]) -> int:
+def saved_bytes(module: torch.nn.Module, batch: Any) -> int:
     """Bytes that a forward pass of the batch keeps for its backward pass, parameters left out, casts of them not.
 
     Counted, not estimated, so that it holds for any architecture, dtype and adapter.
@@ -75,6 +74,11 @@ def available_bytes(device: torch.device) -> int | None:
         kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept_by_torch
     try:
-        return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    except (OSError, TypeError):
+        return _kilobytes(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo")) * 1024
+    except (OSError, LookupError):
         return None
+
+
+def _kilobytes(pattern: str, file: Path) -> int:
+    """Return the number that a file of the Linux kernel gives after a name."""
+    return int(re.findall(pattern, file.read_text())[0])

@@ -52,12 +52,12 @@ class Backbone(TrainableModel):
         device: torch.device | None = None,
     ):
         super().__init__(model, settings, compute_dtype)
-        self.loss: Loss | None = None
+        self.loss: Any = None  # a `Loss` from the first reset that gives one
         self.attention = attention_of(model)
         self._reference_weights: tuple[Weights, dict[str, Tensor]] | None = None  # of its head, until the next training
         # transformers' generate takes a strided slice of the prompt's hidden states, for which a bfloat16 linear layer
         # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
-        model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
+        self.lm_head.register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
         self._check_head()
         self.kept_logits = KEPT_ELEMENTS  # of a trained head, for the backward pass
         self.packed = False
@@ -86,7 +86,7 @@ class Backbone(TrainableModel):
         self.reset_policy(seed)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
-            self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
+            self.loss: Any = loss.build(self.hidden_size).to(self.device) if loss is not None else None
         self._reference_weights = None
 
     def compare_with(self, other: "Backbone") -> None:
@@ -109,7 +109,12 @@ class Backbone(TrainableModel):
     @property
     def hidden_size(self) -> int:
         """Size of the hidden states that enter the LM head."""
-        return self.causal_lm.get_output_embeddings().weight.shape[1]
+        return self.lm_head.weight.shape[1]
+
+    @property
+    def lm_head(self) -> Any:
+        """The layer from hidden states to logits."""
+        return self.causal_lm.get_output_embeddings()
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Everything that training changes, the loss's own parameters included: what a checkpoint holds."""
@@ -174,18 +179,18 @@ class Backbone(TrainableModel):
     @property
     def head_dtype(self) -> torch.dtype:
         """dtype in which hidden states enter the LM head, hence in which they are stored without loss."""
-        return self.compute_dtype or self.causal_lm.get_output_embeddings().weight.dtype
+        return self.compute_dtype or self.lm_head.weight.dtype
 
     def _pairs(self, batch: Batch, needs: tuple[str, ...]) -> Pairs:
         asked = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
         with self._autocast():
             hidden = self._hidden(batch)
             statistics = self._statistics(batch, ("logps", *asked), hidden)
-        statistics["ref_logps"] = batch.ref_logps.to(statistics["logps"])
+        statistics["ref_logps"] = batch.given("ref_logps").to(statistics["logps"])
         if "hidden" in needs:
             statistics["hidden"] = hidden.detach()
         if "weights" in needs:
-            statistics["weights"] = batch.token_weights.to(statistics["logps"])
+            statistics["weights"] = batch.given("token_weights").to(statistics["logps"])
         return as_pairs(
             {name: scatter(values, batch.mask) for name, values in statistics.items()},
             batch.mask,
@@ -201,7 +206,7 @@ class Backbone(TrainableModel):
                 with self.evaluating(), self.holding(self.reference):
                     ref_hidden = self._hidden(batch)
         ref_head = self._reference_head() if ref_hidden is not None else None
-        head = self.causal_lm.get_output_embeddings()
+        head = self.lm_head
         return token_statistics(
             names,
             hidden,
@@ -219,7 +224,8 @@ class Backbone(TrainableModel):
         if self._other is not None:
             return self._other.measure(batch, (), hidden=True)["hidden"]
         with self._with_attention(PACKED if batch.packed else self.attention):
-            states = self.causal_lm.base_model(
+            decoder: Any = self.causal_lm.base_model
+            states = decoder(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
@@ -228,7 +234,7 @@ class Backbone(TrainableModel):
         return states.flatten(0, 1)[batch.positions]
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self._scaled(self.causal_lm.get_output_embeddings()(hidden))
+        return self._scaled(self.lm_head(hidden))
 
     def _reference_head(self) -> Head:
         reference = self.reference
@@ -236,7 +242,7 @@ class Backbone(TrainableModel):
 
     def _head_with(self, weights: Weights) -> Head:
         """The LM head with `weights`, without an adapter, gathered once for all chunks if it is sharded."""
-        head = self.causal_lm.get_output_embeddings()
+        head = self.lm_head
         head = head.base_layer if isinstance(head, BaseTunerLayer) else head
         names = {id(p): name for name, p in self.policy.named_parameters()}
         if not any(names[id(p)] in weights.tensors for p in head.parameters()):

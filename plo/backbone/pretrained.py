@@ -42,7 +42,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
 
 def _merged(
     kind: type, name: str, keywords: Any, wanted: torch.dtype | str, above: tuple[Path, ...] = ()
-) -> tuple[PreTrainedModel, Any, torch.dtype]:
+) -> tuple[Any, Any, torch.dtype]:
     """The model in float32, its tokenizer, and the dtype that it is to have; `above`: the adapters that it is the base of."""
     check_there(name)
     folder = adapter_folder(name)

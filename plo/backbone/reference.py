@@ -102,10 +102,11 @@ class ReferenceStore:
             caches.hold(candidate)  # `_Rows` read it as long as the run goes on
         found = next((candidate for candidate in (path, larger) if store.intact(candidate)), None)
         if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
-            if not all(distributed.gather(found)):
-                values, found = _compute(backbone, shard, hidden, policy), path
-                distributed.on_main(lambda: _write(values, path), share=False)
-            return found
+            if all(distributed.gather(found is not None)) and found is not None:
+                return found
+            values = _compute(backbone, shard, hidden, policy)
+            distributed.on_main(lambda: _write(values, path), share=False)
+            return path
         if found is not None:
             return found
         with caches.lock(path):

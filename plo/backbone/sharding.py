@@ -46,6 +46,11 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
         setattr(module, name, _resharding(module, getattr(module, name)))
 
 
+def reshard(module: Any) -> None:
+    """Let go of the gathered weights."""
+    module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, gathered if it is sharded: all processes have to ask at the same moment."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -81,7 +86,7 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def _resharding(module: FSDPModule, method: Callable) -> Callable:
+def _resharding(module: Any, method: Callable) -> Callable:
     """The method; after it the root's weights are shards again, as they are after a backward pass."""
 
     @wraps(method)

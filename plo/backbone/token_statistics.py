@@ -120,7 +120,7 @@ def token_statistics(
 
     @torch.no_grad()
     def of_reference(ref_hidden: Tensor | None) -> Tensor | None:
-        return None if ref_hidden is None else ref_head(ref_hidden)
+        return None if ref_hidden is None or ref_head is None else ref_head(ref_hidden)
 
     def of_hidden(hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
         return of_logits(head(hidden), of_reference(ref_hidden), targets)

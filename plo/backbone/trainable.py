@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
@@ -42,10 +43,10 @@ class TrainableModel(nn.Module):
             if isinstance(module, nn.Dropout):  # as TRL does: noise in the policy alone would be noise in the log-ratio
                 module.p = 0.0
             if hasattr(module, "attention_dropout"):  # handed to the attention function as a number
-                module.attention_dropout = 0.0
+                setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a Module declares tensors alone)
         if settings.peft == "lora":
             model.requires_grad_(False)
-            self.policy = get_peft_model(model, lora_config(settings))
+            self.policy: Any = get_peft_model(model, lora_config(settings))
             fuse(self.policy, autocast=compute_dtype is not None)
         else:
             self.policy = model
@@ -89,7 +90,7 @@ class TrainableModel(nn.Module):
     def reset_policy(self, seed: int) -> None:
         """Go back to the start, in place. Seed fixes the LoRA initialisation."""
         if sharding.is_sharded(self):
-            self.reshard()  # an earlier training may have ended between a forward pass and its backward pass
+            sharding.reshard(self)  # an earlier training may have ended between a forward pass and its backward pass
         self.policy.requires_grad_(self.settings.peft == "full")
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -97,6 +99,7 @@ class PreferenceTrainer(HookedTrainer):
             report_to=[],
         )
         one_device(arguments)  # several visible GPUs would mean DataParallel, which tears batches
+        self.rows: Any = range(len(pairs))
         self.metrics = TrainingLog(backbone.head_dtype)
         self._bad: list[str] = []
         gc.collect()  # of an earlier training on these parameters, whose DDP would still reduce their gradients
@@ -108,7 +111,7 @@ class PreferenceTrainer(HookedTrainer):
             backbone,
             arguments,
             data_collator=list,
-            train_dataset=range(len(pairs)),
+            train_dataset=self.rows,
             callbacks=[_StopAtSignal(self), *callbacks],
         )
         self.add_callback(_Clock(self))
@@ -127,9 +130,9 @@ class PreferenceTrainer(HookedTrainer):
         give all processes the same number.
         """
         loader = DataLoader(
-            self.train_dataset,
+            self.rows,
             batch_size=self.args.per_device_train_batch_size * distributed.processes(),
-            sampler=RandomSampler(self.train_dataset),
+            sampler=RandomSampler(self.rows),
             collate_fn=list,
         )
         return repeatable(loader, self.args)
@@ -149,10 +152,10 @@ class PreferenceTrainer(HookedTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum over a micro-batch by the count of the whole step, times the devices (DDP averages)."""
-        micro: MicroBatch = inputs[MICRO]
+        micro = cast(MicroBatch, inputs[MICRO])
         batch = self.data.completed(micro.batch.to(self.args.device))
         out = model(replace(batch, progress=self.state.global_step / max(1, self.state.max_steps)))
-        terms = out["sums"] / num_items_in_batch.to(out["sums"])
+        terms = out["sums"] / cast(Tensor, num_items_in_batch).to(out["sums"])
         if micro.filler:
             terms = 0.0 * terms
         else:
@@ -202,7 +205,7 @@ class PreferenceTrainer(HookedTrainer):
         ):
             return super().train(*arguments, **keywords)
 
-    def clip_gradient(self) -> torch.Tensor:
+    def clip_gradient(self) -> Tensor:
         """Clip the policy's gradient by its norm.
 
         Raises:
@@ -212,7 +215,7 @@ class PreferenceTrainer(HookedTrainer):
         backbone = self.data.backbone
         policy, own = backbone.policy_parameters(), backbone.loss_parameters()
         if self.sharded or self.accelerator.scaler:
-            norm = sharding.whole(self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm))
+            norm = sharding.whole(cast(Tensor, self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm)))
         else:
             norm = clip(self.optimizer.optimizer, policy, self.args.max_grad_norm, own)
         value = float(norm)
@@ -247,7 +250,7 @@ class PreferenceTrainer(HookedTrainer):
     def begin_checkpoint(self) -> None:
         """Make room for a checkpoint."""
         if distributed.is_main():
-            remove_older(Path(self.args.output_dir))
+            remove_older(self.folder)
 
     def end_checkpoint(self, folder: Path) -> None:
         """Declare a checkpoint whole."""
@@ -266,12 +269,12 @@ class PreferenceTrainer(HookedTrainer):
         """Write a sharded optimiser and the schedule."""
         save_sharded(self.optimizer, folder / OPTIMIZER_FILE)
         if distributed.is_main():
-            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_FILE)
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), folder / SCHEDULER_FILE)
 
     def load_optimizer(self, folder: Path) -> None:
         """Read a sharded optimiser and the schedule."""
         load_sharded(self.optimizer, folder / OPTIMIZER_FILE)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
+        cast(Any, self.lr_scheduler).load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
 
     def end_random_states(self) -> None:
         """Wait until each process has written its own, before the main one declares the checkpoint whole."""

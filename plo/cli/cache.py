@@ -1,6 +1,7 @@
 """What plo keeps under PLO_HOME, and how to free its space: `cache`."""
 
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -49,14 +50,17 @@ def cache(
         return print_rows([_row(each, found) for each in name or caches.CACHES], as_json=as_json)
     seconds = None if older_than is None else older_than * DAY
     size = None if larger_than is None else larger_than * GB
-    pruned = caches.prune(name or None, unused_for=seconds, keep_bytes=size, dry_run=not yes)
-    if not pruned.removed and not as_json:
-        log.info("There is nothing to delete.")
-    else:
-        rows = [_row(each, pruned.removed) for each in caches.CACHES if any(e.cache == each for e in pruned.removed)]
+    prune = partial(caches.prune, name or None, unused_for=seconds, keep_bytes=size)
+    due = prune(dry_run=True)
+    rows = [_row(each, due.removed) for each in caches.CACHES if any(entry.cache == each for entry in due.removed)]
+    if yes:
+        prune()
+    if rows or as_json:
         print_rows(rows, as_json=as_json, title="Deleted" if yes else "Would be deleted with --yes")
-    if pruned.held:
-        log.info("%s entries stay, as running processes use them.", len(pruned.held))
+    else:
+        log.info("There is nothing to delete.")
+    if due.held:
+        log.info("%s entries stay, as running processes use them.", len(due.held))
 
 
 def _row(name: str, entries: list[Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 ROOT = Path(__file__).parents[1]
-REGISTRATIONS = {  # kind: folders of plo, and what stands before a name there
+REGISTRATIONS = {  # kind: folders of plo, and the source text before a name
     "losses": ("losses scorers", r"^@?(?:register_loss|register_recipe|LOSSES\.register|LOSSES\.alias)\(\s*"),
     "generators": ("losses", r"^@?register_generator\(\s*"),
     "scorers": ("scorers", r"^@?register_scorer\(\s*"),

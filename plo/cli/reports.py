@@ -1,7 +1,7 @@
 """The commands that write for readers: `leaderboard`, and `docs` for the pages of the methods."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,12 +56,12 @@ def leaderboard(
     else:
         print(plain(to_markdown(board)))
     log.info(f"Written to {out}/leaderboard.md, .csv and .json.")
-    if said := _frontier(board, out):
-        log.info(f"Reward against KL: {said}")
+    if outcome := _write_frontier(board, out):
+        log.info(f"Reward against KL: {outcome}")
 
 
-def _frontier(board, out: Path) -> str:
-    """Write reward against KL, where a gold reward was recorded; what to say of it."""
+def _write_frontier(board: Any, out: Path) -> str:
+    """Write reward against KL if a gold reward was recorded. Return what was written, or why nothing was."""
     from plo.leaderboards import frontier
     from plo.leaderboards.checks import LeaderboardError
     from plo.leaderboards.frontier_plot import plot
@@ -72,6 +72,6 @@ def _frontier(board, out: Path) -> str:
         frame = frontier.frontier(board)
         (out / "frontier.md").write_text(frontier.to_markdown(frame), encoding="utf-8")
         plot(frame, out / "frontier.png")
-    except LeaderboardError as error:  # the table stands without it
+    except LeaderboardError as error:  # the table is there without it
         return f"not drawn. {error}"
     return "frontier.md and .png."

@@ -14,7 +14,7 @@ from plo.cli.tables import print_rows
 from plo.errors import PloError
 from plo.terminal import line, plain, say
 
-KINDS = {"string": "text", "boolean": "true or false", "array": "list", "object": "mapping"}
+KINDS = {"string": "text", "boolean": "true or false", "object": "mapping"}
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
@@ -59,41 +59,35 @@ def settings(
 
 def describe() -> Iterator[dict[str, Any]]:
     """Describe each setting: its dotted name, type, default, allowed values and description."""
-    from plo.config import Experiment, fields
+    from pydantic import TypeAdapter
 
-    schema = Experiment.model_json_schema()
+    from plo.config import fields
+
     for name, field in fields().items():
-        section, own = schema, name
-        while "." in own:
-            head, own = own.split(".", 1)
-            section = schema["$defs"][section["properties"][head]["$ref"].rsplit("/", 1)[1]]
-        facts = section["properties"][own]
-        kinds, allowed = zip(*(_values(each) for each in facts.get("anyOf", [facts])), strict=True)
-        yield {
-            "setting": name,
-            "type": " or ".join(dict.fromkeys(kinds)),
-            "default": None if field.is_required() else facts.get("default", {}),
-            "required": field.is_required(),
-            "allowed": ", ".join(filter(None, allowed)),
-            "description": field.description,
-        }
+        adapter, required = TypeAdapter(field.rebuild_annotation()), field.is_required()
+        kind, allowed = _values(adapter.json_schema())
+        default = None if required else adapter.dump_python(field.get_default(call_default_factory=True), mode="json")
+        facts = {"setting": name, "type": kind, "default": default, "required": required, "allowed": allowed}
+        yield facts | {"description": field.description}
 
 
 def _values(schema: Mapping[str, Any]) -> tuple[str, str]:
     """Return the type that a JSON schema describes, in words, and the values that it allows."""
+    if "anyOf" in schema:
+        kinds, allowed = zip(*map(_values, schema["anyOf"]), strict=True)
+        return " or ".join(dict.fromkeys(kinds)), ", ".join(filter(None, allowed))
     if "enum" in schema or "const" in schema:
-        return "text", ", ".join(map(str, schema.get("enum") or [schema["const"]]))
-    kind = str(KINDS.get(schema["type"], schema["type"]))
+        return "choice", ", ".join(map(str, schema.get("enum") or [schema["const"]]))
+    if schema["type"] == "array":
+        kind, allowed = _values(schema["items"])
+        return f"list of {kind}", allowed
     bounds = ", ".join(f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema)
-    if kind == "list" and (items := schema.get("items")):
-        kinds, allowed = zip(*(_values(each) for each in items.get("anyOf", [items])), strict=True)
-        return f"list of {' or '.join(dict.fromkeys(kinds))}", ", ".join(filter(None, allowed))
-    return kind, bounds
+    return str(KINDS.get(schema["type"], schema["type"])), bounds
 
 
 def _print(row: Mapping[str, Any]) -> None:
     default = "" if row["required"] else f" = {_flow(row['default'])}"
-    values = ", ".join(filter(None, ("required" * row["required"], row["type"], row["allowed"])))
+    values = f"{'required, ' * row['required']}{': '.join(filter(None, (row['type'], row['allowed'])))}"
     say(console, (row["setting"], "bold"), default, (f"  ({values})", "dim"))
     description = Padding(line(row["description"]), (0, 0, 0, 4))
     console.print(description)

@@ -39,14 +39,11 @@ def add(app: typer.Typer, function: Callable[..., None], name: str | None = None
         with logging_to_terminal(verbose=verbose, quiet=quiet), friendly():
             function(**arguments)
 
-    extra = {"verbose": Verbose, "quiet": Quiet}
+    both = {"verbose": Verbose, "quiet": Quiet}
+    own = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=both[key]) for key in both]
     signature = inspect.signature(function)
-    own = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for key, kind in extra.items()
-    ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, **extra}
+    run.__annotations__ = {**function.__annotations__, **both}
     app.command(name or function.__name__.replace("_", "-"), help=text, epilog=epilog, hidden=hidden)(run)
 
 
@@ -97,28 +94,25 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class friendly(contextlib.ContextDecorator):
-    """Shows a `PloError` or a fault of the machine without a traceback, and exits with code 2.
+@contextlib.contextmanager
+def friendly() -> Iterator[None]:
+    """Show a `PloError` or a fault of the machine without a traceback, and exit with code 2.
 
     Ctrl-C and SIGTERM are handled as `plo.interrupt` describes.
     """
-
-    def __enter__(self):
-        self.signals = listening()
-        self.signals.__enter__()
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        self.signals.__exit__(None, None, None)
-        if isinstance(error, Interrupted):
-            for number in SIGNALS:  # Python may still wait for threads that are in a call
-                signal.signal(number, signal.SIG_DFL)
-            raise typer.Exit(error.exit_code) from None
+    try:
+        with listening():
+            yield
+    except Interrupted as error:
+        for number in SIGNALS:  # Python may still wait for threads that are in a call
+            signal.signal(number, signal.SIG_DFL)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
         ours = isinstance(error, PloError)
+        message = str(error) if ours else sentence(error)
+        if message is None:
+            raise
         log.debug("", exc_info=error)
-        message = str(error) if ours else sentence(error) if isinstance(error, Exception) else None
-        if message is not None:
-            name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
-            typer.echo(f"{name}{plain(message)}", err=True)  # in one piece, as several processes may write at once
-            raise typer.Exit(2) from None
-        return False
+        name = typer.style(f"{type(error).__name__ if ours else 'Error'}: ", fg="red")
+        typer.echo(f"{name}{plain(message)}", err=True)  # in one piece, as several processes may write at once
+        raise typer.Exit(2) from None

@@ -16,8 +16,7 @@ from plo.losses import GENERATORS, LOSSES
 from plo.losses.register import PREFERENCE_MODELS
 from plo.pages import methods
 from plo.pages.markdown import Page, code
-from plo.registry import Entry, hyper_parameters
-from plo.scorers import RECIPES, SCORERS, get_scorer, get_variant
+from plo.scorers import SCORERS, get_scorer, get_variant
 
 COMMAND = "plo docs --out docs/methods"
 MARK = f"<!-- Written by `{COMMAND}`; to change it, change the docstring. -->"
@@ -30,16 +29,26 @@ def pages() -> dict[str, str]:
         loader=PackageLoader("plo.pages"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     templates.filters |= {"cell": cell, "code": code}
-    templates.globals |= {"mark": MARK}
+    templates.globals |= {"mark": MARK, "methods": methods, "absent": dict.fromkeys(LOSSES.absent.values())}
+    templates.globals |= {"LOSSES": LOSSES, "SCORERS": SCORERS, "GENERATORS": GENERATORS}
+    templates.globals |= {"get_variant": get_variant, "get_scorer": get_scorer, "read_docstring": read_docstring}
+    templates.globals |= {"PREFERENCE_MODELS": PREFERENCE_MODELS}
 
-    def render(template: str, **facts: Any) -> str:
-        text = templates.get_template(f"{template}.md").render(**facts)
+    def render(template: str, page: Page, **facts: Any) -> str:
+        text = templates.get_template(f"{template}.md").render(page=page, **facts)
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
-    found = {"README.md": render("index", **_index()), "generators.md": render("generators", **_generators())}
-    found |= {f"{entry.name}.md": render("loss", **_method(entry)) for entry in methods.built_in_methods()}
-    scorers = methods.built_in(SCORERS)
-    return found | {f"scorers/{entry.name}.md": render("scorer", **_scorer(entry)) for entry in scorers}
+    found = {"README.md": render("index", Page("")), "generators.md": render("generators", Page("generators"))}
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    for entry in methods.built_in_methods():
+        parts, variant = methods.parts(entry), get_variant(entry.name)
+        facts = methods.facts(entry, parts) | {"variant": variant, "loss": variant.loss, "scorer": variant.scorer}
+        steps = {each["peft"]: each for each in measured if each["loss"] == entry.name}
+        found[f"{entry.name}.md"] = render("loss", Page(entry.name), measured=steps, **facts)
+    for entry in methods.built_in(SCORERS):
+        facts = methods.facts(entry, [entry]) | {"scorer": get_scorer(entry.name)}
+        found[f"scorers/{entry.name}.md"] = render("scorer", Page(entry.name, "scorers"), **facts)
+    return found
 
 
 def write(folder: Path) -> list[Path]:
@@ -52,80 +61,3 @@ def write(folder: Path) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in written]
-
-
-def _method(entry: Entry) -> dict[str, Any]:
-    """Collect the facts of a loss or recipe. Of a recipe the scorer comes first: it is what the paper proposes."""
-    recipe = entry.name in RECIPES
-    parts = [SCORERS[entry.load().scorer], LOSSES[entry.load().loss]] if recipe else [entry]
-    docs = [read_docstring(part.load()) for part in parts]
-    variant = get_variant(entry.name)
-    return {
-        "page": Page(entry.name),
-        "name": entry.name,
-        "recipe": recipe,
-        "parts": parts,
-        "docs": docs,
-        "aliases": LOSSES.aliases(entry.name),
-        "variant": variant,
-        "loss": variant.loss,
-        "models": PREFERENCE_MODELS,
-        "needs": {need: methods.statistic(need) for need in variant.needs},
-        "with_reference": [need for need in variant.needs if methods.compares_distributions(need)],
-        "reads_reference": methods.reads_reference(variant),
-        "costs": variant.scorer and _costs(variant.scorer),
-        "measured": _measured(entry.name),
-        "parameters": _parameters(entry, docs),
-        "source": methods.source(entry, docs[0]),
-        "example": methods.call(entry.name, methods.some_parameters(entry)),
-    }
-
-
-def _scorer(entry: Entry) -> dict[str, Any]:
-    doc = read_docstring(entry.load())
-    settings = methods.some_parameters(entry)
-    return {
-        "page": Page(entry.name, "scorers"),
-        "name": entry.name,
-        "parts": [entry],
-        "doc": doc,
-        "users": methods.users(entry.name),
-        "costs": _costs(get_scorer(entry.name)),
-        "parameters": _parameters(entry, [doc]),
-        "source": methods.source(entry, doc),
-        "settings": "".join(f" {key}={value}" for key, value in settings.items()),
-        "example": methods.use_of_scorer(entry, doc, settings),
-    }
-
-
-def _generators() -> dict[str, Any]:
-    entries = methods.built_in(GENERATORS)
-    takers = [e.name for e in methods.built_in(LOSSES) if "generator" in hyper_parameters(e.load())]
-    return {
-        "page": Page("generators"),
-        "takers": takers,
-        "generators": [(e, read_docstring(e.load()), methods.defaults(e)) for e in entries],
-    }
-
-
-def _index() -> dict[str, Any]:
-    losses, scorers = methods.built_in_methods(), methods.built_in(SCORERS)
-    families = {name: [methods.summary(e) for e in losses if methods.family(e) == name] for name in methods.FAMILIES}
-    rows = [(e, methods.idea(e), list(get_scorer(e.name).stages), methods.users(e.name)) for e in scorers]
-    absent = dict.fromkeys(LOSSES.absent.values())
-    return {"page": Page(""), "families": families, "scorers": rows, "absent": absent}
-
-
-def _costs(scorer: Any) -> dict[str, Any]:
-    return {"scorer": scorer, "stages": {name: methods.stage(each) for name, each in scorer.stages.items()}}
-
-
-def _measured(name: str) -> dict[str, Any]:
-    """Return the measured steps of a loss by kind of fine-tuning, as times `dpo`'s."""
-    return {each["peft"]: each for each in json.loads(MEASURED.read_text(encoding="utf-8")) if each["loss"] == name}
-
-
-def _parameters(entry: Entry, docs: list[Any]) -> list[tuple[str, str, str]]:
-    """List name, default and meaning of each hyper-parameter; where several docstrings describe it, the first counts."""
-    meanings = {key: text for doc in reversed(docs) for key, text in doc.args.items()}
-    return [(name, default, meanings.get(name, "")) for name, default in methods.defaults(entry).items()]

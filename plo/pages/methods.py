@@ -1,4 +1,4 @@
-"""Facts of the built-in methods, read from the registries and docstrings."""
+"""Facts of the built-in methods, read from the registries and docstrings; the templates of the pages ask for them."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from plo.configured import shown
 from plo.docstring import Docstring, read_docstring
 from plo.losses import LOSSES, get_loss
 from plo.registry import Entry, Registry, hyper_parameters
-from plo.scorers import RECIPES, SCORERS, Stage, Variant, get_variant
+from plo.scorers import RECIPES, SCORERS, Variant, get_variant
 from plo.scorers.recipe import BUILT_IN
 
 FAMILIES = {  # of the index, by what a method needs, so that a new one finds its place; the first that holds counts
@@ -38,30 +38,32 @@ def module(entry: Entry[Any]) -> str:
     return getattr(entry.load(), "__module__", "")
 
 
-def family(entry: Entry[Any]) -> str:
-    """Return the family of the index that a loss or recipe belongs to."""
-    variant = get_variant(entry.name)
-    return next(name for name, holds in FAMILIES.items() if holds(variant))
+def families() -> dict[str, list[Entry[Any]]]:
+    """Sort the built-in losses and recipes into the families of the index."""
+    found: dict[str, list[Entry[Any]]] = {name: [] for name in FAMILIES}
+    for entry in built_in_methods():
+        variant = get_variant(entry.name)
+        found[next(name for name, holds in FAMILIES.items() if holds(variant))].append(entry)
+    return found
 
 
-def summary(entry: Entry[Any]) -> dict[str, Any]:
-    """Summarise a loss or recipe for the index."""
-    variant = get_variant(entry.name)
-    return {
-        "name": entry.name,
-        "aliases": LOSSES.aliases(entry.name),
-        "idea": idea(SCORERS[entry.load().scorer] if entry.name in RECIPES else entry),
-        "reference": reads_reference(variant),
-        "level": variant.loss.level,
-        "needs": variant.needs,
-        "first": list(variant.scorer.stages) if variant.scorer else [],
-        "paper": entry.facts.paper if re.match(r"\d", entry.facts.paper) else "-",
-    }
+def parts(entry: Entry[Any]) -> list[Entry[Any]]:
+    """Return what a method consists of: of a recipe the scorer, which is what its paper proposes, and the loss."""
+    recipe = entry.load()
+    return [SCORERS[recipe.scorer], LOSSES[recipe.loss]] if entry.name in RECIPES else [entry]
+
+
+def facts(entry: Entry[Any], parts: list[Entry[Any]]) -> dict[str, Any]:
+    """Collect what the page of a method needs; where several docstrings describe a hyper-parameter, the first counts."""
+    docs = [read_docstring(part.load()) for part in parts]
+    meanings = {key: text for doc in reversed(docs) for key, text in doc.args.items()}
+    parameters = [(name, default, meanings.get(name, "")) for name, default in defaults(entry).items()]
+    return {"entry": entry, "name": entry.name, "parts": parts, "docs": docs, "parameters": parameters}
 
 
 def idea(entry: Entry[Any]) -> str:
-    """Return the first sentence of the section Idea of a docstring, without its full stop."""
-    return read_docstring(entry.load()).sections["Idea"].split(". ")[0].rstrip(".")
+    """Return the first sentence of a docstring, without its full stop."""
+    return read_docstring(entry.load()).summary.rstrip(".")
 
 
 def statistic(need: str) -> str:
@@ -88,9 +90,9 @@ def users(scorer: str) -> list[str]:
     return [name for name, variant in variants.items() if variant.scorer and variant.scorer.entry.name == scorer]
 
 
-def stage(stage: Stage) -> dict[str, Any]:
-    """Describe what is trained before a scorer can score."""
-    return {"loss": get_variant(stage.loss).registered_name, "of": stage}
+def takers_of_generators() -> list[str]:
+    """List the built-in losses that take a Bregman generator."""
+    return [entry.name for entry in built_in(LOSSES) if "generator" in hyper_parameters(entry.load())]
 
 
 def defaults(entry: Entry[Any]) -> dict[str, str]:
@@ -109,8 +111,9 @@ def call(name: str, parameters: Mapping[str, str]) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in parameters.items())})" if parameters else name
 
 
-def use_of_scorer(entry: Entry[Any], doc: Docstring, parameters: Mapping[str, str]) -> str:
+def use_of_scorer(entry: Entry[Any], doc: Docstring) -> str:
     """Write a variant that uses a scorer: its recipe, or a loss that takes it, by default or in the words of its docstring."""
+    parameters = some_parameters(entry)
     if recipes := [name for name in sorted(BUILT_IN) if RECIPES[name].load().scorer == entry.name]:
         return call(recipes[0], parameters)
     takers = [name for name in users(entry.name) if name in LOSSES and LOSSES[name].facts.scorer == entry.name]

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from plo.data.offsets import Answer, Span, answers
 from plo.scorers.judge import Judge, Judged
-from plo.scorers.scorer import Material, ScorerError, Scores, register_scorer
+from plo.scorers.scorer import Material, ScorerError, register_scorer
 
 # The wording stands in this file, which is part of what the weights are known by.
 INSTRUCTIONS = """You are an impartial judge. A user gave the prompt below, and two assistants answered it. Decide which answer \
@@ -39,17 +39,19 @@ def attention_judge(
     sink_tokens: Natural = 1,
     sink_min_length: Natural = 5,
     length_norm: bool = True,
-) -> Iterator[Scores]:
-    """a_t = T * (p_t(A) + p_t(B)) / 2, p(A) the attention to the answer's tokens when it is shown as answer A, summing to 1.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Weight each token by how much the initial model attends to it when it judges the two answers.
+
+        a_t = T * (p_t(A) + p_t(B)) / 2,  p(A) the attention to the answer's tokens when it is answer A, summing to 1
 
     The attention is that of the position which predicts the verdict, averaged over heads. Where T is at least
     `sink_min_length`, the first `sink_tokens` of the average get the mean, and the others are rescaled to keep the total.
 
-    Idea: The initial model judges the two answers, and what it looks at when it gives its verdict counts more. No
-        training beforehand; two long prompts a pair are read once, and a model too weak to judge looks anywhere.
-    Assumes: attention of the verdict's position tells which tokens the verdict rests on, and the initial model can
+    Idea: What a judge looks at when it gives its verdict counts more. Nothing is trained first; two long prompts per pair
+        are read once, and a model too weak to judge looks anywhere.
+    Assumes: attention of the verdict's position shows which tokens the verdict rests on, and the initial model can
         judge.
-    Dispute: attention sinks: the authors' code mends the first token alone, accounts of the paper say the first five
+    Dispute: attention sinks: the authors' code corrects the first token alone, accounts of the paper say the first five
         (`sink_tokens=5`). Over several layers their code sums; `layer=mean` is a mean.
 
     Args:
@@ -107,7 +109,7 @@ def _weights(
         first, last = prompt.where[letter]
         spans = [answer.spans[i] for i in inside]
         orders.append(normalised(moved(normalised(rows[:, first:last]), prompt.spans[letter], spans)))
-    weights[inside] = combined(*orders, sink_tokens, sink_min_length, length_norm)
+    weights[inside] = combined(*orders, sink_tokens, sink_min_length, length_norm)  # pyright: ignore[reportCallIssue]
     return weights
 
 
@@ -167,7 +169,7 @@ def _characters(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def attention_rows(model: nn.Module, prompts: Sequence[Sequence[int]], layer: Layer = "last") -> list[Tensor]:
+def attention_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Layer = "last") -> list[Tensor]:
     """Per prompt (layers, tokens), on the CPU in float64: attention of its last position, mean over heads.
 
     One layer for "last", an index and "rollout", all for "mean".
@@ -190,7 +192,7 @@ def attention_rows(model: nn.Module, prompts: Sequence[Sequence[int]], layer: La
     return rows
 
 
-def _last_rows(model: nn.Module, prompts: Sequence[Sequence[int]], layer: Layer) -> list[Tensor]:
+def _last_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Any) -> list[Tensor]:
     """The same of one batch. The last token is a pass of its own: one row of attention is all that is kept of a layer."""
     width, device = max(map(len, prompts)), model.device
     # Padded on the left, so that all last tokens stand in one column.
@@ -219,7 +221,7 @@ def _last_rows(model: nn.Module, prompts: Sequence[Sequence[int]], layer: Layer)
     return rows
 
 
-def _rollout(model: nn.Module, prompt: Sequence[int]) -> Tensor:
+def _rollout(model: Any, prompt: Sequence[int]) -> Tensor:
     """(1, tokens): the last row of the product of .5 A + .5 I over all layers. Holds every layer's whole attention."""
     attentions = _attentions(model, input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=False)
     row = torch.zeros(len(prompt), dtype=torch.float64)
@@ -229,7 +231,7 @@ def _rollout(model: nn.Module, prompt: Sequence[int]) -> Tensor:
     return row[None]
 
 
-def _attentions(model: nn.Module, **inputs: Any) -> Sequence[Tensor]:
+def _attentions(model: Any, **inputs: Any) -> Sequence[Tensor]:
     """Per layer (batch, heads, queries, keys)."""
     attentions = getattr(model.base_model(**inputs, output_attentions=True), "attentions", None)
     if not attentions or any(a is None or a.dim() != 4 for a in attentions):

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from plo.scorers.scorer import Material, Scores, Stage, register_scorer
+from plo.scorers.scorer import Material, Stage, register_scorer
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -38,13 +38,15 @@ def log_ratio(
     share: Share = 0.5,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
-    """a_t = log oracle(y_t|s_t) - log oracle_ref(y_t|s_t), nats, EOS included; the oracle is DPO-trained first.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Score each token by the log-ratio of an oracle that DPO trains first.
 
-    Raw scores, not weights: the loss selects by them.
+        a_t = log oracle(y_t|s_t) - log oracle_ref(y_t|s_t), nats, EOS included
 
-    Idea: A DPO-trained oracle says which tokens carry the reward. It may be smaller than the policy; it has to be
-        trained first, and what it learnt by mistake is selected too.
+    These are raw scores, not weights: the loss selects tokens by them.
+
+    Idea: A DPO-trained oracle says which tokens carry the reward. It may be smaller than the policy; it has to be trained
+        first, and what it learnt by mistake is selected too.
     Assumes: the log-ratio of a DPO-trained model is a token's share of the reward.
 
     Args:
@@ -76,21 +78,23 @@ def tis_rank(
     share: Share = 1.0,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
-    """a_t = transform of log pi+ / pi- (chosen), of log pi- / pi+ (rejected); 0 for EOS and what follows it.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Weight each token by the rank of a log-ratio between a model of good and a model of bad answers.
+
+        a_t = transform of log pi+ / pi- (chosen), of log pi- / pi+ (rejected); 0 for EOS and what follows it
 
     pi+ is a DPO model, pi- a DPO model of the pairs reversed. EOS and what a chat template writes after it (a newline)
-    take part in the transform before they are set to 0. Where a turn ends in another special token than EOS, that
-    token counts as EOS; a response that truncation left without an end keeps all its weights.
+    take part in the transform before they are set to 0. Where a turn ends in another special token than EOS, that token
+    counts as EOS; a response that truncation left without an end keeps all its weights.
 
     Idea: Tokens that a model of good answers finds likelier than a model of bad ones count more, in a narrow range.
         Ranks keep outliers harmless; two models have to be trained first, and a rank says nothing of how far apart
         tokens are.
     Assumes: the ratio of the two models is the importance of a token under the ideal data, in which every token of an
         answer has the same reward.
-    Dispute: the paper's objective has a weighted KL (its code's `token_level`), which the released configuration
-        leaves out, as does the default here; `kl=0.5` of the loss adds it. The code ranks log-ratios rounded to two
-        decimals; here they are not.
+    Dispute: the paper's objective has a weighted KL (its code's `token_level`), which the released configuration leaves
+        out, as does the default here; `kl=0.5` of the loss adds it. The code ranks log-ratios rounded to two decimals;
+        here they are not rounded.
 
     Args:
         transform: of a response's log-ratios. "rank": their ranks, evenly from `low` to `high`; "binary": 1 for the
@@ -136,12 +140,14 @@ def tgdpo(
     share: Share = 1.0,
     oracle_beta: Positive = 0.1,
     oracle_lr: Rate = None,
-) -> Iterator[Scores]:
-    """a_t = 1 + alpha r_t (chosen), 1 - alpha r_t (rejected), r_t = beta log oracle(y_t|s_t) / oracle_ref(y_t|s_t).
+) -> Iterator[tuple[Tensor, ...]]:
+    """Weight each token by the reward that a DPO-trained guide gives it.
 
-    Neither clamped nor normalised: a weight may be negative. EOS is a token like any other.
+        a_t = 1 + alpha r_t (chosen), 1 - alpha r_t (rejected),  r_t = beta log oracle(y_t|s_t) / oracle_ref(y_t|s_t)
 
-    Idea: A DPO-trained guide's token rewards stretch or shrink each token's part in the margin. Finer than ranks, and
+    Weights are neither clamped nor normalised, so that they may be negative. EOS is a token like any other.
+
+    Idea: The guide's rewards stretch or shrink each token's part in the margin. They are finer than ranks, and
         unbounded: with a guide that is far from its reference weights turn negative.
     Assumes: the guide's token reward is the reward of the token, small enough that 1 + alpha r_t stays positive.
 

@@ -6,15 +6,16 @@ A token scorer turns every pair into constants, one a response token, once, befo
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from plo.configured import accepted, changed, full_name, read_call, resolve_params
 from plo.errors import PloError
 from plo.identity import code_identity, sha256
 from plo.registry import Entry, Registry, check_signature
 
+Target = TypeVar("Target", bound=Callable[..., Any])
 Scores = tuple[Tensor, Tensor]  # of the chosen and of the rejected response: (tokens,) each, EOS included
 
 
@@ -72,12 +73,15 @@ class Material(Protocol):
     def logps(self, stage: str | None = None) -> Sequence[Scores]:
         """Per pair ((T_w,), (T_l,)) nats: log-probs of the response tokens under a stage's trained model; None: the
         reference (the policy's initial weights). `"name.reference"`: under that stage's model before its training."""
+        ...
 
     def scores(self) -> Sequence[Scores]:
         """The weights of the scorer that the hyper-parameter `of` names, made once whatever the seed."""
+        ...
 
-    def attending_model(self) -> nn.Module:
+    def attending_model(self) -> Any:
         """The initial policy, a transformers causal LM in evaluation mode that returns attention weights (eager)."""
+        ...
 
 
 def register_scorer(
@@ -88,7 +92,7 @@ def register_scorer(
     seeded: bool = False,
     paper: str = "",
     replace: bool = False,
-) -> Callable:
+) -> Callable[[Target], Target]:
     """Register a token scorer: a function of `Material` that yields `Scores`, pair after pair.
 
     The keyword-only arguments are the hyper-parameters, checked against their hints as a loss's are. Its docstring
@@ -111,7 +115,7 @@ def register_scorer(
     SCORERS.check_name(name)
     facts = ScorerFacts(stages, tuple(reads), seeded, paper)
 
-    def register(function: Callable) -> Callable:
+    def register(function: Target) -> Target:
         check_signature("token scorer", name, function, given="material")
         return SCORERS.register(name, facts=facts, replace=replace)(function)
 

@@ -6,17 +6,20 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from plo.scorers.scorer import Material, Scores, register_scorer
+from plo.scorers.scorer import Material, register_scorer
 
 Decay = Annotated[float, Field(gt=0, le=1)]
 
 
 @register_scorer("uniform", paper="every token alike")
-def uniform(material: Material) -> Iterator[Scores]:
-    """a_t = 1 for every token, EOS included.
+def uniform(material: Material) -> Iterator[tuple[Tensor, ...]]:
+    """Weight every token alike, EOS included.
 
-    Idea: No weighting. `twdpo` is then `dpo`, to the last bit; what every other scorer is compared with.
+        a_t = 1
+
+    Idea: Without weighting `twdpo` is `dpo`, to the last bit. Every other scorer is compared with this one.
     Assumes: every token carries as much of the preference as any other.
 
     Yields:
@@ -27,16 +30,18 @@ def uniform(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("position_decay", paper="2502.14340 (D2PO)")
-def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[Scores]:
-    """a_t = gamma^t, t = 1, 2, ...: the first token has gamma already, EOS gamma^T.
+def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[tuple[Tensor, ...]]:
+    """Weight early tokens more than late ones, by a fixed discount per token.
 
-    Idea: Early tokens count more than late ones, by a fixed discount. Free, and bounds what a long response can amount
-        to; where the end decides (a result, a refusal after a preamble), it looks away.
+        a_t = gamma^t, t = 1, 2, ...: the first token has gamma already, EOS gamma^T
+
+    Idea: The discount costs nothing, and bounds what a long response can amount to. Where the end decides (a result, a
+        refusal after a preamble), the weights ignore it.
     Assumes: the preference is decided early in a response, and equally fast in all of them.
     Dispute: whether the first token is discounted already: in the authors' code it is.
 
     Args:
-        gamma: what is left of a weight a token later, in (0, 1]; 1 is `uniform`.
+        gamma: factor from one token's weight to the next one's, in (0, 1]; 1 is `uniform`.
 
     Yields:
         (T_w,), (T_l,) weights; they sum to gamma (1 - gamma^T) / (1 - gamma), at most gamma / (1 - gamma) however
@@ -52,17 +57,19 @@ def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[Score
 
 
 @register_scorer("subsample", seeded=True, paper="2406.10957 (SamPO)")
-def subsample(material: Material) -> Iterator[Scores]:
-    """1 on min(T_w, T_l) tokens of each response, 0 on the others: both weigh the same number of tokens.
+def subsample(material: Material) -> Iterator[tuple[Tensor, ...]]:
+    """Weight the same number of tokens in both responses, drawn by chance from the longer one.
 
-    Of the longer response they are drawn without replacement, once per seed and pair; the shorter is kept whole. EOS
-    is a token like any other.
+        a_t = 1 on min(T_w, T_l) tokens of each response, 0 on the others
 
-    Idea: As many tokens of the longer response as the shorter one has, drawn by chance: sums of equally many terms are
-        compared. Against the length in DPO's margin; it leaves tokens unused, and its noise comes with the seed.
-    Assumes: any tokens of a response stand for it as well as any others.
-    Dispute: the authors' code draws anew in each forward pass, for policy and reference apart; here one draw serves
-        both, all along.
+    The tokens of the longer response are drawn without replacement, once per seed and pair; the shorter response is kept
+    whole. EOS is a token like any other.
+
+    Idea: Sums of equally many terms are compared, against the length in DPO's margin. Some tokens stay unused, and the
+        seed adds noise.
+    Assumes: any tokens of a response represent it as well as any others.
+    Dispute: the authors' code draws anew in each forward pass, for policy and reference separately; here one draw serves
+        both throughout.
 
     Yields:
         (T_w,), (T_l,) zeros and ones; both sum to min(T_w, T_l).
@@ -81,10 +88,13 @@ def subsample(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("random_scores", seeded=True, paper="control: chance instead of a score")
-def random_scores(material: Material) -> Iterator[Scores]:
-    """Independent uniform numbers in [0, 1), once per seed and pair: selecting by them selects tokens at random.
+def random_scores(material: Material) -> Iterator[tuple[Tensor, ...]]:
+    """Score every token by chance, as a control for losses that select tokens.
 
-    Idea: A control: selection by chance. A loss that selects tokens (`sepo`) should beat itself with these.
+        a_t uniform in [0, 1), independent, once per seed and pair
+
+    Idea: Selecting by these scores selects tokens at random. A loss that selects tokens (`sepo`) should beat itself with
+        these.
     Assumes: nothing: no token is better than another.
 
     Yields:
@@ -96,12 +106,15 @@ def random_scores(material: Material) -> Iterator[Scores]:
 
 
 @register_scorer("shuffled", seeded=True, paper="control: another scorer's weights on other tokens")
-def shuffled(material: Material, *, of: str = "position_decay") -> Iterator[Scores]:
-    """Another scorer's weights, permuted within each response, EOS included, once per seed and pair.
+def shuffled(material: Material, *, of: str = "position_decay") -> Iterator[tuple[Tensor, ...]]:
+    """Permute another scorer's weights within each response, as a control.
 
-    What a loss gains by these it gains by the weights' values; what it gains beyond, by the tokens they stand on.
+        a_t = b_p(t), b the other scorer's weights, p a permutation of the response, EOS included, per seed and pair
 
-    Idea: A control: another scorer's weights on the wrong tokens. A method whose tokens matter should lose by it.
+    What a loss gains with these weights it gains by their values; what the other scorer gains beyond that, it gains by
+    the choice of tokens.
+
+    Idea: A method whose choice of tokens matters should lose by the permutation.
     Assumes: nothing beyond what the other scorer does; which token has which weight is chance.
 
     Args:

@@ -156,7 +156,9 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
             raise LossError(f"{spec.name!r} is configured already: set hyper-parameters where it is made.")
         if isinstance(spec, Variant):
             return spec
-        return Variant([(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms])
+        return Variant(
+            [(number, Term(loss.entry, loss.params)) for number, loss in spec.terms if loss.entry is not None]
+        )
     terms = []
     for coefficient, loss, own in read_terms(spec, params):
         if isinstance(loss, str) and loss in RECIPES:

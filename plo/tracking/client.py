@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from plo.errors import PloError
+from plo.tracking.borrowed import check_mlflow
 
 T = TypeVar("T")
 BUSY_SECONDS = 60.0  # how long a SQLite file that another process holds is waited for
@@ -32,6 +33,7 @@ def import_mlflow():
     import mlflow
     import mlflow.entities
 
+    check_mlflow()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # It logs 40 lines of SQL for each error that it raises as well, and plo words those.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

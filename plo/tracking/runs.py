@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from plo.tracking.borrowed import check_tables
+
 LOCKED_SECONDS = 5.0  # what one query waits for another process; `client.patiently` makes it again
 
 
@@ -67,7 +69,9 @@ class SqliteReader:
     def _connection(self) -> sqlite3.Connection:
         uri = f"file:{quote(str(self._file))}?mode=rw"  # never makes a file; a read-only one is opened for reading
         # Threads that fetch files ask it too; SQLite itself makes them take turns.
-        return sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        made = sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        check_tables(made)
+        return made
 
     def experiments(self) -> dict[str, RecordedExperiment]:
         rows = self._connection.execute(

@@ -17,6 +17,7 @@ from filelock import FileLock
 from plo.caches import named_lock
 from plo.faults import disk_fault
 from plo.tracking import place
+from plo.tracking.borrowed import CONTEXT, PARENT
 from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
 from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
 
@@ -122,7 +123,7 @@ class Store:
         """Show the data set and its digest (its first 36 characters: MLflow's limit) in MLflow's run page."""
         entities = import_mlflow().entities
         data = entities.Dataset(source, digest[:36], "plo", json.dumps({"source": source, "digest": digest}))
-        tag = entities.InputTag("mlflow.data.context", context)
+        tag = entities.InputTag(CONTEXT, context)
         self._client.log_inputs(run_id, datasets=[entities.DatasetInput(data, [tag])])
 
     def recorded_path(self, path: Path) -> str:
@@ -137,7 +138,7 @@ class Store:
 
     def _search(self, **tags: str) -> list[Run]:
         """All runs of the experiment that have these tags ("kind" for plo.kind), newest first."""
-        names = {"parent": "mlflow.parentRunId"}
+        names = {"parent": PARENT}
         return self._reader.search(self._id, {names.get(name, f"plo.{name}"): text for name, text in tags.items()})
 
     def _children(self, parent_id: str, kind: str = "cell") -> list[Run]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from plo.tracking.borrowed import PARENT
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
@@ -101,7 +102,7 @@ class Tracker(Store):
                     self._client.set_tag(run.run_id, "plo.superseded", "true")
                     if run.status in ("RUNNING", "SCHEDULED"):
                         self._client.set_terminated(run.run_id, "KILLED")
-            own = {"plo.kind": kind, "plo.cell": key, "mlflow.parentRunId": parent_id}
+            own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
             run_id = self._create_run(name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
         return ActiveRun(self, run_id)

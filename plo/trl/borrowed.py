@@ -18,7 +18,7 @@ PEFT = Library("peft", tried=("0.21.2",))
 use_adapter = TRL.require("trl.trainer.utils", "use_adapter(model, adapter_name)").use_adapter
 ModulesToSaveWrapper = PEFT.require("peft.utils", "ModulesToSaveWrapper").ModulesToSaveWrapper
 # Methods and attributes that `plo.trl.trainer` overrides: under another name they would be ignored without a word.
-DPOTrainer = TRL.require(
+TRL.require(
     "trl:DPOTrainer",
     "compute_loss(model, inputs, return_outputs, num_items_in_batch)",
     "_compute_loss(model, inputs, return_outputs)",
@@ -43,8 +43,7 @@ OF_TRAINERS = {
 }
 REFERENCE_SUMS = ("ref_chosen_logps", "ref_rejected_logps")  # columns of a batch, from precompute_ref_log_probs
 REFERENCE_ADAPTER = "ref"  # TRL's copy of an adapter that was trained before
-if REFERENCE_ADAPTER not in DPOTrainer.__init__.__code__.co_consts:
-    raise TRL.error(f"the adapter {REFERENCE_ADAPTER!r}, DPOTrainer's copy of a trained one, is gone")
+TRL.require_text("trl:DPOTrainer.__init__", f'add_adapter("{REFERENCE_ADAPTER}"')
 
 
 def check_trainer(trainer: Any) -> None:

@@ -47,7 +47,7 @@ def verify(loss: Loss, *, labels: bool = True) -> Report:
         labels: also describe what comes of noisy, biased, intransitive and missing labels.
 
     Example:
-        >>> verify(get_loss("dpo")).passed
+        >>> verify(get_loss("dpo"), labels=False).passed
         True
     """
     begin = time.perf_counter()
@@ -70,7 +70,9 @@ def verify_generator(loss: Loss) -> Report:
     begin = time.perf_counter()
     checks = _tried("generator", lambda: generator_checks_of(loss))
     checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
-    return Report(f"{generator_of(loss).name} in {loss.entry.name}", checks, time.perf_counter() - begin)
+    generator = generator_of(loss)
+    name = f"{generator.name} in {loss.entry.name}" if generator is not None and loss.entry is not None else loss.name
+    return Report(name, checks, time.perf_counter() - begin)
 
 
 def prepared(loss: Loss) -> Loss:

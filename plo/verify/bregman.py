@@ -72,7 +72,7 @@ def closed_form(generator: Generator) -> Check:
     where = f"R = {float(LOG_R[worst].exp()):.3g}: "
     where += f"closed form {float(ours[worst]):.6g}, definition {float(defined[worst]):.6g}"
     meaning = "the loss is h'(R) R - h(R) - h'(1/R)"
-    if generator._closed_form is None:
+    if generator.closed_form is None:
         meaning += " (no closed form registered: it is the definition)"
     remedy = "work the closed form out again, or register h alone: the definition is then used."
     return verdict("closed form", float(error.max()), 1e-8, "relative", meaning, where, remedy)

@@ -63,11 +63,12 @@ def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tenso
         sides.append(side)
     pairs = make_pairs(sides, loss.needs, masks)
     if loss.level == "batch":  # a point is a batch of its own, or the points would sort one another
-        total = sum(per_pair(loss, rows(pairs, [point])).sum() for point in range(points))
+        total = torch.stack([per_pair(loss, rows(pairs, [point])).sum() for point in range(points)]).sum()
     else:
         total = per_pair(loss, pairs).sum()
     found = torch.autograd.grad(total, ratios, allow_unused=True) if total.requires_grad else (None, None)
-    return tuple(torch.zeros(points, dtype=torch.float64) if g is None else g for g in found)
+    first, second = (torch.zeros(points, dtype=torch.float64) if g is None else g for g in found)
+    return first, second
 
 
 def _sentence(wish: str, name: str, good: Tensor, flat: Tensor, bad: Tensor, chosen: Tensor, rejected: Tensor) -> str:

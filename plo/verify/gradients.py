@@ -1,5 +1,6 @@
 """Whether a loss's gradient is its derivative, and reaches the policy alone."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,9 @@ def _differences(
     return quotients
 
 
+_READ_DATA = inspect.getattr_static(Tensor, "data").__get__  # what `tensor.data` calls
+
+
 class _StopGradients(TorchFunctionMode):
     """Notes what `detach`, `.data` and `no_grad` return, in order; given such notes, returns those instead.
 
@@ -159,7 +163,7 @@ class _StopGradients(TorchFunctionMode):
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        hides = function is Tensor.detach or function is Tensor.data.__get__ or not torch.is_grad_enabled()
+        hides = function is Tensor.detach or function == _READ_DATA or not torch.is_grad_enabled()
         if not hides or not isinstance(result, Tensor):
             return result
         if self._given is None:
@@ -198,8 +202,8 @@ def _leaves(values: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # AccumulateGrad
-            found.append(node.variable)
+        if (leaf := getattr(node, "variable", None)) is not None:  # AccumulateGrad
+            found.append(leaf)
         waiting.extend(parent for parent, _ in node.next_functions)
     return found
 

@@ -74,7 +74,7 @@ def split(loss: Loss) -> Check:
             (error if error.dim() == 1 else error.amax(-1), f"the value of {term.name!r}, alone and in company")
         )
         if whole.mask is not None:
-            counts = torch.cat([part.mask for part in parts]).sum(-1) - whole.mask.sum(-1)
+            counts = torch.cat([part.mask for part in parts if part.mask is not None]).sum(-1) - whole.mask.sum(-1)
             errors.append((counts.abs().double(), f"the count of tokens of {term.name!r}"))
     level = "every value" if loss.level == "pair" else "every token's value and the count of tokens"
     return _verdict_by_pair(
@@ -120,7 +120,7 @@ def _at_extreme(loss: Loss, which: int, sign: int, dtype: torch.dtype) -> tuple[
         side["logps"].requires_grad_()
     values = per_pair(loss, make_pairs(statistics, loss.needs))
     gradients = _gradients(values, statistics)
-    return values.detach(), sum(gradient.abs().sum(-1) for gradient in gradients)
+    return values.detach(), torch.stack([gradient.abs().sum(-1) for gradient in gradients]).sum(0)
 
 
 def _value_and_gradients(loss: Loss, statistics: Statistics, width: int) -> tuple[Tensor, list[Tensor]]:

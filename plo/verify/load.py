@@ -1,13 +1,13 @@
 """From what is written on the command line to the loss that is verified."""
 
-import ast
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from plo.configured import HyperParameterError, read_call
 from plo.losses import GENERATORS, LOSSES, Loss, LossError, get_loss
 from plo.losses.generators import Generator, get_generator
-from plo.registry import load_plugin
+from plo.registry import Entry, load_plugin
 
 
 def load_loss(spec: str, generator: str | None = None, get: Callable[..., Loss] = get_loss) -> Loss:
@@ -38,7 +38,7 @@ def load_generator(spec: str) -> str | Generator:
         raise LossError(str(error)) from error
 
 
-def _of_file(spec: str, registry: Iterable) -> tuple[str | Callable, dict[str, Any]]:
+def _of_file(spec: str, registry: Iterable[Entry[Any]]) -> tuple[str | Callable[..., Any], dict[str, Any]]:
     """What "file.py:name(key=value)" names: a registered name, or the function itself; and its hyper-parameters."""
     path, text = spec.split(".py:", 1)
     path = Path(f"{path}.py").resolve()
@@ -57,17 +57,8 @@ def _of_file(spec: str, registry: Iterable) -> tuple[str | Callable, dict[str, A
 
 
 def _call(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the keywords of "name" or "name(key=value)"."""
+    """Return the name and the keywords of "name" or "name(key=value)"."""
     try:
-        match ast.parse(text.strip(), mode="eval").body:
-            case ast.Name(name):
-                return name, {}
-            case ast.Call(ast.Name(name), [], keywords):
-                return name, {k.arg: _value(k.value) for k in keywords}
-    except (SyntaxError, ValueError):
-        pass
-    raise LossError(f"Cannot read {text!r}: write a name, or name(key=value, ...).")
-
-
-def _value(node: ast.expr) -> Any:
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+        return read_call(text)
+    except HyperParameterError as error:
+        raise LossError(str(error)) from None

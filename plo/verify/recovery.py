@@ -117,7 +117,7 @@ def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
         if not float(shift.abs().max()) < FAR:
             return Outcome(math.inf, math.nan, problem.reward(problem.target), problem.reward(problem.ref), math.inf)
         rewards = [problem.reward(each) for each in (policy, problem.target, problem.ref)]
-        return Outcome(problem.kl(policy), *rewards, left)
+        return Outcome(problem.kl(policy), *rewards, left)  # pyright: ignore[reportCallIssue]
 
 
 def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def slope(function, log_R):
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_closed_form_is_the_definition(name, params):
     generator = get_generator(name, **params)
-    assert generator._closed_form is not None
+    assert generator.closed_form is not None
     torch.testing.assert_close(generator.loss(LOG_R), generator.definition(LOG_R), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(slope(generator.loss, LOG_R), slope(generator.definition, LOG_R), rtol=1e-8, atol=1e-9)
 

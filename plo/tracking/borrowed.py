@@ -1,0 +1,46 @@
+"""Names of MLflow that are not documented: its tables in a SQLite file, variables of the environment, tags and loggers."""
+
+import sqlite3
+
+from plo.borrowed import Library
+
+MLFLOW = Library("mlflow", tried=("3.17.2",))
+PARENT, CONTEXT = "mlflow.parentRunId", "mlflow.data.context"
+TABLES = {
+    "experiments": "name experiment_id lifecycle_stage artifact_location",
+    "runs": "run_uuid name experiment_id status artifact_uri lifecycle_stage start_time",
+    "tags": "run_uuid key value",
+    "params": "run_uuid key value",
+    "latest_metrics": "run_uuid key value is_nan",
+    "metrics": "run_uuid key value is_nan step timestamp",
+}
+
+
+def check_mlflow() -> None:
+    """Check MLflow itself, once it is imported.
+
+    Raises:
+        BorrowedError: it would ignore what plo sets, or show cells without their comparison.
+    """
+    MLFLOW.require(
+        "mlflow.environment_variables",
+        "MLFLOW_DISABLE_TELEMETRY",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",
+    )
+    MLFLOW.require("mlflow.store.db.utils", "_logger")
+    tags = MLFLOW.require("mlflow.utils.mlflow_tags", "MLFLOW_PARENT_RUN_ID", "MLFLOW_DATASET_CONTEXT")
+    if (tags.MLFLOW_PARENT_RUN_ID, tags.MLFLOW_DATASET_CONTEXT) != (PARENT, CONTEXT):
+        raise MLFLOW.error(f"the tags {PARENT} and {CONTEXT} have other names")
+
+
+def check_tables(connection: sqlite3.Connection) -> None:
+    """Check the tables and columns that are read and written without MLflow.
+
+    Raises:
+        BorrowedError: one is gone, of a store that MLflow made.
+    """
+    for table, columns in TABLES.items():
+        there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        if there and (gone := set(columns.split()) - there):
+            raise MLFLOW.error(f"its SQLite store has no such column as {table}.{min(gone)}")
