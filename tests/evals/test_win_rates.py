@@ -80,7 +80,7 @@ def test_prompts_that_were_trained_on_are_left_out_and_the_others_keep_their_ids
         [{"role": "user", "content": order[2]}] if chat else f"\n\nHuman: {order[2]}\n\nAssistant:"
     )
     everything = StubSubject(silent, chat=chat, trained_on=[rendered.format(message) for message in order])
-    with pytest.raises(EvaluationError, match="9 prompts are held out with one human turn, and stub was trained on 9"):
+    with pytest.raises(EvaluationError, match="9 held-out prompts with one human turn, and stub was trained on 9"):
         load_prompts(everything, "hh", path, 3)
 
 
