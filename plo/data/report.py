@@ -3,10 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rich.table import Table
-
 from plo.data.errors import UNREADABLE, DataError
-from plo.terminal import line
 
 EXAMPLES = 3  # maximum number shown for each reason
 CHANCE = 2  # so few bad rows are not extrapolated to rows that a limit left untokenised
@@ -114,13 +111,3 @@ class DropReport:
             lines.append(f"  {count} x {reason}")
             lines += [f"      {where}: {excerpt}" for where, excerpt in self.examples[reason]]
         return "\n".join(lines)
-
-    def __rich__(self) -> Table:
-        title = line(f"{self.source}: {self.total} of {self.rows} rows dropped")
-        table = Table(title=title, title_justify="left")
-        for heading in ("reason", "rows", "examples"):
-            table.add_column(heading, overflow="fold")
-        for reason, count in self.counts.items():
-            shown = "\n".join(f"{where}: {excerpt}" for where, excerpt in self.examples[reason])
-            table.add_row(line(reason), str(count), line(shown))
-        return table
