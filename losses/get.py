@@ -1,4 +1,4 @@
-"""`get_loss`: from a name, a dict, a callable or "dpo + 0.2*sft" to something to call on `Pairs`."""
+"""`get_loss` makes a loss of a name, a dict, a callable or a sum such as "dpo + 0.2*sft"."""
 
 import ast
 import functools
@@ -15,7 +15,7 @@ Spec = str | Mapping[str, Any] | Callable[..., Any] | Loss
 
 
 class Term(NamedTuple):
-    """A term of a sum as a user writes it: its coefficient, the name or function of a loss, and the parameters given."""
+    """A term of a sum as a user writes it: coefficient, name or function of a loss, and given parameters."""
 
     coefficient: float
     loss: str | Callable[..., Any]
@@ -118,7 +118,7 @@ def _read_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> list[Te
 
 
 def _read_text(text: str, params: Mapping[str, Any]) -> list[Term]:
-    if text in LOSSES or text in LOSSES.absent:  # the look-up reports why one is absent; "ti-dpo" is no difference
+    if text in LOSSES or text in LOSSES.absent:  # the look-up reports why one is absent; "ti-dpo" is not a difference
         return [Term(1.0, text, dict(params))]
     try:
         terms = _read_sum(ast.parse(text.strip(), mode="eval").body, 1.0)

@@ -1,4 +1,4 @@
-"""Losses that judge each response of a pair on its own against the reference: NCA, BCO, SPPO, APO.
+"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference.
 
 Their two terms do not meet in a difference, so a chosen response is held above the reference, not only above the
 rejected one (apo_down: below).
@@ -41,7 +41,7 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, 
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
 
     Raises:
-        LossError (from `get_loss`): beta <= 0.
+        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2402.05369 and its authors' code (beta); TRL's `nca_pair`.
     """
@@ -71,7 +71,7 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
 
     Raises:
-        LossError (from `get_loss`): beta <= 0.
+        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2404.04656; TRL's `bco_pair`.
     """
@@ -104,7 +104,7 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str,
         (pairs,) nats squared; 1 / (2 beta^2) where pi is the reference. Metric `margin`: D(y_w) - D(y_l), nats.
 
     Raises:
-        LossError (from `get_loss`): beta <= 0.
+        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2405.00675, eq. 4.7, and its authors' code (beta); TRL's `sppo_hard`.
     """
@@ -136,7 +136,7 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         has hardly any gradient. Metric `margin`: r_w - r_l.
 
     Raises:
-        LossError (from `get_loss`): beta <= 0.
+        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2408.06266, eq. 7 (which leaves the constant 1 out); TRL's `apo_zero`.
     """
@@ -168,7 +168,7 @@ def apo_down(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         (pairs,) in (0, 2); 1 where pi is the reference. Both terms saturate. Metric `margin`: r_w - r_l.
 
     Raises:
-        LossError (from `get_loss`): beta <= 0.
+        LossError (by `get_loss`): beta <= 0.
 
     Source: arXiv 2408.06266, eq. 8 (which leaves the constant 1 out); TRL's `apo_down`.
     """

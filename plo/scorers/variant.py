@@ -1,4 +1,4 @@
-"""`Variant`: a loss with its hyper-parameters and the token scorer that makes its weights."""
+"""`Variant` is a loss with its hyper-parameters and the token scorer that makes its weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
