@@ -28,7 +28,7 @@ demo-full: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The picture of README, from recorded runs: about half an hour on two CPU cores.
+# The picture of README, from recorded runs (78 minutes in one thread of a busy machine).
 picture: setup
 	$(BIN)/plo compare docs/leaderboard.yaml
 	$(BIN)/python docs/leaderboard_picture.py

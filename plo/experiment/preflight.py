@@ -83,6 +83,6 @@ def _check_need(loss: Loss, need: str) -> None:
     near = difflib.get_close_matches(need, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
     raise ConfigError(
-        f"The loss {loss.name!r} ({loss.entry.origin}) needs {need!r}, which nobody computes. {hint} A number of the data "
+        f"The loss {loss.name!r} ({loss.origin}) needs {need!r}, which nobody computes. {hint} A number of the data "
         f"set's row is 'column:NAME'; a statistic of your own is made by register_statistic."
     )
