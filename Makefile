@@ -28,7 +28,7 @@ demo-full: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The picture of README, from recorded runs: about half an hour on two CPU cores.
+# The picture of README, from recorded runs (78 minutes in one thread of a busy machine).
 picture: setup
 	$(BIN)/plo compare docs/leaderboard.yaml
 	$(BIN)/python docs/leaderboard_picture.py
@@ -55,11 +55,11 @@ TOUCHING := tests/test_borrowed.py tests/test_tracking.py tests/trl/test_borrowe
 	tests/backbone/test_forward.py tests/backbone/test_packed.py tests/backbone/test_trainer.py
 
 test-newest: setup
-	@newer=$$($(BIN)/pip install --dry-run --upgrade --no-build-isolation '.[dev]' torch==$(TORCH) $(BORROWED) \
+	@newer=$$($(BIN)/python -m pip install --dry-run --upgrade --no-build-isolation '.[dev]' torch==$(TORCH) $(BORROWED) \
 		| sed -n 's/^Would install //p' | tr ' ' '\n' | grep -v '^plo-' | sed -E 's/-([0-9][^-]*)$$/==\1/'); \
 	if [ -z "$$newer" ]; then echo "No newer versions to try."; exit 0; fi; \
 	echo "Trying" $$newer; rm -rf $(NEWEST); \
-	$(BIN)/pip install --quiet --no-deps --target $(NEWEST) $$newer && \
+	$(BIN)/python -m pip install --quiet --no-deps --target $(NEWEST) $$newer && \
 	PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(TOUCHING)
 
 # The import graph, floor by floor.

@@ -115,8 +115,8 @@ def _table(head, rows):
 
 
 def _cell(text):
-    text = text if text.startswith("`") else re.sub(r"([*_\[<])", r"\\\1", text)
-    return text.replace("|", "\\|").replace("\n", " ")
+    parts = text.replace("|", "\\|").replace("\n", " ").split("`")  # every second part is code
+    return "`".join(part if place % 2 else re.sub(r"([*_\[<])", r"\\\1", part) for place, part in enumerate(parts))
 
 
 class Examples(griffe.Extension):

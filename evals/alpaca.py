@@ -1,4 +1,4 @@
-"""AlpacaEval on a model: its 805 instructions, answered by the model, judged against a baseline's answers."""
+"""AlpacaEval: a model's answers to 805 instructions, judged against a baseline's answers."""
 
 import gzip
 import json
@@ -19,10 +19,10 @@ from plo.subjects import Subject
 
 BASELINE, OFFICIAL_JUDGE = "gpt4_1106_preview", "openai:gpt-4-1106-preview"
 RETIRED = (
-    "AlpacaEval 2's own judge, gpt-4-1106-preview, is no longer served by its provider: AlpacaEval 2 can be computed again from "
-    "stored verdicts (plo.evals.alpaca_official.win_rates), and no longer run."
+    "AlpacaEval 2's own judge, gpt-4-1106-preview, is no longer served by its provider: AlpacaEval 2 can be recomputed from "
+    "stored verdicts (plo.evals.alpaca_official.win_rates), but no longer run."
 )
-ENOUGH = 100  # verdicts that can be read: with fewer, the regression says little more than its 1,610 fixed rows
+ENOUGH = 100  # readable verdicts; with fewer, the regression reflects little but its 1,610 fixed rows
 DIRECTIONS = {
     "win_rate": True,
     "win_rate_se": None,
@@ -55,28 +55,28 @@ def alpaca_eval(
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7,
     think_end_token: str | None = THINK_END,
 ) -> Findings:
-    """AlpacaEval's instructions, one answer each, judged against the baseline's answer to the same instruction.
+    """Judge one answer to each AlpacaEval instruction against the baseline's answer to the same instruction.
 
     `win_rate` is the mean of P(the judge prefers the model's answer), as in AlpacaEval 2; `discrete_win_rate` counts a
-    verdict as 1, 1/2 or 0; equal texts are a draw and are not asked. plo's protocol asks in both orders, with the judge
-    prompt "instruction", and takes the mean (two verdicts that contradict each other: a draw). `official` asks once,
-    in the order and with the prompt of `weighted_alpaca_eval_gpt4_turbo`. `length_controlled_win_rate` is the alpaca-eval
-    package's; NaN, with a note, against another baseline, for fewer than 100 verdicts, or where its file cannot be had.
-    Rates are shares of the verdicts that could be read; `unreadable` is the share of the others. `length` is in characters;
-    `empty` and `truncated` are the shares of the answers that hold no text, and that the limit of tokens ended.
+    verdict as 1, 1/2 or 0; equal texts are a draw without asking. plo's protocol asks in both orders, with the judge
+    prompt "instruction", and takes the mean (two contradictory verdicts are a draw). `official` asks once,
+    in the order and with the prompt of `weighted_alpaca_eval_gpt4_turbo`. `length_controlled_win_rate` is that of the
+    alpaca-eval package; it is NaN, with a note, against another baseline, for fewer than 100 verdicts, or without its file.
+    Rates are shares of the readable verdicts; `unreadable` is the share of the others. `length` is in characters;
+    `empty` and `truncated` are the shares of answers without text, and of answers cut at the token limit.
 
     Args:
-        instructions: ask only this many, spread evenly over the 805; None: all.
-        baseline: `model_outputs.json` (or .json.gz) of another baseline, which also brings the instructions.
-        data: folder with the hub's files (`alpaca_eval_gpt4_baseline.json`, `df_gamed.csv`), or laid out as the AlpacaEval
+        instructions: number of instructions, spread evenly over the 805; None: all.
+        baseline: `model_outputs.json` (or .json.gz) of another baseline, which also provides the instructions.
+        data: folder with the hub's files (`alpaca_eval_gpt4_baseline.json`, `df_gamed.csv`), or with the layout of the AlpacaEval
             repository (`results/gpt4_1106_preview/model_outputs.json`); None: the subject's path for "alpaca_eval", or the hub.
-        official: one order, AlpacaEval's prompt. Only so, by the verdicts of gpt-4-1106-preview and in full, is it AlpacaEval 2.
-            That judge is gone from its provider, so the protocol can be run with other judges, and AlpacaEval 2 itself only be
-            computed again from stored verdicts. A judge that thinks before it answers needs room: openai:MODEL(max_tokens=4096).
-        think_end_token: a thought at the beginning of an answer is cut up to here before it is judged or measured; None: it stays.
+        official: one order and AlpacaEval's prompt. With all instructions and the verdicts of gpt-4-1106-preview this is
+            AlpacaEval 2. Its provider no longer serves that judge, so AlpacaEval 2 itself can only be recomputed from stored
+            verdicts. A judge that thinks before it answers needs room: openai:MODEL(max_tokens=4096).
+        think_end_token: end of a thought at the beginning of an answer, which is removed first; None: the thought stays.
 
     Raises:
-        EvaluationError: the baseline's answers cannot be had, or the package alpaca-eval is not installed.
+        EvaluationError: the baseline's answers are not available, or the package alpaca-eval is not installed.
 
     Source: Dubois et al. 2024 (arXiv:2404.04475); https://github.com/tatsu-lab/alpaca_eval.
     """
@@ -128,18 +128,19 @@ def alpaca_eval(
         notes.append(RETIRED)
     notes += answer_notes(subject.name, sample, think_end_token)
     if known := int(sample["prompt"].isin(set(subject.trained_on)).sum()):
-        notes.append(f"{known} of the instructions were among the model's training prompts.")
+        notes.append(f"{known} of the instructions are among the model's training prompts.")
     outputs = rows.rename(columns={"output_2": "output", "generator_2": "generator"})
     files = {
         "model_outputs.json": _json(outputs[["dataset", "instruction", "output", "generator"]]),
         "annotations.json": _json(rows),
     }
     lengths = {"win_rate": ("length", "base_length")}
-    return Findings({**rates, **means.to_dict()}, items, (head, *notes), files=files, lengths=lengths)
+    metrics = rates | {str(name): float(mean) for name, mean in means.items()}
+    return Findings(metrics, items, (head, *notes), files=files, lengths=lengths)
 
 
 def _verdicts(rows: pd.DataFrame, judging: JudgeSession, template, official: bool) -> pd.DataFrame:
-    """p = P(the model's answer is better), win and consistent, with the index of `rows`."""
+    """Return p = P(the model's answer is better), win and consistent, with the index of `rows`."""
     drawn = pd.DataFrame({"p": 0.5, "win": 0.5, "consistent": np.nan}, index=rows.index)
     names = {"instruction": "prompt", "output_1": "a", "output_2": "b"}
     questions = rows[rows["output_1"] != rows["output_2"]].rename(columns=names)[["prompt", "a", "b"]]
@@ -149,7 +150,7 @@ def _verdicts(rows: pd.DataFrame, judging: JudgeSession, template, official: boo
         found = judging.verdicts(questions, template)
     else:
         switched = questions["prompt"].map(official_order)
-        questions[["a", "b"]] = questions[["a", "b"]].where(~switched, questions[["b", "a"]].to_numpy())
+        questions.loc[switched, ["a", "b"]] = questions.loc[switched, ["b", "a"]].to_numpy()
         found = judging.verdicts(questions, template, both=False)
         for column in ("p", "win"):
             found[column] = found[column].where(~switched, 1 - found[column])
@@ -158,7 +159,7 @@ def _verdicts(rows: pd.DataFrame, judging: JudgeSession, template, official: boo
 
 
 def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[str, float], list[str]]:
-    """The package's rates as shares, NaN where they cannot be had, and what is to be said of that."""
+    """Return the package's rates as shares, NaN where not available, and notes about them."""
     readable, notes = int(rows["preference"].notna().sum()), []
     if unread := len(rows) - readable:
         notes.append(f"{unread} of {len(rows)} verdicts could not be read and are left out of the rates.")
@@ -167,7 +168,7 @@ def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[
     if not standard:
         reason = f"it is defined for all {INSTRUCTIONS} instructions against {BASELINE}"
     elif readable < ENOUGH:
-        reason = f"{readable} verdicts are fewer than the {ENOUGH} that its fit needs"
+        reason = f"its fit needs {ENOUGH} verdicts, and {readable} could be read"
     else:
         try:
             found = win_rates(rows, files=data)
@@ -176,7 +177,7 @@ def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[
     if reason:
         notes.append(f"No length-controlled win rate: {reason}.")
     elif set(rows["annotator"]) != {OFFICIAL_JUDGE}:
-        notes.append("The length-controlled win rate takes the difficulty of the instructions from GPT-4's verdicts.")
+        notes.append("The length-controlled win rate uses difficulties of the instructions from GPT-4's verdicts.")
     names = {
         "win_rate": "win_rate",
         "win_rate_se": "standard_error",
@@ -194,14 +195,14 @@ def _baseline_file(data: Path | None) -> Path:
 
 
 def _outputs(path: Path) -> pd.DataFrame:
-    """A model's outputs in the official format: instruction, output, generator, dataset; the index is the place."""
+    """Read outputs in the official format: instruction, output, generator, dataset; the index is the position."""
     try:
         text = path.read_bytes()
         rows = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text)
         frame = pd.DataFrame.from_records(rows)[["instruction", "output", "generator"]].astype(object)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvaluationError(
-            f"The baseline's answers in {path} cannot be read ({type(error).__name__}: {error}). They are a JSON list of "
+            f"The baseline's answers in {path} cannot be read ({type(error).__name__}: {error}). The file is a JSON list of "
             f'{{"instruction": ..., "output": ..., "generator": ...}}, AlpacaEval\'s model_outputs.json.'
         ) from None
     frame["dataset"] = [row.get("dataset", "") for row in rows]

@@ -1,17 +1,17 @@
-"""What AlpacaEval 2 fixes: its rates by the alpaca-eval package, its order of the answers, its judge's prompt.
+"""AlpacaEval 2's definitions: rates by the alpaca-eval package, order of the answers, judge prompt.
 
-Nothing is fetched where local files are given, nothing is written into the package, nothing stays patched.
+Nothing is downloaded if local files are given, nothing is written into the package, and no patch remains.
 """
 
 import contextlib
 import hashlib
 import importlib
 import importlib.metadata
-import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,26 +30,26 @@ _NEEDS = ("preference", "output_1", "output_2", "generator_1", "generator_2")
 def win_rates(
     annotations: pd.DataFrame, *, files: Path | None = None, length_controlled: bool = True
 ) -> dict[str, float]:
-    """AlpacaEval 2's rates of one model, by the package's own functions.
+    """Compute AlpacaEval 2's rates of one model with the package's own functions.
 
     With y = preference - 1: win_rate = 100 mean(y); standard_error = 100 sd(y, ddof 1) / sqrt(n); discrete_win_rate counts
     a draw (y = .5) as half a win. The length-controlled rate is 100 mean sigmoid(a difficulty_i + b) of the regression
     sigmoid(a difficulty_i + b + c tanh((len_1 - len_2) / sd)), lengths in characters, which the package fits.
 
     Args:
-        annotations: a row an instruction, with columns preference (1, the baseline is better, to 2, the model; NaN is left out),
-            output_1 and generator_1 of the baseline, output_2 and generator_2 of the model. Its index says where in the 805
-            an instruction stands: the regression looks its difficulty up there. (The published rates of models
-            without an output for some instructions count on without a gap: index 0, 1, ... reproduces those.)
+        annotations: one row per instruction, with columns preference (from 1, the baseline is better, to 2, the model is; NaN
+            is left out), output_1 and generator_1 of the baseline, output_2 and generator_2 of the model. The index is the
+            instruction's position among the 805, by which the regression finds its difficulty. (The published rates of models
+            without an output for some instructions are numbered without gaps: index 0, 1, ... reproduces those.)
         files: folder with the regression's `df_gamed.csv` (or `df_gamed_*.csv`); None: the hub.
-        length_controlled: leave out to need neither file nor fit.
+        length_controlled: compute the length-controlled rate, which needs the file and a fit.
 
     Returns:
-        In per cent, the package's names: win_rate, standard_error, n_wins, n_wins_base, n_draws, n_total,
+        Percentages by the package's names: win_rate, standard_error, n_wins, n_wins_base, n_draws, n_total,
         discrete_win_rate, length_controlled_winrate, lc_standard_error; and avg_length, mean characters of output_2.
 
     Raises:
-        EvaluationError: a column or file is missing, or a position is not one of the 805, each once.
+        EvaluationError: a column or file is missing, or a position is not one of the 805, or appears twice.
     """
     metrics = _package("metrics")
     annotations = _checked(annotations)
@@ -66,27 +66,12 @@ def win_rates(
 
 
 def official_order(instruction: str) -> bool:
-    """Whether AlpacaEval shows the judge the model's answer first (True, "switched") or the baseline's."""
+    """Return whether AlpacaEval shows the model's answer first (True, "switched") or the baseline's."""
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
-def preference(logprobs: Mapping[str, float], switched: bool) -> float:
-    """AlpacaEval's preference of one verdict: 1, the baseline is better, to 2, the model.
-
-    2 - p(m) / (p(m) + p(M)), where m is the answer shown first; 3 less that if `switched`. NaN if neither was given.
-
-    Args:
-        logprobs: of the judge's first token, by token; a label that is not among them has probability 0.
-    """
-    m, big = (math.exp(logprobs.get(label, -math.inf)) for label in LABELS)
-    if m + big == 0:
-        return float("nan")
-    shown = 2 - m / (m + big)
-    return 3 - shown if switched else shown
-
-
 def official_template() -> Template:
-    """The judge's prompt of `weighted_alpaca_eval_gpt4_turbo`, from the installed package: labels m (shown first) and M."""
+    """Return the judge prompt of `weighted_alpaca_eval_gpt4_turbo` from the package, with labels m (shown first) and M."""
     utils, constants = _package("utils"), _package("constants")
     text = (constants.EVALUATORS_CONFIG_DIR / _PROMPT).read_text(encoding="utf-8")
     slots = {"{instruction}": "{prompt}", "{output_1}": "{a}", "{output_2}": "{b}"}
@@ -101,10 +86,10 @@ def official_template() -> Template:
 
 
 def official_file(folder: Path | None, name: str) -> Path:
-    """A file of the AlpacaEval data set: `name`, or `stem_*.ext`, in the folder; without a folder, from the hub.
+    """Return the path of a file of the AlpacaEval data set: `name`, or `stem_*.ext`, in the folder, or from the hub.
 
     Raises:
-        EvaluationError: the folder lacks it, or the hub does not give it.
+        EvaluationError: the folder lacks the file, or it cannot be downloaded.
     """
     if folder is not None:
         stem, ext = name.rsplit(".", 1)
@@ -112,7 +97,7 @@ def official_file(folder: Path | None, name: str) -> Path:
         if not found:
             raise EvaluationError(
                 f"The folder {folder} has no {name}: put that file of the hub's data set {REPOSITORY} there, "
-                f"or name no folder and have it fetched."
+                f"or name no folder to have it downloaded."
             )
         return found[0]
     from huggingface_hub import hf_hub_download
@@ -121,13 +106,13 @@ def official_file(folder: Path | None, name: str) -> Path:
         return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset"))
     except Exception as error:
         raise EvaluationError(
-            f"{name} of the hub's data set {REPOSITORY} cannot be had ({type(error).__name__}: {error}). Offline, name a "
-            f"folder that holds it: alpaca_eval(data=FOLDER)."
+            f"{name} of the hub's data set {REPOSITORY} cannot be downloaded ({type(error).__name__}: {error}). Offline, "
+            f"name a folder with the file: alpaca_eval(data=FOLDER)."
         ) from error
 
 
-def _package(module: str):
-    """A module of the package, without its warning about pkg_resources."""
+def _package(module: str) -> Any:
+    """Import a module of the package without its warning about pkg_resources."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,8 +126,8 @@ def _package(module: str):
 
 
 @contextlib.contextmanager
-def _local(module, files: Path | None) -> Iterator[None]:
-    """The regression's module reads its files by `official_file`; scikit-learn's settings and warnings stay inside."""
+def _local(module: Any, files: Path | None) -> Iterator[None]:
+    """Let the regression's module read its files by `official_file`, and contain scikit-learn's settings and warnings."""
     import sklearn
 
     theirs = module.hf_hub_download
@@ -161,7 +146,7 @@ def _checked(annotations: pd.DataFrame) -> pd.DataFrame:
     positions = annotations.index.to_numpy()
     if not np.isin(positions, np.arange(INSTRUCTIONS)).all() or annotations.index.has_duplicates:
         raise EvaluationError(
-            f"The annotations' index is not a place among the {INSTRUCTIONS} instructions, each at most once: index them by "
-            f"0 to {INSTRUCTIONS - 1}."
+            f"The annotations' index must hold positions among the {INSTRUCTIONS} instructions, 0 to {INSTRUCTIONS - 1}, each at "
+            f"most once."
         )
     return annotations.loc[annotations["preference"].notna(), list(_NEEDS)].rename_axis(None)

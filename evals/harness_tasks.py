@@ -39,7 +39,7 @@ def load_tasks(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, li
             )
         try:
             with _known_metrics(name):
-                found = manager.load([name])
+                found: Any = manager.load([name])
         except StopIteration as error:  # lm-eval reads the first row
             raise EvaluationError(
                 f"The data of the lm-eval task {name!r} has no rows: fix the data_files of its task file, or leave the task out."

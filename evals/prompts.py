@@ -1,4 +1,4 @@
-"""Held-out prompts of a data source for evaluations of a model: the same ones for every loss and seed."""
+"""Held-out prompts of a data source for evaluations of a model, the same ones for every loss and seed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from plo.subjects import Subject
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Held-out rows, one a prompt.
+    """Held-out rows, one per prompt.
 
     Attributes:
-        ids: prompt_id: the prompt's place among all prompts of the source that could be asked, by sha256. It does not
-            depend on what a model was trained on, nor on how many are asked.
-        rows: as messages where the subject wants them.
-        messages: what the human said, without any markup of the data source.
-        notes: what was left out, a sentence each.
+        ids: prompt_id, the prompt's position by sha256 among all candidate prompts of the source. It depends neither on a
+            model's training data nor on the number of prompts asked.
+        rows: the rows, as messages where the subject needs them.
+        messages: text of the human's message, without markup of the data source.
+        notes: sentences about prompts that were left out.
     """
 
     ids: list[int]
@@ -34,17 +34,18 @@ class PromptSet:
 
 
 def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -> PromptSet:
-    """The first `count` prompts, by sha256 of their text, with one human turn, of the test split where there is one.
+    """Return the first `count` prompts with one human turn, by sha256 of their text, from the test split if there is one.
 
     Of rows with the same prompt the first by its own hash is taken. A prompt that the subject was trained on is left
-    out: a training prompt is the same text but for white space or, where the subject has a chat template, holds the
-    human's message. That needs no tokenizer, and leaves out rather a prompt too many than one too few.
+    out: a training prompt has the same text up to white space or, where the subject has a chat template, contains the
+    human's message. This needs no tokenizer, and errs on the side of leaving a prompt out.
 
     Args:
-        path: of the source's files; None: where the subject's own experiment has them, else the hub.
+        path: path of the source's files; None: that of the subject's own experiment, else the hub.
 
     Raises:
-        EvaluationError: no prompt is left. DataError: the source cannot be read.
+        EvaluationError: no prompt is left.
+        DataError: the source cannot be read.
     """
     path = path or subject.paths.get(source)
     report = DropReport(f"{source} ({path})" if path else source)
@@ -57,7 +58,8 @@ def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -
     numbered = list(enumerate(row for _, row in sorted(by_prompt.items())))
     trained = {_collapsed(prompt) for prompt in subject.trained_on}
     everything = "\n".join(trained) if subject.chat else ""
-    kept, left_out = [], 0
+    kept: list[tuple[int, Row, str]] = []
+    left_out = 0
     for prompt_id, row in numbered:
         if len(kept) == count:
             break
@@ -68,29 +70,32 @@ def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -
             kept.append((prompt_id, to_chat(row) if subject.chat else row, message))
     if not kept:
         raise EvaluationError(
-            f"{report.source}: no prompt is left to ask. Of {len(rows)} rows {len(numbered)} prompts are held out with "
-            f"one human turn, and {subject.name} was trained on {left_out} of them. Give other rows: path=FILE."
+            f"{report.source}: no prompt is left. {len(rows)} rows have {len(numbered)} held-out prompts with one human "
+            f"turn, and {subject.name} was trained on {left_out} of them. Give other rows: path=FILE."
         )
     notes = []
     if left_out:
-        notes.append(f"{source}: {left_out} prompts are left out, as {subject.name} was trained on them.")
+        notes.append(f"{source}: {left_out} prompts are left out because {subject.name} was trained on them.")
     if len(kept) < count:
-        notes.append(f"{source}: there are {len(kept)} prompts; {count} were asked for.")
+        notes.append(f"{source} has {len(kept)} prompts instead of {count}.")
     if not test and not subject.trained_on:
-        notes.append(f"{source} names no test split, and what {subject.name} was trained on is not known.")
-    return PromptSet(*map(list, zip(*kept, strict=True)), tuple(notes))
+        notes.append(f"{source} has no test split, and the training data of {subject.name} are unknown.")
+    ids, kept_rows, messages = map(list, zip(*kept, strict=True))
+    return PromptSet(ids, kept_rows, messages, tuple(notes))
 
 
 def human_message(row: Row) -> str:
-    """What the human says in a row's prompt; of several turns all, a blank line between."""
-    return "\n\n".join(m["content"].strip() for m in to_chat(row).prompt if m["role"] == "user")
+    """Return the text of all human turns of a row's prompt, separated by blank lines."""
+    return "\n\n".join(
+        m["content"].strip() for m in to_chat(row).prompt if not isinstance(m, str) and m["role"] == "user"
+    )
 
 
 def _one_turn(row: Row) -> bool:
-    """One human turn: a prompt that is no dialogue is one."""
-    if row.conversational:
-        return sum(message["role"] == "user" for message in row.prompt) == 1
-    return row.prompt.count("\n\nHuman:") <= 1
+    """Return whether a prompt has one human turn; a prompt that is no dialogue has."""
+    if isinstance(row.prompt, str):
+        return row.prompt.count("\n\nHuman:") <= 1
+    return sum(message["role"] == "user" for message in row.prompt) == 1
 
 
 def _flat(prompt: Text) -> str:

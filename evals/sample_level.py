@@ -50,8 +50,8 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
 
     A metric is averaged over the samples of a prompt and then over the prompts, so that every prompt counts
     once. A prompt where a prompt-level metric is undefined (self-BLEU of one sample) is left out of that
-    metric's mean; a sample-level NaN is a fault of the run and makes the mean NaN. `kl_se` is the standard
-    error of the mean `kl`, prompts as clusters: sd of the prompts' means / sqrt(prompts); NaN for one prompt.
+    metric's mean; a sample-level NaN is an error of the run and makes the mean NaN. `kl_se` is the standard
+    error of the mean `kl` with prompts as clusters: sd of the prompts' means / sqrt(prompts); NaN for one prompt.
 
     Args:
         reference: samples of the reference model on the same prompts, for evaluations that compare with it.
@@ -79,7 +79,7 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
         frame = _run(entry, samples, reference)
         prompts = _join(prompts, frame, entry)
         metrics |= frame.mean().to_dict()  # skips prompts where the metric is undefined
-    return SampleResults(samples, prompts, {name: float(value) for name, value in metrics.items()})
+    return SampleResults(samples, prompts, {str(name): float(value) for name, value in metrics.items()})
 
 
 def _check(samples: pd.DataFrame, which: str) -> None:

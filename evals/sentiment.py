@@ -1,8 +1,8 @@
-"""The gold reward of the embedded `sentiment` task: VADER (Hutto & Gilbert 2014) on the continuation alone.
+"""Gold reward of the embedded `sentiment` task: VADER (Hutto & Gilbert 2014) on the continuation alone.
 
 VADER adds up the valences of a text's words, x, and reports compound = x / sqrt(x^2 + 15), which saturates:
-x = 12 (four strong words) gives .95. A policy past that point looks as good as one that only repeats "great".
-So the reward is never shown without `valence`, the sum before saturation, per token.
+x = 12 (four strong words) gives .95. A policy beyond that point looks as good as one that only repeats "great".
+Therefore the reward is always shown with `valence`, the sum before saturation, per token.
 """
 
 from functools import cache
@@ -15,10 +15,9 @@ from plo.evals.registry import EvaluationError, register_evaluation
 
 
 class _Analyzer(SentimentIntensityAnalyzer):
-    """VADER that also tells the sum of word valences, which its public hook `score_valence` receives.
+    """VADER that also reports the sum of word valences, which its public hook `score_valence` receives.
 
-    Inverting compound instead would be useless where it matters: rounded to 4 digits, .9999 stands for every
-    x from 224 to 387.
+    Inverting compound instead would fail where it matters: rounded to 4 digits, .9999 means any x from 224 to 387.
     """
 
     def score_valence(self, sentiments: list[float], text: str) -> dict[str, float]:
@@ -31,14 +30,8 @@ def _analyzer() -> _Analyzer:
 
 
 def compound(text: str) -> float:
-    """VADER's compound score of a text, in [-1, 1], rounded to 4 digits by VADER; 0 for an empty text."""
+    """Return VADER's compound score of a text, in [-1, 1], rounded to 4 digits by VADER; 0 for an empty text."""
     return float(_analyzer().polarity_scores(text)["compound"])
-
-
-def valence_sum(text: str) -> float:
-    """The unsaturated sum of word valences (each about -4 to 4) after VADER's rules for negation, boosters,
-    capitals and "but"; the emphasis that VADER adds for "!" and "?" is left out. 0 for an empty text."""
-    return float(_analyzer().polarity_scores(text)["valence"])
 
 
 @register_evaluation(
@@ -49,7 +42,10 @@ def valence_sum(text: str) -> float:
     citation="Hutto and Gilbert 2014, https://github.com/cjhutto/vaderSentiment",
 )
 def sentiment(samples: pd.DataFrame) -> pd.DataFrame:
-    """`reward`: compound score of the continuation, in [-1, 1]. `valence`: its valence sum / its tokens."""
+    """Compute `reward`, the compound score of the continuation in [-1, 1], and `valence`, its valence sum / its tokens.
+
+    The valence sum follows VADER's rules for negation, boosters, capitals and "but", without the emphasis for "!" and "?".
+    """
     scores = [_analyzer().polarity_scores(text) for text in samples["text"]]
     reward = [score["compound"] for score in scores]
     valence = [score["valence"] for score in scores] / samples["tokens"].clip(lower=1).to_numpy()
@@ -58,16 +54,16 @@ def sentiment(samples: pd.DataFrame) -> pd.DataFrame:
 
 @register_evaluation("gold_win_rate", level="prompt", higher_is_better=True)
 def gold_win_rate(samples: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """`gold_win_rate`: share in [0, 1] of wins over the reference in gold reward, by prompt.
+    """Compute `gold_win_rate`, the share in [0, 1] of wins over the reference in gold reward, by prompt.
 
-    mean over all pairs (policy's sample i, reference's sample j) of the same prompt of
-    1 if reward_i > reward_j, 1/2 if equal, 0 otherwise. The reference against itself: exactly 1/2.
+    It is the mean over all pairs (policy's sample i, reference's sample j) of the same prompt of
+    1 if reward_i > reward_j, 1/2 if equal, 0 otherwise. The reference against itself has exactly 1/2.
     """
     for frame, which in ((samples, "samples"), (reference, "reference")):
         if "reward" not in frame.columns:
             raise EvaluationError(
                 f"The evaluation 'gold_win_rate' needs the column 'reward' in the {which} frame: "
-                f"name an evaluation that makes it beside it, such as 'sentiment'."
+                f"also run an evaluation that computes it, such as 'sentiment'."
             )
     theirs = {prompt: rewards.to_numpy() for prompt, rewards in reference.groupby("prompt_id")["reward"]}
     missing = sorted(set(samples["prompt_id"]) - set(theirs))

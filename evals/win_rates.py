@@ -1,4 +1,4 @@
-"""Judged win rates on Anthropic HH and TL;DR: against the chosen response and against the reference model."""
+"""Judged win rates on Anthropic HH and TL;DR, against the chosen response and against the reference model."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Against = Annotated[tuple[Literal["chosen", "reference"], ...], Field(min_length
 DIRECTIONS = {
     "win_rate*": True,
     "preference_accuracy": True,
-    "consistency*": None,  # these tell of the judge
+    "consistency*": None,  # these describe the judge
     "position_bias*": None,
     "unreadable*": None,
     "length*": None,
@@ -54,7 +54,7 @@ def hh(
     against: Against = ("chosen", "reference"),
     think_end_token: str | None = THINK_END,
 ) -> Findings:
-    """`win_rates` on Anthropic HH: held-out prompts with one human turn; the judge is shown the human's message."""
+    """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message."""
     asked = load_prompts(subject, "hh", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     end = think_end_token
@@ -81,7 +81,7 @@ def tldr(
     against: Against = ("chosen", "reference"),
     think_end_token: str | None = THINK_END,
 ) -> Findings:
-    """`win_rates` of summaries on TL;DR: held-out posts; the judge is shown the post without subreddit and cue."""
+    """Run `win_rates` of summaries on TL;DR: held-out posts; the judge sees the post without subreddit and cue."""
     asked = load_prompts(subject, "tldr", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     posts = [post_of(message) for message in asked.messages]
@@ -90,7 +90,7 @@ def tldr(
 
 
 def post_of(message: str) -> str:
-    """A TL;DR prompt's post, its title first where there is one, without the cue to summarise it."""
+    """Return the post of a TL;DR prompt, its title first if there is one, without the cue to summarise it."""
     post = _CUE.sub("", message).strip()
     if headed := _HEADED.fullmatch(post):
         return f"{headed['title'].strip()}\n\n{headed['body'].strip()}"
@@ -109,44 +109,44 @@ def win_rates(
     think_end_token: str | None = THINK_END,
     **settings: Any,
 ) -> Findings:
-    """The subject's samples against each opponent, asked in both orders; one call of the judge, so of its budget, for all.
+    """Judge the subject's samples against each opponent in both orders; all questions are asked in one batch.
 
-    Every metric is a mean over the samples of a prompt, then over the prompts. Questions of which an order could not
-    be read are left out of win rate and consistency; a pair of equal texts is a tie and is not asked. Temperatures
-    after the first have metrics of their own, with the suffix `_t0.7`.
+    Every metric is a mean over the samples of a prompt, then over the prompts. Questions with an unreadable order are left
+    out of win rate and consistency; a pair of equal texts is a tie and is not asked. Temperatures after the first have
+    metrics of their own, with the suffix `_t0.7`.
 
     Metrics, for each opponent:
-        win_rate_<opponent>: of the subject, mean of both orders, each 1 (P(subject better) > 1/2), 1/2 (= 1/2) or 0;
-        consistency_<opponent>: share of the questions on which both orders say the same;
-        position_bias_<opponent>: P(the answer shown first is called better) - 1/2 over readable verdicts;
-        unreadable_<opponent>: share of the questions asked of which an order could not be read;
-        length, length_<opponent>: characters of the subject's and the opponent's texts, outer white space off;
-        empty, truncated, and of the reference's samples empty_reference, truncated_reference: share of the answers that hold
-            no text, and that the limit of tokens ended.
-    Once: preference_accuracy: share of the prompts' rows with a margin above 0, ties half (of the implicit reward).
+        win_rate_<opponent>: the subject's wins, mean of both orders, each 1 (P(subject better) > 1/2), 1/2 (= 1/2) or 0;
+        consistency_<opponent>: share of the questions on which both orders agree;
+        position_bias_<opponent>: P(the answer shown first is preferred) - 1/2 over readable verdicts;
+        unreadable_<opponent>: share of the questions asked that have an unreadable order;
+        length, length_<opponent>: characters of the subject's and the opponent's texts, without outer white space;
+        empty, truncated, and for the reference's samples empty_reference, truncated_reference: shares of answers without
+            text, and of answers cut at the token limit.
+    Once: preference_accuracy, the share of the prompts' rows with an implicit reward margin above 0, ties half.
 
     Args:
-        name: of the evaluation, and so of the table of verdicts, `<name>_verdicts.json`: a row a pair, in which
+        name: name of the evaluation and of the table of verdicts, `<name>_verdicts.json`: one row per pair, in which
             p_ab and p_ba are P(subject better), shown second and shown first.
-        shown: what the judge is shown as the prompt, one for each of `asked`.
-        against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` likewise drawn.
-        template: the judge's prompt.
-        think_end_token: a thought at the beginning of a sample is cut up to here before anything is judged or measured;
-            None: it stays.
-        settings: of sampling: samples, max_new_tokens.
+        shown: the prompt as the judge sees it, for each of `asked`.
+        against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` drawn alike.
+        template: the judge prompt.
+        think_end_token: end of a thought at the beginning of a sample, which is removed first; None: the thought stays.
+        settings: settings of sampling: samples, max_new_tokens.
 
     Raises:
-        EvaluationError: several temperatures of a file of outputs.
+        EvaluationError: a file of outputs is given with several temperatures.
     """
     notes, columns, lengths, against = list(asked.notes), {}, {}, list(dict.fromkeys(against))
-    if "reference" in against and subject.reference is None:
+    reference = subject.reference if "reference" in against else None
+    if "reference" in against and reference is None:
         against.remove("reference")
         notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
-    asked_of = [subject, subject.reference] if "reference" in against else [subject]
-    if len(set(temperatures)) > 1 and (fixed := [model.name for model in asked_of if model.fixed]):
+    models = [subject] if reference is None else [subject, reference]
+    if len(set(temperatures)) > 1 and (fixed := [model.name for model in models if model.fixed]):
         raise EvaluationError(
-            f"{name}: the texts of {fixed[0]} are given, the same at every temperature, and {len(set(temperatures))} are asked "
-            f"for: give one, {name}.temperatures=[{temperatures[0]:g}], or the model itself."
+            f"{name}: the texts of {fixed[0]} are given, so they cannot be sampled at {len(set(temperatures))} temperatures: set "
+            f"one, {name}.temperatures=[{temperatures[0]:g}], or give the model itself."
         )
     each = range(settings["samples"])
     place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
@@ -160,17 +160,17 @@ def win_rates(
         return drawn
 
     for temperature in dict.fromkeys(temperatures):
-        drawn = drawn_by(subject, temperature, _suffix(temperature, temperatures))
-        ours = place.assign(temperature=temperature, sample=drawn["sample"].to_numpy(), text=_texts(drawn))
         suffix = _suffix(temperature, temperatures)
+        drawn = drawn_by(subject, temperature, suffix)
+        ours = place.assign(temperature=temperature, sample=drawn["sample"].to_numpy(), text=_texts(drawn))
         columns[f"length{suffix}"] = ours["text"].str.len().groupby(ours["prompt_id"]).mean()
         for opponent in against:
-            if opponent == "chosen":
-                theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
+            if opponent == "reference" and reference is not None:
+                theirs = _texts(drawn_by(reference, temperature, f"_reference{suffix}"))
             else:
-                of_reference = f"_reference{_suffix(temperature, temperatures)}"
-                theirs = _texts(drawn_by(subject.reference, temperature, of_reference))
+                theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
             pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
+    tables = {}
     if pairs:
         table = _judged(pd.concat(pairs, ignore_index=True), judging, template)
         for (opponent, temperature), group in table.groupby(["opponent", "temperature"], sort=False):
@@ -181,22 +181,23 @@ def win_rates(
             lengths[f"win_rate_{opponent}{suffix}"] = (f"length{suffix}", f"length_{opponent}{suffix}")
         if equal := int(table["equal"].sum()):
             notes.append(
-                f"{name}: {equal} of {len(table)} pairs of {subject.name} are equal texts, counted as ties without asking."
+                f"{name}: {equal} of {len(table)} pairs of {subject.name} are equal texts and count as ties without asking."
             )
         tables = {f"{name}_verdicts.json": table}
     try:
         margins = np.asarray(subject.margins(asked.rows), dtype=float)
         columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
         if too_long := int(np.isnan(margins).sum()):
-            notes.append(f"{name}: {too_long} rows are too long for the model and left out of preference_accuracy.")
+            notes.append(f"{name}: {too_long} rows are too long for the model and are left out of preference_accuracy.")
     except SubjectError as error:
         notes.append(f"{name}: no preference_accuracy: {error}")
     items = pd.DataFrame(columns).rename_axis("prompt_id").sort_index()
-    return Findings(items.mean().to_dict(), items.reset_index(), tuple(notes), tables if pairs else {}, lengths=lengths)
+    metrics = {str(metric): float(mean) for metric, mean in items.mean().items()}
+    return Findings(metrics, items.reset_index(), tuple(notes), tables, lengths=lengths)
 
 
 def _judged(table: pd.DataFrame, judging: JudgeSession, template: str) -> pd.DataFrame:
-    """With what the judge says of each pair: p_ab, p_ba, win, consistent; equal texts are ties."""
+    """Return the table with the verdicts on each pair: p_ab, p_ba, win, consistent; equal texts are ties."""
     table["equal"] = table["text"] == table["opponent_text"]
     table["length"], table["length_opponent"] = table["text"].str.len(), table["opponent_text"].str.len()
     questions = table.loc[~table["equal"]].rename(columns={"opponent_text": "a", "text": "b"})
@@ -207,8 +208,8 @@ def _judged(table: pd.DataFrame, judging: JudgeSession, template: str) -> pd.Dat
 
 
 def _numbers(pairs: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair: the metrics against an opponent; NaN where the pair does not count."""
-    first = np.stack([_won(0.5, pairs["p_ab"]), _won(pairs["p_ba"], 0.5)])  # is what was shown first called better?
+    """Return the metrics against an opponent, one row per pair; NaN where the pair does not count."""
+    first = np.stack([_won(0.5, pairs["p_ab"]), _won(pairs["p_ba"], 0.5)])  # is the answer shown first preferred?
     readable = (~np.isnan(first)).sum(0)
     return pd.DataFrame(
         {
@@ -222,7 +223,7 @@ def _numbers(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _won(ours: Any, theirs: Any) -> np.ndarray:
-    """1 where ours is above theirs, 1/2 where equal, else 0; NaN stays NaN."""
+    """Return 1 where ours is above theirs, 1/2 where equal, else 0; NaN stays NaN."""
     return (1 + np.sign(np.asarray(ours, float) - np.asarray(theirs, float))) / 2
 
 

@@ -1,6 +1,6 @@
 """Compare two losses from Python, and read the leaderboard: `python examples/compare_two_losses.py [MODEL]`.
 
-MODEL is a folder or a hub name; without it, the embedded 135M model (about ten minutes on two CPU cores).
+MODEL is a folder or a hub name; without it, the embedded 135M model (minutes, on two CPU cores).
 """
 
 import logging

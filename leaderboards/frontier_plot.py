@@ -41,7 +41,7 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
     betas = sorted(frame["beta"].dropna().unique())
     markers = {beta: MARKERS[i % len(MARKERS)] for i, beta in enumerate(betas)}
     for (loss, _), line in frame.groupby(["loss", "variant"], sort=False):
-        colour, marker = colours[loss], markers.get(line["beta"].iloc[0], "*")
+        colour, marker = colours[str(loss)], markers.get(line["beta"].iloc[0], "*")
         axes.plot(line["kl"], line["reward"], color=colour, linewidth=0.8, alpha=0.6, zorder=1)
         bars = [line["reward"] - line["reward_low"], line["reward_high"] - line["reward"]]
         axes.errorbar(
@@ -61,7 +61,7 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
             clip_on=False,
         )
     for loss, best in frontier_points(frame).sort_values("kl").groupby("loss"):
-        axes.plot(best["kl"], best["reward"], color=colours[loss], linewidth=5, alpha=0.2, zorder=0)
+        axes.plot(best["kl"], best["reward"], color=colours[str(loss)], linewidth=5, alpha=0.2, zorder=0)
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.clip(kl, 0, None)), np.square))
     axes.set_xlim(left=0)
     axes.set_xlabel("KL(policy || reference), nats a continuation (square-root scale)")

@@ -1,6 +1,7 @@
 """Variance components and ratings of a table's primary metric."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -60,7 +61,7 @@ def by_other_judges(
     return found
 
 
-def _long(tables: Tables, seeds: Collection[str]) -> pd.DataFrame:
+def _long(tables: Tables, seeds: Collection[Any]) -> pd.DataFrame:
     """Return one row per observation (loss, seed, prompt, value), for prompts with a value in every table and seed."""
     parts = [
         table[seed].dropna().rename_axis("prompt").rename("value").reset_index().assign(loss=name, seed=seed)

@@ -126,5 +126,5 @@ def add_samples(rows: Sequence[Row], tables: dict[str, pd.DataFrame], count: int
     for row in rows:
         if (frame := firsts[id(row)]) is not None:
             first = frame.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
-            first = first.set_index("prompt_id")
-            row.samples = [(first.loc[prompt, "prompt"], first.loc[prompt, "text"]) for prompt in chosen]
+            texts = dict(zip(first["prompt_id"], zip(first["prompt"], first["text"], strict=True), strict=True))
+            row.samples = [texts[prompt] for prompt in chosen]

@@ -149,8 +149,8 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
         section.notes.append(f"{ADJUSTED}{metric} is not available: {error}")
         return
     name, raw = f"{section.title}.{ADJUSTED}{metric}", list(section.values)
-    section.values[name] = fit.rates["rate"].to_dict()
-    section.items[name] = {run: fit.items[run] for run in fit.items}
+    section.values[name] = {str(run): float(rate) for run, rate in fit.rates["rate"].items()}
+    section.items[name] = {str(run): fit.items[run] for run in fit.items}
     place = raw.index(f"{section.title}.{metric}") + 1
     section.keep_metrics([*raw[:place], name, *raw[place:]])
     section.notes.append(

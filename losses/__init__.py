@@ -1,4 +1,4 @@
-"""Preference losses: one file a family. Importing this package registers the built-in ones."""
+"""Preference losses, one file per family. Importing this package registers the built-in ones."""
 # pyright: reportUnusedImport=false
 
 from plo.losses import (  # noqa: F401  (registers them)
@@ -37,8 +37,8 @@ LOSSES.alias("slic", of="hinge")
 
 KTO = "KTO is not here: it needs completions of mismatched prompts, which pairs do not hold."
 TI_DPO = (
-    "TI-DPO is not here: it samples an anchor and takes gradient weights at each step, which weights made once, "
-    "before training, cannot stand for."
+    "TI-DPO is not here: it samples an anchor and takes gradient weights at each step, which weights made once before "
+    "training cannot replace."
 )
 LOSSES.absent |= {"kto": KTO, "KTO": KTO} | dict.fromkeys(("ti_dpo", "ti-dpo", "tidpo", "TI-DPO"), TI_DPO)
 

@@ -1,4 +1,4 @@
-"""AOT: alignment by optimal transport. Distributions over the batch are compared, not the responses of a pair.
+"""AOT, alignment by optimal transport, compares distributions over the batch, not the responses of a pair.
 
 The sorted values of a batch stand for the quantiles of a distribution. So the loss depends on which pairs come
 together, needs a whole optimiser step at once (`level="batch"`), and means little for a few pairs.
@@ -28,11 +28,8 @@ def aot(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0)
         label_smoothing: e in [0, .5): (1-e) of the loss above plus e of its mirror image.
 
     Returns:
-        (pairs,) nats, one value a quantile, not a pair; ln 2 where pi is the reference. Metric `margin`: beta h
+        (pairs,) nats, one value per quantile, not per pair; ln 2 where pi is the reference. Metric `margin`: beta h
         of each pair.
-
-    Raises:
-        LossError (from `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2406.05882 (paired data); TRL's `aot`.
     """
@@ -61,11 +58,8 @@ def aot_unpaired(
         label_smoothing: e in [0, .5), as in `aot`.
 
     Returns:
-        (pairs,) nats, one value a quantile, not a pair; ln 2 where pi is the reference. Metric `margin`: beta h
+        (pairs,) nats, one value per quantile, not per pair; ln 2 where pi is the reference. Metric `margin`: beta h
         of each pair.
-
-    Raises:
-        LossError (from `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2406.05882 (unpaired data); TRL's `aot_unpaired`.
     """

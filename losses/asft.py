@@ -1,4 +1,4 @@
-"""ASFT: each response's own odds, without a reference: the chosen one up, the rejected one down."""
+"""ASFT raises the odds of chosen responses and lowers those of rejected ones, without a reference."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -35,9 +35,6 @@ def asft(pairs: Pairs, *, beta: Positive = 1.0, nll: NonNegative = 0.0) -> tuple
 
     Returns:
         (pairs,) nats. Metric `margin`: the log odds ratio of the two responses, nats, without beta.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0 or nll < 0.
 
     Source: arXiv 2409.10571, its objective as restated in 2502.01237, section 2.4.
     """

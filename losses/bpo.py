@@ -1,4 +1,4 @@
-"""BPO: preference optimisation as ratio matching under a Bregman divergence; DPO is one of its generators."""
+"""BPO matches the ratio of a pair under a Bregman divergence; DPO is one of its generators."""
 
 import math
 from typing import Literal
@@ -41,7 +41,7 @@ def _assumes(ratio: Ratio) -> str:
     )
 
 
-# The settings of the paper's experiments. Of SimPO's beta and gamma on Llama-3 nothing is known: `simpo`'s defaults.
+# The settings of the paper's experiments. SimPO's beta and gamma on Llama-3 are not published: `simpo`'s defaults.
 SIMPO = {"ratio": "simpo", "beta": 2.0}
 PRESETS = {
     "hh": [(1.0, {"lam": 1.2, "clip": (0.01, None)})],
@@ -87,26 +87,21 @@ def bpo(
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
         generator: a registered name (lr, kliep, lsif, ba, sba, ...), a `Generator`, or a function h(R).
-        lam, s: handed to a generator that has them; sba and ba have lam, sba has s.
+        lam, s: passed to a generator that has them; sba and ba have lam, sba has s.
         clip: (low, high) range of R, None for no bound. Outside it the loss is constant and its gradient
             **zero**: with a low bound a pair that is won stops pulling. The authors: low .01 (HH), .025
             (TL;DR), (.01, 100) (Llama-3). Generators unbounded below (all but lr and sba with -1 < lam < 0)
-            want a low bound. Without a high one sba lam -.5 overflows float32 at beta h = -177.
-        ratio: of which margin R = exp(-margin) is made: "dpo" as above; "simpo", SimPO's less gamma, without a
+            need a low bound. Without a high one sba lam -.5 overflows float32 at beta h = -177.
+        ratio: the margin of which R = exp(-margin) is made: "dpo" as above; "simpo", SimPO's less gamma, without a
             reference (beta near 2); "forward_kl", "js" or "alpha", f-DPO's. forward_kl and alpha put an
-            exponential into an exponential: but for generator lr they want a clip.
-        gamma_beta_ratio: of "simpo" alone, as in `simpo`; None: .5.
-        alpha: of "alpha" alone, as in `f_dpo`; None: .5.
+            exponential into an exponential: every generator but lr needs a clip.
+        gamma_beta_ratio: for ratio "simpo", as in `simpo`; None: .5.
+        alpha: for ratio "alpha", as in `f_dpo`; None: .5.
 
     Returns:
         (pairs,), L(R=1) = -h(1) at R = 1: where pi is the reference, but for "simpo" (0 for sba). Metrics
         `margin`: -log R before the clip, nats (beta h for "dpo"); `clipped`: 1 where the clip cut (only with a
         clip).
-
-    Raises:
-        LossError (from `get_loss`), ValueError: beta <= 0; no such generator; lam or s set for a generator
-            without it, or out of its range; clip not 0 < low < high; gamma_beta_ratio or alpha set for another
-            ratio.
 
     Source: arXiv 2505.19601.
     """

@@ -1,4 +1,4 @@
-"""ConfPO: SimPO on the tokens of which the policy is less sure than of the rest of the response."""
+"""ConfPO is SimPO on the tokens of which the policy is less sure than of the rest of the response."""
 
 import torch
 from torch import Tensor
@@ -35,9 +35,6 @@ def confpo(pairs: Pairs, *, beta: Positive = 1.5, gamma: NonNegative = 1.6) -> t
         of equal probabilities. Metrics `margin`: beta times the difference of means, before gamma; `kept`: share
         of both responses' tokens that were kept.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0 or gamma < 0.
-
     Source: arXiv 2506.08712 and its code.
     """
     kept = [_below_mean(side) for side in (pairs.chosen, pairs.rejected)]
@@ -54,7 +51,7 @@ def confpo(pairs: Pairs, *, beta: Positive = 1.5, gamma: NonNegative = 1.6) -> t
 
 
 def _below_mean(side: Side) -> Tensor:
-    """(pairs, tokens) bool. Relative to the likeliest token, so that equal tokens compare equal in any dtype."""
+    """Return (pairs, tokens) bool, computed relative to the likeliest token: equal tokens compare equal in any dtype."""
     logps = side.logps.detach().masked_fill(~side.mask, -torch.inf)
     relative = logps - logps.max(-1, keepdim=True).values
     log_mean = torch.log(relative.exp().sum(-1, keepdim=True) / side.mask.sum(-1, keepdim=True))

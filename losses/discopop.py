@@ -1,4 +1,4 @@
-"""DiscoPOP: a blend of the logistic and the exponential loss that a language model discovered."""
+"""DiscoPOP is a blend of the logistic and the exponential loss that a language model discovered."""
 
 import torch
 from torch import Tensor, sigmoid
@@ -36,9 +36,6 @@ def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tu
 
     Returns:
         (pairs,). Metric `margin`: beta h.
-
-    Raises:
-        LossError (from `get_loss`): beta or tau <= 0.
 
     Source: arXiv 2406.08414, eq. 5 (log-ratio modulated loss); TRL's `discopop`; beta from the authors' code.
     """

@@ -1,4 +1,4 @@
-"""DPO: the logistic loss on the difference of the responses' log-ratios."""
+"""DPO is the logistic loss on the difference of the responses' log-ratios."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -31,9 +31,6 @@ def dpo(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0)
 
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: beta h.
-
-    Raises:
-        LossError (from `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2305.18290; label smoothing: the authors' code.
     """

@@ -1,4 +1,4 @@
-"""DPO-Positive: DPO with a penalty where the chosen response falls below the reference."""
+"""DPO-Positive is DPO with a penalty where the chosen response falls below the reference."""
 
 from torch import Tensor, relu
 from torch.nn.functional import logsigmoid
@@ -12,12 +12,7 @@ def _assumes(lam: float) -> str:
     return "the penalty moves the optimum where a chosen log-ratio is negative" if lam else "bradley_terry"
 
 
-@register_loss(
-    "dpop",
-    needs=("ref_logps",),
-    assumes=_assumes,
-    paper="2402.13228",
-)
+@register_loss("dpop", needs=("ref_logps",), assumes=_assumes, paper="2402.13228")
 def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tuple[Tensor, dict[str, Tensor]]:
     """Fit DPO's margin, and penalise a chosen response that becomes less likely than under the reference.
 
@@ -35,9 +30,6 @@ def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tupl
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma; `penalty`:
         max(0, -D(y_w)), nats.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0 or lam < 0.
 
     Source: arXiv 2402.13228 and its code (lam 50).
     """

@@ -1,4 +1,4 @@
-"""EXO: the reverse KL from the policy's preference in a pair to the smoothed label."""
+"""EXO is the reverse KL from the policy's preference in a pair to the smoothed label."""
 
 import math
 from typing import Annotated
@@ -39,13 +39,10 @@ def exo_pair(
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .5 in the authors' code on
             dialogue, where TRL's default is .1.
-        label_smoothing: e in (0, .5), > 0 as log e enters. The default is the authors' code's, e^-10; TRL recommends 1e-3.
+        label_smoothing: e in (0, .5), > 0 because log e enters. The default is that of the authors' code, e^-10; TRL recommends 1e-3.
 
     Returns:
         (pairs,) nats, >= 0, 0 where sigma(beta h) = 1 - e. Metric `margin`: beta h.
-
-    Raises:
-        LossError (from `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2402.00856, eq. 16, and its authors' code (beta, e); TRL's `exo_pair`.
     """

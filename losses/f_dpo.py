@@ -1,4 +1,4 @@
-"""f-DPO: DPO with another divergence than the reverse KL between policy and reference."""
+"""f-DPO is DPO with another divergence than the reverse KL between policy and reference."""
 
 from typing import Literal
 
@@ -25,13 +25,7 @@ def _assumes(divergence: Divergence) -> str:
     return "bradley_terry" if divergence == "reverse_kl" else other
 
 
-@register_loss(
-    "f_dpo",
-    needs=("ref_logps",),
-    check=_check,
-    assumes=_assumes,
-    paper="2309.16240",
-)
+@register_loss("f_dpo", needs=("ref_logps",), check=_check, assumes=_assumes, paper="2309.16240")
 def f_dpo(
     pairs: Pairs, *, beta: Positive = 0.1, divergence: Divergence = "js", alpha: float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,13 +50,10 @@ def f_dpo(
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
         divergence: "reverse_kl" is DPO; TRL writes js_divergence and alpha_divergence for the last two.
-        alpha: of the divergence "alpha" alone; None: .5.
+        alpha: alpha of the divergence "alpha"; None: .5.
 
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0; no such divergence; alpha set for another one.
 
     Source: arXiv 2309.16240; TRL's `f_divergence_type`.
     """
@@ -71,7 +62,7 @@ def f_dpo(
 
 
 def f_margin(pairs: Pairs, beta: float, divergence: Divergence, alpha: float | None) -> Tensor:
-    """(pairs,) beta (f'(r_w) - f'(r_l)), constants of f' left out."""
+    """Return (pairs,) beta (f'(r_w) - f'(r_l)), without the constants of f'."""
     chosen, rejected = (
         _score(side.log_ratio(), beta, divergence, 0.5 if alpha is None else alpha)
         for side in (pairs.chosen, pairs.rejected)

@@ -34,11 +34,11 @@ GENERATORS = Registry("Bregman generator", group="plo.generators", facts=Generat
 
 
 class GeneratorError(PloError, ValueError):
-    """A generator that cannot be configured. The message names it and the remedy."""
+    """A generator cannot be configured. The message names it and the remedy."""
 
 
 class Generator:
-    """A generator h with its hyper-parameters set: what a loss calls.
+    """A Bregman generator h with its hyper-parameters set, which a loss calls.
 
     Args:
         h: a function h(R, *, hyper-parameters) of R > 0 of any shape, one value per entry, twice
@@ -92,21 +92,21 @@ class Generator:
         return tuple(key for key in self.takes if key not in bound)
 
     def configured(self, **params: Any) -> "Generator":
-        """The same generator with these hyper-parameters."""
+        """Return the same generator with these hyper-parameters."""
         return Generator(self._h, self.closed_form, self._base_name, **{**self.params, **params})
 
     def h(self, R: Tensor) -> Tensor:
-        """h(R), the shape of R."""
+        """Return h(R), the shape of R."""
         return self._h(R, **self.params)
 
     def loss(self, log_R: Tensor) -> Tensor:
-        """L at R = exp(log R): the shape and dtype of log R (nats), differentiable."""
+        """Return L at R = exp(log R): the shape and dtype of log R (nats), differentiable."""
         if self.closed_form is None:
             return self.definition(log_R)
         return self.closed_form(log_R, **self.params)
 
     def definition(self, log_R: Tensor) -> Tensor:
-        """h'(R) R - h(R) - h'(1/R) by autodiff. R itself is formed: float32 overflows at |log R| > 88."""
+        """Return h'(R) R - h(R) - h'(1/R) by autodiff; R itself is formed, so float32 overflows at |log R| > 88."""
         R = log_R.exp()
         value, slope = self._value_and_slope(R)
         _, slope_at_inverse = self._value_and_slope((-log_R).exp())
@@ -129,7 +129,7 @@ Spec = str | Generator | Callable[..., Tensor]
 def register_generator(
     name: str, *, closed_form: Callable[..., Tensor] | None = None, paper: str = "", replace: bool = False
 ) -> Callable[[H], H]:
-    """Register h(R, *, hyper-parameters) as a Bregman generator. h alone is enough.
+    """Register a function h(R, *, hyper-parameters) as a Bregman generator.
 
     Args:
         name: what users write, `get_loss("bpo", generator=name)`.
@@ -156,19 +156,18 @@ def register_generator(
 
 
 def get_generator(spec: Spec, *, of: Callable[..., Any] | None = None, **offered: Any) -> Generator:
-    """A configured generator.
+    """Return a configured generator.
 
     Args:
         spec: a registered name, a `Generator`, or a function h(R); `functools.partial(h, p=3.0)` sets what a
             loss has no hyper-parameter for.
-        of: the loss that asks. Its `lam` and `s` go to a generator that has them (and has not set them
-            itself).
+        of: the loss that calls the generator. Its `lam` and `s` go to a generator that has them and has not set them.
         offered: the loss's hyper-parameters for the generator.
 
     Raises:
         RegistryError: no generator of that name.
-        ValueError: `offered` has a value other than the default of `of` and the generator cannot take it:
-            a setting without effect is a mistake. A default without effect is not.
+        GeneratorError: `offered` has a value that is not the default of `of`, and the generator cannot take it:
+            a setting without effect is a mistake.
     """
     if isinstance(spec, str):
         entry = GENERATORS[spec]
@@ -187,7 +186,7 @@ def get_generator(spec: Spec, *, of: Callable[..., Any] | None = None, **offered
 
 
 def check_generator(spec: Spec, *, of: Callable[..., Any], **offered: Any) -> None:
-    """Raise now what the generator would raise in the first batch (no such name, ba with lam <= -1, ...)."""
+    """Raise what the generator would raise in the first batch (an unknown name, ba with lam <= -1, ...)."""
     get_generator(spec, of=of, **offered).loss(torch.zeros(2))
 
 
@@ -201,7 +200,7 @@ GeneratorSpec = Annotated[Spec, AfterValidator(_known)]
 
 
 def box_cox(log_R: Tensor, a: float) -> Tensor:
-    """(R^a - 1) / a as a function of log R (at a = 0 its limit, log R); its slope in log R is R^a."""
+    """Return (R^a - 1) / a as a function of log R (at a = 0 its limit, log R); its slope in log R is R^a."""
     if abs(a) < 1e-20:  # float32 would underflow in a * log R; the next term of the series is below rounding
         return log_R
     if abs(a) < 1 / 16:
@@ -246,29 +245,33 @@ def _sba(log_R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
 
 @register_generator("lr", closed_form=_lr, paper="2505.19601")
 def lr(R: Tensor) -> Tensor:
-    """Generate the logistic loss, DPO, which saturates as R -> 0.
+    """Generate the logistic loss, which makes BPO into DPO.
 
-    h = (R log R - (1+R) log(1+R)) / 2;  L = log(1+R)
+        h = (R log R - (1+R) log(1+R)) / 2;  L = log(1+R)
+
+    The loss saturates as R -> 0.
     """
     return (R * R.log() - (1 + R) * R.log1p()) / 2
 
 
 @register_generator("kliep", closed_form=_kliep, paper="2505.19601")
 def kliep(R: Tensor) -> Tensor:
-    """Generate the loss of KLIEP, which is unbounded below as R -> 0.
+    """Generate the loss of KLIEP, the fit of a density ratio by the Kullback-Leibler divergence.
 
-    h = R log R - R;  L = R + log R
+        h = R log R - R;  L = R + log R
+
+    The loss is unbounded below as R -> 0.
     """
     return R * R.log() - R
 
 
 @register_generator("lsif", closed_form=_lsif, paper="2505.19601")
 def lsif(R: Tensor) -> Tensor:
-    """Generate the loss of least-squares importance fitting, which is unbounded below as R -> 0.
+    """Generate the loss of least-squares importance fitting of a density ratio.
 
         h = (R-1)^2;  L = R^2 - 2/R + 1
 
-    The paper prints R^2 - 2R, which is not L of this h and has no gradient at R = 1, where training starts.
+    The loss is unbounded below as R -> 0. The paper prints R^2 - 2R, which is not L of this h and has no gradient at R = 1, where training starts.
     """
     return (R - 1).square()
 
@@ -299,7 +302,7 @@ def sba(R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
     and -1: SBA(lam) = SBA(-1-lam). Unbounded below as R -> 0 for lam >= 0 or <= -1.
 
     The h here has (R - 1) / (s (1+lam)) taken off, which L does not see (it is affine and 0 at R = 1) and
-    without which there is no limit at lam = -1: it is the power divergence, 0 with slope 0 at R = 1.
+    without which there is no limit at lam = -1: the result is the power divergence, 0 with slope 0 at R = 1.
 
     Raises:
         ValueError: s <= 0.

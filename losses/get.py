@@ -1,4 +1,4 @@
-"""`get_loss`: from a name, a dict, a callable or "dpo + 0.2*sft" to something to call on `Pairs`."""
+"""`get_loss` makes a loss of a name, a dict, a callable or a sum such as "dpo + 0.2*sft"."""
 
 import ast
 import functools
@@ -14,8 +14,8 @@ from plo.registry import Entry, check_signature
 Spec = str | Mapping[str, Any] | Callable[..., Any] | Loss
 
 
-class Term(NamedTuple):
-    """A term of a sum as a user writes it: its coefficient, the name or function of a loss, and the parameters given."""
+class TermSpec(NamedTuple):
+    """A term of a sum as a user writes it: coefficient, name or function of a loss, and given parameters."""
 
     coefficient: float
     loss: str | Callable[..., Any]
@@ -55,7 +55,7 @@ def get_loss(spec: Spec, /, **params: Any) -> Loss:
     return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else LossSum(terms)
 
 
-def read_terms(spec: str | Mapping[str, Any] | Callable[..., Any], params: Mapping[str, Any]) -> list[Term]:
+def read_terms(spec: str | Mapping[str, Any] | Callable[..., Any], params: Mapping[str, Any]) -> list[TermSpec]:
     """Read the terms of a loss that is written in any of the ways that `get_loss` takes; nothing is looked up.
 
     Raises:
@@ -68,7 +68,7 @@ def read_terms(spec: str | Mapping[str, Any] | Callable[..., Any], params: Mappi
     if isinstance(spec, functools.partial) and not spec.args:
         return read_terms(spec.func, {**spec.keywords, **params})
     if callable(cast(object, spec)):
-        return [Term(1.0, spec, dict(params))]
+        return [TermSpec(1.0, spec, dict(params))]
     raise LossError(f"Cannot make a loss of {spec!r}: give a name, a dict, or a function of Pairs.")
 
 
@@ -104,7 +104,7 @@ def expand_preset(entry: Entry[LossFacts], params: Mapping[str, Any]) -> list[tu
     return [(coefficient, {**settings, **own}) for coefficient, settings in presets[preset]]
 
 
-def _read_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> list[Term]:
+def _read_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> list[TermSpec]:
     if "name" in spec:
         named = {key: value for key, value in spec.items() if key != "name"}
         return read_terms(spec["name"], {**named, **params})
@@ -117,9 +117,9 @@ def _read_mapping(spec: Mapping[str, Any], params: Mapping[str, Any]) -> list[Te
     )
 
 
-def _read_text(text: str, params: Mapping[str, Any]) -> list[Term]:
-    if text in LOSSES or text in LOSSES.absent:  # the look-up reports why one is absent; "ti-dpo" is no difference
-        return [Term(1.0, text, dict(params))]
+def _read_text(text: str, params: Mapping[str, Any]) -> list[TermSpec]:
+    if text in LOSSES or text in LOSSES.absent:  # the look-up reports why one is absent; "ti-dpo" is not a difference
+        return [TermSpec(1.0, text, dict(params))]
     try:
         terms = _read_sum(ast.parse(text.strip(), mode="eval").body, 1.0)
     except (SyntaxError, LossError, HyperParameterError) as error:
@@ -136,7 +136,7 @@ def _read_text(text: str, params: Mapping[str, Any]) -> list[Term]:
     return terms
 
 
-def _read_sum(node: ast.expr, coefficient: float) -> list[Term]:
+def _read_sum(node: ast.expr, coefficient: float) -> list[TermSpec]:
     match node:
         case ast.BinOp(left, ast.Add(), right):
             return _read_sum(left, coefficient) + _read_sum(right, coefficient)
@@ -147,7 +147,7 @@ def _read_sum(node: ast.expr, coefficient: float) -> list[Term]:
         case ast.BinOp(left, ast.Mult(), right) if isinstance(factor := _value(right), int | float):
             return _read_sum(left, coefficient * factor)
         case ast.Name() | ast.Call():
-            return [Term(coefficient, *call_of(node))]
+            return [TermSpec(coefficient, *call_of(node))]
         case _:
             raise LossError(f"{ast.unparse(node)!r} is not a term")
 

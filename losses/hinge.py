@@ -1,4 +1,4 @@
-"""Hinge loss on the difference of the responses' log-ratios, as in SLiC and RSO."""
+"""The hinge loss of SLiC and RSO bounds the difference of the responses' log-ratios."""
 
 from torch import Tensor, relu
 
@@ -29,9 +29,6 @@ def hinge(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tens
 
     Returns:
         (pairs,), 1 where pi is the reference; no gradient beyond the target. Metric `margin`: beta h.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
 
     Source: arXiv 2305.10425; TRL's `hinge`.
     """

@@ -1,4 +1,4 @@
-"""IPO: squared distance of the log-ratio margin from 1 / (2 beta)."""
+"""IPO is the squared distance of the log-ratio margin from 1 / (2 beta)."""
 
 from typing import Literal
 
@@ -38,15 +38,12 @@ def ipo(
     Args:
         beta: weight of the KL to the reference, > 0; the target margin is 1 / (2 beta) nats. One beta does not mean
             the same under both reductions.
-        reduction: "mean", each response's log-ratios divided by its own length (TRL, confirmed by the
-            authors, says its comment); "sum", over the response (the code of the paper's time).
+        reduction: "mean", each response's log-ratios divided by its own length (TRL, whose comment reports
+            the authors' confirmation); "sum", over the response (the code of the paper's time).
 
     Returns:
         (pairs,) nats squared; 1 / (4 beta^2) where pi is the reference. Metric `margin`: h, nats, per token
         under "mean".
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0, or another reduction.
 
     Source: arXiv 2310.12036; the mean: TRL's `ipo`.
     """

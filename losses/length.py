@@ -1,4 +1,4 @@
-"""DPO with the length of the responses taken into account: R-DPO, length-normalised DPO, LD-DPO."""
+"""R-DPO, length-normalised DPO and LD-DPO take the length of the responses into account."""
 
 import torch
 from torch import Tensor
@@ -13,12 +13,7 @@ def _assumes_length_dpo(alpha: float) -> str:
     return "its optimum is that of the reward less alpha times the length" if alpha else "bradley_terry"
 
 
-@register_loss(
-    "length_dpo",
-    needs=("ref_logps",),
-    assumes=_assumes_length_dpo,
-    paper="2403.19159",
-)
+@register_loss("length_dpo", needs=("ref_logps",), assumes=_assumes_length_dpo, paper="2403.19159")
 def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> tuple[Tensor, dict[str, Tensor]]:
     """Fit DPO's margin, and demand less of it from a pair that the longer response won.
 
@@ -33,13 +28,10 @@ def length_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01)
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
-        alpha: price of a token in units of the argument of sigma (it stands outside beta), >= 0; 0 is DPO.
+        alpha: price of a token in units of the argument of sigma (outside beta), >= 0; 0 is DPO.
 
     Returns:
         (pairs,) nats. Metric `margin`: beta h, without the length term.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0 or alpha < 0.
 
     Source: arXiv 2403.19159; the sign by derivation from that reward.
     """
@@ -70,9 +62,6 @@ def sigmoid_norm(pairs: Pairs, *, beta: Positive = 5.0) -> tuple[Tensor, dict[st
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: Tulu 3, arXiv 2411.15124; TRL's `sigmoid_norm`.
     """
     chosen, rejected = pairs.chosen, pairs.rejected
@@ -85,12 +74,7 @@ def _assumes_ld_dpo(alpha: float) -> str:
     return shorter if alpha < 1 else "bradley_terry"
 
 
-@register_loss(
-    "ld_dpo",
-    needs=("ref_logps",),
-    assumes=_assumes_ld_dpo,
-    paper="2409.06411",
-)
+@register_loss("ld_dpo", needs=("ref_logps",), assumes=_assumes_ld_dpo, paper="2409.06411")
 def ld_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: Share = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
     """Fit DPO's margin, and count less of what the longer response says after the shorter one has ended.
 
@@ -108,9 +92,6 @@ def ld_dpo(pairs: Pairs, *, beta: Positive = 0.1, alpha: Share = 0.5) -> tuple[T
 
     Returns:
         (pairs,) nats; ln 2 where pi is the reference. Metric `margin`: the argument of sigma.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0, or alpha outside [0, 1].
 
     Source: arXiv 2409.06411; TRL's `ld_alpha`.
     """

@@ -1,4 +1,4 @@
-"""`Loss`: a registered loss with its hyper-parameters set, to be called on `Pairs`."""
+"""`Loss` is a registered loss with its hyper-parameters set, which is called on `Pairs`."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ PLAIN = (str, int, float, tuple, list, type(None))  # values of hyper-parameters
 
 @dataclass
 class LossValue:
-    """What a loss returned: values, their mask at token level, and metrics, each (pairs,) and detached."""
+    """Output of a loss: values, their mask at token level, and metrics, each (pairs,) and detached."""
 
     values: Tensor
     mask: Tensor | None = None
@@ -28,7 +28,7 @@ class LossValue:
 
 
 class Loss(nn.Module):
-    """A registered loss and its hyper-parameters. Call it on `Pairs`; the backbone takes the mean.
+    """A registered loss with its hyper-parameters, which is called on `Pairs`. The backbone takes the mean.
 
     A loss that needs `weights` reads them from the pairs. `plo.scorers.Variant` joins it to the token scorer that makes
     them.
@@ -79,7 +79,7 @@ class Loss(nn.Module):
 
     @property
     def terms(self) -> tuple[tuple[float, "Loss"], ...]:
-        """((coefficient, Loss), ...): the loss itself, or the terms of a sum."""
+        """Terms ((coefficient, Loss), ...): the loss itself, or those of a sum."""
         return ((1.0, self),)
 
     @property
@@ -134,11 +134,12 @@ class Loss(nn.Module):
         return self._checked_value(returned, pairs)
 
     def forward(self, pairs: Pairs) -> Tensor | tuple[Tensor, Tensor]:
-        """(pairs,) one loss per pair; at token level ((pairs, tokens) values, (pairs, tokens) mask)."""
+        """Return (pairs,) one loss per pair; at token level ((pairs, tokens) values, (pairs, tokens) mask)."""
         value = self.evaluate(pairs)
         return value.values if value.mask is None else (value.values, value.mask)
 
     def extra_repr(self) -> str:
+        """Return the name, which nn.Module prints."""
         return self.name
 
     def _checked_value(self, returned: Any, pairs: Pairs) -> LossValue:
@@ -150,13 +151,13 @@ class Loss(nn.Module):
         if got != [shape] * expected:
             what = "(values, mask)" if self.level == "token" else "one tensor (pairs,)"
             raise LossError(
-                f"The loss {self.name!r} ({self._origin}) at level {self.level!r} must return {what} "
+                f"The loss {self.name!r} ({self.origin}) at level {self.level!r} must return {what} "
                 f"of shape {shape}, and returned {got}."
             )
         for name, values in metrics.items():
             if _shape(values) != (len(pairs),):
                 raise LossError(
-                    f"The metric {name!r} of the loss {self.name!r} ({self._origin}) must be a tensor of shape "
+                    f"The metric {name!r} of the loss {self.name!r} ({self.origin}) must be a tensor of shape "
                     f"{(len(pairs),)}, one number a pair, not {_shape(values)}."
                 )
         metrics = {name: values.detach() for name, values in metrics.items()}
@@ -166,12 +167,13 @@ class Loss(nn.Module):
         return LossValue(tensors[0].masked_fill(~mask, 0), mask, metrics)
 
     @property
-    def _origin(self) -> str:
+    def origin(self) -> str:
+        """File and line of the registered function or class."""
         return self.entry.origin if self.entry is not None else "a sum"
 
 
 class LossSum(Loss):
-    """A weighted sum of losses, "dpo + 0.2*sft". Each term keeps its own mean: over pairs, or over tokens."""
+    """A weighted sum of losses, "dpo + 0.2*sft", in which each term keeps its own mean, over pairs or over tokens."""
 
     def __init__(self, terms: Sequence[tuple[float, Loss]]):
         nn.Module.__init__(self)
@@ -188,7 +190,7 @@ class LossSum(Loss):
 
     @property
     def terms(self) -> tuple[tuple[float, Loss], ...]:
-        """((coefficient, Loss), ...)."""
+        """Terms of the sum, ((coefficient, Loss), ...)."""
         return tuple(zip(self._coefficients, cast(list[Loss], self._losses), strict=True))
 
     @property

@@ -1,4 +1,4 @@
-"""What several losses share: ranges of hyper-parameters, and how far an exponential may go.
+"""Ranges of hyper-parameters, and the largest exponent of a dtype, which several losses share.
 
 A range is the type hint of a hyper-parameter, `beta: Positive = 0.1`. It is checked when the loss is configured.
 """

@@ -1,4 +1,4 @@
-"""ORPO: the chosen response's NLL plus a log-odds-ratio term, without a reference."""
+"""ORPO is the chosen response's NLL plus a log-odds-ratio term, without a reference."""
 
 import torch
 from torch import Tensor
@@ -34,9 +34,6 @@ def orpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tenso
     Returns:
         (pairs,) nats. Metric `margin`: the log odds ratio, nats.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: arXiv 2403.07691.
     """
     mean_chosen = pairs.chosen.mean(pairs.chosen.logps)
@@ -46,7 +43,7 @@ def orpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tenso
 
 
 def log_odds(log_p: Tensor) -> Tensor:
-    """log(p / (1 - p)) from log p <= 0, any shape, nats.
+    """Return log(p / (1 - p)) from log p <= 0, any shape, nats.
 
     p within rounding of 1 is taken as 1 - eps of the dtype, without gradient there: the slope 1 / (1 - p)
     diverges.

@@ -1,4 +1,4 @@
-"""Losses that judge each response of a pair on its own against the reference: NCA, BCO, SPPO, APO.
+"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference.
 
 Their two terms do not meet in a difference, so a chosen response is held above the reference, not only above the
 rejected one (apo_down: below).
@@ -40,9 +40,6 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, 
     Returns:
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: arXiv 2402.05369 and its authors' code (beta); TRL's `nca_pair`.
     """
     chosen, rejected, metrics = _rewards(pairs, beta)
@@ -69,9 +66,6 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
 
     Returns:
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
 
     Source: arXiv 2404.04656; TRL's `bco_pair`.
     """
@@ -103,9 +97,6 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str,
     Returns:
         (pairs,) nats squared; 1 / (2 beta^2) where pi is the reference. Metric `margin`: D(y_w) - D(y_l), nats.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: arXiv 2405.00675, eq. 4.7, and its authors' code (beta); TRL's `sppo_hard`.
     """
     chosen, rejected, metrics = _rewards(pairs, 1.0)
@@ -135,9 +126,6 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         (pairs,) in (0, 2); 1 where pi is the reference. Both terms saturate: a response far on the wrong side
         has hardly any gradient. Metric `margin`: r_w - r_l.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: arXiv 2408.06266, eq. 7 (which leaves the constant 1 out); TRL's `apo_zero`.
     """
     chosen, rejected, metrics = _rewards(pairs, beta)
@@ -166,9 +154,6 @@ def apo_down(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
 
     Returns:
         (pairs,) in (0, 2); 1 where pi is the reference. Both terms saturate. Metric `margin`: r_w - r_l.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
 
     Source: arXiv 2408.06266, eq. 8 (which leaves the constant 1 out); TRL's `apo_down`.
     """

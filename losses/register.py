@@ -1,4 +1,4 @@
-"""`register_loss` and the registry of losses: what a loss declares, and what a declaration may not be."""
+"""`register_loss`, the registry of losses, and the checks of what a loss declares."""
 
 import inspect
 import warnings
@@ -27,7 +27,7 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 class LossError(PloError, ValueError):
-    """A hyper-parameter that a loss does not have or cannot take, or a loss that returns the wrong thing."""
+    """A loss does not have a hyper-parameter, cannot take its value, or returns the wrong thing."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Robust DPO: the DPO loss made unbiased under labels flipped at a known rate."""
+"""Robust DPO is the DPO loss made unbiased under labels flipped at a known rate."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -28,9 +28,6 @@ def robust(pairs: Pairs, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0
     Returns:
         (pairs,) nats, ln 2 where pi is the reference; unbounded below as h grows (with e > 0). Metric
         `margin`: beta h.
-
-    Raises:
-        LossError (from `get_loss`): beta or label_smoothing out of range.
 
     Source: arXiv 2403.00409; TRL's `robust`.
     """

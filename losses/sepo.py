@@ -1,4 +1,4 @@
-"""SePO: SimPO on the tokens that an oracle of rewards finds telling, the best of chosen, the worst of rejected."""
+"""SePO is SimPO on the tokens that an oracle selects, the best of chosen, the worst of rejected."""
 
 from typing import Annotated
 
@@ -47,15 +47,12 @@ def sepo(
     Args:
         gamma: scale, > 0.
         k: portion of the chosen response's tokens to keep, in (0, 1].
-        k_rejected: likewise of the rejected response; None: k.
+        k_rejected: portion of the rejected response's tokens to keep; None: k.
         skip_first: leave the first token out of the choice and of N, as the released code does. A response of one
             token keeps it all the same.
 
     Returns:
         (pairs,) nats. Metrics `margin`: the argument of sigma; `kept`: share of both responses' tokens kept.
-
-    Raises:
-        LossError (from `get_loss`): gamma <= 0; k or k_rejected outside (0, 1].
 
     Source: arXiv 2408.13518 and its code.
     """
@@ -75,7 +72,7 @@ def sepo(
 
 
 def select(scores: Tensor, candidates: Tensor, k: float, highest: bool) -> Tensor:
-    """(pairs, tokens) bool: the max(1, int(k N)) of a row's N candidates with the highest or lowest scores.
+    """Return (pairs, tokens) bool: the max(1, int(k N)) of a row's N candidates with the highest or lowest scores.
 
     Of equal scores the earlier token is kept, as by repeated argmax. A row without candidates keeps none.
     """

@@ -1,4 +1,4 @@
-"""SFT on the chosen responses: the row every preference loss is compared with."""
+"""SFT on the chosen responses is the row that every preference loss is compared with."""
 
 from torch import Tensor
 

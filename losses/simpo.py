@@ -1,4 +1,4 @@
-"""SimPO: DPO's loss on length-normalised log-probabilities, without a reference; AlphaPO bends its reward."""
+"""SimPO is DPO's loss on mean log-probs, without a reference; AlphaPO bends its reward."""
 
 from typing import Literal
 
@@ -46,10 +46,7 @@ def simpo(
         label_smoothing: e in [0, .5): (1-e) of the loss above plus e of its mirror image; not with "hinge".
 
     Returns:
-        (pairs,) nats. Metric `margin`: beta times the difference of means, before gamma is taken off.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0; another loss_type; label_smoothing out of range or with "hinge".
+        (pairs,) nats. Metric `margin`: beta times the difference of means, before gamma is subtracted.
 
     Source: arXiv 2405.14734 and its code (ratio parametrisation).
     """
@@ -84,10 +81,7 @@ def alphapo(
         alpha: shape of the reward, of either sign; 0: log pbar.
 
     Returns:
-        (pairs,) nats. Metric `margin`: beta (r_w - r_l), before gamma is taken off.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
+        (pairs,) nats. Metric `margin`: beta (r_w - r_l), before gamma is subtracted.
 
     Source: arXiv 2501.03884; TRL's (experimental) CPO with `loss_type="alphapo"`.
     """

@@ -1,4 +1,4 @@
-"""TBPO ("TokenRatio"): a Bradley-Terry model at every token, matched under a Bregman divergence.
+"""TBPO ("TokenRatio") matches a Bradley-Terry model at every token under a Bregman divergence.
 
     log R_t = beta (D_t(y_l) - D_t(y_w) + log w_t),   L = (1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)]
 
@@ -36,14 +36,7 @@ def _check_a(generator: GeneratorSpec, lam: float, s: float) -> None:
     check_generator(generator, of=tbpo_a, lam=lam, s=s)
 
 
-@register_loss(
-    "tbpo_a",
-    needs=_needs,
-    check=_check_a,
-    assumes=_assumes_a,
-    detached=_detached,
-    paper="2605.12288",
-)
+@register_loss("tbpo_a", needs=_needs, check=_check_a, assumes=_assumes_a, detached=_detached, paper="2605.12288")
 def tbpo_a(
     pairs: Pairs,
     *,
@@ -75,7 +68,7 @@ def tbpo_a(
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
         generator: a registered name, a `Generator`, or a function h(R).
-        lam, s: handed to a generator that has them. The default is (R + log R - 1) / 4.
+        lam, s: passed to a generator that has them. The default is (R + log R - 1) / 4.
         kl: "full", over the vocabulary; "k3", (r - 1) - log r with r = pi/ref at the logged token (the
             paper's text): cheaper, but unbiased only for tokens drawn from ref, which logged ones are not.
             Log r is cut at 50 nats there. "none": K = 0, hence w = 1: the ablation of this loss and of `tbpo_q`.
@@ -88,10 +81,6 @@ def tbpo_a(
         (pairs,), mean over the T paired tokens. Metrics `margin`: mean_t of -log R_t before the clamp, nats;
         `policy_margin`: the policy's part of it, mean_t of beta (D_t(y_w) - D_t(y_l)); `log_w`: how large the other
         part is, mean_t of |beta log w_t|; `clamped`: share of the T tokens that the clamp cut (only with a clamp).
-
-    Raises:
-        LossError (from `get_loss`), ValueError: beta or max_log_R <= 0; no such generator; lam or s set for a
-            generator without it, or out of its range.
 
     Source: arXiv 2605.12288. The released A branch is empty: this follows the equations.
     """
@@ -119,13 +108,7 @@ def _assumes_q(center: bool) -> str:
     return "centred, log w loses the baseline that stands for log Z" if center else "token_q"
 
 
-@register_loss(
-    "tbpo_q",
-    needs=("ref_logps", "hidden"),
-    check=_check_q,
-    assumes=_assumes_q,
-    paper="2605.12288",
-)
+@register_loss("tbpo_q", needs=("ref_logps", "hidden"), check=_check_q, assumes=_assumes_q, paper="2605.12288")
 class TBPOQ(nn.Module):
     """Match the t-th tokens of both responses by a Bregman divergence, with a learned baseline for their states.
 
@@ -156,9 +139,6 @@ class TBPOQ(nn.Module):
 
     Returns (forward):
         (pairs,), mean over the T paired tokens; metrics as in `tbpo_a`.
-
-    Raises:
-        LossError (from `get_loss`), ValueError: as in `tbpo_a`; max_log_w <= 0, or set with `center=False`.
 
     Source: arXiv 2605.12288 and the early code of its authors.
     """

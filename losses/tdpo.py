@@ -1,4 +1,4 @@
-"""TDPO: DPO with the sequential forward KL of both responses in the margin."""
+"""TDPO is DPO with the sequential forward KL of both responses in the margin."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -34,9 +34,6 @@ def tdpo1(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, Tens
     Returns:
         (pairs,) nats. Metric `margin`: the argument of sigma.
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
-
     Source: arXiv 2404.11999 and its code (`if_tdpo2=False`).
     """
     kl_gap = pairs.rejected.kl_ref_pi.sum(-1) - pairs.chosen.kl_ref_pi.sum(-1)
@@ -71,9 +68,6 @@ def tdpo2(pairs: Pairs, *, beta: Positive = 0.1, alpha: float = 0.5) -> tuple[Te
 
     Returns:
         (pairs,) nats. Metric `margin`: the argument of sigma.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0.
 
     Source: arXiv 2404.11999 and its code (`if_tdpo2=True`).
     """

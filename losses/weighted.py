@@ -1,7 +1,6 @@
-"""DPO on token-weighted log-ratios: TwDPO, the loss of AttentionPO, D2PO, TGDPO, SamPO and TIS-DPO.
+"""TwDPO is DPO on token-weighted log-ratios, the loss of AttentionPO, D2PO, TGDPO, SamPO and TIS-DPO.
 
-What tells those methods apart is where the weights come from: a token scorer, whose output is `weights`. Weights
-are constants; no gradient flows through them, whatever they were computed from.
+Those methods differ in the token scorer that makes `weights`. Weights are constants: no gradient flows through them.
 """
 
 from typing import Literal
@@ -29,7 +28,7 @@ def _target_margin(loss_type: str, beta: float) -> float | None:
 
 def _assumes(loss_type: str, kl: float) -> str:
     if loss_type == "sigmoid" and not kl:
-        return "bradley_terry"  # with weights of 1, for weights make another reward of it
+        return "bradley_terry"  # with weights of 1: other weights make another reward of it
     return "the optimum is known for the sigmoid without KL alone"
 
 
@@ -62,9 +61,6 @@ def twdpo(
     Returns:
         (pairs,) nats ("ipo": squared). Metric `margin`: the argument of sigma ("ipo": h'', nats per token).
 
-    Raises:
-        LossError (from `get_loss`): beta <= 0, kl < 0, another loss_type, or kl with "ipo".
-
     Source: arXiv 2605.21883; also 2506.14574 (TGDPO), 2410.04350 and its code (TIS-DPO), and the code of D2PO and SamPO.
     """
     chosen, rejected = weighted_sum(pairs.chosen), weighted_sum(pairs.rejected)
@@ -80,5 +76,5 @@ def twdpo(
 
 
 def weighted_sum(side: Side) -> Tensor:
-    """(pairs,) nats: sum_t a_t D_t."""
+    """Return (pairs,) nats: sum_t a_t D_t."""
     return (side.weights * side.log_ratios).sum(-1)

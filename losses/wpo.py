@@ -1,4 +1,4 @@
-"""WPO: any loss of a pair, weighted by how likely the policy itself was to write the pair."""
+"""WPO is any loss of a pair, weighted by how likely the policy itself was to write the pair."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def _base(base: str, beta: float) -> Loss:
     if plain.level != "pair" or plain.has_parameters or plain.entry is None or "beta" not in plain.params:
         raise ValueError(f"base={base!r} must be one loss of level 'pair' with a beta and no parameters of its own.")
     if plain.params["beta"] != get_loss(plain.entry.name).params["beta"]:
-        raise ValueError(f"base={base!r}: beta is set beside it, wpo(base=..., beta=...).")
+        raise ValueError(f"base={base!r}: set beta separately, wpo(base=..., beta=...).")
     return get_loss(base, beta=beta)
 
 
@@ -58,16 +58,12 @@ def wpo(
         the authors' code cuts it at 1, as does the default here, and TRL's does not: `cap=None`.
 
     Args:
-        base: the loss that is weighted: a name, or with hyper-parameters but beta, "ipo(reduction=sum)".
-        beta: the base loss's own, > 0. The authors' .01 is for `dpo`; another base may want another one.
+        base: the loss that is weighted: a name, or a name with hyper-parameters other than beta, "ipo(reduction=sum)".
+        beta: beta of the base loss, > 0. The authors' .01 is for `dpo`; another base may need another one.
         cap: the largest weight of a pair, > 0; None (TRL): no bound.
 
     Returns:
         (pairs,) in the base's unit. Metrics: the base's, and `weight`: the pair's weight, capped.
-
-    Raises:
-        LossError (from `get_loss`): beta <= 0 or cap <= 0; the base is no loss, not of level "pair", a sum, has parameters of
-            its own, wants token weights, has no beta, or sets it.
 
     Source: arXiv 2406.11827, eq. 2, and its authors' code (beta, cap); TRL's `use_weighting`.
     """

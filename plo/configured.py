@@ -1,4 +1,4 @@
-"""A registered thing with its hyper-parameters set: reading, checking and naming them, the same for losses and scorers."""
+"""Reading, checking and naming of the hyper-parameters of a registered thing, the same for losses and scorers."""
 
 import ast
 import contextlib
@@ -14,14 +14,14 @@ from plo.values import read_list
 
 
 class HyperParameterError(PloError, ValueError):
-    """A hyper-parameter that a thing does not have or cannot take, or a text that names none."""
+    """A thing does not have a hyper-parameter or cannot take its value, or a text names none."""
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]]:
-    """`"bpo(generator=sba, lam=0.5)"` as ("bpo", {"generator": "sba", "lam": 0.5}); a bare name has none.
+    """Read `"bpo(generator=sba, lam=0.5)"` as ("bpo", {"generator": "sba", "lam": 0.5}).
 
     Raises:
-        HyperParameterError: the text is neither.
+        HyperParameterError: the text is neither a name nor a call.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -31,7 +31,7 @@ def read_call(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def call_of(node: ast.expr) -> tuple[str, dict[str, Any]]:
-    """The same of a parsed expression."""
+    """Read a parsed expression as `read_call` reads a text."""
     match node:
         case ast.Name(name):
             return name, {}
@@ -56,13 +56,13 @@ def _value(keyword: ast.keyword) -> Any:
 
 
 def resolve_params(kind: str, entry: Entry[Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every hyper-parameter of a registered thing, the given ones checked against their type hints.
+    """Return every hyper-parameter of a registered thing, the given ones checked against their type hints.
 
     Args:
-        kind: what it is, in words, for messages ("loss").
+        kind: kind of thing, in words, for messages ("loss").
 
     Raises:
-        HyperParameterError: one that it does not have, or a value out of its range, or none where it has no default.
+        HyperParameterError: an unknown hyper-parameter, a value out of range, or no value where there is no default.
     """
     target = entry.load()
     known = hyper_parameters(target)
@@ -83,19 +83,19 @@ def resolve_params(kind: str, entry: Entry[Any], params: Mapping[str, Any]) -> d
 
 
 def full_name(entry: Entry[Any], params: Mapping[str, Any]) -> str:
-    """The registered name, and in brackets the hyper-parameters that differ from their defaults."""
+    """Return the registered name, with the hyper-parameters that differ from their defaults in brackets."""
     given = [f"{key}={shown(value)}" for key, value in changed(entry, params).items()]
     return f"{entry.name}({', '.join(given)})" if given else entry.name
 
 
 def changed(entry: Entry[Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters that differ from their defaults."""
+    """Return the hyper-parameters that differ from their defaults."""
     defaults = {key: p.default for key, p in hyper_parameters(entry.load()).items()}
     return {key: value for key, value in params.items() if value != defaults[key]}
 
 
 def shown(value: Any) -> str:
-    """A value as a name shows it: short, never the same for two values, and such that `read_call` reads it back."""
+    """Write a value for a name: short, different for two values, and such that `read_call` reads it back."""
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
@@ -109,7 +109,7 @@ def shown(value: Any) -> str:
 
 
 def accepted(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the parameters that the function takes."""
+    """Return those of the parameters that a function takes."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(params)
@@ -128,12 +128,12 @@ def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         if isinstance(value, str):
-            with contextlib.suppress(ValidationError):  # `tasks=gsm8k,arc_easy` where a list is wanted
+            with contextlib.suppress(ValidationError):  # `tasks=gsm8k,arc_easy` for a list
                 return adapter.validate_python(read_list(value))
             with contextlib.suppress(ValidationError, ValueError, SyntaxError):  # `cap=None`, `clip=(0.01, None)`
                 return adapter.validate_python(None if value == "null" else ast.literal_eval(value))
         wants_list = any(fault["type"] in ("tuple_type", "list_type") for fault in error.errors())
-        if wants_list and isinstance(value, str | int | float):  # `temperatures=0.7`; else the fault is an item's
+        if wants_list and isinstance(value, str | int | float):  # `temperatures=0.7`; otherwise an item is at fault
             return _typed(kind, owner, name, read_list(value) if isinstance(value, str) else [value], hint)
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.") from None

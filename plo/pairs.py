@@ -1,4 +1,4 @@
-"""What a loss sees: the per-token statistics of both responses of every pair in a batch."""
+"""`Pairs` is the batch that a loss sees: per-token statistics of both responses of every pair."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,28 +9,27 @@ from plo.errors import PloError
 
 
 class MissingStatistic(PloError, LookupError):
-    """A loss touched a statistic that it did not name in `needs`.
+    """A loss read a statistic that it did not name in `needs`.
 
-    Not an AttributeError: raised inside a property, that would be reported as the property's own absence.
+    The error is no AttributeError, which inside a property would be reported as the property's own absence.
     """
 
 
 class ShapeError(PloError, ValueError):
-    """Tensors of a `Side` or of `Pairs` that do not fit each other."""
+    """Tensors of a `Side` or of `Pairs` do not fit each other."""
 
 
 class Side:
-    """One response of every pair in the batch; index t is the t-th response token, left-aligned.
+    """One response of every pair in the batch, left-aligned: index t is the t-th response token.
 
     Args:
         logps: (pairs, tokens) nats: log pi(y_t | s_t); carries gradient.
         mask: (pairs, tokens) bool: True on response tokens, EOS included.
-        statistics: what the loss named in `needs`, each (pairs, tokens), `hidden` (pairs, tokens, d):
+        statistics: statistics that the loss named in `needs`, each (pairs, tokens), `hidden` (pairs, tokens, d):
             `ref_logps`, `kl_ref_pi`, `kl_pi_ref`, `entropy` in nats, `log_p2`, `hidden`, `weights`,
             and any statistic registered by `plo.backbone.token_statistics.register_statistic`.
 
-    Every statistic reads 0 off the mask, whatever was passed there. Reading one that is not there raises
-    `MissingStatistic` and names it.
+    Every statistic is 0 off the mask, whatever was passed there. Reading a missing one raises `MissingStatistic`.
 
     Example:
         >>> side = Side(logps=torch.tensor([[-1.0, -2.0]]), mask=torch.tensor([[True, False]]))
@@ -61,37 +60,37 @@ class Side:
         statistics = self.__dict__.get("_statistics", {})
         if name in statistics:
             return statistics[name]
-        if name.startswith("__"):  # copy and pickle ask for such names
+        if name.startswith("__"):  # copy and pickle look such names up
             raise AttributeError(name)
         raise MissingStatistic(
-            f"The statistic {name!r} is not here: name it in the loss's needs=({name!r}, ...), or, for a Side built by "
-            f"hand, pass it. Here are: {', '.join(sorted(statistics))}."
+            f"The statistic {name!r} is missing: name it in the loss's needs=({name!r}, ...), or, for a Side built by "
+            f"hand, pass it. Available: {', '.join(sorted(statistics))}."
         )
 
     @property
     def lengths(self) -> Tensor:
-        """(pairs,) response tokens, in the dtype of `logps`."""
+        """Number of response tokens, (pairs,), in the dtype of `logps`."""
         return self.mask.sum(-1).to(self.logps.dtype)
 
     @property
     def log_ratios(self) -> Tensor:
-        """(pairs, tokens) nats: D_t = log pi(y_t | s_t) - log ref(y_t | s_t)."""
+        """Log-ratios of the tokens, (pairs, tokens) nats: D_t = log pi(y_t | s_t) - log ref(y_t | s_t)."""
         return self.logps - self.ref_logps
 
     def logp(self) -> Tensor:
-        """(pairs,) nats: log pi(y | x), the sum over response tokens."""
+        """Return (pairs,) nats: log pi(y | x), the sum over response tokens."""
         return self.logps.sum(-1)
 
     def log_ratio(self) -> Tensor:
-        """(pairs,) nats: D(y) = sum_t D_t."""
+        """Return (pairs,) nats: D(y) = sum_t D_t."""
         return self.log_ratios.sum(-1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """(pairs,) mean over response tokens of (pairs, tokens) values that are 0 off the mask."""
+        """Return (pairs,) the mean over response tokens of (pairs, tokens) values that are 0 off the mask."""
         return values.sum(-1) / self.lengths
 
     def only(self, names: Iterable[str]) -> "Side":
-        """The same side with `logps` and the named statistics, no others."""
+        """Return the same side with `logps` and the named statistics, and no others."""
         return Side(
             mask=self.mask, **{name: self._statistics[name] for name in {"logps", *names} & set(self._statistics)}
         )
@@ -102,7 +101,7 @@ class Pairs:
 
     Args:
         chosen, rejected: the two responses; both share the token dimension (pad the shorter with mask False).
-        columns: (pairs,) numeric columns of the data set that the loss asked for by `needs=("column:margin",)`.
+        columns: (pairs,) numeric columns of the data set that the loss needs, `needs=("column:margin",)`.
         progress: share of the training steps done, 0 to 1.
     """
 
@@ -123,11 +122,11 @@ class Pairs:
         return len(self.chosen.mask)
 
     def log_ratio_margin(self) -> Tensor:
-        """(pairs,) nats: h = D(y_w) - D(y_l)."""
+        """Return (pairs,) nats: h = D(y_w) - D(y_l)."""
         return self.chosen.log_ratio() - self.rejected.log_ratio()
 
     def only(self, needs: Iterable[str]) -> "Pairs":
-        """The same pairs with the statistics and columns named in `needs`, no others."""
+        """Return the same pairs with the statistics and columns named in `needs`, and no others."""
         needs = set(needs)
         columns = {name: self.columns[name] for name in self.columns if f"column:{name}" in needs}
         return Pairs(
@@ -138,8 +137,8 @@ class Pairs:
 class _Columns(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         raise MissingStatistic(
-            f"The column {name!r} was not asked for: add it to the loss's needs=('column:{name}', ...). "
-            f"Here are: {', '.join(sorted(self)) or 'none'}."
+            f"The column {name!r} is missing: add it to the loss's needs=('column:{name}', ...). "
+            f"Available: {', '.join(sorted(self)) or 'none'}."
         )
 
 

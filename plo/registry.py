@@ -1,4 +1,4 @@
-"""The one registry: every kind of plug-in (losses, statistics, generators, data sources, evaluations) is kept in a `Registry`."""
+"""`Registry` keeps the entries of one kind of plug-in: losses, statistics, generators, data sources, evaluations, ..."""
 
 import difflib
 import fnmatch
@@ -28,7 +28,7 @@ Target = TypeVar("Target")
 
 
 class RegistryError(PloError, ValueError):
-    """A name that is taken, or that nobody registered. The message names the thing and the remedy."""
+    """A name is taken, or nobody registered it. The message names the thing and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry(Generic[Facts]):
     origin: str
 
     def load(self) -> Any:
-        """The registered object; a lazy target `"module:attribute"` is imported here, on first use."""
+        """Return the registered object; a lazy target `"module:attribute"` is imported on first use."""
         if isinstance(self.target, str):
             module, _, attribute = self.target.partition(":")
             return getattr(importlib.import_module(module), attribute)
@@ -57,7 +57,7 @@ class Registry(Generic[Facts]):
     """Names of one kind of plug-in.
 
     Args:
-        kind: what is registered, in words, for messages ("loss").
+        kind: kind of plug-in, in words, for messages ("loss").
         group: entry-point group that other packages may register in ("plo.losses"); loaded at the first look-up.
         facts: class of the facts that are declared with an entry, a frozen dataclass whose fields have defaults.
 
@@ -136,7 +136,7 @@ class Registry(Generic[Facts]):
         ]
 
     def alias(self, name: str, of: str) -> None:
-        """Make `name` another name of the entry `of`; a loop over the registry meets that entry once.
+        """Make `name` another name of the entry `of`, which a loop over the registry meets once.
 
         Raises:
             RegistryError: `name` is taken, or nothing of the name `of` is registered.
@@ -152,10 +152,10 @@ class Registry(Generic[Facts]):
         self._aliases[name] = of
 
     def check_name(self, name: object) -> None:
-        """Refuse what cannot be a name.
+        """Refuse a name that could not be written in `name(key=value)`.
 
         Raises:
-            RegistryError: with a name that can.
+            RegistryError: with a name that could.
         """
         if callable(name):
             raise RegistryError(
@@ -171,7 +171,7 @@ class Registry(Generic[Facts]):
             )
 
     def aliases(self, of: str) -> list[str]:
-        """The other names of an entry, in alphabetical order."""
+        """Return the other names of an entry, in alphabetical order."""
         return sorted(name for name, target in self._aliases.items() if target == of)
 
     def __getitem__(self, name: str) -> Entry[Facts]:
@@ -192,7 +192,7 @@ class Registry(Generic[Facts]):
         return name in self._entries or name in self._aliases
 
     def __iter__(self) -> Iterator[Entry[Facts]]:
-        """Entries in alphabetical order of their names; an alias is no entry of its own."""
+        """Iterate over the entries in alphabetical order of their names; an alias is no entry of its own."""
         self._load_entry_points()
         return iter([self._entries[name] for name in sorted(self._entries)])
 
@@ -206,25 +206,25 @@ class Registry(Generic[Facts]):
             except Exception as error:
                 raise RegistryError(
                     f"The plug-in {point.name!r} ({point.value}) of entry-point group {self.group!r} failed to load: "
-                    f"{type(error).__name__}: {error}. Mend or uninstall the package that declares it."
+                    f"{type(error).__name__}: {error}. Repair or uninstall the package that declares it."
                 ) from error
 
 
-PLUGINS = "PLO_PLUGINS"  # environment variable: the files that this process loaded, for its child processes
+PLUGINS = "PLO_PLUGINS"  # environment variable with the files that this process loaded, for child processes
 _PREFIX = "plo_plugin_"
 
 
 def load_plugin(path: str | Path) -> ModuleType:
-    """Run a Python file for the registrations in it (`--plugin my_loss.py`). A file is run once a process.
+    """Run a Python file for the registrations in it (`--plugin my_loss.py`), once per process.
 
-    The module's name follows from the path, so that what the file defines can be pickled. A child process that has
-    imported plo finds the file by itself; any other one calls `load_plugin` before it unpickles.
+    The module's name follows from the path, so that objects of the file can be pickled. A child process that has imported
+    plo finds the file by itself; any other one calls `load_plugin` before it unpickles.
 
     Returns:
         The file as a module.
 
     Raises:
-        RegistryError: the file is not there, or fails when run.
+        RegistryError: the file does not exist, or fails when run.
     """
     path = Path(path).expanduser().resolve()
     name = _module_name(path)
@@ -235,7 +235,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     known = os.environ.get(PLUGINS, "").split("\n")
     os.environ[PLUGINS] = "\n".join(dict.fromkeys([*filter(None, known), str(path)]))
     linecache.checkcache(str(path))
-    linecache.getlines(str(path))  # as it is run: should it be edited meanwhile, `plo.identity` sees what was run
+    linecache.getlines(str(path))  # keeps the text that is run for `plo.identity`, should the file be edited
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -248,14 +248,14 @@ def _module_name(path: Path) -> str:
 
 
 class _PluginFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of plug-ins, here and in child processes."""
+    """Finder of the modules of plug-ins, in this process and in child processes."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if not fullname.startswith(_PREFIX):
             return None
         files = map(Path, filter(None, os.environ.get(PLUGINS, "").split("\n")))
         found = next((file for file in files if _module_name(file) == fullname), None)
-        # The loader is named, as a plug-in's file may end otherwise than in .py.
+        # The loader is explicit because the name of a plug-in's file need not end in .py.
         loader = importlib.machinery.SourceFileLoader(fullname, str(found)) if found else None
         return importlib.util.spec_from_file_location(fullname, found, loader=loader) if found else None
 
@@ -264,24 +264,24 @@ sys.meta_path.append(_PluginFinder())
 
 
 def hyper_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a callable or class: by convention, its hyper-parameters."""
+    """Return the keyword-only parameters of a callable or class, which by convention are its hyper-parameters."""
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def check_signature(kind: str, name: str, target: Callable[..., Any], *, given: str) -> None:
-    """Refuse hyper-parameters that are not keyword-only: nobody could set them.
+    """Refuse hyper-parameters that are not keyword-only, which nobody could set.
 
     Args:
-        kind: what is registered, in words ("loss").
-        given: the one argument that it is called with by position ("pairs").
+        kind: kind of plug-in, in words ("loss").
+        given: name of the one positional argument ("pairs").
 
     Raises:
         RegistryError: with the signature to write.
     """
     try:
         parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     others = [p.name for p in positional[1:]]

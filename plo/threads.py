@@ -1,4 +1,4 @@
-"""Work for many threads that can be interrupted: first with a word about what is waited for, then at once."""
+"""Work for many threads that can be interrupted: the first Ctrl-C waits for work under way, the second one does not."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PATIENCE = 0.5  # seconds that work under way may take to end before a word is said about it
+PATIENCE = 0.5  # seconds for work under way to end before `awaited` is called
 
 
 def run_all(
@@ -21,15 +21,15 @@ def run_all(
     stop: threading.Event,
     awaited: Callable[[int], None],
 ) -> None:
-    """Call `work` for every item in `workers` threads, and `done(item, result)` in this one, as results come in.
+    """Call `work` for every item in `workers` threads, and `done(item, result)` in this thread as results arrive.
 
-    After an error, or Ctrl-C, no further item is begun, and the work under way is waited for, as its results may be paid
-    for. Ctrl-C during that wait leaves at once. (The threads of `concurrent.futures` would be joined at the end of the
-    process all the same; these are daemons.)
+    After an error or Ctrl-C no further item is begun, and the function waits for the work under way, as its results may
+    have cost money. Ctrl-C during that wait returns at once. The threads are daemons; those of `concurrent.futures` would
+    be joined at the end of the process all the same.
 
     Args:
-        stop: set when no result is wanted any more; `work` may look at it.
-        awaited: is given the number of threads that are waited for, if they do not end within half a second.
+        stop: set when results are no longer needed; `work` may look at it.
+        awaited: receives the number of threads still running, if they do not end within half a second.
 
     Raises:
         Exception: the first one that `work` or `done` raised.

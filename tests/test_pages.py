@@ -227,6 +227,8 @@ def test_a_docstring_that_begins_with_a_sentence():
     assert (doc.summary, doc.formula) == ("Fit the log-odds of preferences by a margin.", "a = b + c,\nb = 2")
     assert doc.notes == ["A note."] and doc.sections == {"Idea": "One."}
     assert read_docstring(described).summary == ""
+    short = read_docstring(type("Short", (), {"__doc__": "Generate h.\n\n        h = R\n    "}))
+    assert (short.summary, short.formula, short.notes) == ("Generate h.", "h = R", [])
 
 
 def test_prose_as_markdown():

@@ -102,6 +102,9 @@ def test_text_goes_to_the_terminal_through_say_alone(path):
     if path.name in ("terminal.py", "make_pairs.py"):
         return
     assert "rich.markup" not in path.read_text(), "say and line need no escape"
+    if path.parent.name != "cli":
+        printing = [name for call in calls(path) if (name := ast.unparse(call.func)) in ("print", "say", "typer.echo")]
+        assert not printing, f"{path}: library code logs, and the command line prints"
     for call in calls(path):
         source = ast.unparse(call)
         function = ast.unparse(call.func)

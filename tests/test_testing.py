@@ -36,7 +36,7 @@ def test_a_third_party_s_test_file(tmp_path):
     own = "turned(sign=-1)"
     assert failed == [f"test_{name}[{own}]" for name in ("extremes", "direction", "recovery")], run.stdout
     assert f"{2 * len(TESTS) - 3} passed" in run.stdout
-    assert "a sign is turned round, or the two sides are exchanged" in run.stdout
+    assert "a sign is wrong, or the two sides are exchanged" in run.stdout
 
 
 def margin(pairs):

@@ -1,4 +1,4 @@
-"""Judges of pairs of answers: one protocol, a registry, prompts with versions, a cache, and cards of their quality."""
+"""Judges of pairs of answers: protocol, registry, versioned prompts, cache of verdicts, and cards of their quality."""
 
 from plo.evals.judges.cache import VerdictCache
 from plo.evals.judges.calls import JudgeUsage

@@ -1,4 +1,4 @@
-"""Verdicts on disk: one SQLite file that many processes share, so that nothing is paid for twice."""
+"""Verdicts on disk: one SQLite file that processes share, so that nothing is paid for twice."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from plo import caches
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.template import without_surrogates
 
-# p is NULL after `tries` answers that could not be read. SQLite does not notice a flipped bit in a value: `sum` does.
+# p is NULL after `tries` unreadable answers. `sum` detects flipped bits in a value, which SQLite does not.
 _TABLE = """CREATE TABLE IF NOT EXISTS verdicts (
     key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL, answer TEXT NOT NULL, tries INTEGER NOT NULL,
     time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, sum TEXT
@@ -41,26 +41,26 @@ _PUT = """INSERT INTO verdicts (key, judge, p, answer, tries, sum) VALUES (:key,
 
 
 def key_of(judge: Judge, question: Question) -> str:
-    """sha256 over the judge's name and version and the three texts in the order shown."""
+    """Return the sha256 of the judge's name and version and the three texts in the order shown."""
     content = [judge.name, judge.version, question.prompt, question.a, question.b]
-    # surrogatepass: a text cut inside a surrogate pair is no valid Unicode, but it has its own key like any other.
+    # surrogatepass: a text cut inside a surrogate pair is not valid Unicode, but needs a key of its own too.
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _row_sum(key: str, p: float | None, answer: str) -> str:
-    """sha256 over what a verdict says."""
+    """Return the checksum of a row."""
     content = repr((key, p if p is None else float(p), answer))
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 class VerdictCache:
-    """Verdicts by judge, its version, and the texts in the order shown.
+    """Cache of verdicts by judge, its version, and the texts in the order shown.
 
-    Processes and threads may share a file: a verdict is on disk when `put` returns. The file must lie on a local disk
+    Processes and threads may share a file: a verdict is on disk when `put` returns. The file must be on a local disk
     (SQLite's write-ahead log needs shared memory).
 
     Args:
-        path: the file; made where it is not there. Without it `verdicts.db` in plo's cache folder.
+        path: the file; created if necessary; default: `verdicts.db` in plo's cache folder.
 
     Raises:
         JudgeError: the file cannot be opened, read or written.
@@ -72,7 +72,7 @@ class VerdictCache:
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Turning the write-ahead log on does not wait for other processes as everything after it does.
+            # Unlike all later statements, enabling the write-ahead log does not wait for other processes.
             with FileLock(f"{self.path}.lock"):
                 self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -87,9 +87,7 @@ class VerdictCache:
             raise self._broken(error) from error
 
     def get(self, judge: Judge, questions: Iterable[Question]) -> dict[Question, tuple[Verdict, int]]:
-        """The verdicts that are there, each with the number of answers had, which is more than 1 only where some could
-        not be read. Their cost is 0: they were paid for before.
-        """
+        """Return the cached verdicts, at cost 0, each with its number of answers: above 1 only after unreadable ones."""
         found = {}
         with self._lock:
             try:
@@ -112,9 +110,7 @@ class VerdictCache:
         return found
 
     def put(self, judge: Judge, question: Question, verdict: Verdict) -> None:
-        """Keep a verdict; the first one stays where another process was quicker. Unreadable ones are counted until one
-        can be read.
-        """
+        """Store a verdict, unless another process already did; unreadable ones are counted until one can be read."""
         row = {
             "key": key_of(judge, question),
             "judge": judge.name,
@@ -130,6 +126,6 @@ class VerdictCache:
 
     def _broken(self, error: sqlite3.Error) -> JudgeError:
         return JudgeError(
-            f"The file of verdicts {self.path} cannot be used: {error}. Free space on its disk, or name another file; "
-            f"removed, it is made again, and its verdicts must be asked again."
+            f"The file of verdicts {self.path} cannot be used: {error}. Free space on its disk, or name another file. If you "
+            f"remove the file, its verdicts are asked, and paid for, again."
         )

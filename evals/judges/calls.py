@@ -1,4 +1,4 @@
-"""Calls of a judge: counted, within a budget, and made again where they failed for now."""
+"""Call a judge: every call is counted and kept within a budget; calls that fail for now are retried."""
 
 import math
 import threading
@@ -11,13 +11,13 @@ from plo.retry import call_with_retries
 
 @dataclass
 class JudgeUsage:
-    """What a `JudgeSession` did so far.
+    """Usage of a judge in a `JudgeSession`.
 
     Attributes:
-        asked: calls of the judge, one a question and order: also those that failed and those made again.
-        cached: answers that were in the cache.
-        unreadable: questions whose answer could not be read however often asked.
-        cost: money spent, in the currency of the judge's prices; a garbled answer counts with the most it may cost.
+        asked: number of calls, one per question and order, including failed calls and retries.
+        cached: number of answers found in the cache.
+        unreadable: number of questions without a readable answer after all retries.
+        cost: money spent, in the currency of the judge's prices; a garbled answer counts as the most it may cost.
     """
 
     asked: int = 0
@@ -27,39 +27,38 @@ class JudgeUsage:
 
 
 class BudgetedCalls:
-    """Calls of a judge by many threads.
+    """Calls of a judge by many threads within a budget.
 
     Args:
-        calls: budget: calls of the judge in this object's life, failed ones included; None: any number.
-        money: budget in the currency of the judge's prices, likewise.
+        calls: maximum number of calls, failed ones included; None: no limit.
+        money: maximum cost, in the currency of the judge's prices; None: no limit.
     """
 
     def __init__(self, calls: int | None, money: float | None):
         self.calls, self.money, self.counts = calls, money, JudgeUsage()
         self._lock = threading.Lock()
-        self._pending = 0.0  # money that the calls under way will cost at most
+        self._pending = 0.0  # maximum cost of the calls in progress
 
     def over_budget(self, judge: Judge, missing: Sequence[Question]) -> str | None:
-        """Why these questions must not be asked, if they must not."""
+        """Return why these questions exceed the budget, or None."""
         calls = math.inf if self.calls is None else self.calls - self.counts.asked
         money = math.inf if self.money is None else self.money - self.counts.cost
         cost = judge.estimate(missing) if missing else 0.0
         if math.isnan(cost) and self.money is not None:
             return (
-                f"The judge {judge.name} knows no prices, so that a budget in money cannot hold: give them, "
-                f"{judge.name}(price_in=..., price_out=...) a million tokens, or a budget in calls."
+                f"The judge {judge.name} has no prices, so a budget in money cannot be enforced: give prices per million "
+                f"tokens, {judge.name}(price_in=..., price_out=...), or a budget in calls."
             )
         if len(missing) <= calls and not cost > money:
             return None
         left = [f"{calls:.0f} calls"] * (self.calls is not None) + [f"{money_text(money)}"] * (self.money is not None)
         return (
             f"The judge {judge.name} would be asked {len(missing)} questions at a cost of {money_text(cost)}, and the "
-            f"budget has {' and '.join(left)} left. None of them was asked: raise the budget, ask fewer prompts, or take "
-            f"a cheaper judge."
+            f"budget has {' and '.join(left)} left. None was asked: raise the budget, use fewer prompts, or a cheaper judge."
         )
 
     def ask(self, judge: Judge, question: Question, stop: threading.Event) -> Verdict:
-        """One verdict; a call that failed for now is made again, with growing waits, until `stop`."""
+        """Return a verdict; a call that fails for now is retried, with growing waits, until `stop` is set."""
         calls = 0
 
         def call() -> Verdict:
@@ -74,15 +73,15 @@ class BudgetedCalls:
             raise JudgeError(f"{error} It was called {calls} times.") from error
 
     def _call(self, judge: Judge, question: Question) -> Verdict:
-        """Call the judge once, if the budget allows it, and count that."""
+        """Call the judge once, if the budget allows it, and count the call."""
         most = 0.0 if self.money is None else judge.estimate([question])
         with self._lock:
             out_of_calls = self.calls is not None and self.counts.asked >= self.calls
             if out_of_calls or (self.money is not None and self.counts.cost + self._pending + most > self.money):
                 raise JudgeError(
-                    f"The budget of the judge {judge.name} is spent before all was asked: {self.counts.asked} calls at "
-                    f"a cost of {money_text(self.counts.cost)}, those that failed included. Raise the budget and "
-                    f"start again: what the file of verdicts has is not asked for again."
+                    f"The budget of the judge {judge.name} is spent before all questions were asked: {self.counts.asked} "
+                    f"calls at a cost of {money_text(self.counts.cost)}, failed ones included. Raise the budget and start "
+                    f"again: cached verdicts are not asked again."
                 )
             self.counts.asked += 1
             self._pending += most
@@ -99,12 +98,12 @@ class BudgetedCalls:
                 self.counts.cost += cost
         if len(verdicts) != 1 or not (verdicts[0].p is None or 0 <= verdicts[0].p <= 1):
             raise JudgeError(
-                f"The judge {judge.name} answered a question with {[v.p for v in verdicts]}: it must give one "
+                f"The judge {judge.name} answered a question with {[v.p for v in verdicts]}: it must return one "
                 f"probability in [0, 1], or None."
             )
         return verdicts[0]
 
 
 def money_text(amount: float) -> str:
-    """Money as messages show it."""
+    """Return an amount of money as text."""
     return "unknown" if math.isnan(amount) else f"{amount:.4g}"

@@ -1,4 +1,4 @@
-"""A judge's card: how far its verdicts can be trusted, measured on pairs whose better answer is known."""
+"""A judge's card: how reliable its verdicts are, measured on pairs whose better answer is known."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 @dataclass(frozen=True)
 class ValueWithInterval:
-    """A number and its 95% interval; NaN where it is not defined."""
+    """A number with its 95% interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -32,28 +32,27 @@ class ValueWithInterval:
 
 @dataclass(frozen=True)
 class JudgeCard:
-    """What a judge is worth on pairs with gold labels.
+    """Quality of a judge on pairs with gold labels.
 
-    A *verdict* is what the judge says in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
-    wherever shares are taken. Every pair has two, one in each order; those that could not be read are left out.
-    Intervals are over pairs, the two orders of a pair taken as one draw: Wilson's for shares, with the number of pairs
-    as n (a pair's mean varies at most as a coin does, so they err on the wide side), the percentile bootstrap for the
-    rest.
+    A *verdict* is the judge's answer in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
+    in all shares. Every pair has two verdicts, one per order; unreadable ones are left out.
+    Intervals are over pairs, with the two orders of a pair as one draw: Wilson's for shares, with the number of pairs
+    as n (a pair's mean varies at most like a coin, so they are conservative), the percentile bootstrap for the others.
 
     Attributes:
-        judge, version, template: which judge (version: a digest), asked with which prompt.
-        pairs: how many.
-        source: where the pairs are from, a file's name; "" where that is not known.
-        accuracy: share of verdicts that name the gold answer: mean over pairs of the mean over the orders read.
-        combined: share of pairs where the mean of p over both orders names the gold answer.
+        judge, version, template: name and version (a digest) of the judge, and its prompt.
+        pairs: number of pairs.
+        source: name of the file with the pairs; "" if unknown.
+        accuracy: share of verdicts for the gold answer: mean over pairs of the mean over readable orders.
+        combined: share of pairs whose mean of p over both orders favours the gold answer.
         kappa: Cohen's kappa of verdicts (a, b or tie) with gold, both orders pooled.
         consistency: share of pairs with the same verdict in both orders.
-        position_bias: share of verdicts for the answer shown first, less 1/2; over pairs read in both orders.
-        length_bias: among pairs of unlike length in characters, the share of verdicts for the longer answer less the
+        position_bias: share of verdicts for the answer shown first, minus 1/2; over pairs readable in both orders.
+        length_bias: among pairs of different length in characters, the share of verdicts for the longer answer minus the
             share of gold labels for it.
-        retest: share of pairs with the same verdict when asked again, a shown first; NaN where nothing was asked again.
-        unreadable: verdicts that could not be read, of 2 x pairs (of a pointwise judge: pairs).
-        unreadable_share: mean over pairs of the share of its verdicts that could not be read.
+        retest: share of pairs with the same verdict when asked again, a shown first; NaN if nothing was asked again.
+        unreadable: number of unreadable verdicts, of 2 x pairs (for a pointwise judge: of pairs).
+        unreadable_share: mean over pairs of the share of unreadable verdicts.
     """
 
     judge: str
@@ -73,22 +72,22 @@ class JudgeCard:
 
     @property
     def informative(self) -> bool:
-        """The interval of the accuracy lies above chance, 1/2: a judge that is reliably wrong is no better."""
+        """Whether the interval of the accuracy is above chance, 1/2; a judge that is reliably wrong is not informative."""
         return self.accuracy.low > 0.5
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it: figures as {value, low, high}, null for NaN."""
+        """Return the card as JSON values: figures as {value, low, high}, null for NaN."""
         return {name: _plain(value) for name, value in (*vars(self).items(), ("informative", self.informative))}
 
     def lines(self) -> list[str]:
-        """The card as text."""
+        """Return the card as lines of text."""
         figures = {
             name.replace("_", " "): value for name, value in vars(self).items() if isinstance(value, ValueWithInterval)
         }
-        said = "informative" if self.informative else "uninformative judge: its accuracy is not above chance"
+        verdict = "informative" if self.informative else "uninformative judge: its accuracy is not above chance"
         return [
             f"measured on {self.pairs} pairs of {self.source or 'an unnamed table'}",
-            f"judge {self.judge}  prompt {self.template}  ({said})",
+            f"judge {self.judge}  prompt {self.template}  ({verdict})",
             *(f"  {name:<17}{figure}" for name, figure in figures.items()),
         ]
 
@@ -101,16 +100,16 @@ def make_judge_card(
     retest: int = 0,
     source: str = "",
 ) -> JudgeCard:
-    """Ask a judge about pairs with gold labels.
+    """Measure a judge on pairs with gold labels.
 
     Args:
-        judge: a `JudgeSession`, or what makes one.
+        judge: a `JudgeSession`, or a specification of a judge.
         pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
-        retest: how many pairs to ask again past the cache (the first ones by hash); of a record nothing is asked.
-        source: where the pairs are from, for the card.
+        retest: number of pairs to ask again, bypassing the cache (the first ones by hash); a recorded judge is not asked.
+        source: origin of the pairs, for the card.
 
     Raises:
-        JudgeError: a column is missing, gold is something else, there are no pairs, or the judge cannot be asked.
+        JudgeError: a column or all pairs are missing, gold has other values, or the judge cannot be asked.
     """
     judging = judge if isinstance(judge, JudgeSession) else JudgeSession(judge)
     if missing := [column for column in ("prompt", "a", "b", "gold") if column not in pairs]:
@@ -146,7 +145,7 @@ def make_judge_card(
 
 
 def wilson(values: np.ndarray) -> ValueWithInterval:
-    """Mean of values in [0, 1], NaN left out, and Wilson's score interval."""
+    """Return the mean of values in [0, 1], NaN left out, with Wilson's score interval."""
     values = values[~np.isnan(values)]
     n = len(values)
     if not n:
@@ -158,7 +157,7 @@ def wilson(values: np.ndarray) -> ValueWithInterval:
 
 
 def _bootstrapped(values: np.ndarray) -> ValueWithInterval:
-    """Mean over pairs, NaN left out, and its percentile bootstrap interval."""
+    """Return the mean over pairs, NaN left out, with its percentile bootstrap interval."""
     values = values[~np.isnan(values)]
     if not len(values):
         return ValueWithInterval(math.nan, math.nan, math.nan)
@@ -166,8 +165,8 @@ def _bootstrapped(values: np.ndarray) -> ValueWithInterval:
 
 
 def _kappa(says: np.ndarray, gold: np.ndarray) -> ValueWithInterval:
-    """(p_observed - p_chance) / (1 - p_chance) from the table of verdicts (a, tie, b) by gold (a, b)."""
-    tables = np.zeros((len(gold), 3, 2))  # one a pair, so that pairs can be drawn again
+    """Return (p_observed - p_chance) / (1 - p_chance) from the table of verdicts (a, tie, b) by gold (a, b)."""
+    tables = np.zeros((len(gold), 3, 2))  # one per pair, for resampling
     for order in says.T:
         read = np.flatnonzero(~np.isnan(order))
         tables[read, (2 * order[read]).astype(int), gold[read].astype(int)] += 1
@@ -176,7 +175,7 @@ def _kappa(says: np.ndarray, gold: np.ndarray) -> ValueWithInterval:
 
 
 def _kappa_of(table: np.ndarray) -> np.ndarray:
-    """(..., 3, 2) -> (...)"""
+    """Return kappa of tables (..., 3, 2)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share = table / table.sum(axis=(-2, -1), keepdims=True)
         observed = share[..., 0, 0] + share[..., 2, 1]
@@ -186,12 +185,12 @@ def _kappa_of(table: np.ndarray) -> np.ndarray:
 
 
 def _weights(n: int) -> np.ndarray:
-    """(resamples, n): how often each pair is drawn. The same for all figures and on every run."""
+    """Return how often each pair is drawn, (resamples, n), the same for all figures and on every run."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
 
 
 def _figure(value: float, resampled: np.ndarray) -> ValueWithInterval:
-    resampled = resampled[~np.isnan(resampled)]  # a draw of one class alone has no kappa
+    resampled = resampled[~np.isnan(resampled)]  # a draw with one class has no kappa
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (math.nan, math.nan)
     return ValueWithInterval(value, float(low), float(high))
 
@@ -210,7 +209,7 @@ def _retest(
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the orders that were read; NaN where none was."""
+    """Return the mean over the readable orders; NaN where there is none."""
     read = ~np.isnan(values)
     return np.where(read, values, 0).sum(1) / np.where(read.any(1), read.sum(1), np.nan)
 

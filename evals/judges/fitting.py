@@ -1,4 +1,4 @@
-"""Questions longer than a model's context: the middle of the longer texts goes, with a mark that says so."""
+"""Shorten questions longer than a model's context: cut the middle of the longer texts and mark the cut."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ MARK = "\n[... {} characters left out ...]\n"
 
 
 def fit_texts(judge: str, texts: Sequence[str], count: Callable[..., int], room: int) -> tuple[str, ...]:
-    """The texts, the middle of those longer than a common length cut out until `count(*texts) <= room`.
+    """Return the texts, with the middle of the longer ones cut until `count(*texts) <= room`.
 
     Args:
-        judge: its name, for messages.
-        count: the length of the whole question with these texts, in the unit of `room`.
+        judge: the judge's name, for messages.
+        count: function that returns the length of the question with these texts, in the unit of `room`.
 
     Raises:
         JudgeError: the judge's prompt alone leaves no room.
@@ -21,7 +21,7 @@ def fit_texts(judge: str, texts: Sequence[str], count: Callable[..., int], room:
     while (length := count(*cut)) > room:
         if cap == 0:
             raise JudgeError(
-                f"The judge {judge} has room for {room} and its prompt alone takes {length}: take a judge with a "
+                f"The judge {judge} has room for {room}, and its prompt alone takes {length}: use a judge with a "
                 f"longer context, or a shorter prompt."
             )
         cap = int(cap * 0.95 * max(room, 0) / length)

@@ -1,4 +1,4 @@
-"""Programmatic rewards as judges, for tasks whose reward is known."""
+"""Known reward functions as judges."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,12 +22,12 @@ def register_gold(name: str, *, replace: bool = False) -> Callable:
 
 
 class Gold(Judge):
-    """`gold:<name>`: p = 1, 1/2 or 0 where the reward of b is more than that of a, the same, or less.
+    """The judge `gold:<name>`: p = 1, 1/2 or 0 where the reward of b is higher than that of a, equal, or lower.
 
-    It reads the answers alone, neither the question nor the judge's prompt. Not cached: it costs nothing.
+    It reads the answers alone, neither the question nor the judge prompt. It costs nothing and is not cached.
 
     Raises:
-        RegistryError: no such gold reward.
+        RegistryError: there is no such gold reward.
     """
 
     pointwise = True
@@ -42,7 +42,7 @@ class Gold(Judge):
 
 
 def _compared(a: float, b: float) -> float | None:
-    """None where a reward is NaN: nothing can be said."""
+    """Return p, or None where a reward is NaN."""
     return None if a != a or b != b else (b > a) + 0.5 * (b == a)
 
 

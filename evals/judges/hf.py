@@ -1,4 +1,4 @@
-"""A language model in process as a judge: which of the two labels does it hold likelier?"""
+"""A language model in process as a judge: the more likely of the two labels is its verdict."""
 
 import math
 from collections.abc import Sequence
@@ -11,23 +11,24 @@ from plo.evals.judges.template import Template
 
 
 class HuggingFace(Judge):
-    """`hf:<folder, hub name, or "embedded">`: p = P(label b) / (P(label a) + P(label b)).
+    """The judge `hf:<folder, hub name, or "embedded">`: p = P(label b) / (P(label a) + P(label b)).
 
-    P(label) is the product over the label's tokens, as they directly follow the generation prompt: also with a
-    last_line prompt, where the model thus has no room to reason. Without a chat template the messages stand one after
-    the other, an empty line after each. Questions are asked one by one, without padding, so that an answer does not
-    depend on what else is asked. A question longer than the context loses the middle of its longer texts.
+    P(label) is the product over the label's tokens directly after the generation prompt, even with a
+    last_line prompt, so the model has no room to reason. Without a chat template the messages are concatenated,
+    each followed by an empty line. Questions are asked one by one, without padding, so that an answer does not
+    depend on other questions. A question longer than the context loses the middle of its longer texts.
 
-    A text may hold the model's own special tokens ("<|im_end|>"), which are read as such.
+    Special tokens of the model in a text ("<|im_end|>") are read as such.
 
     Args:
-        dtype: of the computation; None: float32 on a CPU, else that of the weights.
+        dtype: dtype of the computation; None: float32 on a CPU, else that of the weights.
 
     Raises:
         JudgeError: the model cannot be loaded, or the prompt alone is longer than its context.
     """
 
     light = False
+    template: Template
 
     def __init__(self, argument: str, template: Template, *, dtype: str | None = None):
         self.name, self.template = f"hf:{argument}", template
@@ -42,8 +43,8 @@ class HuggingFace(Judge):
         if not self._unlikely:
             return []
         return [
-            f"{self.name}: in {self._unlikely} of {self._asked} questions its two labels together hold less than half of the "
-            f"probability, so that the verdict compares what it would hardly say (a model that thinks or explains first)."
+            f"{self.name}: in {self._unlikely} of {self._asked} questions the two labels together have less than half of the "
+            f"probability, so the verdict compares unlikely answers (a model that thinks or explains first)."
         ]
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
@@ -52,7 +53,7 @@ class HuggingFace(Judge):
     def _ask(self, question: Question) -> Verdict:
         texts = (question.prompt, question.a, question.b)
         ids = self.ids(*fit_texts(self.name, texts, lambda *texts: len(self.ids(*texts)), self.room))
-        after = {}  # log-probs by the label's tokens but the last: of one-token labels, one forward pass for both
+        after = {}  # log-probs by the label's tokens but the last; one-token labels share a forward pass
         for label in self.labels:
             start = tuple(label[:-1])
             if start not in after:
@@ -63,7 +64,7 @@ class HuggingFace(Judge):
         return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:
-        """The tokens of a question, the generation prompt at their end."""
+        """Return the tokens of a question, with the generation prompt at their end."""
         messages = self.template.fill(prompt, a, b)
         if self.tokenizer.chat_template:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

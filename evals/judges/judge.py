@@ -1,4 +1,4 @@
-"""What a judge is, and the registry of them."""
+"""The protocol of judges, their registry, and specifications such as "openai:MODEL(price_in=2.5)"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ JUDGES = Registry("judge", group="plo.judges")
 
 
 class JudgeError(PloError, ValueError):
-    """A judge that cannot be had or asked. The message names it, the place and the remedy."""
+    """A judge cannot be made or asked. The message names the judge, the cause and the remedy."""
 
 
 class TransientError(JudgeError):
-    """A call that failed and may succeed when it is made again: a rate limit, a time-out, a garbled reply.
+    """A call failed and may succeed when retried: a rate limit, a time-out, a garbled reply.
 
     Args:
-        wait: seconds that the server asks to wait; None: it does not say.
+        wait: seconds to wait as the server demands; None: it does not say.
         cost: money that the failed call may have cost.
     """
 
@@ -32,13 +32,14 @@ class TransientError(JudgeError):
 
 @dataclass(frozen=True)
 class Question:
-    """Which answer to `prompt` is better, `a` (shown first) or `b`?"""
+    """The question which answer to `prompt` is better, `a` (shown first) or `b`."""
 
     prompt: str
     a: str
     b: str
 
     def swapped(self) -> "Question":
+        """Return the question with its answers in the other order."""
         return Question(self.prompt, self.b, self.a)
 
 
@@ -47,11 +48,11 @@ class Verdict:
     """A judge's answer to one question in one order.
 
     Attributes:
-        p: P(b is better), in [0, 1]; None where the answer could not be read.
-        answer: what the judge said, where it said something.
-        cost: money spent on it, in the currency of the judge's prices; estimated where the server does not say.
-        refused: the judge does not take this question (too long, filtered); `answer` is its reason. It is not asked
-            again in this run, and asked anew in the next.
+        p: P(b is better), in [0, 1]; None if the answer could not be read.
+        answer: text of the judge's answer, if any.
+        cost: money spent, in the currency of the judge's prices; an estimate where the server does not report usage.
+        refused: the judge rejects this question (too long, filtered), for the reason in `answer`. It is not asked again in
+            this run, but in the next.
     """
 
     p: float | None
@@ -61,19 +62,19 @@ class Verdict:
 
 
 class Judge:
-    """Answers questions. A subclass gives `judge`; `get_judge` makes one of a callable `(prompt, a, b) -> P(b better)`.
+    """Base class of judges: a subclass implements `judge`; `get_judge` wraps a callable `(prompt, a, b) -> P(b better)`.
 
     Attributes:
-        name: what tables call it: "openai:my-judge".
-        template: the prompt it is asked with; None: it reads none.
-        version: everything its verdicts depend on beside its name and the question (judge prompt, settings, weights).
-        pointwise: it scores each answer alone, so that the order cannot matter: asked in one order only.
-        cached: its verdicts are worth keeping, and depend on nothing but name, version and question.
-        recorded: it reads its verdicts from a record, so that asking it again tells nothing.
-        light: to make one loads nothing and calls nobody.
-        concurrency: how many questions may be under way at once.
-        retries: how often `JudgeSession` makes a call again that failed with `TransientError`.
-        timeout: seconds after which a call ends at the latest; None: nothing is known of that.
+        name: name in tables: "openai:my-judge".
+        template: the judge prompt; None: the judge reads none.
+        version: all that verdicts depend on besides name and question (judge prompt, settings, weights).
+        pointwise: it scores each answer by itself, so that order cannot matter and one order is asked.
+        cached: its verdicts are worth keeping, and depend on name, version and question alone.
+        recorded: its verdicts come from a record, so that asking again gives nothing new.
+        light: creating the judge loads nothing and calls no server.
+        concurrency: maximum number of simultaneous calls.
+        retries: how often `JudgeSession` retries a call that failed with `TransientError`.
+        timeout: maximum duration of a call in seconds; None: unknown.
     """
 
     name = "judge"
@@ -89,27 +90,27 @@ class Judge:
 
     @property
     def remarks(self) -> list[str]:
-        """Return notes to print with this judge's verdicts, a sentence each, from its calls so far."""
+        """Notes to print with this judge's verdicts, one sentence each, from its calls so far."""
         return []
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
-        """A verdict for each question, in the order of the questions; one call each, not made again where it fails."""
+        """Return a verdict for each question, in order; one call each, without retries."""
         raise NotImplementedError
 
     def estimate(self, questions: Sequence[Question]) -> float:
-        """Money that these questions will cost at most, about; 0 for a judge that is free, NaN where nobody knows."""
+        """Return roughly the most that these questions cost; 0 for a free judge, NaN where prices are unknown."""
         return 0.0
 
     def __call__(self, prompt: str, a: str, b: str) -> float | None:
-        """P(b better)."""
+        """Return P(b better)."""
         return self.judge([Question(prompt, a, b)])[0].p
 
 
 def register_judge(name: str, *, replace: bool = False) -> Callable:
     """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
-    A subclass is built as `Kind(argument, template, **options)`, where `argument` is what stands after the colon
-    ("my-judge" of "openai:my-judge", "" without one) and `template` the judge's prompt.
+    A subclass is created as `Kind(argument, template, **options)`, where `argument` is the text after the colon
+    ("my-judge" of "openai:my-judge", "" without one) and `template` the judge prompt.
 
     Example:
         >>> @register_judge("longer")
@@ -120,12 +121,12 @@ def register_judge(name: str, *, replace: bool = False) -> Callable:
 
 
 def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`"openai:m(price_in=2.5)"` or `{"openai:m": {"price_in": 2.5}}` as ("openai:m", {"price_in": 2.5}).
+    """Parse `"openai:m(price_in=2.5)"` or `{"openai:m": {"price_in": 2.5}}` into ("openai:m", {"price_in": 2.5}).
 
-    The name in a mapping is taken as it is, so that one which ends in brackets ("hf:my model (2)") can be given there.
+    In a mapping the name is taken literally, so that a name which ends in brackets ("hf:my model (2)") can be given there.
 
     Raises:
-        JudgeError: it is neither.
+        JudgeError: the specification has neither form.
     """
     if isinstance(spec, Mapping):
         (name, options), *more = spec.items() or [(None, None)]
@@ -140,23 +141,23 @@ def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for start in (i for i, letter in enumerate(name) if letter == "("):
         try:
             return name[:start].rstrip(), read_call(f"judge{name[start:]}")[1]
-        except HyperParameterError:  # brackets of a folder's name
+        except HyperParameterError:  # brackets in a folder's name
             continue
     raise JudgeError(
-        f"The options of the judge {spec!r} cannot be read: write KIND:NAME(option=value, ...), texts and names of "
-        f"fields in quotes. A name that itself ends in brackets is given as {{name: {{option: value}}}}."
+        f"The options of the judge {spec!r} cannot be read: write KIND:NAME(option=value, ...), with texts and "
+        f"names of fields in quotes. Give a name that itself ends in brackets as {{name: {{option: value}}}}."
     )
 
 
 def spec_name(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
-    """What a specification calls its judge, without options."""
+    """Return the name of a specification's judge, without options."""
     if isinstance(spec, str | Mapping):
         return read_spec(spec)[0]
     return spec.name if isinstance(spec, Judge) else getattr(spec, "__name__", type(spec).__name__)
 
 
 def spec_text(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
-    """A specification as the command line takes it, its options in brackets."""
+    """Return a specification as the command line takes it, with its options in brackets."""
     if not isinstance(spec, Mapping):
         return spec if isinstance(spec, str) else spec_name(spec)
     name, options = read_spec(spec)
@@ -164,7 +165,7 @@ def spec_text(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
 
 
 def check_spec(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:
-    """Raise what `get_judge` would, as far as that shows without loading a model or calling anybody."""
+    """Raise the errors of `get_judge` that show without loading a model or calling a server."""
     if isinstance(spec, str | Mapping):
         entry, _, _ = _registered(spec)
         if not getattr(entry.load(), "light", True):
@@ -173,17 +174,18 @@ def check_spec(spec: str | Mapping[str, Any] | Callable | Judge, template: str |
 
 
 def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> Judge:
-    """A judge by "kind:argument(option=value)", {"kind:argument": {option: value}}, a callable, or a judge.
+    """Return the judge of "kind:argument(option=value)", {"kind:argument": {option: value}}, a callable, or a judge.
 
-    A callable given as it is may depend on anything, so its verdicts are kept in the cache only where it has an
-    attribute `version`; a registered function's version is the hash of its code.
+    A callable may depend on anything, so its verdicts are cached only if it has an attribute `version`; the version of a
+    registered function is the hash of its code.
 
     Args:
-        template: the judge's prompt, by name or file; judges that read no prompt ignore it.
+        template: the judge prompt, by name or file; judges that read no prompt ignore it.
 
     Raises:
         JudgeError: the specification cannot be read, or has an argument that the judge does not take.
-        RegistryError: no such kind. HyperParameterError: no such option.
+        RegistryError: there is no such kind.
+        HyperParameterError: there is no such option.
 
     Example:
         >>> get_judge("openai:my-judge@http://localhost:8000/v1(timeout=9, request={'seed': 1})").name
@@ -193,7 +195,7 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
         return spec
     if not isinstance(spec, str | Mapping):
         if not callable(spec):
-            raise JudgeError(f"Cannot make a judge of {spec!r}: give a name, a mapping or a function (prompt, a, b).")
+            raise JudgeError(f"Cannot make a judge from {spec!r}: give a name, a mapping or a function (prompt, a, b).")
         version = getattr(spec, "version", None)
         judge = _Function(spec, spec_name(spec), {}, str(version))
         judge.cached = version is not None
@@ -201,17 +203,17 @@ def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | 
     entry, argument, params = _registered(spec)
     target = entry.load()
     if isinstance(target, type) and issubclass(target, Judge):
-        return target(argument, get_template(template), **params)
+        return entry.load()(argument, get_template(template), **params)
     if argument:
         raise JudgeError(
-            f"The judge {entry.name!r} is a function and takes nothing after a colon: write {entry.name!r}, not "
+            f"The judge {entry.name!r} is a function and takes no argument after a colon: write {entry.name!r}, not "
             f"{spec!r}."
         )
     return _Function(target, full_name(entry, params), params, code_identity(target))
 
 
 def _registered(spec: str | Mapping[str, Any]) -> tuple[Entry, str, dict[str, Any]]:
-    """The kind of judge, what stands after the colon, and all its options."""
+    """Return the kind of judge, the text after the colon, and all its options."""
     name, options = read_spec(spec)
     kind, _, argument = name.partition(":")
     entry = JUDGES[kind]

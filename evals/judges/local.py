@@ -1,4 +1,4 @@
-"""Models that judges hold in process: loaded once, named by their weights."""
+"""Load models that judges use in process, once, and identify them by their weights."""
 
 from functools import cache
 from typing import Any
@@ -11,16 +11,16 @@ from plo.faults import reason
 
 @cache
 def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any, str]:
-    """A model in evaluation mode, its tokenizer, and the digest of its weights, config, tokenizer and chat template.
+    """Return a model in evaluation mode, its tokenizer, and a digest of weights, config, tokenizer and chat template.
 
     Args:
         judge: the judge's name, for messages.
-        kind: the class of transformers that loads it, "AutoModelForCausalLM".
+        kind: the class of transformers that loads the model, "AutoModelForCausalLM".
         model: a folder, a hub name, or "embedded".
         dtype: "float32", "bfloat16", "float16"; None: float32 on a CPU, else that of the weights.
 
     Raises:
-        JudgeError: there is no such model.
+        JudgeError: the model cannot be loaded.
     """
     import torch
     import transformers
@@ -31,23 +31,24 @@ def load(judge: str, kind: str, model: str, dtype: str | None) -> tuple[Any, Any
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or ("auto" if device == "cuda" else "float32")
     try:
-        loaded, tokenizer = pretrained(getattr(transformers, kind), model, dtype)
+        made: tuple[Any, Any] = pretrained(getattr(transformers, kind), model, dtype)
+        loaded, tokenizer = made
         loaded.eval().to(device)
-    except Exception as error:  # files that are damaged, cut short, or pickles: each library has its own error
+    except Exception as error:  # damaged or truncated files and pickles raise errors of many libraries
         raise JudgeError(
             f"The model of the judge {judge!r} cannot be loaded: {reason(error)}. Name a folder or a hub model that {kind} "
             f"reads."
         ) from error
-    # The device is no part: the judge's own spread over devices is that of rounding.
+    # The device is left out: a judge differs between devices by rounding only.
     return loaded, tokenizer, f"{model_identity(loaded)[:16]} {loaded.dtype} {tokenizer_identity(tokenizer)[:16]}"
 
 
 def last_logits(model: Any, ids: list[int], count: int) -> Any:
-    """(count, V) logits in float32 that follow each of the last `count` tokens."""
+    """Return (count, V) logits in float32 that follow each of the last `count` tokens."""
     import torch
 
     with torch.no_grad():
-        # Logits of every position of a long text times the vocabulary would be gigabytes.
+        # Logits of every position of a long text would take gigabytes.
         few = accepted(model.forward, {"logits_to_keep": count})
         logits = model(torch.tensor([ids], device=model.device), use_cache=False, **few).logits
     return logits[0, -count:].float()

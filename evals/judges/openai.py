@@ -14,42 +14,44 @@ from plo.evals.judges.template import Template
 from plo.subjects.client import Answer, CallError, Client
 from plo.subjects.endpoint import PROVIDER, EndpointError, read_endpoint
 
-MOST = 0.5  # mass of the first token that the labels must hold for its log-probs to be the verdict
-DAY = 86_400  # seconds: a socket cannot wait for ever
-UNLIMITED = 1024  # tokens that an answer is taken to have where nothing limits it
+MOST = 0.5  # mass of the first token above which the labels' log-probs are the verdict
+DAY = 86_400  # seconds, the longest time-out of a socket
+UNLIMITED = 1024  # tokens assumed for an answer without a limit
 
 
 class OpenAI(Judge):
-    """`openai:<model>[@base_url]`, asked at temperature 0.
+    """The judge `openai:<model>[@base_url]`, asked at temperature 0.
 
-    With a first_token prompt p = P(label b) / (P(label a) + P(label b)) over the first token's 20 likeliest, those that
-    are the same label but for white space added up. Where the server gives no log-probs, the two labels hold no more than
-    half of the mass, or the judge thinks before it answers, the text is read, without the thought. With a last_line prompt
-    the text is read. A judge that thinks needs room for it: max_tokens=4096.
+    With a first_token prompt, p = P(label b) / (P(label a) + P(label b)) over the 20 likeliest first tokens; tokens that are
+    the same label up to white space are added up. The text is read instead, without a thought, if the server gives no
+    log-probs, the two labels have at most half of the mass, or the judge thinks first. With a last_line prompt the text is
+    always read. A judge that thinks needs room: max_tokens=4096.
 
     A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
-    lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, after
-    which `JudgeSession` calls again. A refusal of temperature, max_tokens or log-probs is adapted to: see `plo.subjects.client`.
+    lost connections, and answers that are no chat completion (malformed JSON, no choices) are `TransientError`s, which
+    `JudgeSession` retries. If the server refuses temperature, max_tokens or log-probs, `plo.subjects.client` adapts the request.
 
-    The key is the environment variable OPENAI_API_KEY for the default provider, and PLO_KEY_<HOST> for any other host
-    (PLO_KEY_LOCALHOST), where set: an experiment file can name any host, and no host is sent the key of another.
+    The key is in the environment variable OPENAI_API_KEY for the default provider, and PLO_KEY_<HOST> for any other host
+    (PLO_KEY_LOCALHOST). An experiment file can name any host, and no host is sent the key of another.
 
     Args:
-        argument: the model, and after "@" the server's address, which ends in /v1 on most.
-        max_tokens: of the answer; 1 with a first_token prompt and 512 with a last_line one where not given.
-        logprobs: ask for log-probs; False for a server that refuses the field.
-        price_in, price_out: money per million tokens of prompt and answer. A server of one's own costs nothing where
-            they are not given. Where the server does not say how many tokens it used, the texts' length is taken.
-        concurrency: calls under way at once.
-        timeout: seconds.
-        retries: times that a failed call is made again.
-        longest: characters of a question; texts lose their middle to fit. None: they are sent whole.
+        argument: the model, and after "@" the server's address, which usually ends in /v1.
+        max_tokens: maximum length of the answer; default: 1 with a first_token prompt, 512 with a last_line one.
+        logprobs: request log-probs; False for a server that refuses the field.
+        price_in, price_out: money per million tokens of prompt and answer. Without prices a server other than the default
+            provider costs nothing. Where the server does not report tokens, they are estimated from the texts' length.
+        concurrency: maximum number of simultaneous calls.
+        timeout: maximum duration of a call in seconds.
+        retries: how often a failed call is retried.
+        longest: maximum length of a question in characters; longer texts lose their middle. None: they are sent whole.
         request: further fields of the request; one that is None is left out ({"temperature": None}).
 
     Raises:
-        JudgeError: no model is named, no key, or the package is not installed; when asked: the server refuses the call.
-            TransientError: the call failed for now.
+        JudgeError: no model is named, there is no key, or the package is not installed; when asked: the server refuses.
+        TransientError: a call failed for now.
     """
+
+    template: Template
 
     def __init__(
         self,
@@ -90,8 +92,8 @@ class OpenAI(Judge):
     def _made(self, timeout: float) -> Client:
         if self.endpoint.is_provider and self.endpoint.key is None:
             raise JudgeError(
-                f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name a server of "
-                f"your own, openai:{self.endpoint.model}@http://HOST:PORT/v1."
+                f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name your own "
+                f"server, openai:{self.endpoint.model}@http://HOST:PORT/v1."
             )
         try:
             return Client(self.endpoint, timeout)
@@ -103,16 +105,16 @@ class OpenAI(Judge):
 
     @property
     def remarks(self) -> list[str]:
-        said = [f"{self.name} is asked {how}, as its server wants it." for how in self.served.adaptations]
+        notes = [f"{self.name} is asked {how}, as its server requires." for how in self.served.adaptations]
         if self._by_length:
-            said.append(
-                f"The server of {self.name} does not say how many tokens it used: costs are estimated, a token as 3 bytes "
-                f"of text, without what the judge may think unseen."
+            notes.append(
+                f"The server of {self.name} does not report tokens: costs are estimated with 3 bytes of text per token, "
+                f"without hidden reasoning."
             )
-        return said
+        return notes
 
     def estimate(self, questions: Sequence[Question]) -> float:
-        """A token taken as 3 bytes of text, and every answer as long as it may be."""
+        """Return the cost with 3 bytes of text per token and every answer at its maximum length."""
         texts = sum(len(m["content"].encode()) + 30 for q in questions for m in self._messages(q))
         most = self.fields.get("max_tokens") or self.fields.get("max_completion_tokens") or UNLIMITED
         return texts / 3 * self.price_in + len(questions) * most * self.price_out
@@ -150,30 +152,30 @@ class OpenAI(Judge):
         return 0.0 if math.isnan(cost) else cost
 
     def _most(self, question: Question) -> float:
-        """What a call costs whose answer does not say."""
+        """Return the most that a call costs, for one whose answer does not report usage."""
         most = self.estimate([question])
         return 0.0 if math.isnan(most) else most
 
     def _unasked(self, error: CallError) -> str:
         if error.status == 200:
             return (
-                f"The judge {self.name} answered with no chat completion, {error.said}. See that its address is that of an "
+                f"The judge {self.name} answered with no chat completion, {error.said}. Check that its address is that of an "
                 f"OpenAI-compatible server (most end in /v1)."
             )
         said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
-        remedy = "See to the server, the key and the model's name"
+        remedy = "Check the server, the key and the model's name"
         if error.status in (401, 403) and self.endpoint.key is None:
             remedy = f"Set the environment variable {self.endpoint.key_name} to the key of this host"
         if error.status in (400, 422):
             remedy = (
-                f"A server without log-probs takes {self.name}(logprobs=false), a small context "
-                f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that wants or refuses a field {self.name}(request={{'FIELD': "
-                f"VALUE}}), None to leave it out"
+                f"A server without log-probs needs {self.name}(logprobs=false), a small context "
+                f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that requires "
+                f"or refuses a field {self.name}(request={{'FIELD': VALUE}}), None to leave it out"
             )
-        return f"The judge {self.name} cannot be asked: {said}\n{remedy}, and start again: the verdicts had so far are kept."
+        return f"The judge {self.name} cannot be asked: {said}\n{remedy}, and start again: verdicts received so far are kept."
 
     def _from_logprobs(self, answer: Answer) -> float | None:
-        """P(label b) over both labels, or None where the first token is no verdict, or its log-probs not in OpenAI's form."""
+        """Return P(label b) over both labels; None if the first token is no verdict, or its log-probs lack OpenAI's form."""
         if self.template.answer != "first_token" or answer.thought or split_thought(answer.text or "").thought:
             return None
         try:

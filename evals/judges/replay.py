@@ -11,15 +11,15 @@ from plo.evals.judges.template import Template
 
 
 class Replay(Judge):
-    """`replay:<file>`: verdicts as they were recorded. The judge's prompt is not read.
+    """The judge `replay:<file>`, which repeats recorded verdicts. No judge prompt is used.
 
-    Files (.json, .jsonl, .csv, also .gz): rows with prompt, a, b and p, P(b better) with a shown first, empty where the
-    answer could not be read; or LLMBar's results, rows with input, output_1, output_2 and results[0]["swap = False"]
+    Files (.json, .jsonl, .csv, also .gz) have rows with prompt, a, b and p, P(b better) with a shown first, empty for an
+    unreadable answer; or LLMBar's results, rows with input, output_1, output_2 and results[0]["swap = False"]
     and ["swap = True"], whose `winner` "1" or "2" is output_1 or output_2 in both orders (under swap output_2 was shown
     first).
 
     Raises:
-        JudgeError: a row has neither form, or a question two verdicts; when asked: a question is not there.
+        JudgeError: a row has neither form, or a question has two verdicts; when asked: a question is not recorded.
         DataError: the file cannot be read.
     """
 
@@ -33,8 +33,8 @@ class Replay(Judge):
             for question, p in _recorded(row):
                 if self.record.setdefault(question, p) != p:
                     raise JudgeError(
-                        f"{row['where']}: the question {question.prompt[:60]!r}... is recorded before with another "
-                        f"verdict. Keep one of the two."
+                        f"{row['where']}: the question {question.prompt[:60]!r}... has another verdict in an earlier "
+                        f"row. Keep one of the two."
                     )
         self.version = hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -43,8 +43,8 @@ class Replay(Judge):
             if q not in self.record:
                 order = " in this order (it is in the other)" if q.swapped() in self.record else ""
                 raise JudgeError(
-                    f"The judge {self.name} holds no verdict on the prompt {q.prompt[:60]!r}..., a {q.a[:40]!r}..., "
-                    f"b {q.b[:40]!r}...{order}. Ask it only what was recorded, or name the judge itself."
+                    f"The judge {self.name} has no verdict on the prompt {q.prompt[:60]!r}..., a {q.a[:40]!r}..., "
+                    f"b {q.b[:40]!r}...{order}. Ask it only recorded questions, or name the judge itself."
                 )
         return [Verdict(self.record[q]) for q in questions]
 

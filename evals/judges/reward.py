@@ -1,4 +1,4 @@
-"""Reward models as judges: each answer is scored alone."""
+"""Reward models as judges: each answer is scored by itself."""
 
 import math
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from plo.evals.judges.template import Template, without_surrogates
 
 
 class Reward(Judge):
-    """`reward:<folder or hub name>`: p = sigmoid(r(prompt, b) - r(prompt, a)), the Bradley-Terry model of its training.
+    """The judge `reward:<folder or hub name>`: p = sigmoid(r(prompt, b) - r(prompt, a)), the Bradley-Terry model of its training.
 
-    r is the one logit of a sequence-classification model. With a chat template it reads the prompt as the user's
-    message and the answer as the assistant's; without one, prompt and answer as the tokenizer's pair of texts. The
-    judge's prompt is not read. A question longer than the context loses the middle of its longer texts.
+    r is the single logit of a sequence-classification model. With a chat template the prompt is the user's
+    message and the answer the assistant's; without one, they are the tokenizer's pair of texts. No judge prompt is
+    used. A question longer than the context loses the middle of its longer texts.
 
     Args:
-        dtype: of the computation; None: float32 on a CPU, else that of the weights.
+        dtype: dtype of the computation; None: float32 on a CPU, else that of the weights.
 
     Raises:
-        JudgeError: the model cannot be loaded, or has not one output.
+        JudgeError: the model cannot be loaded, or does not have exactly one output.
     """
 
     pointwise = True
@@ -43,7 +43,7 @@ class Reward(Judge):
         return [Verdict(_sigmoid(self.score(q.prompt, q.b) - self.score(q.prompt, q.a))) for q in questions]
 
     def score(self, prompt: str, answer: str) -> float:
-        """r(prompt, answer)."""
+        """Return r(prompt, answer)."""
         import torch
 
         texts = fit_texts(
@@ -66,7 +66,7 @@ class Reward(Judge):
 
 
 def _sigmoid(x: float) -> float | None:
-    """None where a reward is NaN: nothing can be said."""
+    """Return the logistic function of x, or None for NaN."""
     if math.isnan(x):
         return None
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

@@ -1,4 +1,4 @@
-"""Rows of texts from files: recorded verdicts, and pairs with gold labels."""
+"""Read rows of texts from files: recorded verdicts, and pairs with gold labels."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,9 @@ from plo.evals.judges.judge import JudgeError
 
 
 def read_texts(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .json, .jsonl or .csv file (also .gz), each with its place under "where".
+    """Yield the rows of a .json, .jsonl or .csv file (also .gz), each with its location under "where".
 
-    CSV cells stay text, numbers too: the answer "4.0" would be another than "4".
+    CSV cells stay text, numbers too, because the answers "4.0" and "4" differ.
 
     Raises:
         DataError: the file cannot be read.
@@ -29,21 +29,21 @@ def read_texts(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFrame:
-    """Pairs with gold labels from a file (.json, .jsonl, .csv, .parquet; .gz): columns prompt, a, b, gold.
+    """Read pairs with gold labels from a file (.json, .jsonl, .csv, .parquet; .gz): columns prompt, a, b, gold.
 
     Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or are
-    preferences as plo trains on: prompt, chosen, rejected as texts or lists of messages, without prompt as whole
-    conversations, or one of the formats of `plo.data.shapes` (HH, TL;DR, HelpSteer3, SHP, ...). These are shown in an
-    order that a hash of the texts draws, so that it is always the same. A conversation of several turns is shown with
-    its speakers, also where it is written as text, as in a CSV file.
+    preferences as in training data: prompt, chosen, rejected as texts or lists of messages, whole conversations
+    without a prompt, or one of the formats of `plo.data.shapes` (HH, TL;DR, HelpSteer3, SHP, ...). The order of a
+    preference's answers is drawn by a hash of the texts, so that it never changes. A conversation of several turns is
+    shown with its speakers, also if it is written as text, as in a CSV file.
 
     Args:
-        report: is filled with the preferences left out: those without a response, with the same on both sides, with two
-            prompts, without valid Unicode, or ties.
+        report: receives the preferences left out: those with an empty response, equal responses, two prompts or invalid
+            Unicode, and ties.
 
     Raises:
-        JudgeError: a row has none of these forms.
-        DataError: the file cannot be read, a row's form is broken, or more than 5% of the rows are left out.
+        JudgeError: a row has none of these forms, or all rows are ties.
+        DataError: the file cannot be read, a row is malformed, or more than 5% of the rows are left out.
     """
     path, report = Path(path).expanduser(), DropReport(str(path)) if report is None else report
     rows = list(read_texts(path))
@@ -51,12 +51,13 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
     pairs = [pair for row in rows if (pair := _gold_row(row, report))]
     report.enforce()
     if not pairs:
-        raise JudgeError(f"{path}: all {len(rows)} rows are ties. Give pairs of which one is better.")
-    # dtype: pandas' own text type refuses lone surrogates
+        raise JudgeError(f"{path}: all {len(rows)} rows are ties. Give pairs in which one answer is better.")
+    # dtype: pandas' text type refuses lone surrogates
     return pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
 
 
 def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
+    texts: tuple[Any, ...]
     if "output_1" in row:
         texts = (row.get("input"), row["output_1"], row.get("output_2"))
         gold = {"1": 0, "2": 1}.get(str(row.get("label")))
@@ -72,15 +73,17 @@ def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str
             f"(input, output_1, output_2, label 1 or 2)."
         )
     try:
-        shown = [_shown(read_messages(t, "text", row["where"])) if are_messages_as_text(t) else t for t in texts]
+        prompt, a, b = (
+            _as_text(read_messages(t, "text", row["where"])) if are_messages_as_text(t) else t for t in texts
+        )
     except BadRow as error:
         report.add(error.reason, row["where"], " | ".join(repr(text[:60]) for text in texts))
         return None
-    return (*shown, gold)
+    return prompt, a, b, gold
 
 
 def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
-    """None where the row is bad, which the report is told."""
+    """Return the pair of a preference; a bad row is added to the report and gives None."""
     shape = recognise(raw)
     try:
         row = to_row(shape.convert(dict(raw)) if shape else raw)
@@ -92,15 +95,15 @@ def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, s
     except BadRow as error:
         report.add(error.reason, raw["where"], f"{str(raw.get('chosen'))[:60]!r} | {str(raw.get('rejected'))[:60]!r}")
         return None
-    if row.conversational or row.prompt.startswith("\n\nHuman:"):
+    if row.conversational or str(row.prompt).startswith("\n\nHuman:"):
         row = to_chat(row)
-    prompt, chosen, rejected = (_shown(text) for text in (row.prompt, row.chosen, row.rejected))
+    prompt, chosen, rejected = (_as_text(text) for text in (row.prompt, row.chosen, row.rejected))
     gold = stable_hash(f"{prompt}\0{chosen}\0{rejected}") % 2
     return (prompt, rejected, chosen, 1) if gold else (prompt, chosen, rejected, 0)
 
 
-def _shown(text: str | list[Message]) -> str:
-    """As the judge reads it: of one message the text, of several each under its speaker."""
+def _as_text(text: str | list[Message]) -> str:
+    """Return the text that the judge reads: of several messages, each after its speaker."""
     if isinstance(text, str):
         return text
     if len(text) == 1:
@@ -109,5 +112,5 @@ def _shown(text: str | list[Message]) -> str:
 
 
 def stable_hash(text: str) -> int:
-    """64 bits of a text's sha256, to draw by: the same everywhere and always."""
+    """Return 64 bits of a text's sha256, for draws that never change."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

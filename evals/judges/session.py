@@ -52,7 +52,7 @@ class JudgeSession:
         self.counts = self._calls.counts
         self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
-        self._judges: dict[str, Judge] = {}
+        self._judges: dict[str | Template, Judge] = {}
         self._read = self._unread = 0  # questions, since `begin`
 
     @property

@@ -1,7 +1,7 @@
-"""The prompts that judges read: files in `templates/`, each with a version, the labels and how the verdict is read.
+"""Judge prompts: files in `templates/`, each with a version, the labels and how the verdict is read.
 
-A file begins with `key: value` lines (version, labels, answer), then come messages, each under a line `--- role`.
-`{prompt}`, `{a}` and `{b}` are filled in at once, so that a text that holds "{a}" stays as it is.
+A file begins with `key: value` lines (version, labels, answer), followed by messages, each after a line `--- role`.
+`{prompt}`, `{a}` and `{b}` are filled in at once, so that a text that contains "{a}" stays as it is.
 """
 
 import hashlib
@@ -18,18 +18,19 @@ ANSWERS = ("first_token", "last_line")
 
 
 class TemplateError(PloError, ValueError):
-    """A judge's prompt that cannot be read. The message names the file, the fault and the remedy."""
+    """A judge prompt cannot be read. The message names the file, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A judge's prompt.
+    """A judge prompt.
 
     Attributes:
-        labels: what the judge calls the answer shown first and the one shown second.
-        answer: "first_token": the label is all it says; "last_line": it reasons, and ends with the label on a line.
+        labels: labels of the answer shown first and the answer shown second.
+        answer: "first_token": the judge answers with the label alone; "last_line": it reasons, and ends with the label on a
+            line of its own.
         messages: (role, text) with the slots {prompt}, {a}, {b}.
-        identity: name, version and a digest of the text: part of every verdict's key.
+        identity: name, version and digest of the text, part of every verdict's key.
     """
 
     name: str
@@ -40,17 +41,17 @@ class Template:
     identity: str
 
     def fill(self, prompt: str, a: str, b: str) -> list[dict[str, str]]:
-        """The messages for one question; what is no valid Unicode in the texts (lone surrogates) becomes "?"."""
+        """Return the messages for one question; lone surrogates in the texts become "?"."""
         filling = {"prompt": without_surrogates(prompt), "a": without_surrogates(a), "b": without_surrogates(b)}
         return [
             {"role": role, "content": _SLOT.sub(lambda slot: filling[slot[1]], text)} for role, text in self.messages
         ]
 
     def read(self, answer: str) -> float | None:
-        """P(b better) that an answer in words states: 0 or 1, or None where it states neither.
+        """Return P(b better) as stated by an answer in words: 0 or 1, or None where it states neither.
 
         The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
-        white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". A thought before it is not read.
+        white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". A thought before it is ignored.
         """
         answer = split_thought(answer).text
         lines = answer.strip().splitlines() if self.answer == "last_line" else [answer.strip()]
@@ -59,7 +60,7 @@ class Template:
 
 
 def without_surrogates(text: str) -> str:
-    """The text with "?" for every lone surrogate, which can be neither sent nor tokenised."""
+    """Return the text with "?" for every lone surrogate, which can be neither sent nor tokenised."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -73,10 +74,10 @@ def _bare(line: str) -> str:
 
 
 def get_template(name: str | Path | Template) -> Template:
-    """A built-in judge prompt by name, or one of the user's by its file.
+    """Return a built-in judge prompt by name, or one of the user's by its file.
 
     Raises:
-        TemplateError: no such name or file, or it lacks version, labels, a message or a slot.
+        TemplateError: there is no such name or file, or it lacks version, labels, a message or a slot.
     """
     if isinstance(name, Template):
         return name
@@ -95,7 +96,7 @@ def _parse(path: Path, text: str) -> Template:
     head, *parts = re.split(r"^--- (system|user|assistant)\n", text, flags=re.MULTILINE)
     facts = dict(line.split(":", 1) for line in head.splitlines() if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}
-    labels, answer = tuple(facts.get("labels", "").split()), facts.get("answer", "first_token")
+    labels, answer = facts.get("labels", "").split(), facts.get("answer", "first_token")
     messages = tuple(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
     slots = {slot for _, message in messages for slot in _SLOT.findall(message)}
     faults = {
@@ -108,4 +109,11 @@ def _parse(path: Path, text: str) -> Template:
     if lacking := [what for what, is_fault in faults.items() if is_fault]:
         raise TemplateError(f"The judge prompt {path} lacks {'; '.join(lacking)}.")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Template(path.stem, facts["version"], labels, answer, messages, f"{path.stem} {facts['version']} {digest}")
+    return Template(
+        path.stem,
+        facts["version"],
+        (labels[0], labels[1]),
+        answer,
+        messages,
+        f"{path.stem} {facts['version']} {digest}",
+    )

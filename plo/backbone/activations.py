@@ -1,8 +1,9 @@
-"""Less kept for the backward pass, and fewer passes over what is.
+"""RMS norms and gated MLPs that keep less for the backward pass.
 
-autograd keeps what every operation multiplies. Of an RMS norm that is its input and what it makes of it on the way, of a
-gated MLP, down(act(gate) * up), gate, act(gate), up and their product: the widest tensors of a layer. All but the norm's
-input, gate and up follow by elementwise work, which is cheap to do again. A third of what SmolLM2 keeps in bfloat16.
+autograd keeps what every operation multiplies: for an RMS norm its input and its intermediate results, for a gated MLP,
+down(act(gate) * up), the tensors gate, act(gate), up and their product, which are the widest of a layer. All but the
+norm's input, gate and up can be computed again by cheap elementwise work. This saves a third of what SmolLM2 keeps in
+bfloat16.
 """
 
 import copy
@@ -21,11 +22,11 @@ TOLERANCE = 1e-4
 
 
 def keep_less(model: nn.Module, on: bool) -> None:
-    """Let RMS norms and trained gated MLPs keep less, or as much as the model's own code does.
+    """Let RMS norms and trained gated MLPs keep less (`on`), or as much as the model's own code does.
 
-    What replaces a module's forward is first compared with it in numbers, forward and backward (`agrees`); where they
-    differ, the module stays as it is. Of a frozen MLP the adapters are operations of their own. A module whose forward
-    was replaced by something else is left alone.
+    A replacement is first compared with the module in numbers, forward and backward (`agrees`); a module that differs
+    stays as it is. So does a frozen MLP, whose adapters are operations of their own, and a module whose forward something
+    else has replaced.
     """
     for module in model.modules():
         if isinstance(vars(module).get("forward"), _KeepsLess):
@@ -35,13 +36,13 @@ def keep_less(model: nn.Module, on: bool) -> None:
 
 
 def compare_parts(model: nn.Module) -> None:
-    """Compare whatever `keep_less` may replace now, where that is impossible later: of a sharded model."""
+    """Compare now whatever `keep_less` may replace later, when the model is sharded and cannot be compared any more."""
     for module in model.modules():
         _replacement(module)
 
 
 class _KeepsLess(partial):
-    """A forward that `keep_less` has put there."""
+    """A forward method that `keep_less` set."""
 
 
 _Make = Callable[[nn.Module], Callable[..., Tensor]]
@@ -49,7 +50,7 @@ _verdicts: WeakKeyDictionary[nn.Module, _Make | None] = WeakKeyDictionary()
 
 
 def _replacement(module: nn.Module) -> _Make | None:
-    """What makes the forward that keeps less for a module of this kind; None where there is none that agrees."""
+    """Return the function that makes a forward method which keeps less for `module`; None if none agrees with it."""
     if _is_trained_gated_mlp(module):
         makes = (_gated_mlp,)
     elif isinstance(getattr(module, "variance_epsilon", None), float) and [
@@ -82,7 +83,10 @@ def _rms_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = w * z, z = x r, r = 1 / sqrt(mean(x^2) + eps); x (..., d), w (d,). z and r (..., 1) in float32, as Llama's."""
+    """RMS norm that keeps its input x and r: y = w z, z = x r, r = 1 / sqrt(mean(x^2) + eps), z and r in float32 as Llama's.
+
+    Shapes: x (..., d), w (d,), r (..., 1).
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -94,7 +98,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_y: Tensor):
-        """dL/dw = sum of dy z over the rows, dL/dx = r (dy w - z mean(dy z w))."""
+        """Compute dL/dw, the sum of dy z over the rows, and dL/dx = r (dy w - z mean(dy z w))."""
         x, weight, root = ctx.saved_tensors
         z, d_y = x.float() * root, d_y.float()
         d_weight = (d_y * z).reshape(-1, len(weight)).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
@@ -104,9 +108,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The function of the inputs; of what is in it only they are kept. It draws nothing at random.
+    """Call a function that draws nothing at random, and keep its inputs alone for the backward pass.
 
-    It is done again up to the last tensor that is needed: of `_down`, before the product with its weight.
+    The backward pass computes it again up to the last tensor that is needed: in `_down`, before the product with its weight.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
@@ -114,24 +118,24 @@ def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _is_trained_rms_norm(module: nn.Module) -> bool:
-    """Whether it is a norm with a trained weight, by name; torch's own is one operation, which keeps no more than this."""
+    """Return whether a module is an RMS norm with a trained weight, other than torch's, which keeps no more than this."""
     if not type(module).__name__.endswith("RMSNorm") or isinstance(module, nn.RMSNorm):
         return False
     return any(weight.requires_grad for weight in module.parameters())
 
 
 def _is_trained_gated_mlp(module: nn.Module) -> bool:
-    """Whether it has the parts of Llama's MLP, and `down_proj` is torch's, trained."""
+    """Return whether a module has the parts of Llama's MLP, and its `down_proj` is a trained layer of torch."""
     down = getattr(module, "down_proj", None)
     parts = all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "act_fn"))
     return parts and type(down) is nn.Linear and down.weight.requires_grad
 
 
 def agrees(module: Any, make: _Make) -> bool:
-    """Whether the forward that `make` makes for a module computes the module's numbers and gradients.
+    """Return whether the forward that `make` makes for a module computes the numbers and gradients of the module.
 
-    Both run on a copy in float64, on rows whose scales lie from .01 to 1,000, so that a constant, a clamp or another
-    exponent shows; and forward on the module's own dtype, as rounding is to be the same.
+    Both run on a copy in float64, on rows whose scales range from .01 to 1,000, so that a constant, a clamp or another
+    exponent shows. The forward pass is compared in the module's own dtype as well, in which rounding must be the same.
     """
     width = (module.gate_proj if hasattr(module, "gate_proj") else module).weight.shape[-1]
     generator = torch.Generator().manual_seed(0)
@@ -159,5 +163,5 @@ def _with_gradients(forward: Callable[[Tensor], Tensor], module: nn.Module, x: T
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal but for the rounding of float32, in which norms compute, of the largest entry of each row."""
+    """Return whether two tensors are equal within the rounding in float32 of each row's largest entry."""
     return bool(((a - b).abs() <= TOLERANCE * a.abs().amax(-1, keepdim=True)).all())

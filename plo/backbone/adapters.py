@@ -1,4 +1,4 @@
-"""LoRA adapters by name: what their file may say, and putting them on their base as peft builds them."""
+"""LoRA adapters by name: reading their settings, and putting them on their base as peft builds them."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ CONFIG = "adapter_config.json"
 DOWNLOADED = ["adapter_*", "*token*", "vocab*", "merges.txt", "*.jinja", "*.model"]  # of an adapter on the hub
 WHOLE = ("model*.safetensors", "pytorch_model*.bin")  # weights of a model that is no adapter
 
-# What an adapter's file may say. peft builds the layers, but plo calls the model inside, past what peft does around it.
+# Settings that may be in an adapter's file. peft builds the layers, but plo calls the model inside peft's wrapper.
 NAMES = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "inference_mode", "runtime_config"}
 LAYERS = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias", "lora_dropout",
@@ -31,7 +31,7 @@ HARMLESS = {"init_lora_weights": (False, "gaussian", "orthogonal")}  # others ch
 
 
 def adapter_folder(name: str) -> Path | None:
-    """The folder of the adapter that a folder or hub name is, downloaded if need be; None if it is no adapter.
+    """Return the folder of an adapter, downloaded if `name` is on the hub; None if `name` is no adapter.
 
     Raises:
         ModelError: the folder holds an adapter and a whole model.
@@ -49,16 +49,16 @@ def adapter_folder(name: str) -> Path | None:
     try:
         if find_adapter_config_file(name) is None:
             return None
-    except OSError:  # neither a folder nor a hub name: what loads the model says so
+    except OSError:  # neither a folder nor a hub name: loading the model raises the error
         return None
     return Path(snapshot_download(name, allow_patterns=DOWNLOADED))
 
 
 def adapter_config(folder: Path, task: str = "CAUSAL_LM") -> dict[str, Any]:
-    """What an adapter's file says, all of it something that `put_on` heeds.
+    """Read an adapter's settings, after a check that `put_on` honours all of them.
 
     Raises:
-        ModelError: it says something else, or is no LoRA adapter.
+        ModelError: a setting that plo ignores, or no LoRA adapter.
     """
     file = folder / CONFIG
     damaged = f"{file} is damaged: {{}}. Copy it again from where the adapter was made."
@@ -89,21 +89,21 @@ def adapter_config(folder: Path, task: str = "CAUSAL_LM") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def loading_base(folder: Path, base: str) -> Iterator[None]:
-    """Name the adapter, too, where its base cannot be loaded."""
+    """Name the adapter in the error if loading its base inside fails."""
     try:
         yield
     except Exception as error:  # of any library
-        said = str(error) if isinstance(error, ModelError) else f"{base!r} cannot be loaded: {reason(error)}."
+        message = str(error) if isinstance(error, ModelError) else f"{base!r} cannot be loaded: {reason(error)}."
         raise ModelError(
-            f"{said} It is the base of the adapter {folder} (base_model_name_or_path in its {CONFIG})."
+            f"{message} It is the base of the adapter {folder} (base_model_name_or_path in its {CONFIG})."
         ) from error
 
 
 def put_on(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with the adapter of a folder on it.
+    """Return the model with the adapter of a folder on it.
 
     Raises:
-        ModelError: the adapter is another model's, or its weights are another adapter's.
+        ModelError: the adapter belongs to another model, or its weights to another adapter.
     """
     if not any(folder.glob("adapter_model*")):
         raise ModelError(f"The adapter {folder} has no weights: copy its adapter_model.safetensors there.")
@@ -123,10 +123,10 @@ def put_on(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def share_kept(adapted: PeftModel, dtype: torch.dtype) -> float:
-    """How much of what an adapter changes is left when it is merged into weights of a dtype, 0 to 1.
+    """Return the share of an adapter's change that is left after merging it into weights of `dtype`, 0 to 1.
 
-    <round(W + D) - W, D> / <D, D> over the plain LoRA layers; D is what the adapter adds to W. A change below half a unit
-    in the last place of W is lost.
+    The share is <round(W + D) - W, D> / <D, D> over the plain LoRA layers, where D is what the adapter adds to W. A change
+    below half a unit in the last place of W is lost.
     """
     kept = whole = 0.0
     layers: Iterator[Any] = adapted.modules()

@@ -1,9 +1,9 @@
-"""Attention of packed groups: a prompt once and its responses after it, many groups in one row, nothing padded.
+"""Attention of packed groups: each prompt once with its responses after it, many groups in one row, nothing padded.
 
-A token sees its own group's prompt, and of the responses only its own, up to itself. The work of a group of n tokens is
-n^2 at most, columns rounded up to whole `LANES`, whatever else lies in the row. The layout travels where transformers'
-models pass a ready-made 4-D mask on untouched, so that it reaches every layer, and a checkpointed layer's second forward
-pass too.
+A token sees its own group's prompt and its own response up to itself. The work for a group of n tokens is at most n^2,
+with columns rounded up to whole `LANES`, whatever else is in the row. The layout takes the place of the attention mask:
+transformers' models pass a 4-D mask on unchanged, so that it reaches every layer, and the second forward pass of a
+checkpointed layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Lengths = Sequence[Sequence[int]]  # a group each: tokens of its prompt, and of 
 
 
 def layout(lengths: Lengths) -> Tensor:
-    """(1, 1, groups, 1 + responses) int64: what a packed batch has as its attention mask."""
+    """Return the attention mask of a packed batch: the lengths as a (1, 1, groups, 1 + responses) int64 tensor."""
     return torch.tensor(lengths)[None, None]
 
 
@@ -43,16 +43,16 @@ def packed_attention(
     position_bias: Tensor | None = None,
     **unused,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: (1, heads, tokens, head_dim) in, (1, tokens, heads, head_dim) out.
+    """Attend within packed groups, as transformers' attention interface: (1, heads, tokens, head_dim) in, tokens first out.
 
     Args:
         attention_mask: a `layout`.
-        scaling: of the scores; None: 1 / sqrt(head_dim).
-        softcap: scores become softcap * tanh(scores / softcap) (Gemma2).
-        unused: dropout among them, which plo turns off for every model.
+        scaling: factor of the scores; None: 1 / sqrt(head_dim).
+        softcap: cap of the scores, which become softcap * tanh(scores / softcap) (Gemma2).
+        unused: other arguments, such as dropout, which plo turns off for every model.
 
     Raises:
-        ModelError: the model gives attention sinks or position biases, which are not of groups.
+        ModelError: the model passes attention sinks or position biases, which know nothing of groups.
     """
     if s_aux is not None or position_bias is not None:
         raise ModelError("attention sinks and position biases cannot be packed")
@@ -69,9 +69,9 @@ def packed_attention(
 
 @lru_cache(maxsize=2)  # every layer of a pass asks with the same tensor
 def _groups(layout: Tensor, dtype: torch.dtype) -> list[tuple[slice, Tensor]]:
-    """Where each group stands in the row, and its additive mask: 0 where row t sees column s, else -inf.
+    """Return each group's place in the row and its additive mask: 0 where token t sees token s, else -inf.
 
-    (n, n), and columns of -inf up to a multiple of `LANES`.
+    A mask is (n, n), with columns of -inf up to a multiple of `LANES`.
     """
     groups, start = [], 0
     for lengths in layout[0, 0].tolist():
@@ -86,9 +86,9 @@ def _groups(layout: Tensor, dtype: torch.dtype) -> list[tuple[slice, Tensor]]:
 
 
 class _Blocks(torch.autograd.Function):
-    """Group after group: torch's flash attention forward, and a backward pass of few large matrix products.
+    """Attention group by group: torch's flash attention forward, and a backward pass of few large matrix products.
 
-    Nothing of the size of the scores is kept. torch's own backward on the CPU is two to three times slower than this one.
+    Nothing of the size of the scores is kept. On the CPU torch's own backward pass is two to three times slower.
     """
 
     @staticmethod
@@ -157,14 +157,14 @@ def _whole_lanes(columns: int) -> int:
 
 
 def _row_blocks(total: int) -> list[tuple[int, int]]:
-    """Blocks of rows of about equal size, the last one first. They end where whole lanes of columns do, or at the end."""
+    """Divide rows into blocks of about equal size, the last one first. Each ends at a multiple of `LANES`, or at `total`."""
     count = -(-total // BLOCK)
     edges = [min(total, _whole_lanes(total * i // count)) for i in range(count + 1)]
     return list(pairwise(edges))[::-1]
 
 
 def _tokens_first(like: Tensor) -> Tensor:
-    """Empty, (heads, tokens, size), laid out as the projections that its gradient flows into."""
+    """Return an empty (heads, tokens, size) tensor, laid out as the projections that its gradient flows into."""
     heads, tokens, size = like.shape
     return like.new_empty(tokens, heads, size).transpose(0, 1)
 
@@ -174,7 +174,7 @@ def _put(target: Tensor, values: Tensor, first: bool) -> None:
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, groups, scaling: float, softcap: float | None) -> Tensor:
-    """The same by autograd, with scores that may be capped."""
+    """Attend as `_Blocks` does, by autograd and with scores that may be capped."""
     repeat = len(query) // len(key)
     out = []
     for span, mask in groups:

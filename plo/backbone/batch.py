@@ -1,4 +1,4 @@
-"""A batch of token ids as tensors, and how groups (a prompt and its responses) become one: packed, or padded rows."""
+"""Batches of token ids as tensors, made of groups (a prompt and its responses) as packed or padded rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -12,12 +12,12 @@ from plo.backbone.attention import layout
 from plo.data import DataError, Pair
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]  # prompt ids, ids of each response
-PAD = 0  # masked everywhere, so that any id serves
+PAD = 0  # any id would do, as it is masked everywhere
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts with their responses, as a model reads them, and what a loss needs to know of each response token.
+    """Prompts with their responses as a model reads them, and what a loss needs to know about each response token.
 
     `sequences` counts responses: twice the pairs, chosen before rejected. `n` counts response tokens, sequence after
     sequence. A padded batch has a row for each sequence, a packed one has a single row.
@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def packed(self) -> bool:
-        """Whether all groups are in one row."""
+        """Whether all groups share one row."""
         return self.attention_mask.dim() == 4
 
     @property

@@ -1,7 +1,8 @@
-"""Private and undocumented names of torch, transformers, peft and accelerate that the backbone uses, and no other module.
+"""Private and undocumented names of torch, transformers, peft and accelerate; no other module of the backbone uses them.
 
-Importing this module checks that they are there. What a new version could keep by name and yet do differently is tried
-where it is used: clipping, packed attention, LoRA layers and norms by their numbers, the trainer's hooks by being called.
+Importing this module checks that they exist. A new version could also keep a name and change what it does. Packed
+attention, LoRA layers, norms and clipping are therefore compared in numbers where they are used, and the trainer's hooks
+are checked to be called.
 """
 
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def can_exchange_attention(model: PreTrainedModel) -> bool:
 
 
 def rename(model: PreTrainedModel, name: str) -> None:
-    """Let a model say that it comes from `name`."""
+    """Set the name by which a model is known, such as the folder that it comes from."""
     model.name_or_path = model.config._name_or_path = name
 
 
@@ -179,35 +180,25 @@ def repeatable(loader: DataLoader, arguments: TrainingArguments) -> DataLoader:
 
 
 class HookedTrainer(Trainer):
-    """transformers' `Trainer`, whose private methods call hooks of a subclass, each of them checked to be called.
+    """transformers' `Trainer`, whose private methods call hooks with plain names, each of them checked to be called.
 
-    The hooks `save_optimizer` and `load_optimizer` are those of a sharded model.
+    Args:
+        checkpoints: hooks that write and read checkpoints (`plo.backbone.checkpoints.Checkpoints`).
     """
 
     clip_gradient: Callable[[], Tensor]
-    begin_checkpoint: Callable[[], None]
-    end_checkpoint: Callable[[Path], None]
-    end_random_states: Callable[[], None]
-    save_weights: Callable[[Path], None]
-    load_weights: Callable[[Path], None]
-    save_optimizer: Callable[[Path], None]
-    load_optimizer: Callable[[Path], None]
 
-    def __init__(self, *arguments: Any, **keywords: Any):
+    def __init__(self, *arguments: Any, checkpoints: Any, **keywords: Any):
         super().__init__(*arguments, **keywords)
+        self.checkpoints = checkpoints
         self.sharded = False
         self.called: set[str] = set()
         self.computed: Tensor | None = None  # what `compute_loss` returned last
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # the latter tells it before 5.19
         self.add_callback(_HooksAreCalled(self))
 
-    @property
-    def folder(self) -> Path:
-        """The folder of the checkpoints."""
-        return Path(str(self.args.output_dir))
-
     def owns_sharding(self, sharded: bool) -> None:
-        """Say whether the model is sharded already: nobody else is to wrap it, or to defer the sum of its gradients."""
+        """Declare whether the model is sharded already, so that transformers neither wraps it nor defers its gradients."""
         if sharded:
             TRANSFORMERS.require("transformers:Trainer", ".is_distributed_loading_by_transformers")  # since 5.19
             if hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # since 5.23, as the other one
@@ -215,7 +206,7 @@ class HookedTrainer(Trainer):
         self.sharded = self.is_distributed_loading_by_transformers = sharded
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """Train on a micro-batch. The first one shows whether transformers leaves the loss as `compute_loss` gave it."""
+        """Train on a micro-batch, and check on the first one that transformers leaves the loss as `compute_loss` gave it."""
         loss = super().training_step(*arguments, **keywords)
         if "training_step" not in self.called and self.computed is not None and self.computed.isfinite():
             self.called.add("training_step")
@@ -226,7 +217,7 @@ class HookedTrainer(Trainer):
         return loss
 
     def _defer_fsdp_gradient_reduction(self):
-        """Not deferred: shards of the gradient add up over micro-batches, a whole gradient might not fit."""
+        """Defer nothing: shards of the gradient add up over micro-batches, and a whole gradient might not fit."""
         return nullcontext()
 
     def _clip_grad_norm(self, model):
@@ -235,31 +226,34 @@ class HookedTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         self.called.add("checkpoint")
-        self.begin_checkpoint()
+        self.checkpoints.begin()
         super()._save_checkpoint(model, trial)
-        self.end_checkpoint(self.folder / f"checkpoint-{self.state.global_step}")
+        self.checkpoints.end(self.state.global_step)
 
     def _save(self, output_dir=None, state_dict=None):
         self.called.add("save_weights")
-        self.save_weights(Path(output_dir or self.folder))
+        self.checkpoints.save_weights(Path(output_dir or str(self.args.output_dir)))
 
     def _save_optimizer_and_scheduler(self, output_dir):
         self.called.add("save_optimizer")
-        self.save_optimizer(Path(output_dir)) if self.sharded else super()._save_optimizer_and_scheduler(output_dir)
+        if self.sharded:
+            self.checkpoints.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
-        self.called.add("end_random_states")
-        self.end_random_states()
+        self.called.add("random_states_saved")
+        self.checkpoints.random_states_saved()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         self.called.add("load_weights")
-        self.load_weights(Path(resume_from_checkpoint))
+        self.checkpoints.load_weights(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         self.called.add("load_optimizer")
         if self.sharded and checkpoint is not None:
-            self.load_optimizer(Path(checkpoint))
+            self.checkpoints.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
 
@@ -274,7 +268,7 @@ class HookedTrainer(Trainer):
 
 
 class _HooksAreCalled(TrainerCallback):
-    """Sees that nothing which would fail silently was left out: clipping, the stop at a non-finite loss, checkpoints."""
+    """Checks that transformers called what would otherwise be left out silently: clipping, and parts of checkpoints."""
 
     def __init__(self, trainer: HookedTrainer):
         self.trainer = trainer
@@ -288,6 +282,6 @@ class _HooksAreCalled(TrainerCallback):
         self.trainer.called.discard("clip_gradient")
 
     def on_save(self, args, state, control, **kwargs):
-        saved = "checkpoint", "save_weights", "save_optimizer", "end_random_states"
+        saved = "checkpoint", "save_weights", "save_optimizer", "random_states_saved"
         self.trainer.check_called("in a checkpoint", *saved)
         self.trainer.called.difference_update(saved)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: they hold everything that is trained, and nothing else.
+"""Checkpoints of a training, which hold everything that is trained and nothing else.
 
 The last two are kept, so that a damaged one costs its steps and not the training.
 """
@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.optim import Optimizer
 
 from plo import distributed, store
 from plo.backbone import sharding
+from plo.backbone.borrowed import OPTIMIZER_FILE, SCHEDULER_FILE
 from plo.backbone.head import ModelError
 from plo.backbone.model import Backbone
 
@@ -27,10 +28,10 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = lambda step, steps: None) -> Path | None:
-    """Return the newest checkpoint to go on from. Those after it that are damaged, or were not written whole, are removed.
+    """Return the newest checkpoint to continue from, after removing newer ones that are damaged or incomplete.
 
     Args:
-        lacking: says of a step, and the steps of the whole training, what is gone that going on from there would need.
+        lacking: returns, for a step and the steps of the whole training, what is missing to continue from there, or None.
     """
     for step, path in checkpoints(folder):
         if not store.is_sealed(path):
@@ -44,48 +45,66 @@ def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = la
     return None
 
 
-def remove_older(folder: Path) -> None:
-    """Remove all checkpoints but the newest, before another is written: the disk never holds more than two."""
-    for _, older in checkpoints(folder)[1:]:
-        store.remove(older)
+class Checkpoints:
+    """Writes and reads the checkpoints of a training.
 
-
-def save_trained(backbone: Backbone, folder: Path) -> None:
-    """Write everything that training changes, from the main process."""
-    trained = sharding.on_main(backbone.trained())
-    if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained, folder / TRAINED)
-
-
-def load_trained(backbone: Backbone, folder: Path) -> None:
-    """Read back what `save_trained` wrote.
-
-    Raises:
-        ModelError: it is of another model or loss.
+    Args:
+        folder: folder of the training.
     """
-    saved = load_file(folder / TRAINED)
-    trained = backbone.trained()
-    if saved.keys() != trained.keys():
-        different = sorted(saved.keys() ^ trained.keys())[:5]
-        raise ModelError(f"The checkpoint {folder} is of another model or loss: {different} ...")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(sharding.like(saved[name], parameter))
 
+    def __init__(self, backbone: Backbone, folder: Path):
+        self.backbone, self.folder = backbone, folder
 
-def save_sharded(optimizer: Optimizer, file: Path) -> None:
-    """Write a sharded optimiser's state in full, so that another number of processes, sharded or not, can go on with it."""
-    state = optimizer.state_dict()
-    state["state"] = sharding.on_main(state["state"])
-    if distributed.is_main():
-        torch.save(state, file)
+    def begin(self) -> None:
+        """Remove all checkpoints but the newest before another is written: the disk never holds more than two."""
+        if distributed.is_main():
+            for _, older in checkpoints(self.folder)[1:]:
+                store.remove(older)
 
+    def end(self, step: int) -> None:
+        """Declare the checkpoint of a step whole."""
+        if distributed.is_main():
+            store.seal(self.folder / f"checkpoint-{step}")
 
-def load_sharded(optimizer: Optimizer, file: Path) -> None:
-    """Read back what `save_sharded` wrote."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, values in state["state"].items():
-        state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
-    optimizer.load_state_dict(state)
+    def save_weights(self, folder: Path) -> None:
+        """Write everything that training changes, from the main process."""
+        trained = sharding.on_main(self.backbone.trained())
+        if distributed.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, folder / TRAINED)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read back what `save_weights` wrote.
+
+        Raises:
+            ModelError: it belongs to another model or loss.
+        """
+        saved = load_file(folder / TRAINED)
+        trained = self.backbone.trained()
+        if saved.keys() != trained.keys():
+            different = sorted(saved.keys() ^ trained.keys())[:5]
+            raise ModelError(f"The checkpoint {folder} is of another model or loss: {different} ...")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(sharding.like(saved[name], parameter))
+
+    def save_optimizer(self, folder: Path, optimizer: Any, schedule: Any) -> None:
+        """Write a sharded optimiser's state in full, so that another number of processes, sharded or not, can continue."""
+        state = optimizer.state_dict()
+        state["state"] = sharding.on_main(state["state"])
+        if distributed.is_main():
+            torch.save(state, folder / OPTIMIZER_FILE)
+            torch.save(schedule.state_dict(), folder / SCHEDULER_FILE)
+
+    def load_optimizer(self, folder: Path, optimizer: Any, schedule: Any) -> None:
+        """Read back what `save_optimizer` wrote, sharded as the optimiser's parameters are."""
+        state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, values in state["state"].items():
+            state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
+        optimizer.load_state_dict(state)
+        schedule.load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
+
+    def random_states_saved(self) -> None:
+        """Wait until each process has written its own, before the main one declares the checkpoint whole."""
+        distributed.gather(None)

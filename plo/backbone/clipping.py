@@ -1,4 +1,4 @@
-"""Clipping a gradient by its global norm, as `torch.nn.utils.clip_grad_norm_` does, in fewer passes over it where it can."""
+"""Clipping of a gradient by its global norm, as `torch.nn.utils.clip_grad_norm_` does it, in fewer passes over it."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,10 +14,10 @@ from plo.backbone.borrowed import divide_gradients
 def clip(
     optimizer: Optimizer, parameters: Sequence[nn.Parameter], max_norm: float, others: Sequence[nn.Parameter] = ()
 ) -> Tensor:
-    """Let the optimiser's next step see gradients times min(1, max_norm / their global norm); returns the norm.
+    """Let the optimiser's next step see gradients times min(1, max_norm / their global norm), and return the norm.
 
-    A fused optimiser divides what it reads by its `grad_scale`, so that until then nothing is clipped. It does so to the
-    others, the rest of its parameters, too: their gradients are multiplied first. Not for use beside a `GradScaler`.
+    A fused optimiser divides the gradients itself as it reads them. It divides those of `others`, the rest of its
+    parameters, as well, so theirs are multiplied first. Do not combine it with a `GradScaler`.
     """
     norm = _global_norm([p.grad for p in parameters if p.grad is not None])
     if all(group.get("fused") for group in optimizer.param_groups) and _divides(type(optimizer), norm.device):

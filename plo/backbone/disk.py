@@ -1,4 +1,4 @@
-"""Weights that are needed now and then, kept on disk."""
+"""Weights that are kept on disk, as they are needed only now and then."""
 
 import mmap
 import tempfile
@@ -13,14 +13,14 @@ from plo.paths import plo_home
 
 
 class OnDisk(Mapping[str, Tensor]):
-    """Copies of tensors in a file without a name: it takes no memory, and is gone with the process, however that ends.
+    """Copies of tensors in a file without a name, which takes no memory and vanishes with the process, however it ends.
 
-    Each look-up maps the tensor's part of the file anew: its pages are read as they are used, and let go with the tensor.
-    What is written to such a tensor changes no other. Of a sharded tensor the file has this process's part, and the tensor
-    comes back sharded as it was.
+    Each look-up maps the tensor's part of the file anew: pages are read when they are used, and freed with the tensor.
+    Writing to such a tensor changes no other one. For a sharded tensor the file holds this process's part, and a look-up
+    returns it sharded as it was.
 
     Raises:
-        ModelError: no room on the disk.
+        ModelError: the disk is full.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):

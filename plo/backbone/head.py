@@ -1,4 +1,4 @@
-"""What stands between a causal LM's last hidden state and its logits."""
+"""The step from a causal LM's last hidden state to its logits."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ from plo.errors import PloError
 
 
 class ModelError(PloError, ValueError):
-    """A model that cannot be loaded or used. The message names the model and the remedy."""
+    """An error for a model that cannot be loaded or used. The message names the model and the remedy."""
 
 
 def scaled(config: PreTrainedConfig, logits: Tensor) -> Tensor:
-    """What some families do to the product with the LM head."""
+    """Return the logits after what some families do to the product with the LM head: scale it, or cap it."""
     config = config.get_text_config()
     if getattr(config, "logit_scale", None) is not None:  # Cohere
         logits = logits * config.logit_scale
@@ -27,24 +27,23 @@ def scaled(config: PreTrainedConfig, logits: Tensor) -> Tensor:
 
 
 def check_plain(model: PreTrainedModel) -> None:
-    """Raise where a model has adapters of its own: those that are trained take their place, as they have the same name.
+    """Raise if a model has adapters already, which the trained ones would replace, as they have the same name.
 
     Raises:
-        ModelError: with the remedy.
+        ModelError: the model has an adapter.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError(
-            f"The model {model.name_or_path!r} has an adapter on it, which new adapters would take the place of, and training "
-            f"would start from the base alone. Merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-            f".merge_and_unload()."
+            f"The model {model.name_or_path!r} has an adapter already. New adapters would replace it, and training would start "
+            f"from the base alone. Merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload()."
         )
 
 
 def check_head(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None:
-    """Families differ in what follows the LM head: compare with the model's own logits once, rather than trust.
+    """Compare `head` of the last hidden state with the model's own logits, as families differ in what follows the LM head.
 
     Raises:
-        ModelError: the model's logits are not finite, or `head` of the last hidden state is not what the model gives.
+        ModelError: the logits differ, or the model's own are not finite.
     """
     device = next(model.parameters()).device
     ids = torch.arange(1, 9, device=device)[None] % model.config.get_text_config().vocab_size

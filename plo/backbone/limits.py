@@ -1,4 +1,4 @@
-"""What a model can read at all: which token ids, and how many positions. Beyond, torch raises an `IndexError`."""
+"""Token ids and positions that a model can read; beyond them torch raises an `IndexError`."""
 
 import re
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raise where a tokenizer writes ids that the model has no embedding of.
+    """Raise if a tokenizer writes ids that the model has no embedding of.
 
-    Special tokens other than EOS are passed over, as rows need not hold them: many tokenizers have a padding token that
-    their model has never seen. `check_rows` looks at what rows hold.
+    Special tokens other than EOS are ignored, as many tokenizers have a padding token that their model has never seen.
+    `check_rows` checks the tokens that rows really contain.
 
     Raises:
-        ModelError: with the remedy.
+        ModelError: the tokenizer belongs to another model.
     """
     size = vocabulary_of(model)
     unused = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
@@ -39,7 +39,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model has learned an embedding of; None where it computes them, for any length."""
+    """Return how many positions a model has learned embeddings of; None if it computes them, for any length."""
     tokens = model.get_input_embeddings()
     found = [
         module.num_embeddings - getattr(module, "offset", 0)  # OPT's first two are not positions
@@ -50,10 +50,14 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 
 def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) -> None:
-    """Raise where a sequence is longer than the positions that the model has learned.
+    """Raise if a sequence has more tokens than the model has learned positions.
+
+    Args:
+        what: the sequence, for the message.
+        remedy: what to do about it, for the message.
 
     Raises:
-        ModelError: with `what` it is and the `remedy`.
+        ModelError: the sequence is too long.
     """
     limit = learned_positions(model)
     if limit is not None and tokens > limit:
@@ -63,10 +67,10 @@ def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) ->
 
 
 def check_rows(model: PreTrainedModel, pairs: Sequence[Pair]) -> None:
-    """Raise where a pair has ids or positions that the model does not know.
+    """Raise if a pair has token ids or positions that the model does not know.
 
     Raises:
-        ModelError: with the row and the remedy.
+        ModelError: the message names the row.
     """
     size = vocabulary_of(model)
     limit = learned_positions(model)

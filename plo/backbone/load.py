@@ -1,4 +1,4 @@
-"""From a model's name to a `Backbone` and its tokenizer."""
+"""Loading a `Backbone` and its tokenizer by the name of a model."""
 
 import warnings
 from typing import Any
@@ -18,15 +18,17 @@ from plo.faults import reason
 
 
 def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, Any]:
-    """The backbone and its tokenizer, on the GPU where there is one.
+    """Load a backbone and its tokenizer, onto the GPU if there is one.
 
-    An adapter is merged into its base: the two together are the policy's start, and the reference.
-
-    LoRA holds the frozen base in the compute dtype; full fine-tuning holds float32 master weights. Pairs are packed where
-    the model computes the same numbers so; a warning says why, where it does not.
+    An adapter is merged into its base, and the two together are the start and the reference of training. LoRA holds the
+    frozen base in the compute dtype; full fine-tuning holds float32 master weights. Pairs are packed if the model computes
+    the same numbers with packed rows; otherwise a warning says why not.
 
     Args:
-        longest: tokens of the longest sequence it will see.
+        longest: number of tokens of the longest sequence that the model will read.
+
+    Raises:
+        ModelError: the model cannot be loaded, or not be trained with these settings.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute_dtype = _compute_dtype(config.dtype, device)
@@ -62,7 +64,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         why = why_not(model, longest) or disagreement(backbone, longest)
         if why:
             warnings.warn(
-                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false says so at once.)",
+                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false pads them without this check.)",
                 stacklevel=2,
             )
     return backbone, tokenizer

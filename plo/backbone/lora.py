@@ -1,7 +1,7 @@
-"""LoRA's adapters, and its linear layer as one operation: the same numbers as peft's, without its passes over whole outputs.
+"""LoRA adapters, and their linear layer as one operation: the numbers of peft's layer with fewer passes over its output.
 
-peft computes y = x W^T and adds s (x A^T) B^T to it: two more tensors of y's size forward and two backward, for products
-whose inner dimension is the rank. Here they are accumulated in place.
+peft computes y = x W^T and adds s (x A^T) B^T to it. That takes two more tensors of y's size forward and two backward, for
+products whose inner dimension is the rank. Here they are accumulated in place.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ from plo.config import ModelConfig
 
 
 def lora_config(config: ModelConfig) -> LoraConfig:
-    """The adapters that are trained, for peft."""
+    """Return peft's settings of the adapters that are trained."""
     return LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] (peft takes any number)
@@ -30,7 +30,7 @@ def lora_config(config: ModelConfig) -> LoraConfig:
 def fuse(policy: PeftModel, autocast: bool) -> None:
     """Let plain LoRA layers (one active adapter, no dropout, no variant) compute as one operation.
 
-    The others stay peft's, but for its cast of every adapter's input to float32, which autocast would cast straight back.
+    The other layers stay as peft made them, except that under autocast they no longer cast every adapter's input to float32.
     """
     for layer in policy.modules():
         plain = type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
@@ -42,7 +42,7 @@ def fuse(policy: PeftModel, autocast: bool) -> None:
 
 @cache
 def _agrees() -> bool:
-    """Whether `_Forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
+    """Return whether `_Forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
     config = LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         torch.manual_seed(0)
@@ -57,7 +57,7 @@ def _agrees() -> bool:
 
 
 class _Forward:
-    """A layer's forward; peft's own wherever anything but plain LoRA is asked for."""
+    """The forward method of a plain LoRA layer; it calls peft's own for anything else."""
 
     def __init__(self, layer: Any):
         self.layer = layer
@@ -79,7 +79,10 @@ class _Forward:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W^T + bias + s (x A^T) B^T with W and bias frozen; x (n, in), W (out, in), A (r, in), B (out, r)."""
+    """LoRA's linear layer: y = x W^T + bias + s (x A^T) B^T with W and bias frozen.
+
+    Shapes: x (n, in), W (out, in), A (r, in), B (out, r).
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Memory of a training step: what its peak was, what it will need, and keeping what the last one freed."""
+"""Memory of a training step: its peak, what it will need, and reuse of what the last step freed."""
 
 import contextlib
 import ctypes
@@ -15,10 +15,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc hand freed blocks out again instead of returning them to the system.
+    """Let glibc's malloc reuse freed blocks instead of returning them to the system. Without glibc nothing happens.
 
-    By default every tensor of more than 32 MB (weights cast, gradients, logits) is mapped anew and its pages are zeroed one
-    fault at a time, each step again. Elsewhere than under glibc nothing happens.
+    By default every tensor of more than 32 MB (casts of weights, gradients, logits) is mapped anew in every step, and its
+    pages are zeroed one fault at a time.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_gb() -> float:
-    """Peak memory since `reset_peak_memory`: of the GPU where there is one, else resident memory of the process."""
+    """Return the peak memory since `reset_peak_memory`, of the GPU if there is one, else the resident memory of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     try:
@@ -39,6 +39,7 @@ def peak_memory_gb() -> float:
 
 
 def reset_peak_memory() -> None:
+    """Start a new measurement of the peak memory, after freeing what is unused."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc: what malloc keeps counts as used
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -49,9 +50,9 @@ def reset_peak_memory() -> None:
 
 
 def saved_bytes(module: torch.nn.Module, batch: Any) -> int:
-    """Bytes that a forward pass of the batch keeps for its backward pass, parameters left out, casts of them not.
+    """Return the bytes that a forward pass of `batch` keeps for its backward pass, including casts of parameters.
 
-    Counted, not estimated, so that it holds for any architecture, dtype and adapter.
+    Parameters themselves are excluded. The bytes are counted, so that they are right for any architecture, dtype and adapter.
     """
     storages: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in module.parameters()}
     kept: list[Tensor] = []  # else another tensor might come to lie where a counted one was
@@ -69,7 +70,7 @@ def saved_bytes(module: torch.nn.Module, batch: Any) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Free memory of the device; None where the system does not tell."""
+    """Return the free memory of a device in bytes; None if the system does not report it."""
     if device.type == "cuda":
         kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept_by_torch

@@ -1,4 +1,4 @@
-"""Training pairs as the micro-batches of optimiser steps, one forward pass each."""
+"""Micro-batches of optimiser steps, one forward pass each, made of training pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,10 +38,10 @@ class MicroBatch:
 
 
 class TrainingPairs:
-    """Training pairs with their reference's statistics and token weights, for one backbone.
+    """Training pairs of one backbone, with their reference statistics and token weights.
 
     Args:
-        most: pairs of a forward pass on each device, at most.
+        most: maximum number of pairs of a forward pass on each device.
 
     Raises:
         ModelError: pairs longer than packing was tried with.
@@ -88,22 +88,22 @@ class TrainingPairs:
         return [self._micro_batch(rows or step[:1], filler=not rows) for rows in mine]
 
     def completed(self, batch: Batch) -> Batch:
-        """Return the batch with the reference's hidden states, where the loss needs them and the store has none."""
+        """Return the batch with the reference's hidden states if the loss needs them, computed if the store has none."""
         if not self.whole_reference or batch.ref_hidden is not None:
             return batch
         return replace(batch, ref_hidden=ref_hidden(self.backbone, batch))
 
     def names(self, rows: Sequence[int], finite: Tensor) -> list[str]:
-        """Return where the pairs come from whose loss is not finite; if all are, where all of them come from."""
+        """Return the places in the data of the pairs whose loss is not finite; if all are finite, of all pairs."""
         bad = [self.pairs[i].where for i, good in zip(rows, finite.tolist(), strict=True) if not good]
         return bad or [self.pairs[i].where for i in rows]
 
     def recomputes_layers(self, setting: str) -> bool:
         """Return whether the backward pass must compute layers again, because what they keep for it would not fit.
 
-        What a pair keeps is counted on the shortest one (what two of them keep more than one: casts of weights are kept
-        once), and scaled by tokens to the largest micro-batch there can be. The LM head's logits, which are kept up to a
-        number of them, do not grow so: they are in the slack.
+        What the shortest pair keeps is counted (the difference between two of it and one, as casts of weights are kept
+        once), and scaled by tokens to the largest possible micro-batch. The number of logits that are kept has a limit;
+        they are part of the slack.
 
         Args:
             setting: "on", "off", or "auto", which decides by the free memory.

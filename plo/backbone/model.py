@@ -1,4 +1,4 @@
-"""The one module that is trained: a causal LM, the loss's own parameters, and the way back to the reference."""
+"""The module that is trained: a causal LM and the loss's own parameters, with the forward pass from a batch to a loss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,21 +27,21 @@ from plo.pairs import Pairs
 
 
 class Backbone(TrainableModel):
-    """Policy, reference and loss in one module. `forward(batch)` is all that training uses.
+    """Policy, reference and loss in one module, whose `forward(batch)` is all that training uses.
 
     With LoRA the reference is the policy with its adapters off. With full fine-tuning it is the initial weights, kept
-    on disk. `start_from` and `compare_with` make it another one. In training its statistics come from the store; only
+    on disk. `start_from` and `compare_with` set another reference. In training its statistics come from the store; only
     hidden states beyond the store's disk budget are computed online.
 
     Args:
         model: a causal LM; its weights are the reference.
-        settings: peft, LoRA sizes.
-        compute_dtype: autocast dtype of matrix products; None computes in the dtype of the weights.
-        device: where shards go if the model is sharded; None: the model's own.
+        settings: LoRA or full fine-tuning, and the sizes of LoRA.
+        compute_dtype: autocast dtype of matrix products; None: the dtype of the weights.
+        device: device of the shards if the model is sharded; None: the model's own.
 
     Attributes:
-        packed: whether batches of pairs are to be packed (see `plo.backbone.attention`), their prompt computed once.
-        attention: the model's own attention, of padded rows and in generation.
+        packed: whether to pack batches of pairs, so that a prompt is computed once (see `plo.backbone.attention`).
+        attention: name of the model's own attention, which padded rows and generation use.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Backbone(TrainableModel):
         self.keep_base()
 
     def use_packed(self, packed: bool) -> None:
-        """Pack batches of pairs from now on, or not. `load_backbone` decides it by what the model can."""
+        """Set whether batches of pairs are packed. `load_backbone` sets it by what the model supports."""
         self.packed = packed
         self.causal_lm.set_attn_implementation(PACKED if packed else self.attention)
 
     def checkpoint_layers(self, on: bool) -> None:
-        """Whether the backward pass computes each decoder layer once more instead of keeping what is in it."""
+        """Set whether the backward pass computes each decoder layer once more instead of keeping its intermediate results."""
         keep_less(self.causal_lm, not on)
         recompute_layers(self.causal_lm, on)
 
@@ -82,7 +82,7 @@ class Backbone(TrainableModel):
         return casts_kept(self)
 
     def reset(self, seed: int, loss: Loss | None = None) -> None:
-        """Go back to the start, in place, with a fresh loss. Seed fixes the LoRA initialisation alone."""
+        """Go back to the start, in place, with a fresh loss. `seed` fixes the initialisation of LoRA and of the loss."""
         self.reset_policy(seed)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
@@ -90,7 +90,7 @@ class Backbone(TrainableModel):
         self._reference_weights = None
 
     def compare_with(self, other: "Backbone") -> None:
-        """Make another model with the same tokens the reference from now on. Nothing else may train it or reset it."""
+        """Make another model with the same tokens the reference. Nothing else may train it or reset it."""
         if sharding.is_sharded(self):
             raise ModelError(
                 "A reference that is another model is not supported under FSDP: start DDP, or one process."
@@ -147,12 +147,12 @@ class Backbone(TrainableModel):
         }
 
     def count(self, batch: Batch) -> list[int]:
-        """How many pairs or tokens each term of the loss averages over, without a forward pass."""
+        """Return how many pairs or tokens each term of the loss averages over, without a forward pass."""
         columns = {name: values.to(self.device) for name, values in batch.columns.items()}
         return count(self.loss, batch.mask.to(self.device), columns, self.hidden_size)
 
     def measure(self, batch: Batch, names: tuple[str, ...], *, hidden: bool = False) -> dict[str, Tensor]:
-        """Statistics (n,) of a batch without gradient; with `hidden`, the final hidden states (n, d) too."""
+        """Return statistics (n,) of a batch without gradient, and with `hidden` the final hidden states (n, d)."""
         if self._other is not None:
             return self._other.measure(batch, names, hidden=hidden)
         batch = batch.to(self.device)
@@ -162,11 +162,11 @@ class Backbone(TrainableModel):
         return statistics | ({"hidden": states.to(self.head_dtype)} if hidden else {})
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
-        """Generated ids, left-padded prompts included, from the policy in evaluation mode."""
+        """Generate with the policy in evaluation mode, and return the ids, left-padded prompts included."""
         if self._other is not None:
             return self._other.generate(input_ids, attention_mask, **arguments)
-        # generate fills what its arguments leave open from the model's own settings (a repetition penalty, say), which
-        # would make the samples another distribution's than the policy's.
+        # generate takes what its arguments leave open from the model's settings, such as a repetition penalty. The samples
+        # would then not come from the policy's distribution.
         own, self.causal_lm.generation_config = self.causal_lm.generation_config, GenerationConfig()
         try:
             with self.evaluating(), self._with_attention(self.attention):
@@ -178,14 +178,14 @@ class Backbone(TrainableModel):
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """dtype in which hidden states enter the LM head, hence in which they are stored without loss."""
+        """The dtype in which hidden states enter the LM head, and in which they are stored without loss."""
         return self.compute_dtype or self.lm_head.weight.dtype
 
     def _pairs(self, batch: Batch, needs: tuple[str, ...]) -> Pairs:
-        asked = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
+        registered = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
         with self._autocast():
             hidden = self._hidden(batch)
-            statistics = self._statistics(batch, ("logps", *asked), hidden)
+            statistics = self._statistics(batch, ("logps", *registered), hidden)
         statistics["ref_logps"] = batch.given("ref_logps").to(statistics["logps"])
         if "hidden" in needs:
             statistics["hidden"] = hidden.detach()
@@ -220,7 +220,7 @@ class Backbone(TrainableModel):
         )
 
     def _hidden(self, batch: Batch) -> Tensor:
-        """(n, d) final hidden states at the positions that predict the response tokens."""
+        """Compute the final hidden states (n, d) at the positions that predict the response tokens."""
         if self._other is not None:
             return self._other.measure(batch, (), hidden=True)["hidden"]
         with self._with_attention(PACKED if batch.packed else self.attention):
@@ -241,7 +241,7 @@ class Backbone(TrainableModel):
         return (reference.model or self)._head_with(reference)
 
     def _head_with(self, weights: Weights) -> Head:
-        """The LM head with `weights`, without an adapter, gathered once for all chunks if it is sharded."""
+        """Return the LM head with `weights` and without an adapter, gathered once for all chunks if it is sharded."""
         head = self.lm_head
         head = head.base_layer if isinstance(head, BaseTunerLayer) else head
         names = {id(p): name for name, p in self.policy.named_parameters()}
@@ -256,7 +256,7 @@ class Backbone(TrainableModel):
 
     @property
     def _other(self) -> "Backbone | None":
-        """The model that computes instead of this one, inside `holding` of its weights."""
+        """The model that computes instead of this one while this one holds its weights."""
         return self._held.model if self._held is not None else None
 
     def _scaled(self, logits: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ class Backbone(TrainableModel):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the policy is in evaluation mode, in the compute dtype, without gradient."""
+        """Put the policy into evaluation mode inside, in the compute dtype and without gradient."""
         training = self.policy.training
         self.policy.eval()
         try:
@@ -278,7 +278,7 @@ class Backbone(TrainableModel):
             self.policy.train(training)
 
     def _with_attention(self, implementation: str):
-        """The attention inside; outside it stays what training uses, as a checkpointed layer runs once more later."""
+        """Attend by an implementation inside. Training keeps its own, as a checkpointed layer runs once more later."""
         return attending(self.causal_lm, implementation) if self.packed else nullcontext()
 
     def _autocast(self):

@@ -1,4 +1,4 @@
-"""How a model computes for a while: which attention, which casts are kept."""
+"""Contexts in which a model computes in another way: with other attention, or with casts that are kept."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether a model's pairs can be computed packed: read off its config, then tried against padded rows."""
+"""Checks of whether a model computes packed pairs: by its config, then by numbers against padded rows."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ TOLERANCE = {torch.bfloat16: 0.2, torch.float16: 0.05, torch.float32: 1e-4, torc
 
 
 def why_not(model: PreTrainedModel, longest: int) -> str | None:
-    """What in the model stands against packing sequences of up to `longest` tokens; None if nothing does."""
+    """Return the reason why a model cannot read packed sequences of up to `longest` tokens; None if it may."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -33,10 +33,10 @@ def why_not(model: PreTrainedModel, longest: int) -> str | None:
 
 
 def disagreement(backbone: Backbone, longest: int) -> str | None:
-    """Compare log-probs of random groups at full length, packed and padded, and pack from now on if they agree.
+    """Compare log-probs of random groups at full length, packed and padded, and let the backbone pack if they agree.
 
     Returns:
-        What is wrong with the packed pass; None if nothing is.
+        The reason why it must not pack; None if packed and padded rows agree.
     """
     if not agrees():
         return "the gradient of packed attention is not that of autograd with this version of torch"
@@ -61,7 +61,7 @@ def _logps(backbone: Backbone, groups: list[Group], packed: bool) -> Tensor:
 
 
 def _groups(vocabulary: int, longest: int) -> list[Group]:
-    """A group of short prompt and long responses, and one the other way round."""
+    """Return a group with a short prompt and long responses, and one the other way round."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(length: int) -> list[int]:

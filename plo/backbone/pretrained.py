@@ -18,15 +18,15 @@ TASKS = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassificatio
 
 
 def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any) -> tuple[PreTrainedModel, Any]:
-    """The model that a name stands for, and its tokenizer.
+    """Load the model of a name, and its tokenizer.
 
     An adapter is merged into its base, in float32, so that whatever is trained or measured later starts from the two
-    together. Its base may be an adapter too. Where its folder holds no tokenizer, the tokenizer is the base's.
+    together. Its base may be an adapter too. If its folder holds no tokenizer, the tokenizer is that of the base.
 
     Args:
         kind: the class of transformers that loads it.
-        dtype: of the weights; "auto": the one they are saved in, of an adapter that of its base.
-        keywords: for `from_pretrained` of the model.
+        dtype: dtype of the weights; "auto": the one that they are saved in, for an adapter that of its base.
+        keywords: further arguments of the model's `from_pretrained`.
 
     Raises:
         ModelError: there is no such folder, or an adapter that does not fit.
@@ -43,7 +43,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
 def _merged(
     kind: type, name: str, keywords: Any, wanted: torch.dtype | str, above: tuple[Path, ...] = ()
 ) -> tuple[Any, Any, torch.dtype]:
-    """The model in float32, its tokenizer, and the dtype that it is to have; `above`: the adapters that it is the base of."""
+    """Return the model in float32, its tokenizer and its target dtype; `above`: the adapters that it is the base of."""
     check_there(name)
     folder = adapter_folder(name)
     if folder is None:
@@ -101,15 +101,15 @@ def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
 
 
 def _place(name: str) -> str:
-    """A folder with the user's home written out; a hub name as it is."""
+    """Return a folder with the user's home written out, or a hub name as it is."""
     return str(Path(name).expanduser())
 
 
 def check_there(name: str) -> None:
-    """Raise where a name is that of a folder and there is no model.
+    """Raise if a name is that of a folder without a model.
 
     Raises:
-        ModelError: with the names of folders that may be meant.
+        ModelError: the message names folders that may be meant.
     """
     path = Path(_place(name))
     if path.is_dir():
@@ -129,7 +129,7 @@ def check_there(name: str) -> None:
 
 
 def near_folders(name: str) -> list[str]:
-    """Folders in the same place whose names are near one that is not there."""
+    """Return folders alongside whose names are close to one that does not exist."""
     path = Path(_place(name))
     if not path.parent.is_dir():
         return []

@@ -1,7 +1,7 @@
-"""The reference store: the reference's per-token log-probs, and its hidden states where a loss needs them, on disk.
+"""The reference store: the reference's per-token log-probs, and the hidden states that some losses need, on disk.
 
-Computed once, shared by every loss and seed. A shard's file name is the hash of exactly what its numbers depend on:
-weights, token ids (hence truncation and template), dtype, attention, and this module's way of batching.
+They are computed once and shared by every loss and seed. A shard's file name is the hash of what its numbers depend on:
+weights, token ids (hence truncation and template), dtype, attention, and the batching of this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ VERSION = 2  # of the layout and the batching below
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference's statistics of a list of pairs.
+    """Statistics of a list of pairs under the reference.
 
     Attributes:
         logps: per pair and side, (tokens,) nats.
-        hidden: per pair and side, a function that reads (tokens, d); None where they were not asked for.
+        hidden: per pair and side, a function that reads (tokens, d); None if they were not requested or not stored.
     """
 
     logps: Sequence[tuple[Tensor, Tensor]]
@@ -52,11 +52,11 @@ class Reference:
 
 
 class ReferenceStore:
-    """Reference statistics under `folder`. Safe when several processes fill it at once.
+    """Store of reference statistics, which several processes may fill at once.
 
     Args:
-        folder: where the shards lie.
-        disk_gb: hidden states beyond this many gigabytes are not stored; they are computed online, each step.
+        folder: folder of the shards.
+        disk_gb: hidden states beyond this many gigabytes are not stored, but computed online in each step.
     """
 
     def __init__(self, folder: Path, disk_gb: float = 20):
@@ -73,10 +73,11 @@ class ReferenceStore:
         policy: str | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Reference:
-        """The statistics of `pairs`, computed where missing. `progress` is told how many pairs are done.
+        """Return the statistics of `pairs`, and compute those that are missing.
 
         Args:
             policy: identity of the weights that the policy has now, to get its statistics instead of the reference's.
+            progress: receives the number of pairs done so far.
         """
         hidden = hidden and self._affordable(backbone, pairs)
         logps, states = [], []
@@ -121,7 +122,7 @@ class ReferenceStore:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a shard's hidden states, read when called."""
+    """Rows of a shard's hidden states, which are read when they are needed."""
 
     path: Path
     start: int
@@ -163,5 +164,5 @@ def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
 
 
 def ids_digest(pairs: Sequence[Pair]) -> str:
-    """Hash of the token ids of pairs."""
+    """Return the hash of the token ids of pairs."""
     return sha256([sha256([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids]) for pair in pairs])

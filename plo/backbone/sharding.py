@@ -1,8 +1,8 @@
-"""FSDP2: each process holds a shard of every weight, and gathers them where a forward pass needs them.
+"""FSDP2: each process holds a shard of every weight, and gathers the weights when a forward pass needs them.
 
-plo shards the model itself and takes the launcher's request off accelerate's hands, which would shard the loss too, and
-could not put it back for the next cell. The decoder's layers are gathered one by one; embedding, final norm and LM head
-belong to the root, `Backbone.forward`: once a pass, however many chunks of logits there are.
+plo shards the model itself instead of accelerate, which would shard the loss too and could not undo it for the next cell.
+The decoder's layers are gathered one by one. Embedding, final norm and LM head belong to the root, `Backbone.forward`,
+and are gathered once a pass, however many chunks of logits there are.
 """
 
 import os
@@ -20,6 +20,7 @@ from plo import distributed
 
 
 def is_sharded(module: nn.Module) -> bool:
+    """Return whether each process holds a part of the module's weights."""
     return isinstance(module, FSDPModule)
 
 
@@ -27,8 +28,8 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
     """Shard `module` in place, on `device`.
 
     Args:
-        layers: class names of the parts that are gathered one by one (FSDP_TRANSFORMER_CLS_TO_WRAP names others).
-        methods: what else than `forward` computes with the weights.
+        layers: class names of the parts that are gathered one by one (FSDP_TRANSFORMER_CLS_TO_WRAP overrides them).
+        methods: names of the methods besides `forward` that compute with the weights.
     """
     if names := os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP"):
         layers = set(names.split(","))
@@ -47,17 +48,17 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
 
 
 def reshard(module: Any) -> None:
-    """Let go of the gathered weights."""
+    """Free the gathered weights of a sharded module."""
     module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, gathered if it is sharded: all processes have to ask at the same moment."""
+    """Return a tensor in full, gathered if it is sharded: all processes must call it at the same moment."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """This process's part of a tensor, and what makes that tensor of its part again."""
+    """Return this process's part of a tensor, and a function that makes the tensor of its part again."""
     if not isinstance(tensor, DTensor):
         return tensor, lambda part: part
     how = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
@@ -65,7 +66,7 @@ def part_of(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Copies in full on the CPU of the main process, one after the other; in the others nothing. Nested mappings too."""
+    """Return full copies of tensors, also in nested mappings, on the CPU of the main process; in the others nothing."""
     gathered = {}
     for name, value in tensors.items():
         if isinstance(value, Mapping):
@@ -79,7 +80,7 @@ def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A full tensor that every process has, sharded as `parameter` is."""
+    """Return a full tensor that every process has, sharded as `parameter` is."""
     if not isinstance(parameter, DTensor) or isinstance(tensor, DTensor) or tensor.shape != parameter.shape:
         return tensor
     tensor = tensor.to(parameter.device)
@@ -87,7 +88,7 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _resharding(module: Any, method: Callable) -> Callable:
-    """The method; after it the root's weights are shards again, as they are after a backward pass."""
+    """Let a method free the root's gathered weights after it, as a backward pass does."""
 
     @wraps(method)
     def call(*arguments, **keywords):
@@ -99,7 +100,7 @@ def _resharding(module: Any, method: Callable) -> Callable:
 
 
 def _returning(method: Callable) -> Callable:
-    """The method, its error returned: FSDP has something to do after every pass, the failed one included."""
+    """Let a method return its error instead of raising it, as FSDP must clean up after every pass, a failed one included."""
 
     @wraps(method)
     def call(*arguments, **keywords):

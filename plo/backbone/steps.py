@@ -1,4 +1,4 @@
-"""How an optimiser step's pairs are shared out to micro-batches and processes."""
+"""Division of an optimiser step's pairs into micro-batches and among processes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from plo.losses import Loss
 
 
 def micro_batches(config: TrainConfig, loss: Loss) -> tuple[int, int]:
-    """Pairs of a forward pass on each device, and how many such passes make an optimiser step."""
+    """Return the number of pairs of a forward pass on each device, and of such passes in an optimiser step."""
     processes = distributed.processes()
     share, rest = divmod(config.batch_size, processes)
     micro = min(config.micro_batch_size or share, share)
@@ -30,11 +30,11 @@ def micro_batches(config: TrainConfig, loss: Loss) -> tuple[int, int]:
 
 
 def arrange(rows: Sequence[int], sizes: Sequence[int], parts: int, alike: bool) -> list[list[int]]:
-    """The rows of an optimiser step in parts of equal count, by how long they are; which rows it has is left alone.
+    """Divide the rows of an optimiser step into parts of equal count, by their length.
 
     Args:
-        alike: rows of like length together, for little padding; else each part gets long and short ones, for parts
-            (micro-batches, devices) that take about as much time and memory.
+        alike: whether rows of similar length go together, for little padding. Otherwise each part gets long and short
+            rows, so that parts (micro-batches, devices) take about the same time and memory.
     """
     longest_first = [row for _, row in sorted(zip(sizes, rows, strict=True), reverse=True)]
     if alike:
@@ -49,6 +49,6 @@ def arrange(rows: Sequence[int], sizes: Sequence[int], parts: int, alike: bool) 
 
 
 def tokens_of(pair: Pair, packed: bool) -> int:
-    """That a forward pass computes for a pair, padding between pairs left out."""
+    """Return the number of tokens that a forward pass processes for a pair, excluding padding between pairs."""
     prompt, chosen, rejected = map(len, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
     return prompt + chosen + rejected if packed else 2 * (prompt + max(chosen, rejected))

@@ -1,4 +1,4 @@
-"""Losses with a target for their margin: whether training came anywhere near it."""
+"""Check of losses with a target for their margin: whether training came near it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ LAST = 0.1  # share of the steps whose margins are averaged
 
 
 def short_of_target(loss: Loss, log: Sequence[Mapping[str, Any]], steps: int) -> list[str]:
-    """A sentence for each term whose mean margin at the end of training is under a tenth of its target.
+    """Return a sentence for each term whose mean margin at the end of training is under a tenth of its target.
 
     Args:
-        log: what transformers' Trainer keeps, {"step": ..., "loss/margin": ...} each.
-        steps: of the whole training.
+        log: the log of transformers' Trainer, entries such as {"step": ..., "loss/margin": ...}.
+        steps: number of steps of the whole training.
     """
     notes = []
     for _, term in loss.terms:

@@ -1,4 +1,4 @@
-"""From per-token statistics to the terms of a loss: sums, what they are sums over, and metrics."""
+"""Terms of a loss, computed from per-token statistics: sums, the numbers of what they sum, and metrics."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from plo.pairs import Pairs, Side
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss on a batch, term by term.
+    """The value of a loss on a batch, term by term.
 
     Attributes:
         sums: (terms,) weighted sum of each term over its pairs or tokens, with gradient.
-        counts: how many pairs or tokens each sum is over.
+        counts: number of pairs or tokens in each sum.
         finite: (pairs,) whether all terms are finite for the pair.
         metrics: name -> (pairs,), detached; named after its term in a sum of losses, else "loss/...".
     """
@@ -29,7 +29,7 @@ class Terms:
 
 
 def evaluate(loss: Loss, pairs: Pairs) -> Terms:
-    """The terms of a loss. The mean over a whole optimiser step is the sums of its parts by the sum of their counts."""
+    """Compute the terms of a loss. A step's mean is the sum of its micro-batches' sums by the sum of their counts."""
     sums, counts, metrics = [], [], {}
     finite = torch.ones(len(pairs), dtype=torch.bool, device=pairs.chosen.mask.device)
     for coefficient, term in loss.terms:
@@ -43,9 +43,9 @@ def evaluate(loss: Loss, pairs: Pairs) -> Terms:
 
 
 def count(loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: int) -> list[int]:
-    """How many pairs or tokens each term of the loss averages over, without a forward pass.
+    """Return how many pairs or tokens each term of a loss averages over, without a forward pass.
 
-    A token-level loss's mask may depend on lengths, not on values: it is asked with all statistics 0.
+    The mask of a token-level loss may depend on lengths, not on values: it is computed from statistics that are all 0.
 
     Args:
         mask: (2 pairs, tokens) bool, chosen before rejected.
@@ -59,10 +59,10 @@ def count(loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: 
 
 
 def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
-    """After the forward pass: what each term averaged over is what `count` said before it.
+    """Raise if a forward pass averaged over other numbers of pairs or tokens than `count` returned before it.
 
     Raises:
-        LossError: a token-level mask that depends on values.
+        LossError: the mask of a token-level loss depends on values.
     """
     if got != promised:
         raise LossError(
@@ -72,7 +72,7 @@ def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
 
 
 def nothing_known(loss: Loss, mask: Tensor, hidden_size: int) -> dict[str, Tensor]:
-    """Every statistic that the loss needs, 0 everywhere."""
+    """Return every statistic that the loss needs, 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
     statistics = dict.fromkeys(("logps", *(need for need in loss.needs if not need.startswith("column:"))), zeros)
     if "hidden" in statistics:
@@ -88,7 +88,7 @@ def as_pairs(
     progress: float = 0.0,
     sides: tuple[Callable[..., Side], Callable[..., Side]] = (Side, Side),
 ) -> Pairs:
-    """`Pairs` from statistics (2 pairs, tokens, ...), chosen before rejected. `sides` make the two of them."""
+    """Make `Pairs` of statistics (2 pairs, tokens, ...), chosen before rejected; `sides` are the two classes to use."""
     half = len(mask) // 2
     chosen, rejected = sides
     return Pairs(
@@ -100,7 +100,7 @@ def as_pairs(
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """(n, ...) token values, row after row, into (rows, tokens, ...), 0 off the mask."""
+    """Return token values (n, ...), given row after row, as (rows, tokens, ...), 0 off the mask."""
     if values.dim() == 1:
         return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
     out = torch.zeros(*mask.shape, *values.shape[1:], dtype=values.dtype, device=values.device)
@@ -112,7 +112,7 @@ def always_logged(pairs: Pairs, dtype: torch.dtype) -> dict[str, Tensor]:
     """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta.
 
     Args:
-        dtype: of the model's matrix products: a margin within its rounding of 0 is a tie, half right.
+        dtype: dtype of the model's matrix products; a margin within its rounding of 0 is a tie, which counts half.
     """
     margin = pairs.log_ratio_margin()
     tokens = pairs.chosen.lengths + pairs.rejected.lengths

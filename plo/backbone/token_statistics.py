@@ -1,9 +1,9 @@
-"""Per-token statistics of the LM head, from hidden states, in chunks: logits are never held for all tokens.
+"""Per-token statistics of the LM head, computed from hidden states in chunks, so that logits of all tokens never coexist.
 
-A statistic is one number a token, so its gradient with respect to that token's hidden state is known, but for a factor,
-as soon as its value is. Where the head is frozen (LoRA) it is taken on the way forward, while the chunk's logits
-are there; where the head is trained, the chunk is computed again in the backward pass: from its logits if all of them
-can be kept in the dtype that the head gives, else from its hidden states.
+A statistic is one number a token. Its gradient with respect to that token's hidden state is therefore known, except for a
+factor, as soon as its value is. If the head is frozen (LoRA), the gradient is taken in the forward pass, while the chunk's
+logits exist. If the head is trained, the backward pass computes the chunk again: from its logits if all of them can be
+kept in the dtype of the head's output, else from its hidden states.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,36 +47,36 @@ def register_statistic(name: str, *, reference: bool = False) -> Callable:
 
 @register_statistic("logps")
 def logps(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
-    """log pi(y_t | s_t), nats."""
+    """Return log pi(y_t | s_t), in nats."""
     return log_probs.gather(-1, targets[:, None]).squeeze(-1)
 
 
 @register_statistic("kl_ref_pi", reference=True)
 def kl_ref_pi(log_probs: Tensor, ref_log_probs: Tensor, targets: Tensor) -> Tensor:
-    """KL(ref || pi) over the whole vocabulary at s_t, nats."""
+    """Return KL(ref || pi) over the whole vocabulary at s_t, in nats."""
     return _kl(ref_log_probs, log_probs)
 
 
 @register_statistic("kl_pi_ref", reference=True)
 def kl_pi_ref(log_probs: Tensor, ref_log_probs: Tensor, targets: Tensor) -> Tensor:
-    """KL(pi || ref) over the whole vocabulary at s_t, nats."""
+    """Return KL(pi || ref) over the whole vocabulary at s_t, in nats."""
     return _kl(log_probs, ref_log_probs)
 
 
 @register_statistic("entropy")
 def entropy(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
-    """Entropy of pi at s_t over the whole vocabulary, nats."""
+    """Return the entropy of pi at s_t over the whole vocabulary, in nats."""
     return -_expectation(log_probs, log_probs)
 
 
 @register_statistic("log_p2")
 def log_p2(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> Tensor:
-    """log sum_v pi(v | s_t)^2."""
+    """Return log sum_v pi(v | s_t)^2."""
     return (2 * log_probs).logsumexp(-1)
 
 
 def needs_reference(names: Iterable[str]) -> bool:
-    """Whether any of the statistics compares against the reference's whole distribution."""
+    """Return whether any of the statistics compares with the reference's whole distribution."""
     return any(STATISTICS[name].facts.reference for name in names)
 
 
@@ -92,17 +92,17 @@ def token_statistics(
     vocabulary: int | None = None,
     kept: int = KEPT_ELEMENTS,
 ) -> dict[str, Tensor]:
-    """The named statistics of every token.
+    """Compute the named statistics of every token.
 
     Args:
         names: registered statistics.
         hidden: (n, d) policy's final hidden states at the positions that predict `targets`.
         targets: (n,) token ids.
         head: the policy's LM head.
-        ref_hidden, ref_head: the same of the reference, for statistics that compare with it.
-        frozen: no parameter of `head` is trained.
-        vocabulary: logits of a token; None: a product with the head tells.
-        kept: so many logits, the reference's counted, of a head that is trained are kept for the backward pass.
+        ref_hidden, ref_head: hidden states and head of the reference, for statistics that compare with it.
+        frozen: whether no parameter of `head` is trained.
+        vocabulary: number of logits of a token; None: found by a product with the head.
+        kept: maximum number of logits, the reference's included, that are kept for the backward pass of a trained head.
 
     Returns:
         name -> (n,), float32 (float64 from float64 hidden states), with gradient where grad is enabled.
@@ -145,7 +145,7 @@ def token_statistics(
 
 
 class _WithGradient(torch.autograd.Function):
-    """Statistics of a chunk, and each one's gradient with respect to the hidden states but for the factor to come."""
+    """Statistics of a chunk, computed with their gradients for the hidden states, except for the factors that come later."""
 
     @staticmethod
     def forward(ctx, chunk: Callable, hidden: Tensor, ref_hidden: Tensor | None, targets: Tensor):

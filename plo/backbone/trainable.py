@@ -1,4 +1,4 @@
-"""A causal LM that is trained again and again: its weights are exchanged, reset, saved and restored."""
+"""A causal LM that is trained many times: its weights are exchanged, reset, saved and restored."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext

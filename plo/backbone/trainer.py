@@ -1,4 +1,4 @@
-"""The training loop: transformers' `Trainer` around the one module."""
+"""The training loop: transformers' `Trainer` around a `Backbone`."""
 
 import gc
 import math
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from plo import distributed, interrupt, store
+from plo import distributed, interrupt
 from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
-from plo.backbone.borrowed import OPTIMIZER_FILE, SCHEDULER_FILE, HookedTrainer, forget_casts, one_device, repeatable
-from plo.backbone.checkpoints import load_sharded, load_trained, remove_older, save_sharded, save_trained
+from plo.backbone.borrowed import HookedTrainer, forget_casts, one_device, repeatable
+from plo.backbone.checkpoints import Checkpoints
 from plo.backbone.clipping import clip
 from plo.backbone.memory import reset_peak_memory
 from plo.backbone.micro_batches import MicroBatch, TrainingPairs, ref_hidden
@@ -35,25 +35,25 @@ MICRO = "micro_batch"  # key in the dictionary of inputs, which transformers req
 
 
 class NonFiniteLoss(PloError, RuntimeError):
-    """The loss or its gradient is nan or infinite. The message names the step and the rows."""
+    """An error for a loss or a gradient that is nan or infinite. The message names the step and the rows."""
 
 
 class PreferenceTrainer(HookedTrainer):
     """Trains a `Backbone` on pairs.
 
-    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches, and however
-    many processes share them: a step has the same pairs whatever their number.
+    The loss of an optimiser step is the exact mean over its pairs (or tokens), whatever the micro-batches and the number
+    of processes: a step has the same pairs for any number of them.
 
     Args:
-        backbone: reset, with its loss.
+        backbone: the model, reset with its loss.
         pairs: training pairs, in the data set's order.
-        reference: their reference statistics.
-        config: optimisation.
-        seed: fixes batch order and dropout.
-        folder: of the checkpoints.
-        weights: per pair, those of the chosen and of the rejected tokens, for a loss that needs them.
-        probe: a fixed few pairs on which full-vocabulary KL and entropy are logged, and their reference's hidden states.
-        callbacks: transformers' callbacks.
+        reference: the reference statistics of the pairs.
+        config: settings of the optimisation.
+        seed: seed of batch order and dropout.
+        folder: folder of the checkpoints.
+        weights: per pair, weights of the chosen and of the rejected tokens, for a loss that needs them.
+        probe: a few fixed pairs on which full-vocabulary KL and entropy are logged, and their reference statistics.
+        callbacks: further callbacks of transformers.
     """
 
     def __init__(
@@ -106,12 +106,13 @@ class PreferenceTrainer(HookedTrainer):
         self._probe = _probe_batch(backbone, *probe) if probe else None
         self._probe_every = config.probe_every
         self.probed = 0  # the step of the last probe
-        self.stopped_by: int | None = None  # the signal that asked the launch to end
+        self.stopped_by: int | None = None  # the signal that ends the launch
         super().__init__(
             backbone,
             arguments,
             data_collator=list,
             train_dataset=self.rows,
+            checkpoints=Checkpoints(backbone, folder),
             callbacks=[_StopAtSignal(self), *callbacks],
         )
         self.add_callback(_Clock(self))
@@ -151,7 +152,7 @@ class PreferenceTrainer(HookedTrainer):
         return [{MICRO: micro} for micro in share], self.accelerator.reduce(counts, "sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the sum over a micro-batch by the count of the whole step, times the devices (DDP averages)."""
+        """Return the sum over a micro-batch, divided by the count of the whole step, times the processes, as DDP averages."""
         micro = cast(MicroBatch, inputs[MICRO])
         batch = self.data.completed(micro.batch.to(self.args.device))
         out = model(replace(batch, progress=self.state.global_step / max(1, self.state.max_steps)))
@@ -170,7 +171,7 @@ class PreferenceTrainer(HookedTrainer):
         return (loss, out) if return_outputs else loss
 
     def _stop_at_non_finite(self) -> None:
-        """At the end of a step, when all processes know: one that stopped at once would leave the others waiting."""
+        """Stop all processes together at the end of a step: one that stopped at once would leave the others waiting."""
         bad, signals = zip(*distributed.gather((self._bad, interrupt.requested())), strict=True)
         self.stopped_by = next(filter(None, signals), None)
         bad = [row for rows in bad for row in rows]
@@ -245,41 +246,6 @@ class PreferenceTrainer(HookedTrainer):
         values = self.data.backbone.measure(self._probe, ("kl_ref_pi", "kl_pi_ref", "entropy"))
         return {f"probe/{name}": v.mean().item() for name, v in values.items()}
 
-    # Checkpoints.
-
-    def begin_checkpoint(self) -> None:
-        """Make room for a checkpoint."""
-        if distributed.is_main():
-            remove_older(self.folder)
-
-    def end_checkpoint(self, folder: Path) -> None:
-        """Declare a checkpoint whole."""
-        if distributed.is_main():
-            store.seal(folder)
-
-    def save_weights(self, folder: Path) -> None:
-        """Write everything that is trained."""
-        save_trained(self.data.backbone, folder)
-
-    def load_weights(self, folder: Path) -> None:
-        """Read everything that is trained."""
-        load_trained(self.data.backbone, folder)
-
-    def save_optimizer(self, folder: Path) -> None:
-        """Write a sharded optimiser and the schedule."""
-        save_sharded(self.optimizer, folder / OPTIMIZER_FILE)
-        if distributed.is_main():
-            torch.save(cast(Any, self.lr_scheduler).state_dict(), folder / SCHEDULER_FILE)
-
-    def load_optimizer(self, folder: Path) -> None:
-        """Read a sharded optimiser and the schedule."""
-        load_sharded(self.optimizer, folder / OPTIMIZER_FILE)
-        cast(Any, self.lr_scheduler).load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
-
-    def end_random_states(self) -> None:
-        """Wait until each process has written its own, before the main one declares the checkpoint whole."""
-        distributed.gather(None)
-
 
 def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> Batch:
     batch = reference.added_to(collate(pairs, packed=backbone.packed), range(len(pairs)))
@@ -299,7 +265,7 @@ class _StopAtSignal(TrainerCallback):
 
 
 class _Clock(TrainerCallback):
-    """Seconds spent in optimiser steps, so that tokens per second leave evaluation and checkpoints out."""
+    """Measures the seconds spent in optimiser steps, so that tokens per second exclude evaluation and checkpoints."""
 
     def __init__(self, trainer: PreferenceTrainer):
         self.trainer = trainer

@@ -1,4 +1,4 @@
-"""What a training logs: means over the pairs since the last entry, of all processes."""
+"""Metrics that a training logs: means over the pairs since the last entry, of all processes."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ class TrainingLog:
     """Sums over the pairs and steps since the last entry.
 
     Args:
-        dtype: of the model's matrix products.
+        dtype: dtype of the model's matrix products.
     """
 
     def __init__(self, dtype: torch.dtype):
@@ -64,7 +64,7 @@ class TrainingLog:
         self._pairs = self._tokens = self.steps = self._clipped = 0
 
     def _both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
-        """Whether both responses' log-ratios are below 0 by more than rounding, in the mean over the logged pairs."""
+        """Return whether the means of both responses' log-ratios are below 0 by more than rounding."""
         sums = torch.tensor(
             [logs[f"log_ratios/{side}"] * pairs for side in ("chosen", "rejected")], dtype=torch.float64
         )

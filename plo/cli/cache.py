@@ -1,6 +1,7 @@
 """What plo keeps under PLO_HOME, and how to free its space: `cache`."""
 
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,14 +48,13 @@ def cache(
             raise typer.BadParameter("--older-than, --larger-than and --yes belong to plo cache prune")
         found = caches.entries(name or None)
         return print_rows([_row(each, found) for each in name or caches.CACHES], as_json=as_json)
-    limits = {
-        "unused_for": None if older_than is None else older_than * DAY,
-        "keep_bytes": None if larger_than is None else larger_than * GB,
-    }
-    due = caches.prune(name or None, **limits, dry_run=True)
+    seconds = None if older_than is None else older_than * DAY
+    size = None if larger_than is None else larger_than * GB
+    prune = partial(caches.prune, name or None, unused_for=seconds, keep_bytes=size)
+    due = prune(dry_run=True)
     rows = [_row(each, due.removed) for each in caches.CACHES if any(entry.cache == each for entry in due.removed)]
     if yes:
-        caches.prune(name or None, **limits)
+        prune()
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="Deleted" if yes else "Would be deleted with --yes")
     else:

@@ -6,6 +6,7 @@ An import of torch takes longer than anybody waits for a completion, so the name
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -42,3 +43,13 @@ def complete_names(kind: str) -> Callable[..., list[str]]:
         return [f"{before}{comma}{name}" for name in known if name.startswith(start)]
 
     return complete
+
+
+def name_argument(kind: str, metavar: str, help: str) -> Any:
+    """Make an argument whose value a shell completes by the names of a kind."""
+    return typer.Argument(metavar=metavar, help=help, autocompletion=complete_names(kind))
+
+
+def name_option(kind: str, help: str) -> Any:
+    """Make an option whose value a shell completes by the names of a kind."""
+    return typer.Option(help=help, autocompletion=complete_names(kind))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plo.cli.complete import complete_names
+from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import split
 from plo.cli.parameters import JUDGES, Json, JudgeCalls, JudgeMoney, Plugins, Store
 from plo.cli.shared import can_ask, console, load_plugins, log, silence_libraries, terminal_progress
@@ -27,18 +27,11 @@ def evaluate(
         typer.Argument(metavar="EVALUATION.OPTION=VALUE", help="Options of the evaluations, such as hh.prompts=100."),
     ] = [],  # noqa: B006
     suite: Annotated[
-        str,
-        typer.Option(
-            help="Evaluations to run, separated by commas: alpaca_eval,hh,tldr,lm_eval.",
-            autocompletion=complete_names("evaluations"),
-        ),
+        str, name_option("evaluations", "Evaluations to run, separated by commas: alpaca_eval,hh,tldr,lm_eval.")
     ] = "",
     judge: Annotated[
         str | None,
-        typer.Option(
-            help=f"Judge of the answers, with options as in openai:MODEL(price_in=2): {JUDGES}",
-            autocompletion=complete_names("judges"),
-        ),
+        name_option("judges", f"Judge of the answers, with options as in openai:MODEL(price_in=2): {JUDGES}"),
     ] = None,
     judge_calls: JudgeCalls = None,
     judge_money: JudgeMoney = None,
@@ -101,14 +94,7 @@ def evaluate(
 
 
 def judge_check(
-    judge: Annotated[
-        str,
-        typer.Argument(
-            metavar="JUDGE",
-            help=f"Judge to check: {JUDGES}",
-            autocompletion=complete_names("judges"),
-        ),
-    ],
+    judge: Annotated[str, name_argument("judges", "JUDGE", f"Judge to check: {JUDGES}")],
     pairs: Annotated[
         Path | None,
         typer.Argument(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from plo.cli.complete import complete_names
+from plo.cli.complete import name_argument
 from plo.cli.parameters import Json, Plugins
 from plo.cli.shared import load_plugins
 from plo.cli.tables import print_rows
@@ -26,12 +26,7 @@ Kind = Literal["losses", "scorers", "generators", "evaluations", "judges", "sour
 
 def list_registered(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of thing to list.")],
-    pattern: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATTERN", help="Names to list, with wildcards: '*dpo*'.", autocompletion=complete_names("kind")
-        ),
-    ] = "*",
+    pattern: Annotated[str, name_argument("kind", "PATTERN", "Names to list, with wildcards: '*dpo*'.")] = "*",
     plugin: Plugins = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
 ):

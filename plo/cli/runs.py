@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from plo.cli.complete import complete_names
+from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
 from plo.cli.parameters import Json, Plugins, Settings, Store
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
@@ -14,18 +14,13 @@ from plo.cli.shared import console, load_plugins, log, silence_libraries, termin
 def verify(
     loss: Annotated[
         str | None,
-        typer.Argument(
-            metavar="LOSS",
-            help='Loss to try: dpo, "bpo(lam=0.5)", or one in a file, "my_loss.py:my_loss(beta=0.2)".',
-            autocompletion=complete_names("losses"),
+        name_argument(
+            "losses", "LOSS", 'Loss to try: dpo, "bpo(lam=0.5)", or one in a file, "my_loss.py:my_loss(beta=0.2)".'
         ),
     ] = None,
     generator: Annotated[
         str | None,
-        typer.Option(
-            help='Bregman generator to try, alone or in LOSS: kliep, "sba(lam=0.5)", my_h.py:my_h.',
-            autocompletion=complete_names("generators"),
-        ),
+        name_option("generators", 'Bregman generator to try, alone or in LOSS: kliep, "sba(lam=0.5)", my_h.py:my_h.'),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Try every registered loss, and show the results as a matrix.")
@@ -69,12 +64,7 @@ def verify(
 
 def scores(
     scorer: Annotated[
-        str,
-        typer.Argument(
-            metavar="SCORER",
-            help='Token scorer, such as "subsample" or "position_decay(gamma=0.9)".',
-            autocompletion=complete_names("scorers"),
-        ),
+        str, name_argument("scorers", "SCORER", 'Token scorer, such as "subsample" or "position_decay(gamma=0.9)".')
     ],
     arguments: Settings = [],  # noqa: B006
     count: Annotated[int, typer.Option("--pairs", min=1, help="Number of training pairs to show, the first ones.")] = 3,
@@ -119,10 +109,7 @@ def compare(
     arguments: Settings = [],  # noqa: B006
     loss: Annotated[
         list[str],
-        typer.Option(
-            help='Loss to compare, such as dpo, "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.',
-            autocompletion=complete_names("losses"),
-        ),
+        name_option("losses", 'Loss to compare, such as dpo, "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.'),
     ] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Seed of every loss; repeatable.")] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,

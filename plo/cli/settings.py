@@ -82,7 +82,7 @@ def _values(schema: Mapping[str, Any]) -> tuple[str, str]:
         kind, allowed = _values(schema["items"])
         return f"list of {kind}", allowed
     bounds = ", ".join(f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema)
-    return KINDS.get(schema["type"], schema["type"]), bounds
+    return str(KINDS.get(schema["type"], schema["type"])), bounds
 
 
 def _print(row: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Preference pairs: rows from anywhere, checked, split by prompt, tokenised as TRL does, with fingerprints."""
+"""Preference data: rows from files, folders and the hub become checked, split and tokenised pairs with fingerprints."""
 
 from plo.data.errors import DataError
 from plo.data.load import PreferenceData, load_data

@@ -1,8 +1,8 @@
-"""What can be wrong with data: errors that stop the reading, and reasons for which a single row is left out."""
+"""Errors that stop the reading of data, and reasons for which a single row is dropped."""
 
 from plo.errors import PloError
 
-# Why a row is dropped: it is bad.
+# Reasons to drop a row.
 EMPTY = "empty response"
 IDENTICAL = "identical responses"
 PROMPTS_DIFFER = "prompts differ between the sides"
@@ -12,11 +12,11 @@ UNREADABLE = "a list of messages written as text cannot be read (JSON lines and 
 
 
 class DataError(PloError, ValueError):
-    """Data that cannot be used. The message names the thing, the place (file and row) and the remedy."""
+    """The data cannot be used. The message names the thing, the place (file and row) and the remedy."""
 
 
 class BadRow(Exception):
-    """A row to be dropped; `reason` is one of the constants of this package."""
+    """The row must be dropped; `reason` is one of the constants of `plo.data.errors` or `plo.data.tokenize`."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -24,4 +24,4 @@ class BadRow(Exception):
 
 
 class Tie(Exception):
-    """A sound row that prefers neither response: it is left out and counted, and is not a bad row."""
+    """The row prefers neither response. Ties are left out and counted; they are not bad rows."""

@@ -1,4 +1,4 @@
-"""Rows from files (.jsonl, .json, .csv, .tsv, .parquet; .gz of all but the last) and from folders of them."""
+"""Read rows from files (.jsonl, .json, .csv, .tsv, each also .gz, and .parquet) and from folders of them."""
 
 import csv
 import gzip
@@ -13,21 +13,35 @@ from plo.data.errors import DataError
 from plo.data.rows import CellNumber, split_of
 from plo.data.shapes import Raw
 
-TEXTS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "split"}  # never a number, even in CSV
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # of cells in a CSV file; the first where they are equal
-HOLDERS = {"data", "rows", "examples", "records", "items", "instances"}  # of a file {"data": [rows]}
+TEXTS = {
+    "prompt",
+    "chosen",
+    "rejected",
+    "chosen_prompt",
+    "rejected_prompt",
+    "split",
+}  # columns that are never numbers, even in CSV
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # separators of cells in a CSV file; the first wins a tie
+HOLDERS = {
+    "data",
+    "rows",
+    "examples",
+    "records",
+    "items",
+    "instances",
+}  # keys under which a JSON file may hold its rows: {"data": [rows]}
 
 
 def read_path(path: Path, keep: Callable[[Path], bool] = lambda path: True) -> Iterator[Raw]:
-    """Raw rows of a file, or of all data files in a folder, in the order of their names.
+    """Read the raw rows of a file, or of all data files in a folder, in the order of their names.
 
-    In a folder a file whose name says train, or eval, test or validation, fixes the split of its rows.
+    A file in a folder fixes the split of its rows where its name contains train, eval, test or validation.
 
     Args:
-        keep: which of a folder's files to read.
+        keep: returns whether to read a file of a folder.
 
     Raises:
-        DataError: nothing there, no rows, or a malformed line, which is named.
+        DataError: there is no such file, or it has no rows, or a malformed line, which is named.
     """
     if not path.exists():
         raise DataError(f"There is nothing at {path}. Give an existing file or folder.")
@@ -37,7 +51,7 @@ def read_path(path: Path, keep: Callable[[Path], bool] = lambda path: True) -> I
     files = [p for p in sorted(path.rglob("*")) if p.is_file() and _reader(p) and not _hidden(p.relative_to(path))]
     files = [file for file in files if keep(file)]
     if not files:
-        raise DataError(f"The folder {path} holds no data file that is wanted: put {', '.join(READERS)} files there.")
+        raise DataError(f"The folder {path} has no data file to read: put {', '.join(READERS)} files there.")
     for file in files:
         split = split_of(file.name.split(".")[0])
         for raw in _read_file(file):
@@ -67,18 +81,18 @@ def _read_file(path: Path) -> Iterator[Raw]:
         raise DataError(f"{path}: the file holds no rows. Fill it, or remove it from its folder.")
 
 
-def _open(path: Path) -> io.BufferedIOBase:
+def _open(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _jsonl(path: Path, *, maybe_array: bool = True) -> Iterator[Raw]:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):  # bytes end at \n alone, not at U+2028
+        for number, line in enumerate(file, 1):  # lines of bytes end at \n alone, lines of text at U+2028 too
             where = f"{path}:{number}"
             text = _decode(line, where, first=number == 1)
             if not text.strip():
                 continue
-            if maybe_array and text.lstrip().startswith("["):  # the whole file is one JSON array, under this name
+            if maybe_array and text.lstrip().startswith("["):  # the whole file is one JSON array
                 yield from _json_file(path)
                 return
             maybe_array = False
@@ -93,7 +107,7 @@ def _json_file(path: Path) -> Iterator[Raw]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if str(error).startswith("Extra data"):  # JSON lines under the name .json, as on the hub
+        if str(error).startswith("Extra data"):  # JSON lines in a file named .json, as on the hub
             yield from _jsonl(path, maybe_array=False)
             return
         values = _json(text, str(path))
@@ -110,7 +124,7 @@ def _json_file(path: Path) -> Iterator[Raw]:
 
 
 def _objects(value: Any, where: str) -> Iterator[Raw]:
-    """The rows of an object that holds them, {"data": [...]} or {"train": [...], "test": [...]}; else the object."""
+    """Yield the rows in an object such as {"data": [...]} or {"train": [...], "test": [...]}, or else the object itself."""
     lists = {}
     if isinstance(value, dict) and not TEXTS - {"split"} & set(value):
         named = {name: rows for name, rows in value.items() if name in HOLDERS or split_of(name)}
@@ -123,24 +137,26 @@ def _objects(value: Any, where: str) -> Iterator[Raw]:
 
 
 def _csv(path: Path) -> Iterator[Raw]:
-    """All cells are text; but for prompt and responses, those that read as numbers become numbers that keep their text.
+    """Read a CSV or TSV file. Cells that look like numbers become numbers that keep their text, except in `TEXTS`.
 
-    Cells are parted by commas, or by what parts the header into more names: semicolons or tabs.
+    The delimiter is the comma, semicolon or tab that splits the header into the most names.
     """
-    csv.field_size_limit(2**31 - 1)  # the module's default of 128 kB is less than some texts
+    csv.field_size_limit(2**31 - 1)  # some texts are longer than the default of 128 kB
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True, delimiter=_delimiter(path))
-        count = reader.reader  # its line_num is right inside an error, unlike that of the DictReader
+        count = reader.reader  # its line_num is right in an error, unlike that of the DictReader
         names: list[str] = []
         try:
             names = list(reader.fieldnames or [])
             if len(set(names)) < len(names):
-                raise DataError(f"{path}:1: a column name stands there twice: {', '.join(names)}. Rename one of them.")
+                raise DataError(
+                    f"{path}:1: the header has a column name twice: {', '.join(names)}. Rename one of them."
+                )
             for raw in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in raw or None in raw.values():
                     raise DataError(
-                        f"{where}: the row has not the {len(names)} cells of the header. Quote cells that hold "
+                        f"{where}: the row does not have the {len(names)} cells of the header. Quote cells that hold "
                         f"a {DELIMITERS[reader.reader.dialect.delimiter]}."
                     )
                 yield {**{name: _cell(name, text) for name, text in raw.items()}, "where": where}

@@ -1,4 +1,4 @@
-"""From a source's name to tokenised training and held-out pairs, with a report and fingerprints."""
+"""Load preference data: tokenised training and held-out pairs, with a report and fingerprints."""
 
 import hashlib
 import math
@@ -20,13 +20,13 @@ from plo.data.tokenize import TRUNCATIONS, Pair, check_tokenizer, template_of, t
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Preference pairs, ready to train on.
+    """Tokenised preference pairs, ready to train on.
 
     Args:
         train: training pairs, in the order of their rows' hashes.
         eval: held-out pairs, likewise; no prompt of theirs is in `train`.
         report: what was dropped and why.
-        stats: counts of what was read, dropped and kept; those of truncation and EOS are over kept pairs.
+        stats: numbers of rows and pairs read, dropped and kept; truncation and EOS are counted over kept pairs.
         fingerprints: sha256 of "rows", "template" and "tokens", both splits together.
         digest: sha256 of the three: the same on every machine.
     """
@@ -39,7 +39,7 @@ class PreferenceData:
     digest: str
 
     def summary(self) -> Text:
-        """What was loaded, as text for a console or for `str`."""
+        """Return a summary of what was loaded, for a console or for `str`."""
         s = self.stats
         lines = [
             f"{self.report.source}: {s['train_pairs']} training pairs ({s['train_prompts']} prompts), "
@@ -85,20 +85,19 @@ def load_data(
     Args:
         source: a registered source, a file or folder, or a hub data set "org/name".
         path: local file or folder of a registered source.
-        eval_fraction: share of the prompts held out, by hash, in [0, 1); not used where the source fixes
-            both splits.
-        limit: training pairs at most: the first ones in hash order.
-        eval_limit: held-out pairs at most.
-        max_length: tokens of prompt and response together.
+        eval_fraction: share of the prompts held out, by hash, in [0, 1); ignored if the source fixes both splits.
+        limit: maximum number of training pairs; the first ones in hash order are kept.
+        eval_limit: maximum number of held-out pairs.
+        max_length: maximum number of tokens of prompt and response together.
         truncation: "keep_start" or "keep_end".
-        strict: any bad row is an error; without it, more than 5% are.
-        options: of the source; `chat=True`, which all have, makes plain rows conversational.
-        columns: names in the source for names that plo reads, such as {"prompt": "question"}; None leaves a column
-            out.
-        ends: ids that end a response besides the tokenizer's EOS, such as those of the model's `generation_config`.
+        strict: raise for any bad row; otherwise only if more than 5% are bad.
+        options: options of the source. Every source has `chat=True`, which makes plain rows conversational.
+        columns: the source's name for each column that plo reads, such as {"prompt": "question"}; None leaves a
+            column out.
+        ends: ids that end a response in addition to the tokenizer's EOS, such as those of `generation_config`.
 
     Raises:
-        DataError: with the thing, the place and the remedy.
+        DataError: the data cannot be used.
 
     Example:
         >>> data = load_data("hh", "hh/harmless-base_test.jsonl.gz", tokenizer=tokenizer)  # doctest: +SKIP
@@ -114,7 +113,7 @@ def load_data(
     conversational = chat or _one_form(rows)
     check_tokenizer(tokenizer, conversational)
     train_rows, eval_rows, left_out = split_rows(rows, eval_fraction)
-    if chat:  # after the split, so that the same prompts are held out with and without it
+    if chat:  # done after the split: the same prompts are held out with and without it
         train_rows, eval_rows = ([to_chat(row) for row in part] for part in (train_rows, eval_rows))
     counts: Counter[str] = Counter()
     tokenized = [
@@ -124,7 +123,7 @@ def load_data(
     report.enforce(strict)
     _check_splits(tokenized, rows, report.source, eval_fraction)
     train, held = ([pair for _, pair in part] for part in tokenized)
-    template = template_of(tokenizer) if conversational else "plain"
+    template = (template_of(tokenizer) or "") if conversational else "plain"
     names = ("truncated_prompts", "truncated_responses", "responses_without_eos", "merged_boundaries")
     names += ("rewritten_prompts", "rewritten_tokens")
     stats = {
@@ -147,7 +146,11 @@ def load_data(
 
 
 def _one_form(rows: list[Row]) -> bool:
-    """Whether the rows are conversational; all of them must be, or none."""
+    """Return whether the rows are conversational.
+
+    Raises:
+        DataError: some are, others are not.
+    """
     for row in rows:
         if row.conversational != rows[0].conversational:
             raise DataError(
@@ -220,7 +223,7 @@ def _token_digest(splits: list[list[Pair]]) -> str:
         digest.update(f"split {len(pairs)}\n".encode())
         for pair in pairs:
             for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
-                digest.update(f"{','.join(map(str, ids))};".encode())  # text has no byte order
+                digest.update(f"{','.join(map(str, ids))};".encode())  # as text, which has no byte order
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Lists of messages in their many notations, read into one: [{"role": ..., "content": ...}, ...]."""
+"""Read lists of messages in any known notation into one: [{"role": ..., "content": ...}, ...]."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from plo.data.errors import UNREADABLE, BadRow, DataError
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 
-ROLES = {  # ShareGPT's names of the speakers, and those of chat templates
+ROLES = {  # ShareGPT's names of speakers: roles of chat templates
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -20,23 +20,23 @@ ROLES = {  # ShareGPT's names of the speakers, and those of chat templates
     "assistant": "assistant",
     "system": "system",
 }
-# A list of messages, or one message, that became text: a CSV file holds it so, as Python, numpy or JSON wrote it.
+# Messages that Python, numpy or JSON wrote as text, as in the cells of a CSV file.
 _START = re.compile(r"\s*(?:(?:array\(\s*)?\[\s*\{\s*['\"]\w+|\{\s*['\"](?:role|content|from|value))['\"]\s*:")
 _ROLE = re.compile(rf"(['\"])(?:role|from)\1\s*:\s*(['\"])(?:{'|'.join(ROLES)}|tool|function)\2")
-# numpy leaves out the comma between dictionaries; what is in quotes is stepped over
+# numpy writes no comma between dictionaries; quoted strings are skipped
 _STRING_OR_GAP = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|(?P<gap>\}\s*(?=\{))", re.DOTALL)
 
 
 def are_messages_as_text(value: Any) -> bool:
-    """Whether `value` is a text that begins as a written list of messages does, such as "[{'role': 'user', ..."."""
+    """Return whether `value` is a text that looks like a list of messages, such as "[{'role': 'user', ..."."""
     return isinstance(value, str) and bool(_START.match(value)) and bool(_ROLE.search(value))
 
 
 def parse(text: str) -> Any:
-    """The value that JSON, Python's `repr` or numpy's `str` wrote as `text`. Nothing in it is executed.
+    """Parse a value that JSON, Python's `repr` or numpy's `str` wrote, without executing anything.
 
     Raises:
-        ValueError: `text` is neither.
+        ValueError: `text` is none of these.
 
     Example:
         >>> parse("[{'role': 'user', 'content': 'a'}\\n {'role': 'assistant', 'content': 'b'}]")[1]["content"]
@@ -48,7 +48,7 @@ def parse(text: str) -> Any:
         pass
     with_commas = _STRING_OR_GAP.sub(lambda match: "}, " if match["gap"] else match[0], text.strip())
     try:
-        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of escapes that are none
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # about invalid escapes
             tree = ast.parse(with_commas, mode="eval")
             return ast.literal_eval(_Arrays().visit(tree))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
@@ -56,7 +56,7 @@ def parse(text: str) -> Any:
 
 
 class _Arrays(ast.NodeTransformer):
-    """Replaces numpy's `array([...], dtype=object)` by its list."""
+    """Replace numpy's `array([...], dtype=object)` by its list."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
@@ -65,18 +65,18 @@ class _Arrays(ast.NodeTransformer):
 
 
 def read_messages(value: Any, name: str, where: str) -> list[Message]:
-    """A list of messages, or one message, in any notation that is known.
+    """Read a list of messages, or one message, in any known notation.
 
     A message is {"role", "content"} or ShareGPT's {"from", "value"}; its content is text or a list of text parts,
-    which are joined; the whole may be written as text.
+    which are joined. The whole list may also be a string.
 
     Args:
-        name: the column, for messages.
-        where: the row's place, for messages.
+        name: column that is named in errors.
+        where: place of the row that is named in errors.
 
     Raises:
-        DataError: the value is something else, or has tool calls or parts that are not text.
-        BadRow: it is a text that cannot be read.
+        DataError: the value is not a list of messages, or has tool calls or parts that are not text.
+        BadRow: the value is a text that cannot be parsed.
     """
     if isinstance(value, str):
         try:
@@ -106,7 +106,7 @@ def _message(message: Any, name: str, where: str) -> Message:
 
 
 def _content(content: Any) -> Any:
-    """The text of a list of text parts; anything else as it is."""
+    """Join a list of text parts; return anything else unchanged."""
     if isinstance(content, list):
         parts = [part if isinstance(part, Mapping) else {} for part in content]
         if all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):

@@ -1,10 +1,11 @@
-"""Where in the text of an answer each response token stands: by how the text was put together, never by searching for it."""
+"""Find the characters of an answer that each response token covers, from how the text was rendered, never by search."""
 
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from plo.data.errors import DataError
+from plo.data.messages import Message
 from plo.data.rows import Row, Text
 from plo.data.tokenize import Pair, common_prefix, render
 
@@ -13,11 +14,11 @@ Span = tuple[int, int]  # characters [start, end)
 
 @dataclass(frozen=True)
 class Answer:
-    """What training sees of one response.
+    """The text of one response that training sees, and the characters of each token.
 
     Attributes:
-        text: the answer as rendered, without template and EOS, cut where truncation cut it; may be empty.
-        spans: per response token its characters in `text`; (0, 0) for a token that is none of it (template, EOS).
+        text: the rendered answer without template and EOS, truncated as the tokens are; may be empty.
+        spans: characters in `text` of each response token; (0, 0) for a token outside of it (template, EOS).
     """
 
     text: str
@@ -25,16 +26,16 @@ class Answer:
 
 
 def answers(pair: Pair, tokenizer: Any) -> tuple[Answer, Answer]:
-    """The chosen and the rejected answer of a pair, rendered and tokenised again as they were for training.
+    """Render and tokenise the chosen and the rejected answer of a pair again, as for training.
 
     Raises:
         DataError: the pair has no texts, the tokenizer gives no offsets, or its ids are not those of the pair.
     """
     row = pair.row
     if row is None:
-        raise DataError(f"{pair.where or 'A pair'} was made of token ids: it has no texts to be read.")
+        raise DataError(f"{pair.where or 'A pair'} was made of token ids: it has no texts.")
     if not tokenizer.is_fast:
-        raise DataError(f"{type(tokenizer).__name__} does not say where its tokens stand: take a fast tokenizer.")
+        raise DataError(f"{type(tokenizer).__name__} gives no offsets of its tokens: use a fast tokenizer.")
     texts = render(row, tokenizer)
     encoded = tokenizer(
         list(texts), add_special_tokens=not row.conversational, return_offsets_mapping=True, verbose=False
@@ -52,13 +53,13 @@ def answers(pair: Pair, tokenizer: Any) -> tuple[Answer, Answer]:
 
 
 def clipped_span(span: Span, start: int, end: int) -> Span:
-    """The part of a span that lies in [start, end), counted from `start`; (0, 0) where there is none."""
+    """Intersect a span with [start, end), relative to `start`; (0, 0) if the intersection is empty."""
     first, last = max(span[0], start), min(span[1], end)
     return (first - start, last - start) if first < last else (0, 0)
 
 
 def stand_in(*texts: str) -> str:
-    """A word that none of the texts has: put in a text's place it shows where a template puts it."""
+    """Make a word that occurs in none of the texts, to find where a template puts a text that it replaces."""
     word = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     while any(word in text for text in texts):
         word = hashlib.sha256(word.encode()).hexdigest()
@@ -72,20 +73,21 @@ def _answer(rendered: str, place: Span, offsets: list[Span]) -> Answer:
 
 
 def _places(row: Row, texts: tuple[str, str, str], tokenizer: Any) -> list[Span]:
-    """Characters of both answers in the rendered texts; of a response of several messages, from the first to the last."""
-    if not row.conversational:  # `render` puts EOS at the end of each
+    """Find the characters of both answers in the rendered texts; several messages count from the first to the last."""
+    if row.messages is None:  # `render` puts EOS at the end of each
         return [(len(row.prompt), len(text) - len(tokenizer.eos_token)) for text in texts[1:]]
+    _, chosen, rejected = row.messages
     word = stand_in(*texts)
-    dummy = replace(row, chosen=_stood_in(row.chosen, word), rejected=_stood_in(row.rejected, word))
+    dummy = replace(row, chosen=_stood_in(chosen, word), rejected=_stood_in(rejected, word))
     places = []
     for text, other in zip(texts[1:], render(dummy, tokenizer)[1:], strict=True):
         before, *_, after = other.split(word)
-        # Equal but where a template changes what stands around a text by the text: that is then part of the answer.
+        # Where a template changes its own words around a text by the text, they count as part of the answer.
         start = common_prefix(before, text)
         places.append((start, len(text) - common_prefix(after[::-1], text[start:][::-1])))
     return places
 
 
-def _stood_in(messages: Text, word: str) -> Text:
+def _stood_in(messages: list[Message], word: str) -> Text:
     edges = (0, len(messages) - 1)
     return [{**m, "content": word} if i in edges else m for i, m in enumerate(messages)]

@@ -1,4 +1,4 @@
-"""The sound rows of a source: its columns renamed, its format recognised, bad rows and oddities counted."""
+"""Read the sound rows of a source: rename columns, recognise the format, count bad rows and oddities."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +21,11 @@ def read_rows(
     report: DropReport,
     columns: Mapping[str, str | None] | None = None,
 ) -> list[Row]:
-    """The sound rows of a source, in its order; what else there is to say of them goes into `report`.
+    """Return the sound rows of a source, in its order, and record everything else in `report`.
 
     Args:
-        columns: names in the source for names that plo reads, such as {"prompt": "question"}; None leaves a column
-            out.
+        columns: the source's name for each column that plo reads, such as {"prompt": "question"}; None leaves a
+            column out.
 
     Raises:
         DataError: as in `read_source`, or there are no rows.
@@ -90,7 +90,7 @@ def _note(raw: Raw, row: Row, report: DropReport) -> None:
 
 
 def _is_listed(side: Text) -> bool:
-    """Whether a text reads "['an answer', 'another']". One may be meant so; where all do, a column of lists became text."""
+    """Return whether a text looks like "['an answer', 'another']": if all do, a column of lists became text."""
     if not isinstance(side, str) or not side.startswith(("['", '["')):
         return False
     try:
@@ -105,8 +105,8 @@ def _excerpt(raw: Raw) -> str:
 
 
 def _count_repeats(rows: list[Row], report: DropReport) -> None:
-    """Exact duplicates, and pairs of responses that are preferred both ways round."""
-    seen: set[tuple] = set()  # of the rows' own strings: exact, and no copies
+    """Count exact duplicates, and pairs of responses that are preferred both ways round."""
+    seen: set[tuple] = set()  # holds the rows' own strings, so it copies nothing
     contradicted: set[frozenset] = set()
     for row in rows:
         prompt, chosen, rejected = map(_hashable, (row.prompt, row.chosen, row.rejected))

@@ -1,21 +1,18 @@
-"""What was read and how, what was dropped, and why."""
+"""The report of reading: formats, dropped rows with reasons and examples, and remarks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rich.table import Table
-
 from plo.data.errors import UNREADABLE, DataError
-from plo.terminal import line
 
-EXAMPLES = 3  # shown for each reason
-CHANCE = 2  # bad rows that say little of those that a limit left untokenised
+EXAMPLES = 3  # maximum number shown for each reason
+CHANCE = 2  # so few bad rows are not extrapolated to rows that a limit left untokenised
 MAX_BAD_SHARE = 0.05
 
 
 @dataclass
 class DropReport:
-    """How rows were read, and the dropped ones, counted by reason, with up to three examples each (place and excerpt).
+    """Counts of rows read and dropped, by reason, with up to three examples each (place and excerpt).
 
     Rows are dropped in two stages: when read, and when tokenised. With a limit fewer rows are tokenised
     than read.
@@ -24,12 +21,12 @@ class DropReport:
         source: name of the data, for messages.
         rows: rows read.
         tokenised: rows tokenised.
-        ties: sound rows that prefer neither response; they are left out.
-        read_as: rows of each format other than plo's own, by a sentence that says what became of their columns.
-        remarks: rows of which else is to be said how they were read, by the words that follow their number.
+        ties: rows that prefer neither response; they are left out.
+        read_as: {format and what became of its columns: rows}, for formats other than plo's own.
+        remarks: {words that follow the number of rows: rows}, for other remarks.
         unused: columns of text that nothing reads, in the order of their appearance.
-        duplicates: rows that repeat an earlier one, text for text; they stay.
-        contradictions: pairs of responses to one prompt that are preferred both ways round; they stay.
+        duplicates: rows that repeat an earlier one exactly; they are kept.
+        contradictions: pairs of responses to one prompt that are preferred both ways round; they are kept.
     """
 
     source: str = "data"
@@ -63,9 +60,9 @@ class DropReport:
 
     @property
     def share(self) -> float:
-        """Share of bad rows in [0, 1]; where a limit left rows untokenised, extrapolated from those that were.
+        """Share of bad rows in [0, 1], extrapolated to rows that a limit left untokenised.
 
-        One or two are not extrapolated: they may be chance.
+        One or two bad rows are not extrapolated: they may be chance.
         """
         read = self.dropped_read / max(self.rows, 1)
         if self.dropped_tokenised <= CHANCE:
@@ -74,7 +71,7 @@ class DropReport:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing of how the rows were read, a line each."""
+        """Remarks on how the rows were read, a line each."""
         lines = [f"{count} rows read as {how}" for how, count in self.read_as.items()]
         counts = {
             "rows prefer neither response (ties); they are left out": self.ties,
@@ -87,10 +84,10 @@ class DropReport:
         return lines
 
     def enforce(self, strict: bool = False) -> None:
-        """Raise where more than 5% of the rows are bad, or any with `strict`.
+        """Raise if more than 5% of the rows are bad, or any with `strict`.
 
         Raises:
-            DataError: with the counts, the examples and the remedy.
+            DataError: too many are; the message has counts and examples.
         """
         if self.total and (strict or self.share > MAX_BAD_SHARE):
             allowed = "strict allows none" if strict else f"at most {MAX_BAD_SHARE:.0%} may be"
@@ -114,13 +111,3 @@ class DropReport:
             lines.append(f"  {count} x {reason}")
             lines += [f"      {where}: {excerpt}" for where, excerpt in self.examples[reason]]
         return "\n".join(lines)
-
-    def __rich__(self) -> Table:
-        title = line(f"{self.source}: {self.total} of {self.rows} rows dropped")
-        table = Table(title=title, title_justify="left")
-        for heading in ("reason", "rows", "examples"):
-            table.add_column(heading, overflow="fold")
-        for reason, count in self.counts.items():
-            shown = "\n".join(f"{where}: {excerpt}" for where, excerpt in self.examples[reason])
-            table.add_row(line(reason), str(count), line(shown))
-        return table

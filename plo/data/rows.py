@@ -1,4 +1,4 @@
-"""The canonical row, a prompt and two responses: how a raw mapping becomes one, and what makes it bad."""
+"""The canonical row, a prompt and two responses, made from a raw mapping and checked."""
 
 import difflib
 import math
@@ -20,7 +20,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 class CellNumber(float):
-    """A cell of a CSV file that reads as a number. It keeps its text, as the cell may be an answer."""
+    """A cell of a CSV file that looks like a number. It keeps its text, because it may be an answer."""
 
     __slots__ = ("text",)
 
@@ -37,10 +37,10 @@ class Row:
     All three are plain text, or all three are lists of messages {"role", "content"}.
 
     Args:
-        columns: the numeric columns that came with the row, finite values only.
-        where: the place in the source, `file.jsonl:17` (line) or `name[train][17]` (index).
-        split: "train" or "eval" where the source fixes it.
-        system: the system message that a plain prompt begins with, for `to_chat`; "" where there is none.
+        columns: the row's other numeric columns, finite values only.
+        where: place in the source, `file.jsonl:17` (line) or `name[train][17]` (index).
+        split: "train" or "eval" if the source fixes it.
+        system: system message that a plain prompt begins with, for `to_chat`; "" if there is none.
     """
 
     prompt: Text
@@ -56,14 +56,28 @@ class Row:
         return isinstance(self.prompt, list)
 
     @property
+    def texts(self) -> tuple[str, str, str] | None:
+        """Prompt and responses of a plain row; None for a conversational one."""
+        if isinstance(self.prompt, str) and isinstance(self.chosen, str) and isinstance(self.rejected, str):
+            return self.prompt, self.chosen, self.rejected
+        return None
+
+    @property
+    def messages(self) -> tuple[list[Message], list[Message], list[Message]] | None:
+        """Prompt and responses of a conversational row; None for a plain one."""
+        if isinstance(self.prompt, list) and isinstance(self.chosen, list) and isinstance(self.rejected, list):
+            return self.prompt, self.chosen, self.rejected
+        return None
+
+    @property
     def excerpt(self) -> str:
-        """The end of the prompt and the beginning of both responses, for messages."""
+        """The end of the prompt and the beginning of both responses, for error messages."""
         chosen, rejected = _flat(self.chosen), _flat(self.rejected)
         return f"...{_flat(self.prompt)[-40:]!r} chosen {chosen[:40]!r} rejected {rejected[:40]!r}"
 
 
 def split_of(name: str) -> str | None:
-    """Which split a word in a file's or split's name says, if any: "harmless-base_test" -> "eval"."""
+    """Return the split that a word in a name stands for, if any: "harmless-base_test" -> "eval"."""
     words = re.split(r"[^a-z]+", name.lower())
     if any(word in TRAIN_NAMES for word in words):
         return "train"
@@ -71,16 +85,15 @@ def split_of(name: str) -> str | None:
 
 
 def to_row(raw: Mapping[str, Any]) -> Row:
-    """A raw mapping as a `Row`, unchecked but for its form.
+    """Convert a raw mapping to a `Row`, and check its form alone.
 
-    Forms: `prompt`, `chosen`, `rejected` as texts or as lists of messages; without `prompt`, or beside it,
-    `chosen` and `rejected` as whole conversations, whose prompt is the messages they share; `chosen_prompt`
-    and `rejected_prompt` where a source finds a prompt on each side. Every numeric column beside
-    them is kept.
+    The forms are: `prompt`, `chosen` and `rejected` as texts or as lists of messages; `chosen` and `rejected` as whole
+    conversations, with or without `prompt`, which is the messages that both share; and `chosen_prompt` and
+    `rejected_prompt`, for a source with a prompt on each side. All other numeric columns are kept.
 
     Raises:
         BadRow: the prompts of the two sides differ, or a side has no response.
-        DataError: a column is missing or holds something else than text or messages.
+        DataError: a column is missing, or holds neither text nor messages.
     """
     where = str(raw.get("where", "?"))
     if raw.get("tools") or raw.get("chat_template_kwargs"):
@@ -93,19 +106,19 @@ def to_row(raw: Mapping[str, Any]) -> Row:
             raise _missing(name, raw, where)
     chosen, rejected = _sides(raw, where)
     prompt = _prompt(raw, where)
-    if isinstance(chosen, str):
+    if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             raise _missing("prompt", raw, where)
         if isinstance(prompt, list):
             chosen, rejected = _reply(chosen), _reply(rejected)
-    else:
+    elif isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _conversation(prompt, chosen, rejected, raw, where)
-    prompt, system = _with_system(prompt, raw, where)
+    prompt, system = _with_system(prompt or "", raw, where)
     return Row(prompt, chosen, rejected, _columns(raw), where, _own_split(raw, where), system)
 
 
 def check(row: Row) -> str | None:
-    """The reason why a row is bad, or None. Responses that differ only in outer white space are identical."""
+    """Return why a row is bad, or None. Responses that differ only in outer white space are identical."""
     chosen, rejected = _flat(row.chosen).strip(), _flat(row.rejected).strip()
     try:
         for text in (_flat(row.prompt), chosen, rejected):
@@ -118,14 +131,15 @@ def check(row: Row) -> str | None:
 
 
 def to_chat(row: Row) -> Row:
-    """A plain row as messages; "\\n\\nHuman: ... \\n\\nAssistant:" prompts are read as dialogues.
+    """Convert a plain row to messages. A prompt "\\n\\nHuman: ... \\n\\nAssistant:" becomes a dialogue.
 
-    Turns of one speaker in a row are joined (HH has some, and many templates refuse them), outer white
-    space goes.
+    Consecutive turns of one speaker are joined (HH has some, and many templates refuse them), and outer white space is
+    removed.
     """
-    if row.conversational:
+    if row.texts is None:
         return row
-    text = row.prompt.removeprefix(row.system)
+    text, chosen, rejected = row.texts
+    text = text.removeprefix(row.system)
     prompt = [{"role": "user", "content": text.strip()}]
     if text.startswith("\n\nHuman:") and text.rstrip().endswith("\n\nAssistant:"):
         _, *parts = _TURN.split(text.rstrip().removesuffix("\n\nAssistant:"))
@@ -138,12 +152,11 @@ def to_chat(row: Row) -> Row:
                 prompt.append({"role": role, "content": said.strip()})
     if row.system:
         prompt.insert(0, {"role": "system", "content": row.system.strip()})
-    chosen, rejected = _reply(row.chosen.strip()), _reply(row.rejected.strip())
-    return Row(prompt, chosen, rejected, row.columns, row.where, row.split)
+    return Row(prompt, _reply(chosen.strip()), _reply(rejected.strip()), row.columns, row.where, row.split)
 
 
 def _conversation(prompt: Text | None, chosen: list, rejected: list, raw: Mapping, where: str) -> tuple:
-    """Prompt and responses of a row whose sides are lists of messages: responses, or whole conversations."""
+    """Return prompt and responses of a row whose sides are lists of messages: responses, or whole conversations."""
     if not chosen or not rejected:
         raise BadRow(EMPTY)
     whole = [side[0]["role"] != "assistant" for side in (chosen, rejected)]
@@ -181,9 +194,9 @@ def _prompt(raw: Mapping, where: str) -> Text | None:
 
 
 def _sides(raw: Mapping, where: str) -> tuple[Text, Text]:
-    """Both responses; lists of messages that became text are read, never taken for prose.
+    """Return both responses, with lists of messages that became text parsed.
 
-    Where one is such a text, the other must be messages, such a text or nothing. A text answer may quote messages.
+    If one response is such a text, the other must be one too, or messages, or empty: a text answer may quote messages.
     """
     values = [raw["chosen"], raw["rejected"]]
     if any(map(are_messages_as_text, values)):
@@ -199,7 +212,7 @@ def _sides(raw: Mapping, where: str) -> tuple[Text, Text]:
 
 
 def _text(value: Any, name: str, where: str) -> Text:
-    """A checked text or list of messages; a null is an empty text."""
+    """Return a value as text or as a list of messages; null is an empty text."""
     if value is None:
         return ""
     if isinstance(value, CellNumber):
@@ -210,7 +223,7 @@ def _text(value: Any, name: str, where: str) -> Text:
 
 
 def _with_system(prompt: Text, raw: Mapping, where: str) -> tuple[Text, str]:
-    """The prompt with the row's system message before it, and that message where the prompt is plain text."""
+    """Return the prompt with the row's system message before it, and that message if the prompt is plain text."""
     for name in SYSTEM_NAMES:
         system = raw.get(name)
         if not isinstance(system, str) or not system.strip():
@@ -228,7 +241,7 @@ def _with_system(prompt: Text, raw: Mapping, where: str) -> tuple[Text, str]:
 
 
 def _columns(raw: Mapping) -> dict[str, float]:
-    """The numeric columns. NaN and infinities stay out, so that a loss which asks for the column is told the row."""
+    """Return the finite numeric columns: a loss that needs a column raises for the rows without it."""
     columns = {}
     for name, value in raw.items():
         if name in OWN_KEYS or not isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Formats of public preference data: how each is recognised, and how its row becomes prompt, chosen and rejected."""
+"""Formats of public preference data, recognised by their columns and converted to prompt, chosen and rejected."""
 
 import math
 import re
@@ -9,19 +9,19 @@ from typing import Any
 from plo.data.errors import BadRow, DataError, Tie
 from plo.data.messages import are_messages_as_text, parse, read_messages
 
-Raw = dict[str, Any]  # a row as it came, with "where" added
+Raw = dict[str, Any]  # a row as its source gave it, with "where" added
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One format.
+    """A format of preference data.
 
     Args:
-        name: what the format is called.
-        columns: the columns that a row of it has; of alternatives, written "a|b", one.
-        convert: makes a raw row one of the forms of `to_row`; what it does not use stays in the row.
-        how: what becomes of the columns, for the line that says how rows were read.
-        fits: tells what the names of the columns alone do not.
+        name: name of the format.
+        columns: columns that a row must have; "a|b" means one of the two.
+        convert: converts a raw row to a form of `to_row`, and keeps the columns that it does not use.
+        how: what becomes of the columns, for the report.
+        fits: returns whether a row with these columns has the format.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Shape:
         return f"{self.name}: {self.how}"
 
 
-def recognise(raw: Mapping[str, Any]) -> Shape | None:
-    """The first shape of the table that a row has; None for rows in plo's own form, and for unknown ones."""
+def recognise(raw: Raw) -> Shape | None:
+    """Return the first of `SHAPES` that a row has; None for a row in plo's own form or an unknown one."""
     has_pair = "chosen" in raw and "rejected" in raw
     if has_pair and ("prompt" in raw or "chosen_prompt" in raw or _is_conversation(raw["chosen"])):
         return None
@@ -46,7 +46,7 @@ def recognise(raw: Mapping[str, Any]) -> Shape | None:
 
 
 def hh(raw: Raw) -> Raw:
-    """Anthropic/hh-rlhf: `chosen` and `rejected` are whole dialogues, whose prompt ends at the last "Assistant:"."""
+    """Convert Anthropic/hh-rlhf: `chosen` and `rejected` are dialogues, whose prompt ends at the last "Assistant:"."""
     cut = {}
     for side in ("chosen", "rejected"):
         text = raw[side]
@@ -61,13 +61,13 @@ def hh(raw: Raw) -> Raw:
 
 
 def tldr(raw: Raw) -> Raw:
-    """openai/summarize_from_feedback as exported: `choice` names the better of `candidate_0` and `candidate_1`."""
+    """Convert openai/summarize_from_feedback as exported: `choice` names the better of `candidate_0` and `candidate_1`."""
     better = _one_of(raw, "choice", {0: 0, 1: 1})
     return _oriented(raw, "input_text", ("candidate_0", "candidate_1"), better, "choice")
 
 
 def openai(raw: Raw) -> Raw:
-    """OpenAI's preference fine-tuning: `input` holds the messages (and tools), the two outputs are messages."""
+    """Convert OpenAI's preference format: `input` holds the messages (and tools), the two outputs are messages."""
     given = raw["input"] if isinstance(raw["input"], Mapping) else _parsed(raw, "input")
     if not isinstance(given, Mapping) or "messages" not in given:
         raise DataError(f"{raw['where']}: 'input' has no messages. Write {{\"messages\": [...]}}.")
@@ -80,16 +80,16 @@ def openai(raw: Raw) -> Raw:
 
 
 def sharegpt(raw: Raw) -> Raw:
-    """ShareGPT with a chosen and a rejected turn (hiyouga/DPO-En-Zh-20k, LLaMA-Factory); `messages` likewise."""
+    """Convert ShareGPT with a chosen and a rejected turn (hiyouga/DPO-En-Zh-20k, LLaMA-Factory), or with `messages`."""
     name = "conversations" if "conversations" in raw else "messages"
     sides = {side: _turns(raw, side, raw["where"]) for side in ("chosen", "rejected")}
     return _others(raw, {name}) | {"prompt": _turns(raw, name, raw["where"])} | sides
 
 
 def nectar(raw: Raw) -> Raw:
-    """berkeley-nest/Nectar: `answers` with ranks, 1 the best; the best is chosen, the last rejected.
+    """Convert berkeley-nest/Nectar: `answers` with ranks, 1 the best; the best is chosen, the last rejected.
 
-    Its prompt ends in "Assistant: "; the blank goes to the answers, as in HH, where it belongs to their first token.
+    The prompt ends in "Assistant: ". Its blank moves to the answers, as in HH, where it belongs to their first token.
     """
     answers = raw["answers"] if isinstance(raw["answers"], list) else _parsed(raw, "answers")
     try:
@@ -111,7 +111,7 @@ def nectar(raw: Raw) -> Raw:
 
 
 def helpsteer(raw: Raw) -> Raw:
-    """nvidia/HelpSteer3 (and HelpSteer2's preferences): -3 (the first response is much better) to 3 (the second is)."""
+    """Convert nvidia/HelpSteer3 and HelpSteer2: from -3 (the first response is much better) to 3 (the second is)."""
     third = "overall_preference" in raw
     label, prompt = ("overall_preference", "context") if third else ("preference_strength", "prompt")
     strength = _number(raw, label)
@@ -123,19 +123,19 @@ def helpsteer(raw: Raw) -> Raw:
 
 
 def shp(raw: Raw) -> Raw:
-    """stanfordnlp/SHP (and SHP-2): `labels` is 1 where human_ref_A has the better score; `score_ratio` says by how much."""
+    """Convert stanfordnlp/SHP and SHP-2: `labels` is 1 if human_ref_A scored better, by the factor `score_ratio`."""
     better = _one_of(raw, "labels", {1: 0, 0: 1})
     return _oriented(raw, "history", ("human_ref_A", "human_ref_B"), better, "labels")
 
 
 def safe_rlhf(raw: Raw) -> Raw:
-    """PKU-Alignment/PKU-SafeRLHF: `better_response_id` names the more helpful of two responses, `safer_response_id` the safer."""
+    """Convert PKU-SafeRLHF: `better_response_id` is the more helpful of two responses, `safer_response_id` the safer."""
     better = _one_of(raw, "better_response_id", {0: 0, 1: 1})
     return _oriented(raw, "prompt", ("response_0", "response_1"), better, "better_response_id", "safer_response_id")
 
 
 def alpaca(raw: Raw) -> Raw:
-    """Alpaca's `instruction` with an optional `input` below it (tatsu-lab/alpaca); earlier turns are in `history`.
+    """Convert Alpaca: an `instruction` with an optional `input` below it, and earlier turns in `history`.
 
     The answers are `chosen` and `rejected`, or the `output` is a list of the two (LLaMA-Factory, old and new).
     """
@@ -160,13 +160,13 @@ def alpaca(raw: Raw) -> Raw:
 
 
 def orca(raw: Raw) -> Raw:
-    """Intel/orca_dpo_pairs (`question`) and argilla/distilabel-intel-orca-dpo-pairs (`input`), each with a `system`."""
+    """Convert Intel/orca_dpo_pairs (`question`) and argilla/distilabel-intel-orca-dpo-pairs (`input`), each with a `system`."""
     name = "question" if "question" in raw else "input"
     return _others(raw, {name}) | {"prompt": raw[name]}
 
 
 def _is_conversation(value: Any) -> bool:
-    """Whether a side is a list of turns that begins before the answer does; a half-read one is not."""
+    """Return whether a side is a list of turns that begins before the answer does."""
     try:
         turns = read_messages(value, "chosen", "?") if not isinstance(value, str) or are_messages_as_text(value) else []
     except (BadRow, DataError):
@@ -246,7 +246,7 @@ def _others(raw: Raw, used: set[str]) -> Raw:
 
 
 def _oriented(raw: Raw, prompt: str, sides: tuple[str, str], better: int, *labels: str) -> Raw:
-    """A row of two numbered responses, with their other columns named after chosen and rejected too.
+    """Convert a row of two numbered responses, and name their other columns after chosen and rejected too.
 
     A number of one response, such as `score_A` or `is_response_0_safe`, means nothing once the order is gone.
     """
@@ -264,7 +264,7 @@ def _oriented(raw: Raw, prompt: str, sides: tuple[str, str], better: int, *label
 
 
 def _parsed(raw: Raw, name: str) -> Any:
-    """A cell that a CSV file holds as text; None where it is no list or mapping."""
+    """Parse a cell that a CSV file holds as text; None if that is impossible."""
     try:
         return parse(raw[name]) if isinstance(raw[name], str) else None
     except ValueError:
@@ -272,7 +272,7 @@ def _parsed(raw: Raw, name: str) -> Any:
 
 
 def _turns(holder: Mapping, name: str, where: str) -> Any:
-    """The messages of a column, whatever their notation; plain text stays as it is."""
+    """Return the messages of a column in any notation; return plain text unchanged."""
     value = holder[name]
     if isinstance(value, list | Mapping) or are_messages_as_text(value):
         return read_messages(value, name, where)
@@ -298,11 +298,11 @@ def _number(raw: Raw, name: str) -> float:
 
 
 def _one_of(raw: Raw, name: str, meanings: Mapping[int, int]) -> int:
-    """Which of the two responses a label names."""
+    """Return the response, 0 or 1, that a label names."""
     value = raw[name]
     if isinstance(value, str) and value.strip() in map(str, meanings):
         value = int(value)
     if not isinstance(value, int | float) or value not in meanings:
         allowed = " or ".join(map(str, sorted(meanings)))
         raise DataError(f"{raw['where']}: {name!r} is {value!r}. It names the better response: {allowed}.")
-    return meanings[value]
+    return meanings[int(value)]

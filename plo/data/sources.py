@@ -1,4 +1,4 @@
-"""Where rows come from: registered sources, files and folders by path, hub data sets by name."""
+"""Sources of rows: registered ones, files and folders by path, hub data sets by name."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -43,10 +43,10 @@ def register_source(name: str, *, gold: str | None = None, replace: bool = False
 
 
 def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -> Iterator[Raw]:
-    """Raw rows of a registered source, of a file or folder, or of a hub data set ("org/name").
+    """Read the raw rows of a registered source, of a file or folder, or of a hub data set ("org/name").
 
     Raises:
-        DataError: no such source, an option it does not know, or nothing to read.
+        DataError: there is no such source, or it has no such option, or nothing to read.
     """
     if path is None and source not in SOURCES and Path(source).exists():
         source, path = "file", source
@@ -73,7 +73,7 @@ def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -
 
 @register_source("file")
 def file(path: Path | None) -> Iterator[Raw]:
-    """A file or a folder of files: .jsonl, .json, .csv, .tsv (each also .gz), .parquet; or what `save_to_disk` wrote."""
+    """Read a file or a folder of files: .jsonl, .json, .csv, .tsv (each also .gz), .parquet; or a folder of `save_to_disk`."""
     if path is None:
         raise DataError("The data source 'file' needs a path. Give the file or folder itself as data.source.")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -92,7 +92,7 @@ def hub(
     split: str | None = None,
     revision: str | None = None,
 ) -> Iterator[Raw]:
-    """Any hub data set. Its train and its eval, test and validation splits are kept; one `split` alone is split by hash."""
+    """Read a hub data set: its train, eval, test and validation splits, or one `split`, which plo splits by hash."""
     if path is not None:
         raise DataError("The data source 'hub' takes no path. Give the file or folder itself as data.source.")
     yield from _load(name, splits=None, name=config, data_dir=data_dir, split=split, revision=revision)
@@ -100,7 +100,7 @@ def hub(
 
 @register_source("hh")
 def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
-    """Anthropic HH (`Anthropic/hh-rlhf`), or its files from a local file or folder.
+    """Read Anthropic HH (`Anthropic/hh-rlhf`), from the hub or from a local file or folder.
 
     A side is a whole dialogue; its prompt is everything up to and including the last "\\n\\nAssistant:".
 
@@ -118,7 +118,7 @@ def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
 
 @register_source("tldr")
 def tldr(path: Path | None) -> Iterator[Raw]:
-    """TL;DR human comparisons (`trl-lib/tldr-preference`, which needs no loading script), or local files.
+    """Read TL;DR human comparisons: `trl-lib/tldr-preference`, which needs no loading script, or local files.
 
     Local rows may have that form (prompt, chosen, rejected), or input_text, candidate_0, candidate_1 and
     choice (0 or 1).
@@ -133,11 +133,11 @@ def tldr(path: Path | None) -> Iterator[Raw]:
 
 @register_source("ultrafeedback")
 def ultrafeedback(path: Path | None) -> Iterator[Raw]:
-    """UltraFeedback (`HuggingFaceH4/ultrafeedback_binarized`, its preference splits), or local files."""
+    """Read UltraFeedback: the preference splits of `HuggingFaceH4/ultrafeedback_binarized`, or local files."""
     if path is None:
         yield from _load("HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"))
         return
-    # In a copy of the hub's folder the preference splits stand beside others, for SFT and generation.
+    # A copy of the hub's folder also has splits for SFT and generation.
     preferences = path.is_dir() and any("_prefs" in file.name for file in path.rglob("*"))
     for raw in read_path(path, lambda file: "_prefs" in file.name or not preferences):
         raw.pop("messages", None)
@@ -146,7 +146,7 @@ def ultrafeedback(path: Path | None) -> Iterator[Raw]:
 
 @register_source("sentiment", gold="sentiment")
 def sentiment(path: Path | None) -> Iterator[Raw]:
-    """The embedded task: continuations of openings, labelled by sentiment; no download, no chat template."""
+    """Read the embedded task: continuations of openings, labelled by sentiment; no download, no chat template."""
     if path is None and not SENTIMENT.exists():
         raise DataError(f"The embedded pairs are missing at {SENTIMENT}. Install plo again.")
     yield from read_path(path or SENTIMENT)
@@ -163,19 +163,19 @@ def _require(raw: Raw, *names: str) -> Raw:
 
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:
-    """Rows of a hub data set: of the named splits, or of all whose names say train or eval, else of all."""
+    """Read the named splits of a hub data set, or those whose names contain train or eval, or else all."""
     extras.require("train", f"The hub data set {hub_name!r}")
     import datasets
 
     try:
         loaded = datasets.load_dataset(hub_name, **{k: v for k, v in arguments.items() if v is not None})
-    except Exception as error:  # a dozen kinds, from no network to a misspelt name: all end the same way
+    except Exception as error:  # a dozen kinds, from no network to a misspelt name
         raise DataError(
             f"The hub data set {hub_name!r} could not be loaded: {type(error).__name__}: {str(error)[:300]} "
             "Check name and options; without a network (or with HF_HUB_OFFLINE=1) give a local copy as "
             f"{'data.source' if splits is None else 'data.path'}."
         ) from error
-    if not isinstance(loaded, dict):  # one split was asked for: what it is called no longer matters
+    if not isinstance(loaded, dict):  # `split` names one, whose name no longer matters
         yield from _rows(loaded, f"{hub_name}[{arguments.get('split')}]", None)
         return
     if splits is not None and (missing := [name for name in splits if name not in loaded]):
@@ -191,7 +191,7 @@ def _saved_to_disk(path: Path) -> Iterator[Raw]:
 
     loaded = datasets.load_from_disk(path)
     for name, rows in loaded.items() if isinstance(loaded, dict) else [("", loaded)]:
-        yield from _rows(rows, f"{path}[{name}]" if name else str(path), split_of(name))
+        yield from _rows(rows, f"{path}[{name}]" if name else str(path), split_of(str(name)))
 
 
 def _rows(rows: Any, name: str, split: str | None) -> Iterator[Raw]:

@@ -1,4 +1,4 @@
-"""Which rows train and which are held out: by hash, alike on every machine, no prompt on both sides."""
+"""Split rows into training and held-out ones by hash: the same on every machine, no prompt in both."""
 
 import hashlib
 import json
@@ -9,33 +9,33 @@ from plo.data.rows import Row
 
 
 def prompt_key(row: Row) -> str:
-    """The prompt as one text, to tell prompts apart; those that differ in white space only are the same."""
+    """Return the prompt as one text. Prompts that differ only in white space have the same key."""
     messages = [{"content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
     return "\n".join(f"{m.get('role', '')}:{' '.join(m['content'].split())}" for m in messages)
 
 
 def row_digest(row: Row) -> str:
-    """sha256 over what a row says: prompt, responses and columns, but not where it stood."""
+    """Return the sha256 of a row's prompt, responses and columns; its place does not count."""
     return _sha256(_canonical([row.prompt, row.chosen, row.rejected, row.columns]))
 
 
 def _text_digest(row: Row) -> str:
-    """What orders the rows: texts alone, so that a column more or less changes neither order nor limit."""
+    """Return the hash that orders rows: of texts alone, so that more columns change neither order nor limit."""
     return _sha256(_canonical([row.prompt, row.chosen, row.rejected]))
 
 
 def _canonical(value: object) -> str:
-    """JSON of a value, one way only."""
+    """Return the only JSON that a value has here."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], list[Row], int]:
-    """Rows as (train, eval, rows left out), each in the order of their hashes.
+    """Return training rows, held-out rows and the number of rows left out, in the order of their hashes.
 
-    A prompt is held out when its sha256, as a number in [0, 1), is below `eval_fraction`. Where the source
-    fixes both a train and an eval split, that is kept instead; rows without a split of their own then
-    follow their prompt, or the hash, and training rows whose prompt is also held out are left out. The
-    order of the rows in the source does not matter, so that a limit takes the same rows everywhere.
+    A prompt is held out when its sha256, as a number in [0, 1), is below `eval_fraction`. If the source fixes both a
+    train and an eval split, that is kept instead; rows without a split of their own then follow their prompt, or the
+    hash, and training rows whose prompt is also held out are left out. The order of the rows in the source does not
+    matter, so that a limit takes the same rows everywhere.
     """
     rows = sorted(rows, key=lambda row: (_text_digest(row), row_digest(row)))
     if split_is_fixed(rows):
@@ -62,12 +62,12 @@ def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], li
 
 
 def split_is_fixed(rows: Iterable[Row]) -> bool:
-    """Whether the source itself says of some rows that they train, and of others that they are held out."""
+    """Return whether the source marks some rows for training and others as held out."""
     return {"train", "eval"} <= {row.split for row in rows}
 
 
 def _fraction(text: str) -> float:
-    """A number in [0, 1) from the hash of a text, unlike the hash that orders the rows."""
+    """Return a number in [0, 1) from a hash of the text, independent of the hash that orders rows."""
     return int(_sha256("split:" + text)[:13], 16) / 16**13
 
 

@@ -1,4 +1,4 @@
-"""Rows to token ids: the same ids as TRL's `DPOTrainer`, in training, sampling and evaluation."""
+"""Tokenise rows to the same ids as TRL's `DPOTrainer`, in training, sampling and evaluation."""
 
 import json
 import re
@@ -15,25 +15,24 @@ TRUNCATED_EMPTY = "truncation leaves a response empty"
 TRUNCATED_IDENTICAL = "truncation leaves identical responses"
 NO_PROMPT = "no prompt token before the response"
 TRUNCATIONS = ("keep_start", "keep_end")
-BATCH = 256  # rows a call of the tokenizer
+BATCH = 256  # rows per call of the tokenizer
 
 Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A tokenised row. A sequence is `prompt_ids + chosen_ids` or `prompt_ids + rejected_ids`; nothing is
-    padded.
+    """A tokenised row. Its sequences are `prompt_ids + chosen_ids` and `prompt_ids + rejected_ids`, without padding.
 
     Args:
-        prompt_ids: at least one id; what training, sampling and evaluation start from.
-        chosen_ids: at least one id; EOS included where the text has it and truncation left it.
-        rejected_ids: the same.
-        prompt: the rendered prompt as text. Where the prompt's last characters merge with the response's
-            first into one token, `prompt_ids` end before them, as in TRL.
+        prompt_ids: at least one id; training, sampling and evaluation start from them.
+        chosen_ids: at least one id, with EOS if the text has it and truncation left it.
+        rejected_ids: likewise.
+        prompt: the rendered prompt as text. If its last characters and the response's first form one token,
+            `prompt_ids` end before them, as in TRL.
         where: the row's place in the source.
         columns: the row's numeric columns.
-        row: the texts it was made of; None for a pair made by hand.
+        row: the texts that were tokenised; None for a pair made by hand.
     """
 
     prompt_ids: Ids
@@ -46,7 +45,7 @@ class Pair:
 
 
 def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
-    """The texts that are tokenised: prompt, prompt + chosen, prompt + rejected.
+    """Return the texts to tokenise: prompt, prompt + chosen, prompt + rejected.
 
     Plain rows get the EOS text after a response that does not end in it. Conversational rows go through the
     chat template, the prompt with the generation prompt; the template alone says how a turn ends, and
@@ -56,17 +55,16 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
         DataError: the tokenizer lacks EOS or a chat template, or the template refuses the row.
     """
     check_tokenizer(tokenizer, row.conversational)
-    if not row.conversational:
+    if row.texts:
+        prompt, *responses = row.texts
         eos = tokenizer.eos_token
-        sides = [row.prompt + text + ("" if text.endswith(eos) else eos) for text in (row.chosen, row.rejected)]
-        return row.prompt, *sides
+        chosen, rejected = (prompt + text + ("" if text.endswith(eos) else eos) for text in responses)
+        return prompt, chosen, rejected
+    messages, *answers = row.messages or ([], [], [])
     try:
-        return (
-            _apply(tokenizer, row.prompt, add_generation_prompt=True),
-            _apply(tokenizer, row.prompt + row.chosen),
-            _apply(tokenizer, row.prompt + row.rejected),
-        )
-    except Exception as error:  # templates raise what they like
+        chosen, rejected = (_apply(tokenizer, messages + answer) for answer in answers)
+        return _apply(tokenizer, messages, add_generation_prompt=True), chosen, rejected
+    except Exception as error:  # a template may raise anything
         raise DataError(
             f"{row.where}: the chat template of {_name(tokenizer)} refuses the row: {type(error).__name__}: "
             f"{error}. Remove or mend such rows, or choose a template that takes the roles {_roles(row)}; a column of "
@@ -75,20 +73,19 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
 
 
 def tokenize_prompt(prompt: Text, tokenizer: Any) -> Ids:
-    """Ids of a prompt without responses (text, or messages), rendered as the prompt of a `Pair` is."""
-    conversational = not isinstance(prompt, str)
-    check_tokenizer(tokenizer, conversational)
-    text = _apply(tokenizer, prompt, add_generation_prompt=True) if conversational else prompt
-    return tuple(_encode([text], tokenizer, conversational)[0])
+    """Tokenise a prompt without responses (text or messages), as the prompt of a `Pair`."""
+    check_tokenizer(tokenizer, not isinstance(prompt, str))
+    text = prompt if isinstance(prompt, str) else _apply(tokenizer, prompt, add_generation_prompt=True)
+    return tuple(_encode([text], tokenizer, not isinstance(prompt, str))[0])
 
 
 def tokenize_row(
     row: Row, tokenizer: Any, max_length: int = 512, truncation: str = "keep_start", ends: Collection[int] = ()
 ) -> Pair:
-    """One row as a `Pair`; see `tokenize_rows`.
+    """Tokenise one row; see `tokenize_rows`.
 
     Raises:
-        BadRow: the row is to be dropped.
+        BadRow: the row must be dropped.
         DataError: as in `render`.
     """
     _, pair, _ = next(tokenize_rows([row], tokenizer, max_length, truncation, ends))
@@ -100,7 +97,7 @@ def tokenize_row(
 def tokenize_rows(
     rows: Iterable[Row], tokenizer: Any, max_length: int, truncation: str, ends: Collection[int] = ()
 ) -> Iterator[tuple[Row, Pair | str, dict[str, int]]]:
-    """Each row with its `Pair`, or the reason to drop it, and counts of what happened to it.
+    """Tokenise rows, and yield each with its `Pair` or the reason to drop it, and counts of what happened to it.
 
     Prompt and response are tokenised jointly. The response starts where the prompt's own ids and those of
     either side part, so that both sides have one prompt. `max_length` holds for prompt and response
@@ -109,14 +106,14 @@ def tokenize_rows(
     different prompts.)
 
     Args:
-        ends: ids that end a response besides the tokenizer's EOS, such as those of the model's `generation_config`.
+        ends: ids that end a response in addition to the tokenizer's EOS, such as those of `generation_config`.
 
     Yields:
         row, pair or reason, and {"truncated_prompts": 0 or 1, "truncated_responses": 0 to 2,
         "responses_without_eos": 0 to 2, "merged_boundaries": 0 or 1, "rewritten_prompts": 0 or 1,
         "rewritten_tokens": tokens of such a prompt that are gone, "rows_with_special_tokens": 0 or 1}.
     """
-    numbers = list(range(len(tokenizer)))  # one object an id, not one an occurrence, in a fifth of the memory
+    numbers = list(range(len(tokenizer)))  # one object per id instead of one per occurrence takes a fifth of the memory
     special = re.compile("|".join(map(re.escape, sorted(set(tokenizer.all_special_tokens)))) or "(?!)")
     rows = iter(rows)
     while chunk := list(islice(rows, BATCH)):
@@ -130,12 +127,14 @@ def tokenize_rows(
                 yield row, error.reason, counts
                 continue
             changed = counts.pop("changed_tokens")
-            rewritten = not all(text.startswith(prompt) for text in sides)  # else only its last characters join a token
+            rewritten = not all(
+                text.startswith(prompt) for text in sides
+            )  # otherwise only its last characters join a token
             counts["merged_boundaries"] = int(changed > 0 and not rewritten)
             counts["rewritten_prompts"] = int(changed > 0 and rewritten)
             counts["rewritten_tokens"] = changed if rewritten else 0
-            shared = (tuple(map(numbers.__getitem__, x)) for x in cut)
-            yield row, Pair(*shared, prompt, row.where, row.columns, row), counts
+            own, chosen, rejected = (tuple(map(numbers.__getitem__, part)) for part in cut)
+            yield row, Pair(own, chosen, rejected, prompt, row.where, row.columns, row), counts
 
 
 def _cut(
@@ -147,7 +146,7 @@ def _cut(
     ends: set[int],
     counts: dict[str, int],
 ) -> tuple[list[int], list[int], list[int]]:
-    """Ids of the prompt and of the two whole sequences, to ids of prompt and responses, truncated."""
+    """Cut the ids of the two whole sequences into those of prompt and responses, and truncate them."""
     start = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
     counts["changed_tokens"] = len(prompt) - start
     prompt, sides = prompt[:start], [chosen[start:], rejected[start:]]
@@ -155,7 +154,7 @@ def _cut(
         raise BadRow(EMPTY)
     if sides[0] == sides[1]:
         raise BadRow(IDENTICAL)
-    if not prompt:  # the first response token would have nothing to be predicted from
+    if not prompt:  # nothing would predict the first response token
         raise BadRow(NO_PROMPT)
     if truncation == "keep_start":
         room = max_length - len(prompt)
@@ -173,16 +172,18 @@ def _cut(
             raise BadRow(NO_PROMPT)
         prompt = prompt[-room:]
     counts["responses_without_eos"] = sum(ends.isdisjoint(side) for side in sides)
-    return prompt, *sides
+    return prompt, sides[0], sides[1]
 
 
 def common_prefix(a: Sequence, b: Sequence) -> int:
-    """How many elements (ids, characters) two sequences share before they part."""
+    """Return the number of elements (ids, characters) that two sequences begin with alike."""
     pairs = enumerate(zip(a, b, strict=False))
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _encode_rows(chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any) -> list[list[list[int]]]:
+def _encode_rows(
+    chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any
+) -> list[tuple[list[int], list[int], list[int]]]:
     conversational = chunk[0].conversational
     try:
         flat = _encode([text for three in texts for text in three], tokenizer, conversational)
@@ -197,7 +198,7 @@ def _encode_rows(chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer:
                     f"{error}. "
                     f"Remove or mend it."
                 ) from error
-    return [flat[i : i + 3] for i in range(0, len(flat), 3)]
+    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
 def _encode(texts: list[str], tokenizer: Any, conversational: bool) -> list[list[int]]:
@@ -210,7 +211,7 @@ def _apply(tokenizer: Any, messages: list, **arguments: Any) -> str:
 
 
 def check_tokenizer(tokenizer: Any, conversational: bool) -> None:
-    """Raise where the tokenizer lacks what the rows need.
+    """Check that the tokenizer has what the rows need.
 
     Raises:
         DataError: no EOS token, or no chat template for conversational rows.
@@ -228,21 +229,21 @@ def check_tokenizer(tokenizer: Any, conversational: bool) -> None:
 
 
 def template_of(tokenizer: Any) -> str | None:
-    """The text of the chat template, or None."""
+    """Return the text of the chat template, or None."""
     if not tokenizer.chat_template:
         return None
     try:
         return tokenizer.get_chat_template()
-    except ValueError:  # several templates, none of them the default
+    except ValueError:  # it has several templates, and no default
         return None
 
 
 def _has_special(row: Row, special: re.Pattern, eos: str) -> bool:
-    """Whether a text holds the text of a special token, which becomes that token: a forged turn or end."""
-    if row.conversational:
-        return any(special.search(m["content"]) for m in row.prompt + row.chosen + row.rejected)
-    texts = (row.prompt, row.chosen.removesuffix(eos), row.rejected.removesuffix(eos))
-    return any(special.search(text) for text in texts)
+    """Return whether a text contains a special token's text, which becomes that token: a forged turn or end."""
+    if row.texts is None:
+        return any(special.search(message["content"]) for part in row.messages or () for message in part)
+    prompt, chosen, rejected = row.texts
+    return any(special.search(text) for text in (prompt, chosen.removesuffix(eos), rejected.removesuffix(eos)))
 
 
 def _name(tokenizer: Any) -> str:
@@ -250,14 +251,14 @@ def _name(tokenizer: Any) -> str:
 
 
 def _roles(row: Row) -> str:
-    return ", ".join(message["role"] for message in row.prompt + row.chosen)
+    return ", ".join(message["role"] for part in (row.messages or ())[:2] for message in part)
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """Hash of what decides which ids a text or a conversation becomes: vocabulary, rules, special tokens, chat template."""
+    """Hash everything that decides a text's ids: vocabulary, rules, special tokens and chat template."""
     if getattr(tokenizer, "is_fast", False):
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        for state in ("truncation", "padding"):  # of the last call
+        for state in ("truncation", "padding"):  # they are of the last call
             rules.pop(state, None)
     else:
         rules = tokenizer.get_vocab()
@@ -266,6 +267,6 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 
 def context_of(model: Any, tokenizer: Any) -> int:
-    """Tokens that the model takes at most."""
+    """Return the maximum number of tokens that the model takes."""
     longest = getattr(model.config, "max_position_embeddings", None) or 10**9
     return min(longest, tokenizer.model_max_length)

@@ -82,8 +82,7 @@ def _check_need(loss: Loss, need: str) -> None:
     known = [*OTHER_NEEDS, *(entry.name for entry in STATISTICS if entry.name != "logps")]
     near = difflib.get_close_matches(need, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
-    origin = loss.entry.origin if loss.entry is not None else "a sum"
     raise ConfigError(
-        f"The loss {loss.name!r} ({origin}) needs {need!r}, which is unknown. {hint} A numeric column of the data set is "
+        f"The loss {loss.name!r} ({loss.origin}) needs {need!r}, which is unknown. {hint} A numeric column of the data set is "
         f"'column:NAME'; register_statistic adds a statistic."
     )

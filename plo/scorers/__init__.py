@@ -1,4 +1,4 @@
-"""Token scorers: per-token weights, computed once before training. Importing this package registers the built-in ones."""
+"""Token scorers, which compute per-token weights once before training, and variants, which join them to losses."""
 
 from plo.scorers import attention, oracle, simple  # noqa: F401  (registers them)
 from plo.scorers.recipe import RECIPES, register_recipe

@@ -1,4 +1,4 @@
-"""AttentionPO's weights: how the initial model, asked which of two answers is better, looks at their tokens."""
+"""AttentionPO's weights are the attention of the initial model to two answers when it judges which one is better."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,22 +9,22 @@ from pydantic import Field
 from torch import Tensor
 
 from plo.data.offsets import Answer, Span, answers
-from plo.scorers.judge import Judge, Judged
+from plo.scorers.judge_prompt import JudgePrompt, PromptWriter
 from plo.scorers.scorer import Material, ScorerError, register_scorer
 
-# The wording stands in this file, which is part of what the weights are known by.
+# The wording is part of the code, which identifies the weights.
 INSTRUCTIONS = """You are an impartial judge. A user gave the prompt below, and two assistants answered it. Decide which answer \
 serves the user better. Weigh first how helpful, how relevant and how concise each answer is; then whether it brings anything \
 new; then whether something the user needs is missing from it. The order of the answers and their letters mean nothing. Reply \
 with the single letter of the better answer, "A" or "B", and nothing else."""
-PARTS = (  # what stands before the question, the first answer and the second answer, and at the end
+PARTS = (  # texts before the question, the first answer and the second answer, and at the end
     f"{INSTRUCTIONS}\n\n=== User prompt begins ===\n",
     "\n=== User prompt ends ===\n\n=== Answer A begins ===\n",
     "\n=== Answer A ends ===\n\n=== Answer B begins ===\n",
     "\n=== Answer B ends ===\n\nYour choice:",
 )
 
-CHUNK = 64  # pairs among which prompts of like length are sought for a batch
+CHUNK = 64  # pairs whose prompts are sorted by length into batches
 BUDGET = 2**26  # attention weights of one layer in a batch: 256 MB in float32
 
 Natural = Annotated[int, Field(ge=0)]
@@ -57,13 +57,13 @@ def attention_judge(
     Args:
         layer: "last", an index (negative: from the end), "mean" over all layers of the weights that each would give
             (the authors' code adds them up), or "rollout", the product of .5 A + .5 I over all layers.
-        sink_tokens: how many first tokens are attention sinks; 0: none.
+        sink_tokens: number of first tokens that are attention sinks; 0: none.
         sink_min_length: in tokens; a shorter answer is left as it is.
-        length_norm: False leaves the factor T out.
+        length_norm: whether to multiply by T.
 
     Yields:
         (T_w,), (T_l,) weights; they sum to the answer's tokens T (1 without `length_norm`). Tokens that are no part of the
-        answer's text, template and EOS, have 0 and are not counted. What truncation cut, the judge does not see.
+        answer's text, template and EOS, have 0 and are not counted. The judge does not see what truncation cut.
 
     Raises:
         ScorerError: no attention weights, no such layer, or answers too long for the model's window.
@@ -73,7 +73,7 @@ def attention_judge(
     """
     model = material.attending_model()
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    judge = Judge(material.tokenizer, PARTS, window)
+    judge = PromptWriter(material.tokenizer, PARTS, window)
     pairs = iter(material.pairs)
     while chunk := list(islice(pairs, CHUNK)):
         texts = [answers(pair, material.tokenizer) for pair in chunk]
@@ -93,13 +93,13 @@ def attention_judge(
 
 def _weights(
     answer: Answer,
-    shown: Sequence[tuple[Judged, Tensor]],
+    shown: Sequence[tuple[JudgePrompt, Tensor]],
     letters: tuple[int, int],
     sink_tokens: int,
     sink_min_length: int,
     length_norm: bool,
 ) -> Tensor:
-    """(tokens,) weights of one response: in each of two prompts it was the answer of the given letter, 0 for A."""
+    """Return (tokens,) weights of one response, which was answer `letters[i]` of prompt i, 0 for A."""
     inside = [i for i, span in enumerate(answer.spans) if span != (0, 0)]
     weights = torch.zeros(len(answer.spans), dtype=torch.float64)
     if not inside:
@@ -117,20 +117,20 @@ def _weights(
 
 
 def normalised(values: Tensor) -> Tensor:
-    """(layers, tokens) values >= 0 over their sum in each layer; uniform where that is 0."""
+    """Return (layers, tokens) values >= 0 divided by their sum in each layer; uniform where that is 0."""
     total = values.sum(-1, keepdim=True)
     uniform = torch.full_like(values, 1 / max(values.shape[-1], 1))
     return torch.where(total > 0, values / total.where(total > 0, 1), uniform)
 
 
 def combined(first: Tensor, second: Tensor, sink_tokens: int, sink_min_length: int, length_norm: bool) -> Tensor:
-    """(tokens,) weights of the two orders' (layers, tokens), each summing to 1: average, sinks mended, mean over layers."""
+    """Return (tokens,) weights from (layers, tokens) of both orders: their average, without sinks, averaged over layers."""
     average = mend_sinks((first + second) / 2, sink_tokens, sink_min_length)
     return average.mean(0) * (average.shape[-1] if length_norm else 1)
 
 
 def mend_sinks(weights: Tensor, sink_tokens: int = 1, min_length: int = 5) -> Tensor:
-    """(layers, tokens) with the first `sink_tokens` set to the layer's mean, the others rescaled to keep the sum."""
+    """Return (layers, tokens) with the first `sink_tokens` set to the layer's mean, the others rescaled to keep the sum."""
     length = weights.shape[-1]
     if length < max(min_length, sink_tokens + 1) or sink_tokens == 0:
         return weights
@@ -141,10 +141,10 @@ def mend_sinks(weights: Tensor, sink_tokens: int = 1, min_length: int = 5) -> Te
 
 
 def moved(values: Tensor, spans: Sequence[Span], to: Sequence[Span]) -> Tensor:
-    """(layers, tokens) values from tokens at some characters to the tokens of another tokenisation of the same text.
+    """Move (layers, tokens) values to the tokens of another tokenisation of the same text.
 
-    A value is spread evenly over its token's characters, and a character's over the tokens that cover it. Characters that
-    no token covers there are lost. Equal tokens keep their values.
+    A value is spread evenly over its token's characters, and a character's over the tokens that cover it. Values of characters
+    that no target token covers are lost. Equal tokens keep their values.
     """
     if list(spans) == list(to):
         return values
@@ -159,7 +159,7 @@ def moved(values: Tensor, spans: Sequence[Span], to: Sequence[Span]) -> Tensor:
 
 
 def _characters(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
-    """Every character of every span: (n,) the span's number, (n,) the character's."""
+    """Return, for every character of every span, (n,) the span's number and (n,) the character's."""
     flat = [(number, place) for number, span in enumerate(spans) for place in range(*span)]
     numbers = torch.tensor(flat, dtype=torch.long).reshape(-1, 2)
     return numbers[:, 0], numbers[:, 1]
@@ -170,7 +170,7 @@ def _characters(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def attention_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Layer = "last") -> list[Tensor]:
-    """Per prompt (layers, tokens), on the CPU in float64: attention of its last position, mean over heads.
+    """Return, per prompt, (layers, tokens) attention of its last position, averaged over heads, on the CPU in float64.
 
     One layer for "last", an index and "rollout", all for "mean".
 
@@ -193,9 +193,9 @@ def attention_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Layer = 
 
 
 def _last_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Any) -> list[Tensor]:
-    """The same of one batch. The last token is a pass of its own: one row of attention is all that is kept of a layer."""
+    """Return `attention_rows` of one batch. The last token has a forward pass of its own, which keeps one row per layer."""
     width, device = max(map(len, prompts)), model.device
-    # Padded on the left, so that all last tokens stand in one column.
+    # Padded on the left, so that all last tokens are in one column.
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -222,7 +222,7 @@ def _last_rows(model: Any, prompts: Sequence[Sequence[int]], layer: Any) -> list
 
 
 def _rollout(model: Any, prompt: Sequence[int]) -> Tensor:
-    """(1, tokens): the last row of the product of .5 A + .5 I over all layers. Holds every layer's whole attention."""
+    """Return (1, tokens): the last row of the product of .5 A + .5 I over all layers, whose attention is held whole."""
     attentions = _attentions(model, input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=False)
     row = torch.zeros(len(prompt), dtype=torch.float64)
     row[-1] = 1
@@ -232,7 +232,7 @@ def _rollout(model: Any, prompt: Sequence[int]) -> Tensor:
 
 
 def _attentions(model: Any, **inputs: Any) -> Sequence[Tensor]:
-    """Per layer (batch, heads, queries, keys)."""
+    """Return attention per layer, (batch, heads, queries, keys)."""
     attentions = getattr(model.base_model(**inputs, output_attentions=True), "attentions", None)
     if not attentions or any(a is None or a.dim() != 4 for a in attentions):
         raise ScorerError(

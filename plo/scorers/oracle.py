@@ -1,4 +1,4 @@
-"""Scorers that compare models trained first: log-ratios of a DPO oracle, and weights made of such log-ratios."""
+"""Scorers that compare models which are trained first: log-ratios of DPO oracles, and weights made of them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -51,10 +51,10 @@ def log_ratio(
 
     Args:
         model: the oracle before its training, a (smaller) model of the same tokenizer; None: the policy's own.
-        share: of the training pairs, what the oracle is trained on. Half costs half, and leaves the other half scored
+        share: share of the training pairs that the oracle is trained on. Half costs half, and the other half is scored
             by a model that has not seen its labels.
         oracle_beta: beta of the oracle's DPO.
-        oracle_lr: its learning rate; None: the experiment's.
+        oracle_lr: learning rate of the oracle; None: the experiment's.
 
     Yields:
         (T_w,), (T_l,) nats; they sum to the oracle's log-ratio of the response, its DPO reward over oracle_beta.
@@ -97,13 +97,13 @@ def tis_rank(
         here they are not rounded.
 
     Args:
-        transform: of a response's log-ratios. "rank": their ranks, evenly from `low` to `high`; "binary": 1 for the
-            highest, at most the share `keep` of the tokens, 0 for the others; "threshold": the log-ratios, cut off at
+        transform: map from a response's log-ratios to weights. "rank": their ranks, evenly from `low` to `high`;
+            "binary": 1 for the highest, at most the share `keep` of the tokens, 0 for the others; "threshold": the log-ratios, cut off at
             +-clip; "threshold_and_scale": these, mapped linearly from `low` to `high`.
         low, high: weights of the lowest and the highest rank ("rank"), of -clip and clip ("threshold_and_scale").
         clip: nats, where "threshold" and "threshold_and_scale" cut the log-ratios off.
         keep: share of a response's tokens with weight 1 ("binary").
-        model, share, oracle_beta, oracle_lr: of both models, as in `log_ratio`.
+        model, share, oracle_beta, oracle_lr: settings of both models, as in `log_ratio`.
 
     Yields:
         (T_w,), (T_l,) weights. By rank they sum to T (low + high) / 2 less those of EOS and what follows, which is T
@@ -154,7 +154,7 @@ def tgdpo(
     Args:
         alpha: how much the guide counts; 0 is `uniform`.
         beta: of the guide's reward; in the recipe `tgdpo` it is the loss's beta too, as in the authors' code.
-        model, share, oracle_beta, oracle_lr: of the guide, as in `log_ratio`.
+        model, share, oracle_beta, oracle_lr: settings of the guide, as in `log_ratio`.
 
     Yields:
         (T_w,), (T_l,) weights; they sum to T plus (chosen) or less (rejected) alpha beta times the oracle's log-ratio of
@@ -168,7 +168,7 @@ def tgdpo(
 
 
 def end_of_turn(ids: Sequence[int], tokenizer: Any) -> int:
-    """Index of a response's first EOS; without one, of its last special token; without that, its length."""
+    """Return the index of a response's first EOS, else that of its last special token, else its length."""
     if tokenizer.eos_token_id in ids:
         return ids.index(tokenizer.eos_token_id)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -179,7 +179,7 @@ def end_of_turn(ids: Sequence[int], tokenizer: Any) -> int:
 
 
 def ranks(raw: Tensor, low: float, high: float) -> Tensor:
-    """low + (high - low) r / (T - 1), r = 0 for the lowest value, T - 1 for the highest.
+    """Return low + (high - low) r / (T - 1), r = 0 for the lowest value, T - 1 for the highest.
 
     Of equal values the earlier token has the lower rank. A single token has weight 1. They sum to T (low + high) / 2.
     """
@@ -190,7 +190,7 @@ def ranks(raw: Tensor, low: float, high: float) -> Tensor:
 
 
 def top_share(raw: Tensor, share: float) -> Tensor:
-    """1 where at most int(share T) of the values are as high or higher, the token's own counted; 0 elsewhere.
+    """Return 1 where at most int(share T) of the values are as high or higher, the token's own counted; 0 elsewhere.
 
     Equal values are kept together or not at all, so that they sum to int(share T) at most; a single token has 0.
     """
@@ -199,10 +199,10 @@ def top_share(raw: Tensor, share: float) -> Tensor:
 
 
 def clipped(raw: Tensor, lower: float, upper: float) -> Tensor:
-    """The log-ratios themselves, nats, cut off at both ends. A weight may be negative."""
+    """Return the log-ratios, nats, cut off at both ends; a weight may be negative."""
     return raw.clamp(lower, upper)
 
 
 def scaled(raw: Tensor, lower: float, upper: float, low: float, high: float) -> Tensor:
-    """Cut off at `lower` and `upper` and mapped linearly, lower to `low`, upper to `high`."""
+    """Return the log-ratios cut off at `lower` and `upper` and mapped linearly to `low` and `high`."""
     return low + (high - low) * (raw.clamp(lower, upper) - lower) / (upper - lower)

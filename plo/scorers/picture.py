@@ -1,4 +1,4 @@
-"""Token weights to be looked at: a table for the terminal, a page that stands alone for the browser."""
+"""Pictures of token weights: a table for the terminal, and a page in one file for the browser."""
 
 import html
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ STRENGTH = 0.85  # opacity of the largest weight
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """The text that each token adds; the first of several tokens that make one character has it, the others are empty.
+    """Return the text that each token adds; of several tokens that make one character, the first one has it.
 
     Bytes that make no character stay U+FFFD.
     """
-    # A token is decoded among its neighbours: alone it loses its space with some tokenizers, and its character where
-    # that has several tokens. The decoding of ever longer beginnings would be quadratic; a few tokens are enough.
+    # A token is decoded among its neighbours: by itself it loses its space with some tokenizers, and its character
+    # where that has several tokens. Decoding all beginnings would be quadratic; a few tokens are enough.
     texts, start = [], 0
     while start < len(ids):
         for end in range(start + 1, min(start + 8, len(ids)) + 1):
@@ -37,13 +37,13 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """The text with white space and control characters to be seen: · space, ↵ line end, → tab, others as \\x.. or \\u...."""
+    """Make white space and control characters visible: · space, ↵ line end, → tab, others as \\x.. or \\u...."""
     shown = {" ": "·", "\n": "↵", "\t": "→"}
     return "".join(shown.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
 
 
 def to_tables(pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores]) -> list[Group]:
-    """One table a response: token, weight, and a bar as long as the weight's share of the pair's largest."""
+    """Make a table per response: token, weight, and a bar as long as the weight's share of the pair's largest."""
     tables = []
     for pair, scores in zip(pairs, weights, strict=True):
         largest = _largest(scores)
@@ -52,13 +52,13 @@ def to_tables(pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores]) 
             table.columns[1].justify = "right"
             for text, value in zip(token_texts(ids, tokenizer), values.tolist(), strict=True):
                 bar = Text("█" * round(20 * abs(value) / largest), style="red" if value < 0 else "blue")
-                table.add_row(Text(visible(text) or "⋯"), f"{value:.3f}", bar)  # Text: [..] in a token is no markup
+                table.add_row(Text(visible(text) or "⋯"), f"{value:.3f}", bar)  # Text: [..] in a token is not markup
             tables.append(Group(Text(f"{pair.where}: {side}, {_summary(values)}", style="bold"), table))
     return tables
 
 
 def to_html(pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores], title: str = "Token weights") -> str:
-    """A page without anything from elsewhere: both responses of each pair, tokens shaded by weight, one scale a pair.
+    """Make a self-contained page of both responses of each pair, tokens shaded by weight, with one scale per pair.
 
     Blue is positive, red negative, no shade 0; a token's weight shows where the pointer rests on it. Texts are escaped.
     """
@@ -81,6 +81,7 @@ def to_html(pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores], ti
 
 
 def write_html(path: Path, pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores], title: str) -> None:
+    """Write the page of `to_html` to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A lone surrogate cannot be written as UTF-8; everything else can.
     path.write_text(to_html(pairs, tokenizer, weights, title), encoding="utf-8", errors="backslashreplace")
@@ -91,7 +92,7 @@ def _sides(pair: Pair, scores: Scores) -> list[tuple[str, Tensor, tuple[int, ...
 
 
 def _largest(scores: Scores) -> float:
-    """The scale of a pair: its largest weight without sign; 1 where all are 0."""
+    """Return the scale of a pair: its largest absolute weight; 1 where all are 0."""
     return max(float(values.abs().max()) for values in scores) or 1.0
 
 

@@ -1,4 +1,4 @@
-"""Recipes: a loss and the token scorer that a paper has for it, registered under the paper's name."""
+"""A recipe is a loss with the token scorer that a paper has for it, registered under the paper's name."""
 
 import inspect
 from collections.abc import Callable, Mapping

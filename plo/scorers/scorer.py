@@ -1,4 +1,4 @@
-"""`register_scorer`, and `Scorer`: a token scorer with its hyper-parameters set.
+"""`register_scorer`, and `Scorer`, a token scorer with its hyper-parameters set.
 
 A token scorer turns every pair into constants, one a response token, once, before training. A loss reads them as
 `pairs.chosen.weights` and `pairs.rejected.weights`.
@@ -16,24 +16,24 @@ from plo.identity import code_identity, sha256
 from plo.registry import Entry, Registry, check_signature
 
 Target = TypeVar("Target", bound=Callable[..., Any])
-Scores = tuple[Tensor, Tensor]  # of the chosen and of the rejected response: (tokens,) each, EOS included
+Scores = tuple[Tensor, Tensor]  # (tokens,) of the chosen and of the rejected response, EOS included
 
 
 class ScorerError(PloError, ValueError):
-    """A scorer that cannot be configured, or that returned the wrong thing."""
+    """A scorer cannot be configured, or returned the wrong thing."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A model that a scorer wants trained first: a recorded run of its own, made once and shared.
+    """A model that is trained before a scorer can score: a recorded run of its own, made once and shared.
 
     Attributes:
         loss: anything `get_loss` takes.
         model: a model of the same tokenizer, by the name an experiment gives it; None: the policy's own.
-        share: of the training pairs, the first in their order.
-        reversed: with chosen and rejected exchanged.
+        share: share of the training pairs, the first in their order.
+        reversed: whether chosen and rejected are exchanged.
         train: settings of the optimisation that differ from the experiment's, {"lr": 5e-7}.
-        seed: of batch order and adapters.
+        seed: seed of batch order and adapters.
     """
 
     loss: Any = "dpo"
@@ -58,12 +58,12 @@ SCORERS = Registry("token scorer", group="plo.scorers", facts=ScorerFacts)
 
 
 class Material(Protocol):
-    """What a scorer works from.
+    """Data and models that a scorer works from.
 
     Attributes:
         pairs: the tokenised pairs (`plo.data.Pair`): ids of the prompt and of both responses, and `row`, their texts.
         seed: the run's seed, for a scorer registered with `seeded=True`; 0 for the others.
-        tokenizer: transformers' own.
+        tokenizer: the tokenizer of transformers.
     """
 
     pairs: Sequence[Any]
@@ -71,16 +71,20 @@ class Material(Protocol):
     tokenizer: Any
 
     def logps(self, stage: str | None = None) -> Sequence[Scores]:
-        """Per pair ((T_w,), (T_l,)) nats: log-probs of the response tokens under a stage's trained model; None: the
-        reference (the policy's initial weights). `"name.reference"`: under that stage's model before its training."""
+        """Return log-probs of the response tokens, per pair ((T_w,), (T_l,)) nats.
+
+        Args:
+            stage: name of the stage whose trained model is used, or `"name.reference"`, its model before training; None:
+                the reference (the policy's initial weights).
+        """
         ...
 
     def scores(self) -> Sequence[Scores]:
-        """The weights of the scorer that the hyper-parameter `of` names, made once whatever the seed."""
+        """Return the weights of the scorer that the hyper-parameter `of` names, made once for all seeds."""
         ...
 
     def attending_model(self) -> Any:
-        """The initial policy, a transformers causal LM in evaluation mode that returns attention weights (eager)."""
+        """Return the initial policy, a causal LM in evaluation mode that returns attention weights (eager)."""
         ...
 
 
@@ -95,14 +99,15 @@ def register_scorer(
 ) -> Callable[[Target], Target]:
     """Register a token scorer: a function of `Material` that yields `Scores`, pair after pair.
 
-    The keyword-only arguments are the hyper-parameters, checked against their hints as a loss's are. Its docstring
-    says what the weights of a response sum to.
+    The keyword-only arguments are the hyper-parameters, checked against their hints like those of a loss. The docstring
+    documents what the weights of a response sum to.
 
     Args:
-        name: what users write, `twdpo(scorer=position_decay(gamma=0.9))`.
-        stages: a function of the hyper-parameters that names the models to be trained first.
-        reads: what its numbers depend on beside the token ids: "texts", "model", "tokenizer" (its special tokens).
-        seeded: whether they depend on the run's seed; others are computed once for all seeds.
+        name: the name in `twdpo(scorer=position_decay(gamma=0.9))`.
+        stages: a function of the hyper-parameters that returns the models to train first, by name.
+        reads: inputs that the weights depend on in addition to token ids: "texts", "model", "tokenizer" (its special
+            tokens).
+        seeded: whether the weights depend on the run's seed; others are computed once for all seeds.
         paper: arXiv number or citation.
 
     Example:
@@ -123,12 +128,12 @@ def register_scorer(
 
 
 class Scorer:
-    """A registered scorer and its hyper-parameters.
+    """A registered token scorer with its hyper-parameters.
 
     Attributes:
         name: registered name and the hyper-parameters that differ from their defaults.
         params: every hyper-parameter.
-        stages: what has to be trained first, by name.
+        stages: models to train first, by name.
     """
 
     def __init__(self, entry: Entry, params: Mapping[str, Any]):
@@ -145,41 +150,43 @@ class Scorer:
             self.stages |= self.inner.stages
 
     def with_params(self, changes: Mapping[str, Any]) -> "Scorer":
-        """Make the same scorer with some hyper-parameters changed; the others keep their values."""
+        """Return the same scorer with some hyper-parameters changed; the others keep their values."""
         return Scorer(self.entry, {**changed(self.entry, self.params), **changes})
 
     @property
     def seeded(self) -> bool:
+        """Whether the weights depend on the run's seed."""
         return self.entry.facts.seeded or (self.inner is not None and self.inner.seeded)
 
     @property
     def reads(self) -> tuple[str, ...]:
+        """Inputs that the weights depend on in addition to token ids, those of the scorer inside included."""
         return (*self.entry.facts.reads, *(self.inner.reads if self.inner is not None else ()))
 
     @property
     def source(self) -> str:
-        """Hash that identifies the weights: its code with the code it calls, its hyper-parameters, the scorer inside it."""
+        """Hash that identifies the weights: code, hyper-parameters, and the scorer inside."""
         parts = [code_identity(self.entry.load()), repr(self.params)]
         return sha256([*parts, self.inner.source if self.inner is not None else None])
 
     def __call__(self, material: Material) -> Iterator[Scores]:
-        """Weights of pair after pair.
+        """Yield the weights of pair after pair.
 
         Raises:
-            ScorerError: not two tensors of one finite number a token.
+            ScorerError: other than two tensors of one finite number per token.
         """
         yielded = iter(self.entry.load()(material, **self.params))
         for pair in material.pairs:
             scores = next(yielded, None)
             if scores is None:
                 raise ScorerError(
-                    f"{self._title} yielded nothing for {pair.where}: it owes two tensors for every pair."
+                    f"{self._title} yielded nothing for {pair.where}: it must yield two tensors for every pair."
                 )
             expected = [(len(pair.chosen_ids),), (len(pair.rejected_ids),)]
             got = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in scores]
             if got != expected or not all(part.isfinite().all() for part in scores):
                 raise ScorerError(
-                    f"{self._title} must yield one finite number a response token, shapes {expected}, for "
+                    f"{self._title} must yield one finite number per response token, shapes {expected}, for "
                     f"{pair.where}, and yielded {got}."
                 )
             yield scores[0].float(), scores[1].float()
@@ -197,7 +204,7 @@ class Scorer:
 
 
 def get_scorer(spec: "str | Mapping[str, Any] | Scorer", **params: Any) -> Scorer:
-    """A configured scorer: from a name, "position_decay(gamma=0.9)", or {"name": "position_decay", "gamma": 0.9}.
+    """Return a configured scorer, from "position_decay(gamma=0.9)" or {"name": "position_decay", "gamma": 0.9}.
 
     Raises:
         RegistryError: no such scorer. HyperParameterError: a hyper-parameter it does not have.

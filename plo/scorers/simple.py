@@ -1,4 +1,4 @@
-"""Scorers that need no model: from positions, lengths and chance, and controls made of another scorer's weights."""
+"""Scorers that need no model: they use positions, lengths, chance, or another scorer's weights."""
 
 import hashlib
 from collections.abc import Iterator
@@ -47,8 +47,8 @@ def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[tuple
         (T_w,), (T_l,) weights; they sum to gamma (1 - gamma^T) / (1 - gamma), at most gamma / (1 - gamma) however
         long the response.
 
-    Source: the authors' code, which discounts the first response token too: counted from 0, every weight would be larger
-    by the factor 1 / gamma, as if beta were.
+    Source: the authors' code, which discounts the first response token too. Counted from 0, every weight would be larger
+    by the factor 1 / gamma, like a larger beta.
     """
     for pair in material.pairs:
         yield tuple(
@@ -129,7 +129,7 @@ def shuffled(material: Material, *, of: str = "position_decay") -> Iterator[tupl
 
 
 def generator_of(material: Material, pair: Any, purpose: str) -> torch.Generator:
-    """A generator for one pair: fixed by seed, purpose and token ids, whatever the order or company of the pairs."""
+    """Return a random generator for one pair, which depends on seed, purpose and token ids alone."""
     ids = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
     text = repr((purpose, int(material.seed), tuple(tuple(map(int, part)) for part in ids)))
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))

@@ -1,4 +1,4 @@
-"""`Variant`: a loss with its hyper-parameters and the token scorer that makes its weights."""
+"""`Variant` is a loss with its hyper-parameters and the token scorer that makes its weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -157,7 +157,7 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
         if isinstance(spec, Variant):
             return spec
         return Variant(
-            [(number, Term(loss.entry, loss.params)) for number, loss in spec.terms if loss.entry is not None]
+            [(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms if loss.entry is not None]
         )
     terms = []
     for coefficient, loss, own in read_terms(spec, params):
@@ -167,7 +167,10 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
                 raise RegistryError(f"{loss!r} is the name {taken}: register one of them under another name.")
             terms.append((coefficient, Term(RECIPES[loss], own)))
             continue
-        entry = find_loss(loss)
+        try:
+            entry = find_loss(loss)
+        except RegistryError as error:
+            raise RegistryError(f"{error} Recipes: {', '.join(RECIPES.names())}.") from None
         terms += [(coefficient * inner, Term(entry, part)) for inner, part in expand_preset(entry, own)]
     return Variant(terms)
 

@@ -76,7 +76,7 @@ class Request:
 
     def answer(self, model: PreTrainedModel, states: Tensor) -> dict[str, Tensor]:
         """Compute the statistics, (n,) each and (n, d) hidden, from the last hidden states (rows, length, d)."""
-        head = model.get_output_embeddings()
+        head = lm_head(model)
         states = states.to(head.weight.device)  # the model may be split over devices
         length = self.tokens.predicting.shape[1] + 1
         states = states[:, -length:-1]  # prompt learning puts its virtual tokens before the real ones
@@ -92,6 +92,11 @@ class Request:
             vocabulary=model.config.get_text_config().vocab_size,
         )
         return statistics | ({"hidden": hidden.detach()} if self.hidden else {})
+
+
+def lm_head(model: PreTrainedModel) -> Any:
+    """Return the module that maps last hidden states to logits."""
+    return model.get_output_embeddings()
 
 
 def give_statistics(model: PreTrainedModel) -> None:

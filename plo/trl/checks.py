@@ -8,7 +8,7 @@ from accelerate.utils import is_peft_model
 
 from plo.backbone.head import check_head, scaled
 from plo.losses import Loss
-from plo.trl.batch import COLUMN
+from plo.trl.batch import COLUMN, lm_head
 from plo.trl.borrowed import check_trainer
 from plo.trl.errors import TRLError
 from plo.trl.reference import causal_lm, known_statistics
@@ -53,7 +53,7 @@ def check_fit(trainer: trl.DPOTrainer, loss: Loss) -> None:
 
 
 def _check_settings(trainer: trl.DPOTrainer, loss: Loss) -> None:
-    args = trainer.args
+    args: Any = trainer.args
     fields = {field.name: field for field in dataclasses.fields(trl.DPOConfig)}
     for name in OF_TRLS_LOSS:
         if name in fields and getattr(args, name) != (default := _default(fields[name])):
@@ -111,7 +111,7 @@ def _check_head(trainer: trl.DPOTrainer) -> None:
     training = model.training
     model.eval()
     try:
-        check_head(model, lambda hidden: scaled(model.config, model.get_output_embeddings()(hidden)))
+        check_head(model, lambda hidden: scaled(model.config, lm_head(model)(hidden)))
     finally:
         model.train(training)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from plo.backbone.terms import Terms
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs
-from plo.trl.batch import ENTROPY, TOP1
+from plo.trl.batch import ENTROPY, TOP1, lm_head
 from plo.trl.reference import causal_lm
 
 
@@ -46,7 +46,6 @@ def metrics(trainer: Any, pairs: Pairs, terms: Terms, counts: Tensor, logged: Ma
 def _accuracy(trainer: Any, pairs: Pairs) -> Tensor:
     """Return (pairs,) 1, 1/2 for a margin that is 0 but for rounding (TRL counts its sign), or 0."""
     halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    weights = causal_lm(trainer).get_output_embeddings().weight
-    dtype = halves.get(trainer.accelerator.mixed_precision, weights.dtype)
+    dtype = halves.get(trainer.accelerator.mixed_precision) or lm_head(causal_lm(trainer)).weight.dtype
     tokens = pairs.chosen.lengths + pairs.rejected.lengths
     return wins(without_rounding(pairs.log_ratio_margin(), tokens, dtype))

@@ -16,7 +16,7 @@ from plo.backbone.terms import as_pairs, nothing_known
 from plo.backbone.token_statistics import STATISTICS, Head, needs_reference
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
-from plo.trl.batch import COLUMN, Request, ResponseTokens, model_inputs
+from plo.trl.batch import COLUMN, Request, ResponseTokens, lm_head, model_inputs
 from plo.trl.borrowed import REFERENCE_ADAPTER, REFERENCE_SUMS, ModulesToSaveWrapper, check_batch, use_adapter
 from plo.trl.errors import TRLError
 
@@ -37,7 +37,7 @@ def reference_source(trainer: Any, loss: Loss) -> Source:
     """
     if "ref_logps" not in loss.needs and not needs_reference(known_statistics(loss)):
         return "summed" if trainer.precompute_ref_logps else "none"
-    if trainer.precompute_ref_logps and _reads_sums(loss, causal_lm(trainer).get_output_embeddings().weight.shape[1]):
+    if trainer.precompute_ref_logps and _reads_sums(loss, lm_head(causal_lm(trainer)).weight.shape[1]):
         return "summed"
     if trainer.ref_model is None and not is_peft_model(trainer.model):
         raise TRLError(
@@ -80,7 +80,7 @@ class Reference:
         """Return the reference's LM head, as a function of hidden states."""
         trainer = self.trainer
         model = causal_lm(trainer) if trainer.ref_model is None else trainer.accelerator.unwrap_model(trainer.ref_model)
-        head = model.get_output_embeddings()
+        head = lm_head(model)
         if isinstance(head, ModulesToSaveWrapper):  # the policy trains a copy of its head
             copies = head.modules_to_save
             head = copies[REFERENCE_ADAPTER] if REFERENCE_ADAPTER in copies else head.original_module  # noqa: SIM401

@@ -22,6 +22,7 @@ from plo.trl.batch import (
     Request,
     ResponseTokens,
     give_statistics,
+    lm_head,
     model_inputs,
     response_tokens,
     without_columns,
@@ -67,11 +68,15 @@ def use(trainer: trl.DPOTrainer, loss: Any, /, **hyper_parameters: Any) -> trl.D
     check_fit(trainer, loss)
     source = reference_source(trainer, loss)
     trainer.__class__ = type(kind.__name__, (LossMixin, kind), {"__module__": __name__})
-    trainer.take_loss(loss, source)
+    mixed: Any = trainer
+    mixed.take_loss(loss, source)
     return trainer
 
 
-class LossMixin:
+_Base: Any = object  # of type checkers: any attribute may be the trainer's
+
+
+class LossMixin(_Base):
     """Methods that `use` puts before those of a trainer's class."""
 
     loss_is_scaled_for_ga = True  # `get_batch_samples` counts what a whole optimiser step averages over
@@ -84,7 +89,7 @@ class LossMixin:
         self.plo_columns = [need.removeprefix(COLUMN) for need in loss.needs if need.startswith(COLUMN)]
         self.plo_statistics = tuple(dict.fromkeys(("logps", *known_statistics(loss), *LOGGED)))
         self.plo_compares = needs_reference(known_statistics(loss))
-        self.plo_hidden_size = causal_lm(self).get_output_embeddings().weight.shape[1]
+        self.plo_hidden_size = lm_head(causal_lm(self)).weight.shape[1]
         self.plo_checked = False
         give_statistics(causal_lm(self))
         if self.ref_model is not None:
@@ -122,7 +127,7 @@ class LossMixin:
         terms = evaluate(self.plo_loss, pairs)
         check_counts(self.plo_loss, terms.counts, self._count(inputs, tokens))
         counts = torch.tensor(terms.counts, device=terms.sums.device)
-        if training:  # DDP takes the mean over processes
+        if training and num_items_in_batch is not None:  # DDP takes the mean over processes
             loss = (terms.sums / num_items_in_batch.to(terms.sums)).sum() * self.accelerator.num_processes
             self._check_step(loss, pairs, terms)
         else:

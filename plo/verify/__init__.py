@@ -1,4 +1,4 @@
-"""`plo verify`: what can be known of a loss before it costs an hour of training."""
+"""`plo verify` checks a loss without a model, in seconds, before it costs an hour of training."""
 
 import copy
 import time
@@ -23,7 +23,7 @@ PROPERTIES = (derivative, reach, padding, order, split, extremes, directions, st
 
 @dataclass(frozen=True)
 class Report:
-    """The checks of one loss, and the seconds they took."""
+    """Checks of one loss, and the seconds they took."""
 
     name: str
     checks: list[Check]
@@ -31,20 +31,20 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Nothing failed."""
+        """Whether no check failed."""
         return all(check.result != FAILED for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:
-        """The check of this name."""
+        """Return the check of this name."""
         return next(check for check in self.checks if check.name == name)
 
 
 def verify(loss: Loss, *, labels: bool = True) -> Report:
-    """Every check of a loss. The loss itself is left as it is.
+    """Run every check on a copy of a loss.
 
     Args:
-        loss: from `get_loss`.
-        labels: also describe what comes of noisy, biased, intransitive and missing labels.
+        loss: a loss made by `get_loss`.
+        labels: whether to describe also what noisy, biased, intransitive and missing labels lead to.
 
     Example:
         >>> verify(get_loss("dpo"), labels=False).passed
@@ -66,7 +66,7 @@ def verify(loss: Loss, *, labels: bool = True) -> Report:
 
 
 def verify_generator(loss: Loss) -> Report:
-    """The checks of the generator that a loss was configured with, and what that loss recovers with it."""
+    """Run the checks of the generator that a loss was configured with, and of the policy that it recovers."""
     begin = time.perf_counter()
     checks = _tried("generator", lambda: generator_checks_of(loss))
     checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
@@ -87,7 +87,7 @@ def generator_checks_of(loss: Loss) -> list[Check]:
 
 
 def _called(loss: Loss) -> list[Check]:
-    """Nothing where the loss can be called on ordinary pairs and gives numbers; else the one check that failed."""
+    """Return the failed check of a loss that raises or is not finite on ordinary pairs; none for a sound one."""
     meaning = "the loss of ordinary pairs"
     try:
         values = per_pair(loss, make_pairs(make_statistics(loss.needs), loss.needs))
@@ -101,7 +101,7 @@ def _called(loss: Loss) -> list[Check]:
 
 
 def _tried(name: str, checks: Callable[[], list[Check]]) -> list[Check]:
-    """A loss may raise where the check leads it: that check failed, the others go on."""
+    """Run a check; where the loss raises, that check failed and the others go on."""
     try:
         return checks()
     except Exception as error:
@@ -110,7 +110,7 @@ def _tried(name: str, checks: Callable[[], list[Check]]) -> list[Check]:
 
 def _raised(name: str, error: Exception, meaning: str) -> Check:
     where = f"{error} ({raised_at(error)})"
-    return Check(name, FAILED, type(error).__name__, meaning, where, "mend the error at that line.")
+    return Check(name, FAILED, type(error).__name__, meaning, where, "correct the error at that line.")
 
 
 __all__ = [

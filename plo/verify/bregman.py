@@ -1,6 +1,6 @@
-"""Whether a Bregman generator is one: h strictly convex, its loss the definition's, and minimal at the data's ratio.
+"""Checks of a Bregman generator: h is strictly convex, the loss is its definition, least at the data's ratio.
 
-Why the loss is minimal there. A pair (a, b) with p = P(a preferred) is labelled a > b with p, ratio R, and b > a with
+The loss is least there for this reason. A pair (a, b) with p = P(a preferred) is labelled a > b with p, ratio R, and b > a with
 1 - p, ratio 1/R. With L(R) = h'(R) R - h(R) - h'(1/R), where dL/dR = R h''(R) + h''(1/R) / R^2, its population loss
 
     p L(R) + (1-p) L(1/R)   has the derivative   (p R - (1-p)) (h''(R) + h''(1/R) / R^3).
@@ -20,7 +20,7 @@ R_DATA = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 
 def generator_of(loss: Loss) -> Generator | None:
-    """The generator that a loss with a hyper-parameter `generator` was configured with; None without one."""
+    """Return the generator that a loss was configured with; None for a loss without a generator."""
     if "generator" not in loss.params:
         return None
     offered = {key: loss.params[key] for key in ("lam", "s") if key in loss.params}
@@ -28,12 +28,12 @@ def generator_of(loss: Loss) -> Generator | None:
 
 
 def generator_checks(generator: Generator) -> list[Check]:
-    """Convexity, h' monotone, closed form, minimum at R_data."""
+    """Run all checks of a generator: convexity, monotone h', closed form, minimum at R_data."""
     return [convex(generator), monotone(generator), closed_form(generator), stationary(generator)]
 
 
 def convex(generator: Generator) -> Check:
-    """h''(R) > 0 by autodiff, R from 1e-3 to 1e3, relative to its size over the grid."""
+    """Check that h''(R) > 0, by autodiff, for R from 1e-3 to 1e3."""
     R = LOG_R.exp().requires_grad_()
     slope = torch.autograd.grad(generator.h(R).sum(), R, create_graph=True)[0]
     second = torch.autograd.grad(slope.sum(), R)[0] if slope.requires_grad else torch.zeros_like(R)
@@ -44,14 +44,14 @@ def convex(generator: Generator) -> Check:
         return Check(name, PASSED, measured, meaning, values=values)
     where = f"R = {float(R[lowest].detach()):.3g}"
     return Check(
-        name, FAILED, measured, meaning, where, "h must be strictly convex on R > 0: no divergence without.", values
+        name, FAILED, measured, meaning, where, "h must be strictly convex on R > 0 to define a divergence.", values
     )
 
 
 def monotone(generator: Generator) -> Check:
-    """h' rises from each point of the grid to the next; of h itself, by chords: no second derivative is used."""
+    """Check that h' rises along the grid, by chords of h, without a second derivative."""
     R = LOG_R.exp()
-    chords = generator.h(R).diff() / R.diff()  # slopes of h between neighbours rise where h' does
+    chords = generator.h(R).diff() / R.diff()  # slopes of h between neighbours, which rise where h' does
     rise = chords.diff() / torch.maximum(chords[1:].abs(), chords[:-1].abs()).clamp(min=1e-300)
     lowest = int(rise.nan_to_num(nan=-torch.inf).argmin())
     name, meaning = "h' rising", "least relative rise of h's slope between neighbours 10% apart"
@@ -65,7 +65,7 @@ def monotone(generator: Generator) -> Check:
 
 
 def closed_form(generator: Generator) -> Check:
-    """The loss is h'(R)R - h(R) - h'(1/R), by autodiff in float64, constant included."""
+    """Check that the loss is h'(R)R - h(R) - h'(1/R), by autodiff in float64, constant included."""
     ours, defined = generator.loss(LOG_R), generator.definition(LOG_R)
     error = ((ours - defined).abs() / defined.abs().clamp(min=1)).nan_to_num(nan=float("inf"))
     worst = int(error.argmax())
@@ -79,7 +79,7 @@ def closed_form(generator: Generator) -> Check:
 
 
 def stationary(generator: Generator) -> Check:
-    """The population loss with P(a preferred) = 1 / (1 + R_data) falls before R_data and rises behind it.
+    """Check that the population loss with P(a preferred) = 1 / (1 + R_data) is least at R_data.
 
     Measured: the largest distance in nats between log R_data and where the derivative changes sign (bisection);
     infinite where it has another sign somewhere on R_data * [1e-2, 1e2].
@@ -107,7 +107,7 @@ def stationary(generator: Generator) -> Check:
 
 
 def population_slope(generator: Generator, log_R: Tensor, log_data: Tensor) -> Tensor:
-    """d/d log R of p L(R) + (1-p) L(1/R), p = 1 / (1 + R_data), the shape of log R."""
+    """Return d/d log R of p L(R) + (1-p) L(1/R), p = 1 / (1 + R_data), in the shape of log R."""
     log_R = log_R.clone().requires_grad_()
     p = torch.sigmoid(-log_data)
     total = p * generator.loss(log_R) + (1 - p) * generator.loss(-log_R)

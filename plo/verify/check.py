@@ -1,4 +1,4 @@
-"""What a check says: its result, the number it measured, what that means, and for a failure where and the remedy."""
+"""`Check` is the result of a check: what was measured, what it means, and for a failure the place and the remedy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,15 +8,15 @@ PASSED, FAILED, NOT_APPLICABLE, DESCRIBED = "passed", "failed", "does not apply"
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check of one loss.
+    """Outcome of one check of one loss.
 
     Attributes:
-        name: which check.
+        name: name of the check.
         result: "passed", "failed", "does not apply", or "described" where there is nothing to pass.
-        measured: the number with its unit and, of a verdict, its threshold: "3e-11 of the largest (< 1e-06)".
+        measured: the number with its unit and, for a verdict, the threshold: "3e-11 of the largest (< 1e-06)".
         meaning: one line on what was measured.
-        where: of a failure: which pair, token and input.
-        remedy: of a failure: what to look for.
+        where: pair, token and input of a failure.
+        remedy: what to look for after a failure.
         values: the numbers by name, for machines.
     """
 
@@ -29,11 +29,12 @@ class Check:
     values: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return all fields by name."""
         return asdict(self)
 
 
 def verdict(name: str, value: float, threshold: float, unit: str, meaning: str, where: str, remedy: str) -> Check:
-    """Passed where value <= threshold (nan is not), else failed with where and remedy."""
+    """Return a check that passed where value <= threshold (nan is not), and else failed with `where` and `remedy`."""
     measured = f"{value:.1e} {unit}, at most {threshold:.0e}"
     values = {"value": value, "threshold": threshold}
     if value <= threshold:

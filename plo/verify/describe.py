@@ -1,4 +1,4 @@
-"""Descriptions, not verdicts: what a loss is at step 0, and how strongly it pulls there."""
+"""Descriptions of a loss at step 0, which are no verdicts: its value and the size of its gradient."""
 
 import math
 
@@ -13,7 +13,7 @@ KL_STATISTICS = ("kl_ref_pi", "kl_pi_ref")  # 0 where the policy is the referenc
 
 
 def step_zero(loss: Loss) -> Check:
-    """The value where the policy is the reference, and where it starts."""
+    """Describe the value of the loss where the policy is the reference, as at the first step."""
     pairs = make_pairs(_at_reference(loss), loss.needs)
     value = float(mean(loss, pairs).detach())
     each = per_pair(loss, pairs).detach()
@@ -29,11 +29,13 @@ def step_zero(loss: Loss) -> Check:
 
 
 def scale(loss: Loss) -> Check:
-    """Norm of the gradient in logps at step 0 over that of DPO with the same beta (.1 where it has none)."""
+    """Describe the norm of the gradient in logps at step 0, relative to DPO's with the same beta (.1 by default)."""
     beta = _beta(loss)
     norms = [_norm(each) for each in (loss, get_loss("dpo", beta=beta))]
     ratio = norms[0] / norms[1]
-    meaning = f"gradient in logps at step 0 beside dpo(beta={beta:g}); Adam undoes a constant factor, clipping does not"
+    meaning = (
+        f"gradient in logps at step 0 relative to dpo(beta={beta:g}); Adam undoes a constant factor, clipping does not"
+    )
     return Check("gradient scale", DESCRIBED, f"{ratio:.3g} x DPO's", meaning, values={"ratio": ratio})
 
 

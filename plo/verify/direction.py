@@ -1,4 +1,4 @@
-"""Whether a loss pulls the way that the preference points: the chosen response up, the rejected one down."""
+"""Check of the direction of a loss: the chosen response up, the rejected one down."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from plo.verify.inputs import SIDES, make_pairs, make_statistics, per_pair, rows
 
 REACH = 20.0  # nats: the grid of log-ratios is [-REACH, REACH] in both responses
 STEPS = 21
-REFERENCE = torch.tensor([-4.0, -5.0, -7.0, -9.0], dtype=torch.float64)  # so low that log pi stays below 0; and uneven,
-# as some losses tell likely from unlikely tokens
+REFERENCE = torch.tensor([-4.0, -5.0, -7.0, -9.0], dtype=torch.float64)  # so low that log pi stays below 0;
+# uneven, because some losses distinguish likely and unlikely tokens
 WISHES = {"chosen": "falls", "rejected": "rises"}  # what the loss should do where the log-ratio of that side grows
 MOST = 0.5
 
 
 def directions(loss: Loss) -> Check:
-    """Signs of dL/dD(y_w) and dL/dD(y_l) on a grid of log-ratios, each moved over all tokens of its response alike.
+    """Check the signs of dL/dD(y_w) and dL/dD(y_l) on a grid of log-ratios, spread evenly over a response's tokens.
 
     Fails where the loss pulls a side the wrong way on more than half of the points on which it pulls at all, unless the
     loss declares that side (`register_loss(against=...)`). Other statistics are held at one value, the same on both sides.
@@ -39,7 +39,7 @@ def directions(loss: Loss) -> Check:
     undeclared = [name for name in wrong if name not in loss.against]
     if undeclared:
         remedy = (
-            f"a sign is turned round, or the two sides are exchanged. If the loss means it, register it with "
+            f"a sign is wrong, or the two sides are exchanged. If it is meant, register the loss with "
             f"against={tuple(undeclared)}."
         )
         claim = "the loss falls as the chosen response gets likelier, and rises as the rejected one does"
@@ -50,7 +50,7 @@ def directions(loss: Loss) -> Check:
 
 
 def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """(points,) dL/dD(y_w) and dL/dD(y_l)."""
+    """Return (points,) dL/dD(y_w) and dL/dD(y_l)."""
     points, tokens = len(chosen), len(REFERENCE)
     ratios = [values.clone().requires_grad_() for values in (chosen, rejected)]
     masks = [torch.ones(points, tokens, dtype=torch.bool)] * 2
@@ -62,7 +62,7 @@ def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tenso
         side["logps"] = side["ref_logps"] + ratio[:, None] / tokens
         sides.append(side)
     pairs = make_pairs(sides, loss.needs, masks)
-    if loss.level == "batch":  # a point is a batch of its own, or the points would sort one another
+    if loss.level == "batch":  # a point is a batch of its own: others would change its rank
         total = torch.stack([per_pair(loss, rows(pairs, [point])).sum() for point in range(points)]).sum()
     else:
         total = per_pair(loss, pairs).sum()

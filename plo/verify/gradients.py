@@ -1,4 +1,4 @@
-"""Whether a loss's gradient is its derivative, and reaches the policy alone."""
+"""Checks of a loss's gradient: it is the derivative, and it reaches the policy alone."""
 
 import inspect
 from collections.abc import Callable
@@ -17,11 +17,11 @@ TOLERANCE = 1e-6  # of the largest entry of the gradient
 
 
 def derivative(loss: Loss) -> Check:
-    """Autograd against central differences in float64, in `logps` and every statistic that carries gradient.
+    """Compare autograd with central differences in float64, in `logps` and every statistic that carries gradient.
 
-    Two random points, one with log-probabilities four times as large, so that a clamp is met on either side.
-    Where the two differ because a stop-gradient hides a dependence, the loss must have declared it
-    (`detached=`): then the difference is taken again with what it hides held fixed, and must vanish.
+    The comparison is made at two random points, one with log-probabilities four times as large, so that a clamp is met
+    on either side. Where a stop-gradient hides a dependence, the loss must declare it (`detached=`): then the hidden
+    part is held fixed, and the two must agree.
     """
     worst, where = 0.0, ""
     stopped: dict[str, None] = {}  # where a stop-gradient explains the difference, in order
@@ -45,9 +45,7 @@ def derivative(loss: Loss) -> Check:
             if not error <= worst:
                 worst, where = error, place
     meaning = "autograd is the derivative in " + ", ".join(dict.fromkeys(name for _, name in gradients))
-    remedy = (
-        "a backward pass of one's own (autograd.Function, a hook) is wrong, or the loss is not differentiable there."
-    )
+    remedy = "a custom backward pass (autograd.Function, a hook) is wrong, or the loss is not differentiable there."
     if stopped and worst <= TOLERANCE:
         meaning += f"; stop-gradient, as declared, in {', '.join(stopped)} (held fixed)"
     elif stopped:
@@ -59,10 +57,9 @@ def derivative(loss: Loss) -> Check:
 
 
 def reach(loss: Loss) -> Check:
-    """The graph's leaves are the policy's statistics and the loss's own parameters; 0 off the mask and where detached.
+    """Check that gradient reaches the policy's statistics and the loss's own parameters alone, and nothing off the mask.
 
-    `ref_logps`, `weights` and columns come as constants. `hidden` comes asking for gradient: the loss must
-    not give it any.
+    `ref_logps`, `weights` and columns are constants. `hidden` requires gradient here, and must not receive any.
     """
     meaning = "gradient reaches the policy's statistics alone: no constant, nothing off the mask or detached"
     statistics = make_statistics(loss.needs)
@@ -93,7 +90,7 @@ def reach(loss: Loss) -> Check:
         if gradient[off].any():
             pair, token = (int(i) for i in (off & (gradient != 0)).nonzero()[0])
             where = f"pair {pair}, token {token} of {SIDES[which]}.{name}, off the mask"
-            return Check("gradient reach", FAILED, "1 leak", meaning, where, "mask what the loss adds up.")
+            return Check("gradient reach", FAILED, "1 leak", meaning, where, "mask the values that the loss sums.")
     if not any(name == "logps" for _, name in reached):
         where, remedy = (
             "neither side's logps receive any gradient",
@@ -124,7 +121,7 @@ def _autograd(loss: Loss, statistics: Statistics) -> dict[tuple[int, str], Tenso
 def _differences(
     loss: Loss, statistics: Statistics, keys: list[tuple[int, str]], hold: bool = False
 ) -> dict[tuple[int, str], Tensor]:
-    """Central differences at every response token; with `hold`, what a stop-gradient hides stays as it is there."""
+    """Return central differences at every response token; with `hold`, stopped values are held fixed."""
     kept: list[Any] | None = None
     if hold:
         leaves = {key: statistics[key[0]][key[1]].clone().requires_grad_() for key in keys}
@@ -151,9 +148,9 @@ _READ_DATA = inspect.getattr_static(Tensor, "data").__get__  # what `tensor.data
 
 
 class _StopGradients(TorchFunctionMode):
-    """Notes what `detach`, `.data` and `no_grad` return, in order; given such notes, returns those instead.
+    """Mode that records what `detach`, `.data` and `no_grad` return, in order, or returns a given record instead.
 
-    So a difference quotient holds fixed what the gradient holds fixed.
+    A difference quotient thus holds fixed what the gradient holds fixed.
     """
 
     def __init__(self, kept: list[Any] | None = None):
@@ -179,7 +176,7 @@ def _total(loss: Loss, statistics: Statistics, moved: dict[tuple[int, str], Tens
 
 
 def _worst(gradient: Tensor, quotient: Tensor, largest: float, key: tuple[int, str]) -> tuple[float, str]:
-    """Largest difference as a share of the largest gradient entry of all inputs, and where it is."""
+    """Return the largest difference as a share of the largest gradient entry of all inputs, and its place."""
     errors = ((gradient - quotient).abs() / max(largest, 1e-6)).nan_to_num(nan=float("inf"))
     pair, token = divmod(int(errors.argmax()), errors.shape[1])
     found = f"autograd {float(gradient[pair, token]):.6g}, difference quotient {float(quotient[pair, token]):.6g}"
@@ -195,7 +192,7 @@ def _shown(key: tuple[int, str]) -> str:
 
 
 def _leaves(values: Tensor) -> list[Tensor]:
-    """The tensors that a backward pass from `values` would give a gradient."""
+    """Return the tensors that a backward pass from `values` would give a gradient."""
     found, seen, waiting = [], set(), [values.grad_fn]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""Pairs of random statistics, for trying a loss without a model."""
+"""Pairs of random statistics, on which a loss is tried without a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,21 +12,21 @@ LENGTHS = ((5, 1, 3, 4), (2, 4, 3, 6))  # response tokens of the four pairs: cho
 WIDTH = 6
 HIDDEN = 7
 SIDES = ("chosen", "rejected")
-CONSTANTS = ("ref_logps", "weights", "hidden")  # what reaches a loss without gradient; columns do too
+CONSTANTS = ("ref_logps", "weights", "hidden")  # statistics without gradient, like columns
 
 Statistics = list[dict[str, Tensor]]  # [chosen, rejected]
 
 
 def mask_of(lengths: Sequence[int], width: int = WIDTH) -> Tensor:
-    """(pairs, width) bool: True on the first `lengths` tokens."""
+    """Return (pairs, width) bool: True on the first `lengths` tokens."""
     return torch.arange(width)[None] < torch.tensor(lengths)[:, None]
 
 
 def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, seed: int = 0) -> Statistics:
-    """[chosen, rejected], each {name: tensor}: random statistics of four pairs of unequal lengths.
+    """Return [chosen, rejected], each {name: tensor}: random statistics of four pairs of unequal lengths.
 
     Each is (4, WIDTH), `hidden` (4, WIDTH, HIDDEN): log-probabilities in [-3.3, -.3] nats, `log_p2` negative,
-    every other one positive, those of nobody's knowing too. They are random off the mask as well.
+    every other one positive, unknown ones too. They are random off the mask as well.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -49,7 +49,7 @@ def make_pairs(
     masks: Sequence[Tensor] | None = None,
     progress: float = 0.3,
 ) -> Pairs:
-    """`Pairs` of [chosen, rejected] statistics, with the columns that `needs` names, each rising from .2 to .8."""
+    """Make `Pairs` of [chosen, rejected] statistics, with the columns that `needs` names, each rising from .2 to .8."""
     masks = masks or [mask_of(lengths) for lengths in LENGTHS]
     chosen, rejected = (Side(mask=mask, **side) for mask, side in zip(masks, statistics, strict=True))
     count, dtype = len(masks[0]), statistics[0]["logps"].dtype
@@ -59,7 +59,7 @@ def make_pairs(
 
 
 def rows(pairs: Pairs, index: Sequence[int] | Tensor) -> Pairs:
-    """The pairs of these rows."""
+    """Return the pairs of these rows."""
     chosen, rejected = (
         Side(mask=side.mask[index], **{name: values[index] for name, values in side._statistics.items()})
         for side in (pairs.chosen, pairs.rejected)
@@ -69,13 +69,13 @@ def rows(pairs: Pairs, index: Sequence[int] | Tensor) -> Pairs:
 
 
 def per_pair(loss: Loss, pairs: Pairs) -> Tensor:
-    """(pairs,) the loss's values, summed over tokens at token level."""
+    """Return (pairs,) the loss's values, summed over tokens at token level."""
     value = loss.evaluate(pairs)
     return value.values if value.mask is None else value.values.sum(-1)
 
 
 def mean(loss: Loss, pairs: Pairs) -> Tensor:
-    """The loss of the batch as the backbone takes it: the mean over pairs, or over tokens, of each term."""
+    """Return the loss of the batch as the backbone computes it: each term's mean over pairs, or over tokens."""
     total = pairs.chosen.logps.new_zeros(())
     for coefficient, term in loss.terms:
         value = term.evaluate(pairs)

@@ -1,4 +1,4 @@
-"""Whether a pair's loss depends on that pair's response tokens alone, and stays finite far out."""
+"""Checks that a pair's loss depends on that pair's response tokens alone, and stays finite at extremes."""
 
 import copy
 
@@ -9,12 +9,12 @@ from plo.losses import Loss
 from plo.verify.check import FAILED, NOT_APPLICABLE, PASSED, Check, verdict
 from plo.verify.inputs import LENGTHS, SIDES, WIDTH, Statistics, make_pairs, make_statistics, mask_of, per_pair, rows
 
-ROUNDING = 1e-12  # relative, float64: sums of another order or width differ by no more
+ROUNDING = 1e-12  # relative, in float64: sums in another order or width differ by less
 EXTREME = 1e3  # nats
 
 
 def padding(loss: Loss) -> Check:
-    """Values and gradients are the same with three more columns of padding, filled with nan."""
+    """Check that three more columns of padding, filled with nan, change neither values nor gradients."""
     statistics = make_statistics(loss.needs)
     wide = []
     for side, lengths in zip(statistics, LENGTHS, strict=True):
@@ -38,7 +38,7 @@ def padding(loss: Loss) -> Check:
 
 
 def order(loss: Loss) -> Check:
-    """The pairs in another order: the same values in that order (at batch level: the same mean)."""
+    """Check that the pairs in another order give the same values in that order (at batch level: the same mean)."""
     pairs = make_pairs(make_statistics(loss.needs), loss.needs)
     index = [2, 0, 3, 1]
     expected, shuffled = per_pair(loss, pairs), per_pair(loss, rows(pairs, index))
@@ -50,14 +50,14 @@ def order(loss: Loss) -> Check:
         "batch order",
         errors,
         "the pairs in another order give the same values",
-        "compute each pair from its own row: a cumsum, sort or shift runs along dimension 0.",
+        "compute each pair from its own row: no cumsum, sort or shift along dimension 0.",
     )
 
 
 def split(loss: Loss) -> Check:
-    """Each pair alone, as gradient accumulation may split the step, adds up to the whole batch.
+    """Check that pairs one by one, as gradient accumulation may split a step, add up to the whole batch.
 
-    At pair level every value, at token level every sum and count of tokens; at batch level it cannot.
+    The check compares every value at pair level, and every sum and count of tokens at token level.
     """
     name = "batch split"
     if loss.level == "batch":
@@ -71,7 +71,7 @@ def split(loss: Loss) -> Check:
         values = torch.cat([part.values for part in parts])
         error = _relative(values, whole.values)
         errors.append(
-            (error if error.dim() == 1 else error.amax(-1), f"the value of {term.name!r}, alone and in company")
+            (error if error.dim() == 1 else error.amax(-1), f"the value of {term.name!r}, alone and in the batch")
         )
         if whole.mask is not None:
             counts = torch.cat([part.mask for part in parts if part.mask is not None]).sum(-1) - whole.mask.sum(-1)
@@ -86,14 +86,14 @@ def split(loss: Loss) -> Check:
 
 
 def extremes(loss: Loss) -> Check:
-    """D(y) = +-1000 nats for one response, 0 for the other: value and gradient finite in float32 and float64."""
+    """Check that value and gradient are finite where D(y) is +-1000 nats for one response and 0 for the other."""
     name, meaning = "extremes", "values at log-ratios of 1e3 nats; they and their gradients are finite, in float32 too"
     remedy = "use logsigmoid, softplus or expm1 for what overflows, or clamp the log-ratio (clip=...)."
     shown = {}
     for which, side in enumerate(SIDES):
         for sign in (1, -1):
             case = f"D({side}) {sign * EXTREME:+.0f}"
-            for dtype in (torch.float64, torch.float32):  # training's last, to be shown
+            for dtype in (torch.float64, torch.float32):  # float32 last, as in training: its values are shown
                 values, gradients = _at_extreme(loss, which, sign, dtype)
                 bad = [what for what, each in (("value", values), ("gradient", gradients)) if not each.isfinite().all()]
                 if bad:
@@ -108,7 +108,7 @@ def extremes(loss: Loss) -> Check:
 
 
 def _at_extreme(loss: Loss, which: int, sign: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(pairs,) values and (pairs,) sums of absolute gradients."""
+    """Return (pairs,) values and (pairs,) sums of absolute gradients."""
     loss = copy.deepcopy(loss).to(dtype)
     statistics = make_statistics(loss.needs, dtype)
     tokens = torch.full((len(LENGTHS[0]), WIDTH), EXTREME, dtype=dtype) / torch.tensor(LENGTHS[which])[:, None]

@@ -1,4 +1,4 @@
-"""From what is written on the command line to the loss that is verified."""
+"""Reading of the loss or generator that a command line names."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from plo.registry import Entry, load_plugin
 
 
 def load_loss(spec: str, generator: str | None = None, get: Callable[..., Loss] = get_loss) -> Loss:
-    """`get_loss(spec)`; of "my_file.py:my_loss(beta=0.2)" the file's loss, registered in it or a plain function.
+    """Return the loss of a spec, or of "my_file.py:my_loss(beta=0.2)", registered in the file or a plain function.
 
     Args:
         generator: a generator's name, "sba(lam=0.5)" or "my_file.py:my_h", for a loss that takes one.
@@ -28,7 +28,7 @@ def load_loss(spec: str, generator: str | None = None, get: Callable[..., Loss] 
 
 
 def load_generator(spec: str) -> str | Generator:
-    """A registered name as it is; with hyper-parameters, or out of a file, a `Generator`."""
+    """Return a registered name as it is, and a `Generator` for one with hyper-parameters or of a file."""
     if spec in GENERATORS:
         return spec
     target, own = _of_file(spec, GENERATORS) if ".py:" in spec else _call(spec)
@@ -39,7 +39,7 @@ def load_generator(spec: str) -> str | Generator:
 
 
 def _of_file(spec: str, registry: Iterable[Entry[Any]]) -> tuple[str | Callable[..., Any], dict[str, Any]]:
-    """What "file.py:name(key=value)" names: a registered name, or the function itself; and its hyper-parameters."""
+    """Return the registered name or the function that "file.py:name(key=value)" names, and its hyper-parameters."""
     path, text = spec.split(".py:", 1)
     path = Path(f"{path}.py").resolve()
     module = load_plugin(path)

@@ -40,7 +40,7 @@ BANDIT_REWARD = ((0.9, -0.6, 0.2, -1.0, 0.5), (-0.3, 0.8, -0.9, 0.6, 0.0))  # (c
 BANDIT_POLICY = ((0.30, 0.10, 0.25, 0.15, 0.20), (0.12, 0.28, 0.22, 0.08, 0.30))
 BANDIT_LENGTHS = (1, 4, 2, 3, 5)
 DEPTH, VOCABULARY = 3, 3
-FORCED = -1  # in place of an action: a token of probability 1
+FORCED = -1  # the action of a token of probability 1
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,12 @@ class Problem:
     reward: Callable[[Tensor], float]
 
     def kl(self, log_pi: Tensor) -> float:
-        """Largest KL(pi* || pi) over the states, nats."""
+        """Return the largest KL(pi* || pi) over the states, nats."""
         return float((self.target.exp() * (self.target - log_pi)).sum(-1).max().abs())
 
 
 def bradley_terry(beta: float, given: str = "optimal") -> Problem:
+    """Make the bandit with Bradley-Terry labels; `given` is the policy that is fixed, "optimal" or "reference"."""
     reward, policy = (torch.tensor(rows, dtype=torch.float64) for rows in (BANDIT_REWARD, BANDIT_POLICY))
     ref, target = _ref_and_target(policy.log(), reward / beta, given)
     contexts, responses = reward.shape
@@ -102,30 +103,34 @@ def bradley_terry(beta: float, given: str = "optimal") -> Problem:
 
 
 def flipped(problem: Problem, share: float) -> Problem:
-    """The problem with this share of labels flipped."""
+    """Return the problem with this share of labels flipped."""
     return replace(problem, p=(1 - share) * problem.p + share * (1 - problem.p))
 
 
 def identity(beta: float) -> Problem:
+    """Make the bandit whose optimum is IPO's."""
     problem = bradley_terry(beta)
     return replace(problem, target=(problem.ref + (_won(problem) + 0.5) / (5 * beta)).log_softmax(-1))
 
 
 def chosen(beta: float) -> Problem:
+    """Make the bandit whose optimum is the distribution of chosen responses."""
     problem = bradley_terry(beta)
     return replace(problem, target=(_won(problem) / 10).log())  # ten pairs a context
 
 
 def token_q(beta: float, given: str = "optimal") -> Problem:
+    """Make the tree with labels by Q."""
     return _tree(beta, given, advantage=False)
 
 
 def token_a(beta: float, given: str = "optimal") -> Problem:
+    """Make the tree with labels by A."""
     return _tree(beta, given, advantage=True)
 
 
 def advantage(beta: float, given: str = "optimal") -> Problem:
-    """Whole responses of the tree: state 0, then 1 + a1, then 4 + 3 a1 + a2."""
+    """Make the problem of whole responses of the tree, through states 0, 1 + a1 and 4 + 3 a1 + a2."""
     problem = _tree(beta, given, advantage=True)
     path = torch.cartesian_prod(*[torch.arange(VOCABULARY)] * DEPTH)
     reward = _tree_reward()
@@ -146,7 +151,7 @@ def advantage(beta: float, given: str = "optimal") -> Problem:
 
 
 def _tree(beta: float, given: str, advantage: bool) -> Problem:
-    """One-token items (s,a), every two of them compared, labelled by Q or by A."""
+    """Make the problem of one-token items (s,a), every two of them compared, labelled by Q or by A."""
     states = sum(VOCABULARY**t for t in range(DEPTH))
     policy = torch.cos(1.3 * torch.arange(states * VOCABULARY, dtype=torch.float64)).view(states, VOCABULARY)
     value, rows, score, end = _tree_reward(), [], [], states
@@ -179,7 +184,7 @@ def _tree(beta: float, given: str, advantage: bool) -> Problem:
 
 
 def _ref_and_target(policy: Tensor, advantage: Tensor, given: str) -> tuple[Tensor, Tensor]:
-    """log ref and log pi* ~ ref exp(advantage), of which `policy` is the one that is given."""
+    """Return log ref and log pi* ~ ref exp(advantage), of which `policy` is the given one."""
     if given == "optimal":
         return (policy - advantage).log_softmax(-1), policy
     return policy, (policy + advantage).log_softmax(-1)
@@ -198,14 +203,14 @@ def _tree_value(log_pi: Tensor) -> float:
 
 
 def _both(items: int, compared: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """First and second of every unordered pair of different items that is compared."""
+    """Return first and second of every unordered pair of different items that is compared."""
     a, b = torch.triu_indices(items, items, offset=1)
     keep = compared(a, b)
     return a[keep], b[keep]
 
 
 def _won(problem: Problem) -> Tensor:
-    """(contexts, responses) sum of P(a > b) over the other responses b of the context."""
+    """Return (contexts, responses): the sum of P(a > b) over the other responses b of the context."""
     won = torch.zeros(problem.target.numel(), dtype=torch.float64)
     won.index_add_(0, problem.first, problem.p).index_add_(0, problem.second, 1 - problem.p)
     return won.view_as(problem.target)
@@ -222,22 +227,22 @@ PROBLEMS = {
 
 
 def problem_of(model: str | None, beta: float, params: dict) -> Problem:
-    """The problem of a model that a loss may declare; Bradley-Terry where it declares none."""
+    """Return the problem of a preference model that a loss may assume; Bradley-Terry where it declares none."""
     if model == "flipped_bradley_terry":
         return flipped(bradley_terry(beta), float(params["label_smoothing"]))
     return PROBLEMS[model or "bradley_terry"](beta)
 
 
 def variants(model: str | None, beta: float) -> dict[str, Problem]:
-    """Problems with labels that no model made: what a loss makes of them is described, not judged.
+    """Return problems with labels that no preference model made, on which a loss is described, not judged.
 
-    Of the tree where the model is one of it, of the bandit otherwise; pi* is that of the reward.
+    They are of the tree for its preference models, and of the bandit otherwise; pi* is that of the reward.
     """
     problem = PROBLEMS[model if model in ("advantage", "token_q", "token_a") else "bradley_terry"](beta, "reference")
     if model in (
         "token_q",
         "token_a",
-    ):  # a fifth of the comparisons says as much, and a learned baseline takes its time
+    ):  # a fifth of the comparisons, because a learned baseline takes long
         near = torch.isin(problem.second - problem.first, torch.tensor([1, 2, 5, 11]))
         problem = replace(problem, first=problem.first[near], second=problem.second[near], p=problem.p[near])
     a, b = problem.first, problem.second

@@ -1,4 +1,4 @@
-"""Policy recovery: minimising the population loss of a small problem must give the policy its labels came from."""
+"""Check of policy recovery: minimising the population loss of a small problem gives the policy of its labels."""
 
 import copy
 import math
@@ -19,13 +19,13 @@ from plo.verify.problems import FORCED, Problem, problem_of, variants
 
 THRESHOLD = 1e-8  # nats
 ROUNDS, EVALUATIONS = 4, 200
-FAR = 1e6  # a log-ratio times beta: there is no minimum
+FAR = 1e6  # log-ratio times beta beyond which there is no minimum
 GIVEN = ("logps", "ref_logps", "kl_ref_pi", "kl_pi_ref", "entropy", "log_p2", "hidden", "weights")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where minimising a population loss led.
+    """Result of minimising a population loss.
 
     Attributes:
         kl: largest KL(pi* || pi) over the states, nats; inf where the loss falls without end.
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def policy_recovery(loss: Loss) -> Check:
-    """KL to the optimal policy of the model that the loss declares, by minimising its population loss."""
+    """Check that minimising the population loss recovers the optimal policy of the preference model it assumes."""
     name = "policy recovery"
     if reason := _cannot(loss):
         return Check(name, NOT_APPLICABLE, meaning=reason)
@@ -70,7 +70,7 @@ def policy_recovery(loss: Loss) -> Check:
 
 
 def stress(loss: Loss) -> list[Check]:
-    """What comes out where labels are noisy, biased, intransitive or missing: KL to pi* and expected reward."""
+    """Describe the policy that noisy, biased, intransitive or missing labels lead to: KL to pi* and expected reward."""
     if _cannot(loss):
         return []
     found = []
@@ -84,13 +84,13 @@ def stress(loss: Loss) -> list[Check]:
 
 
 def beta_of(loss: Loss) -> float:
-    """The loss's beta, 1 where it has none."""
+    """Return the loss's beta, 1 where it has none."""
     beta = loss.params.get("beta")
     return float(beta) if isinstance(beta, int | float) and beta > 0 else 1.0
 
 
 def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
-    """From the reference: the policy, and the loss's own parameters, that make the population loss least.
+    """Minimise the population loss over the policy, from the reference, and over the loss's own parameters.
 
     LBFGS in float64 over log-ratios times beta, which gives every beta the same scale. Where part of the
     gradient is stopped there is no such minimum, but a policy at which the gradient vanishes: least squares.
@@ -121,7 +121,7 @@ def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
 
 
 def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
-    """The exact expectation of the loss over pairs and labels: both orders, each weighted by its probability."""
+    """Return the exact expectation of the loss over pairs and labels: both orders, weighted by their probability."""
     chosen = torch.cat([problem.first, problem.second])
     rejected = torch.cat([problem.second, problem.first])
     weights = torch.cat([problem.p, 1 - problem.p])
@@ -168,7 +168,7 @@ def _side(problem: Problem, log_pi: Tensor, items: Tensor, needs: tuple[str, ...
 
 
 def _lbfgs(parameters: list[Tensor], objective: Callable[[], Tensor], start: float, rounds: int) -> None:
-    for _ in range(rounds):  # again with an empty memory: a line search may give up near the end
+    for _ in range(rounds):  # repeated with an empty memory, because a line search may give up near the end
         before = [p.detach().clone() for p in parameters]
         optimiser = torch.optim.LBFGS(
             parameters,
@@ -195,7 +195,7 @@ def _lbfgs(parameters: list[Tensor], objective: Callable[[], Tensor], start: flo
 
 def _solve(shift: Tensor, gradient: Callable[[], Tensor]) -> None:
     """Set `shift` to where the gradient vanishes."""
-    from scipy.optimize import least_squares  # of plo[report]; `_cannot` asks whether it is there
+    from scipy.optimize import least_squares  # an extra, plo[report]; `_cannot` checks that it is installed
 
     def field(values: np.ndarray) -> np.ndarray:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Whether a loss can be trained at all: asked before anything is, in milliseconds and without a model."""
+"""Check that a loss can be trained at all, in milliseconds and without a model."""
 
 import copy
 
@@ -10,13 +10,13 @@ from plo.verify.inputs import CONSTANTS, HIDDEN, make_pairs, make_statistics, me
 
 
 def check_trainable(loss: Loss) -> None:
-    """Call a loss on pairs of random statistics, and look for a gradient in what the policy computes.
+    """Refuse a loss that has no gradient in the policy's statistics, on pairs of random statistics.
 
-    A mistake inside the loss (any error but plo's own) is left for training to meet, and its traceback for the record.
+    A mistake inside the loss (any error but plo's own) is left to training, which records its traceback.
 
     Raises:
-        LossError: the loss touches a statistic that it does not need, returns another thing than its level asks for, or
-            has no gradient in any of the policy's statistics.
+        LossError: the loss reads a statistic that it does not need, returns something that does not fit its level, or has
+            no gradient in any of the policy's statistics.
     """
     statistics = make_statistics(loss.needs)
     carriers = [

@@ -202,7 +202,7 @@ def test_what_cannot_be_told_apart_is_refused(adapter, base):
         load_backbone(ModelConfig(name="sft"))
     injected = AutoModelForCausalLM.from_pretrained(adapter("other"))
     for model in (injected, PeftModel.from_pretrained(merged(), "other")):
-        with pytest.raises(ModelError, match="has an adapter on it, which new adapters would take the place of"):
+        with pytest.raises(ModelError, match="has an adapter already. New adapters would replace it"):
             Backbone(model, ModelConfig())
 
 

@@ -78,7 +78,7 @@ def without_call(hook):
     ("method", "message"),
     [
         ("_clip_grad_norm", "Trainer did not call the method behind clip_gradient in a step"),
-        ("_save_rng_state", "Trainer did not call the method behind end_random_states in a checkpoint"),
+        ("_save_rng_state", "Trainer did not call the method behind random_states_saved in a checkpoint"),
         ("_save_optimizer_and_scheduler", "Trainer did not call the method behind save_optimizer in a checkpoint"),
     ],
 )

@@ -156,7 +156,7 @@ def test_no_data_no_length_control(shared_data, tmp_path):
     assert subject.asked == [(1, 0.0, 1.0, 7)]
     assert "has no df_gamed.csv" in found.notes[-1] and math.isnan(found.metrics["length_controlled_win_rate"])
     few = get_model_evaluation("alpaca_eval", {"instructions": 99})(subject, judging)
-    assert "99 verdicts are fewer than the 100" in few.notes[-1]
+    assert "its fit needs 100 verdicts, and 99 could be read" in few.notes[-1]
 
 
 def test_nothing_readable_and_known_prompts_are_said(baseline):
@@ -166,7 +166,7 @@ def test_nothing_readable_and_known_prompts_are_said(baseline):
         subject, JudgeSession(lambda p, a, b: None)
     )
     assert math.isnan(found.metrics["win_rate"]) and found.metrics["unreadable"] == 1
-    assert found.notes[-1] == "1 of the instructions were among the model's training prompts."
+    assert found.notes[-1] == "1 of the instructions are among the model's training prompts."
 
 
 def test_faults_are_named(tmp_path, baseline, monkeypatch):

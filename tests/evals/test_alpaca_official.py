@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("alpaca_eval")
 
 from plo.evals import EvaluationError
-from plo.evals.alpaca_official import official_order, official_template, preference, win_rates
+from plo.evals.alpaca_official import official_order, official_template, win_rates
 
 EXACT = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
 
@@ -96,14 +96,6 @@ def test_annotations_that_cannot_be_rated_are_refused(change, named):
         win_rates(change(annotations([1.0, 2.0], [1, 2], [3, 4])), length_controlled=False)
 
 
-def test_preference_by_hand():
-    logs = {"m": math.log(0.6), "M": math.log(0.2), "The": math.log(0.1)}
-    assert preference(logs, switched=False) == pytest.approx(2 - 0.75)
-    assert preference(logs, switched=True) == pytest.approx(1.75)
-    assert preference({"M": -0.1}, switched=False) == 2.0
-    assert math.isnan(preference({"The": -0.1}, switched=True))
-
-
 def test_recorded_preferences_follow_from_their_log_probs(shared_data):
     """Every verdict of the four judged models: 3,206 with log-probs; the other 12 are of equal texts, unasked draws."""
     asked = equal = 0
@@ -116,8 +108,9 @@ def test_recorded_preferences_follow_from_their_log_probs(shared_data):
                 equal += 1
                 continue
             tokens = row["raw_completion"]["logprobs"]["content"][0]["top_logprobs"]
-            logprobs = {token["token"]: token["logprob"] for token in tokens}
-            again = preference(logprobs, official_order(row["instruction"]))
+            m, other = (sum(math.exp(t["logprob"]) for t in tokens if t["token"] == label) for label in ("m", "M"))
+            shown = 2 - m / (m + other)  # m is the label of the answer shown first
+            again = 3 - shown if official_order(row["instruction"]) else shown
             assert again == pytest.approx(row["preference"], abs=1e-9)  # recorded with ten digits
             asked += 1
     assert (asked, equal) == (3206, 12)

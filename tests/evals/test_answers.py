@@ -52,10 +52,10 @@ def test_shares_by_hand():
     assert found["text"].tolist() == ["b", "", " ", "c"]
     assert found["empty"].tolist() == [0, 1, 1, 0] and found["truncated"].tolist() == [0, 1, 0, 0]
     thoughts, empty, truncated, adapted = answer_notes("hh: m", found)
-    assert thoughts.startswith("hh: m: 2 of 4 answers begin with a thought") and "1 of them end in it" in thoughts
+    assert thoughts.startswith("hh: m: 2 of 4 answers begin with a thought") and "1 of them end inside it" in thoughts
     assert empty == "hh: m: 2 of 4 (50.0%) answers are empty, 1 of them `content: null`."
-    assert truncated == "hh: m: 1 of 4 (25.0%) answers were cut at the limit of tokens."
-    assert adapted == "hh: m: drawn without seed, as the server wants it."
+    assert truncated == "hh: m: 1 of 4 (25.0%) answers were cut at the token limit."
+    assert adapted == "hh: m: drawn without seed, as the server requires."
     assert answer_notes("hh: m", extract_answers(drawn.iloc[3:])) == []
 
 

@@ -6,7 +6,11 @@ import pandas as pd
 import pytest
 
 from plo.evals.ngrams import distinct, repetition, self_bleu_pairwise, words
-from plo.evals.sentiment import compound, gold_win_rate, sentiment, valence_sum
+from plo.evals.sentiment import compound, gold_win_rate, sentiment
+
+
+def valence_sum(text):
+    return sentiment(pd.DataFrame({"text": [text], "tokens": [1]}))["valence"].item()
 
 
 @pytest.mark.parametrize(

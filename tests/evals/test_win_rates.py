@@ -62,7 +62,7 @@ def test_prompts_of_one_turn_in_the_order_of_their_hashes(hh_file):
     path = hh_file(("question 3", "other", "worse"), *several, *rows[::-1], name="again.jsonl")
     assert load_prompts(StubSubject(silent), "hh", path, 5).rows[0].chosen == asked.rows[0].chosen
     again = load_prompts(StubSubject(silent), "hh", path, 99)
-    assert len(again.ids) == 9 and "there are 9 prompts; 99 were asked for" in " ".join(again.notes)
+    assert len(again.ids) == 9 and "has 9 prompts instead of 99" in " ".join(again.notes)
     both = load_prompts(StubSubject(silent), "hh", path.parent / "hh.jsonl", 99)
     assert [row.chosen for row in both.rows] == [row.chosen for row in again.rows]  # of two rows of one prompt too
 
@@ -80,7 +80,7 @@ def test_prompts_that_were_trained_on_are_left_out_and_the_others_keep_their_ids
         [{"role": "user", "content": order[2]}] if chat else f"\n\nHuman: {order[2]}\n\nAssistant:"
     )
     everything = StubSubject(silent, chat=chat, trained_on=[rendered.format(message) for message in order])
-    with pytest.raises(EvaluationError, match="9 prompts are held out with one human turn, and stub was trained on 9"):
+    with pytest.raises(EvaluationError, match="9 held-out prompts with one human turn, and stub was trained on 9"):
         load_prompts(everything, "hh", path, 3)
 
 
@@ -90,7 +90,7 @@ def test_only_the_test_split_where_the_source_fixes_one(hh_file):
     subject = StubSubject(silent, paths={"hh": path})
     assert load_prompts(subject, "hh", None, 9).messages == ["b"]
     other = load_prompts(subject, "hh", path / "train.jsonl", 9)  # the option goes before the subject's own path
-    assert other.messages == ["a"] and "names no test split" in other.notes[-1]
+    assert other.messages == ["a"] and "has no test split" in other.notes[-1]
 
 
 def test_every_number_by_hand(hh_file):

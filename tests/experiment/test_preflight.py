@@ -82,7 +82,7 @@ def test_gradient_through_another_statistic_will_do():
 
 def test_what_the_loss_touches_or_returns_is_named():
     with pytest.raises(
-        LossError, match="The loss 'mine': The statistic 'entropy' is not here: name it in the loss's needs"
+        LossError, match="The loss 'mine': The statistic 'entropy' is missing: name it in the loss's needs"
     ):
         check_losses([loss_with(function=lambda pairs: pairs.chosen.entropy.sum(-1))])
     with pytest.raises(LossError, match=r"'mine' .* must return one tensor \(pairs,\)"):

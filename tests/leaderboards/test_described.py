@@ -129,12 +129,11 @@ BLOCKED = ("torch", "transformers", "mlflow", "safetensors", "plo.evals", "plo.l
 BLOCKER = f"""
 import sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith({BLOCKED!r}):
-            raise SystemExit(f"{{name}} is imported")  # no ImportError, which somebody might catch
+def refuse(event, arguments):
+    if event == "import" and arguments[0].startswith({BLOCKED!r}):
+        raise SystemExit(f"{{arguments[0]}} is imported")  # no ImportError, which somebody might catch
 
-sys.meta_path.insert(0, Blocker())
+sys.addaudithook(refuse)
 import plo.statistics, plo.leaderboards, plo.leaderboards.terminal
 from plo.cli import app
 app(sys.argv[1:])

@@ -149,7 +149,7 @@ def test_needs_follow_the_hyper_parameters(spec, needs):
         (lambda: get_loss("wpo", base="aot"), "base='aot' must be one loss of level 'pair'"),
         (lambda: get_loss("wpo", base="tbpo_q"), "base='tbpo_q' must be .*no parameters of its own"),
         (lambda: get_loss("wpo", base="dpo + ipo"), "base='dpo \\+ ipo' must be one loss"),
-        (lambda: get_loss("wpo", base="dpo(beta=0.3)"), "beta is set beside it"),
+        (lambda: get_loss("wpo", base="dpo(beta=0.3)"), "set beta separately"),
         (lambda: get_loss("wpo", cap=0), "cap=0 of the loss 'wpo': .*greater than 0"),
         (lambda: get_loss("tbpo_q", center=False, max_log_w=5), "max_log_w=5.0 has no effect with center=False"),
         (lambda: get_loss("wpo", base="dop"), "'wpo': There is no loss 'dop'"),
@@ -217,7 +217,7 @@ def test_a_statistic_or_column_that_was_not_asked_for():
     def greedy(pairs: Pairs, *, column: bool = False):
         return pairs.columns["gap"] if column else pairs.chosen.kl_ref_pi.sum(-1)
 
-    with pytest.raises(MissingStatistic, match=r"'kl_ref_pi' is not here: name it in the loss's needs"):
+    with pytest.raises(MissingStatistic, match=r"'kl_ref_pi' is missing: name it in the loss's needs"):
         get_loss("greedy")(PAIRS)
     with pytest.raises(MissingStatistic, match=r"needs=\('column:gap'"):
         get_loss("greedy", column=True)(PAIRS)

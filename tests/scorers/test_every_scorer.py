@@ -52,4 +52,4 @@ def test_what_a_scorer_says_of_itself(name):
     assert " sum" in scorer.entry.load().__doc__ and scorer.entry.facts.paper
     assert get_scorer(scorer.name).params == scorer.params
     for stage in scorer.stages.values():
-        assert get_loss(stage.loss).scorer is None  # nothing that has to be scored first
+        assert "weights" not in get_loss(stage.loss).needs  # nothing that has to be scored first

@@ -93,7 +93,7 @@ def test_weights_of_the_wrong_shape_are_refused(tiny_pairs, wrong):
         for pair in material.pairs:
             yield torch.ones(len(pair.chosen_ids)), wrong(len(pair.rejected_ids))
 
-    with pytest.raises(ScorerError, match="'wrong' .* must yield one finite number a response token, .* for row 0"):
+    with pytest.raises(ScorerError, match="'wrong' .* must yield one finite number per response token, .* for row 0"):
         weights_of(get_scorer("wrong"), tiny_pairs)
 
 

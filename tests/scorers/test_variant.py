@@ -105,6 +105,11 @@ def test_a_name_of_a_loss_and_of_a_recipe_is_ambiguous():
         get_variant("of_both")
 
 
+def test_an_unknown_name_is_answered_with_losses_and_recipes():
+    with pytest.raises(RegistryError, match="There is no loss 'tisdpo'. .* Recipes: attention_po, d2po, .*tis_dpo."):
+        get_variant("tisdpo")
+
+
 def test_a_variant_of_a_loss_and_of_a_variant():
     variant = get_variant("dpo + 0.2*twdpo(beta=0.3)")
     assert get_variant(variant) is variant

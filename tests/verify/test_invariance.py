@@ -167,7 +167,7 @@ def test_a_loss_turned_round_fails(spec):
     turned.needs, turned.level = right.needs, right.level
     check = directions(get_loss(turned))
     assert check.result == FAILED, check
-    assert "register it with against=(" in check.remedy
+    assert "register the loss with against=(" in check.remedy
 
 
 def test_a_loss_that_means_to_pull_the_other_way_says_so():

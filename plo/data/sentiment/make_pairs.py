@@ -1,4 +1,4 @@
-"""Makes `pairs.jsonl`: preferences for good sentiment, drawn from a Bradley-Terry model of a known reward.
+"""Make `pairs.jsonl`: preferences for good sentiment, drawn from a Bradley-Terry model of a known reward.
 
     python -m plo.data.sentiment.make_pairs
 
@@ -14,6 +14,7 @@ import random
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 PAIRS_PER_OPENING = 2
@@ -26,15 +27,15 @@ OFFENSIVE = re.compile(
 
 
 def openings(split: str) -> list[str]:
-    """The openings of a split ("train" or "eval"), in the order of their file."""
+    """Return the openings of a split ("train" or "eval"), in the order of their file."""
     return (FOLDER / f"openings_{split}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def sample(prompts: list[str], *, per_prompt: int, max_new_tokens: int, seed: int) -> dict[str, list[str]]:
-    """Continuations of each prompt by the embedded model: plain text, temperature 1, no top-k or top-p.
+    """Sample continuations of each prompt from the embedded model: plain text, temperature 1, no top-k or top-p.
 
-    Left out are a continuation that is empty, unreadable or offensive, and one whose text does not tokenise
-    to the very tokens that were sampled. So a prompt may have fewer than `per_prompt`.
+    A continuation is dropped if it is empty, unreadable or offensive, or if its text does not tokenise to the tokens
+    that were sampled. So a prompt may have fewer than `per_prompt`.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,9 +44,9 @@ def sample(prompts: list[str], *, per_prompt: int, max_new_tokens: int, seed: in
 
     folder = embedded_model()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    by_length = defaultdict(list)  # prompts of one length go together, so that nothing is padded
+    by_length = defaultdict(list)  # prompts of equal length share a batch, so that nothing is padded
     for prompt in prompts:
         by_length[len(tokenizer(prompt).input_ids)].append(prompt)
     torch.manual_seed(seed)
@@ -74,7 +75,7 @@ def sample(prompts: list[str], *, per_prompt: int, max_new_tokens: int, seed: in
 
 
 def pair(samples: list[str], rewards: list[float], *, temperature: float, rng: random.Random) -> list[dict]:
-    """The k-th best sample against the k-th worst, for k = 1, 2, as rows without their prompt.
+    """Pair the k-th best sample with the k-th worst, for k = 1, 2, as rows without their prompt.
 
     Labels follow Bradley-Terry: P(a preferred to b) = sigmoid((r_a - r_b) / temperature). A pair of two equal
     texts is skipped.
@@ -101,9 +102,9 @@ def pair(samples: list[str], rewards: list[float], *, temperature: float, rng: r
 def main() -> None:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--temperature", type=float, default=0.25, help="of the labels, in units of reward")
-    parser.add_argument("--samples", type=int, default=8, help="samples an opening")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--temperature", type=float, default=0.25, help="temperature of the labels, in units of reward")
+    parser.add_argument("--samples", type=int, default=8, help="samples per opening")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FOLDER / "pairs.jsonl")

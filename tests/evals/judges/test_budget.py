@@ -47,7 +47,9 @@ def test_a_budget_that_failures_use_up(budget, calls, message, concurrency):
     questions = [Question("q", "x", str(i)) for i in range(3)]
     judge = Flaky(2, retries=8, concurrency=concurrency)
     judging = JudgeSession(judge, **budget)
-    with pytest.raises(JudgeError, match=rf"budget of the judge scripted is spent before all was asked: {message}"):
+    with pytest.raises(
+        JudgeError, match=rf"budget of the judge scripted is spent before all questions were asked: {message}"
+    ):
         judging.ask(questions)
     sent = len(judge.asked)
     assert judging.counts.asked == sent and (calls is None or sent == calls)
@@ -72,7 +74,7 @@ def test_budget_is_refused_before_any_call():
     assert told[0] == "scripted: 10 of 10 questions to ask, cost 5" and len(told) == 1
     judging.verdicts(rows)  # all known: costs nothing
     with pytest.raises(
-        JudgeError, match=r"4 questions.* cost of 2, .*2 calls and 2.5 left. None of them"
+        JudgeError, match=r"4 questions.* cost of 2, .*2 calls and 2.5 left. None was asked"
     ):  # over its life
         judging.verdicts(frame(("q", "x", "z1"), ("q", "x", "z2")))
     assert len(judge.asked) == 10

@@ -182,7 +182,7 @@ def test_odd_usage_throws_no_answer_away_and_costs_are_estimated(serve, usage):
     assert judging.ask([Question("p", "x", "y")])[0].p == 1.0 and len(server.asked) == 1
     sent = sum(len(message["content"]) + 30 for message in server.asked[0]["messages"])
     assert judging.counts.cost == pytest.approx((sent / 3 * 3.0 + 1 / 3 * 6.0) / 1e6)
-    assert "does not say how many tokens" in " ".join(judging.remarks)
+    assert "does not report tokens" in " ".join(judging.remarks)
 
 
 def test_a_budget_in_money_holds_without_usage(serve):

@@ -120,7 +120,7 @@ def test_functions():
     assert len(calls) == 2  # in the cache
     for p in (0.1, 0.9):  # two functions of one text: what they close over is not known
         assert JudgeSession(lambda prompt, a, b, p=p: p).verdicts(frame(("q", "x", "yy"))).p_ab.tolist() == [p]
-    with pytest.raises(JudgeError, match="nothing after a colon"):
+    with pytest.raises(JudgeError, match="no argument after a colon"):
         JudgeSession("longer:than").judge()
 
 

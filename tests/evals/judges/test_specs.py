@@ -29,7 +29,7 @@ def test_options_in_the_text():
         get_judge("longer(size=3)")
     with pytest.raises(JudgeError, match=r"'longer\(3\)' cannot be read: write KIND:NAME\(option=value"):
         get_judge("longer(3)")
-    with pytest.raises(JudgeError, match="Cannot make a judge of 3"):
+    with pytest.raises(JudgeError, match="Cannot make a judge from 3"):
         get_judge(3)
 
 

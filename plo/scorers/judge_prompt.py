@@ -1,4 +1,4 @@
-"""The judge's prompt: a question and two answers in one user message, and where in its tokens each answer stands."""
+"""Prompts of a judge: a question and two answers in one user message, with the tokens of each answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from plo.scorers.scorer import ScorerError
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A judge's prompt as token ids, whose last one predicts the verdict.
+class JudgePrompt:
+    """Token ids of a judge's prompt, whose last one predicts the verdict.
 
     Attributes:
-        where: of answers A and B, the tokens [first, last) that they reach into.
-        spans: of answers A and B, per such token its characters in the answer.
+        where: tokens [first, last) of answer A and of answer B.
+        spans: characters of the answer, per token, of answer A and of answer B.
     """
 
     ids: tuple[int, ...]
@@ -23,13 +23,13 @@ class Judged:
     spans: tuple[tuple[Span, ...], tuple[Span, ...]]
 
 
-class Judge:
-    """Writes judge's prompts for one tokenizer.
+class PromptWriter:
+    """Writer of a judge's prompts for one tokenizer.
 
     Args:
-        tokenizer: a fast one; without a chat template the message stands alone.
-        parts: what the message says before the question, before answer A, before answer B, and at its end.
-        limit: tokens of the longest prompt that the model takes; None: any.
+        tokenizer: a fast tokenizer; without a chat template the message is the whole prompt.
+        parts: texts before the question, before answer A, before answer B, and at the end.
+        limit: maximum number of tokens of a prompt; None: any.
     """
 
     def __init__(self, tokenizer: Any, parts: Sequence[str], limit: int | None = None):
@@ -42,11 +42,11 @@ class Judge:
             rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
             self.before, _, self.after = rendered.partition(word)
 
-    def prompt(self, question: Text, first: str, second: str, where: str = "") -> Judged:
-        """The prompt for answers A and B. One too long for the model loses the beginning of the question.
+    def prompt(self, question: Text, first: str, second: str, where: str = "") -> JudgePrompt:
+        """Return the prompt for answers A and B. A prompt that is too long loses the beginning of the question.
 
-        The message is put between what the template writes before and after a user's message, so that its characters
-        are known whatever the texts hold. Texts of special tokens become these tokens, as they do in training.
+        The message is put between the texts that the template writes before and after a user's message, so that the
+        place of its characters is known for any texts. Texts of special tokens become these tokens, as they do in training.
 
         Raises:
             ScorerError: the answers alone are too long.
@@ -75,13 +75,13 @@ class Judge:
                     f"takes {self.limit}. Lower data.max_length, or take a model with a longer window."
                 )
             cut = offsets[asked[excess - 1]][1] - places[0][0]
-            question = question[max(cut, 1) :]  # tokens near the cut may change: hence once more around
+            question = question[max(cut, 1) :]  # tokens near the cut may change, so encode again
         found = [_tokens(offsets, place) for place in places[1:]]
-        return Judged(tuple(ids), (found[0][0], found[1][0]), (found[0][1], found[1][1]))
+        return JudgePrompt(tuple(ids), (found[0][0], found[1][0]), (found[0][1], found[1][1]))
 
 
 def written(prompt: Text) -> str:
-    """A prompt as a judge reads it: plain text as it is, messages after their roles if there are several."""
+    """Return a prompt as text: plain text as it is, several messages each after its role."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
@@ -90,7 +90,7 @@ def written(prompt: Text) -> str:
 
 
 def _tokens(offsets: list[Span], place: Span) -> tuple[Span, tuple[Span, ...]]:
-    """The tokens that reach into the characters of `place`, and what of them each covers."""
+    """Return the tokens [first, last) that reach into the characters of `place`, and the characters each one covers."""
     inside = [i for i, span in enumerate(offsets) if clipped_span(span, *place) != (0, 0)]
     if not inside:  # no token covers it (white space with some tokenizers)
         return (0, 0), ()
