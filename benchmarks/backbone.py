@@ -1,11 +1,11 @@
-"""plo's training step against TRL's `DPOTrainer`: same rows, batches, dtype and threads, step by step in turn.
+"""plo's training step compared with TRL's `DPOTrainer`: same rows, batches, dtype and threads, step by step in turn.
 
     python benchmarks/backbone.py --data hh --peft lora
 
-runs plo beside TRL as shipped, then beside TRL at its best (no gradient checkpointing, reference precomputed); with
-`--against plo:tdpo2` beside plo itself with another loss. Both
-systems of a pair stand still until told to take one step, so that each step of one is timed beside the same step of the
-other. The pass over the reference is charged to whoever makes it, once per pair of rows, as in one epoch.
+compares plo with TRL as shipped, then with TRL at its best (no gradient checkpointing, reference precomputed);
+`--against plo:tdpo2` compares it with plo itself and another loss. Both systems of a pair wait until they may take one
+step, so that each step of one is timed next to the same step of the other. The pass over the reference is charged to the
+system that makes it, once per pair of rows, as in one epoch.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, names: list[str]) -> dict:
-    """Steps of the named systems in turn, each in a process of its own."""
+    """Time steps of the named systems in turn, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         workers = {name: Worker(name, args, Path(folder) / str(i)) for i, name in enumerate(names)}
         set_up = {name: worker.go() for name, worker in workers.items()}  # one after the other
@@ -122,7 +122,7 @@ def table(result: dict) -> str:
 
 
 class Worker:
-    """A process with one of the systems in it, which does its next thing when told to."""
+    """A process that runs one of the systems, one step at a time."""
 
     def __init__(self, name: str, args: argparse.Namespace, folder: Path):
         command = [sys.executable, __file__, "--worker", name, "--folder", str(folder)]
@@ -143,7 +143,7 @@ class Worker:
 
 
 def matmul_tflops(args: argparse.Namespace, size: int = 2048) -> float:
-    """The machine's own speed: the best of ten products of square matrices."""
+    """Return the machine's own speed, the best of ten products of square matrices."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -193,7 +193,7 @@ def worker(args: argparse.Namespace) -> None:
 
 
 def _needed_tflop(args, model, pairs) -> float:
-    """Matrix products that the method itself needs: prompts once, LM head on responses, reference's forward pass."""
+    """Count the matrix products that the method itself needs: prompts once, LM head on responses, the reference's pass."""
     causal_lm = getattr(model, "causal_lm", model)
     head = causal_lm.get_output_embeddings().weight.numel()
     body = sum(m.weight.numel() for n, m in causal_lm.named_modules() if n.endswith("_proj") and hasattr(m, "weight"))
@@ -209,7 +209,7 @@ def _turnstile():
     from plo.backbone.memory import reset_peak_memory
 
     class Turnstile(TrainerCallback):
-        """Waits before each step; after it, tells its time (data loading and logging included) and its loss."""
+        """Waits before each step, and afterwards prints its time (data loading and logging included) and its loss."""
 
         def on_train_begin(self, *args, **kwargs):
             reset_peak_memory()

@@ -1,4 +1,4 @@
-"""The experiment, typed: what `plo compare` runs. YAML in, errors that name the place and the remedy out."""
+"""Settings of an experiment, which `plo compare` runs, read from YAML. Errors name the place and the remedy."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ from plo.values import read_list, read_yaml
 
 
 class ConfigError(PloError, ValueError):
-    """An experiment that cannot be run as written."""
+    """An experiment cannot be run as it is written."""
 
 
 class Section(BaseModel):
-    """Settings.
+    """A group of settings.
 
     Attributes:
-        first_defaults: of fields whose default was changed, the first one: keys leave it out (`plo.identity`).
+        first_defaults: first default of each field whose default was changed later; keys leave it out (`plo.identity`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
@@ -45,10 +45,10 @@ class Section(BaseModel):
         """Check settings that a user gave.
 
         Args:
-            where: the place they come from, for the message: "The experiment of FILE".
+            where: origin of the settings, for the message, such as "The experiment of FILE".
 
         Raises:
-            ConfigError: what is wrong, where, and what is possible there.
+            ConfigError: a setting is unknown or has a wrong value; the message names its place and what is possible.
         """
         try:
             return cls.model_validate(values)
@@ -58,7 +58,7 @@ class Section(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
-    """Make a list of its short forms: `losses: dpo`, `seeds: 0,1`, `eval_at: 0.5`, and a mapping of losses."""
+    """Return a list for its short forms: `losses: dpo`, `seeds: 0,1`, `eval_at: 0.5`, or a mapping of losses."""
     if isinstance(value, Mapping):
         return [{name: params} for name, params in value.items()]
     if isinstance(value, str):
@@ -69,7 +69,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _targets(value: Any) -> Any:
-    """`lora_targets: q_proj,v_proj` is a list; one name is a pattern."""
+    """Return a list for `lora_targets: q_proj,v_proj`; a single name is a pattern and stays as it is."""
     parts = read_list(value) if isinstance(value, str) else []
     return parts if len(parts) > 1 else value
 
@@ -78,48 +78,58 @@ class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
 
     name: str = Field(
-        "embedded",
+        default="embedded",
         description="Model to train: 'embedded', or the folder or hub name of a model or of a LoRA adapter with its base.",
     )
-    peft: Literal["lora", "full"] = Field("lora", description="Fine-tuning: of a LoRA adapter or of all weights.")
-    lora_r: PositiveInt = Field(16, description="Rank of the adapter.")
-    lora_alpha: PositiveFloat = Field(
-        32, description="Scale of the adapter: its product counts lora_alpha / lora_r times."
+    peft: Literal["lora", "full"] = Field(
+        default="lora", description="Fine-tuning: of a LoRA adapter or of all weights."
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
+    lora_r: PositiveInt = Field(default=16, description="Rank of the adapter.")
+    lora_alpha: PositiveFloat = Field(
+        default=32, description="Scale of the adapter: its product counts lora_alpha / lora_r times."
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
     lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
-        "all-linear", description="Modules that get an adapter: a list of names, a regular expression, or all-linear."
+        default="all-linear",
+        description="Modules that get an adapter: a list of names, a regular expression, or all-linear.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Precision of matrix products; auto is bfloat16 where the hardware supports it."
+        default="auto", description="Precision of matrix products; auto is bfloat16 where the hardware supports it."
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="Attention of padded rows and in generation; auto is sdpa where the model supports it."
+        default="auto",
+        description="Attention of padded rows and in generation; auto is sdpa where the model supports it.",
     )
     reference_disk_gb: float = Field(
-        20,
+        default=20,
         ge=0,
         description="Hidden states of the reference to keep on disk, in GB; the rest is computed in every step.",
     )
     packed: bool = Field(
-        True, description="Compute pairs without padding and each prompt once, where the model supports it."
+        default=True, description="Compute pairs without padding and each prompt once, where the model supports it."
     )
 
 
 class DataConfig(Section):
     """Preference pairs."""
 
-    source: str = Field("sentiment", description="Registered source, file, folder or hub data set.")
-    path: Path | None = Field(None, description="Local file or folder that a registered source reads.")
-    limit: PositiveInt | None = Field(None, description="Maximum number of training pairs; null is all.")
-    eval_limit: PositiveInt | None = Field(None, description="Maximum number of held-out pairs; null is all.")
-    eval_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the prompts to hold out, chosen by hash.")
-    max_length: PositiveInt = Field(512, description="Maximum number of tokens of a prompt and its response together.")
+    source: str = Field(default="sentiment", description="Registered source, file, folder or hub data set.")
+    path: Path | None = Field(default=None, description="Local file or folder that a registered source reads.")
+    limit: PositiveInt | None = Field(default=None, description="Maximum number of training pairs; null is all.")
+    eval_limit: PositiveInt | None = Field(default=None, description="Maximum number of held-out pairs; null is all.")
+    eval_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of the prompts to hold out, chosen by hash."
+    )
+    max_length: PositiveInt = Field(
+        default=512, description="Maximum number of tokens of a prompt and its response together."
+    )
     truncation: Literal["keep_start", "keep_end"] = Field(
-        "keep_start",
+        default="keep_start",
         description="What to cut where both are too long: keep_start cuts the response's end, keep_end the prompt's start.",
     )
-    strict: bool = Field(False, description="Refuse data with any bad row, rather than with more than 5% of them.")
+    strict: bool = Field(
+        default=False, description="Refuse data with any bad row, rather than with more than 5% of them."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the source, such as {chat: true}.")
     columns: dict[str, str | None] = Field(
         default_factory=dict,
@@ -127,39 +137,45 @@ class DataConfig(Section):
     )
 
 
-LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr says none
+LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr is not given
 
 
 class TrainConfig(Section):
     """Optimisation, equal for every loss of a comparison."""
 
     lr: float | None = Field(
-        None,
+        default=None,
         gt=0,
         allow_inf_nan=False,
         description="Learning rate; null is 2e-4 with LoRA and 1e-5 in full fine-tuning, which suit models of some 100M "
         "parameters (7B models take 5e-7 to 1e-6).",
     )
-    batch_size: PositiveInt = Field(8, description="Pairs per optimiser step, over all processes.")
+    batch_size: PositiveInt = Field(default=8, description="Pairs per optimiser step, over all processes.")
     micro_batch_size: PositiveInt | None = Field(
-        None, description="Maximum number of pairs per forward pass on a device; null is its whole share of the batch."
+        default=None,
+        description="Maximum number of pairs per forward pass on a device; null is its whole share of the batch.",
     )
-    epochs: float = Field(1, gt=0, allow_inf_nan=False, description="Passes over the training pairs.")
-    steps: PositiveInt | None = Field(None, description="Number of optimiser steps, in place of epochs.")
-    schedule: str = Field("cosine", description="Schedule of the learning rate: a name of transformers' SchedulerType.")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    optimizer: str = Field("adamw_torch_fused", description="Optimiser: a name of transformers' OptimizerNames.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimiser.")
-    max_grad_norm: PositiveFloat = Field(1.0, description="Norm at which gradients are clipped.")
+    epochs: float = Field(default=1, gt=0, allow_inf_nan=False, description="Passes over the training pairs.")
+    steps: PositiveInt | None = Field(default=None, description="Number of optimiser steps, in place of epochs.")
+    schedule: str = Field(
+        default="cosine", description="Schedule of the learning rate: a name of transformers' SchedulerType."
+    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    optimizer: str = Field(
+        default="adamw_torch_fused", description="Optimiser: a name of transformers' OptimizerNames."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimiser.")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Norm at which gradients are clipped.")
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
-        "auto", description="Compute layers twice to save memory; auto does so where they would not fit."
+        default="auto", description="Compute layers twice to save memory; auto does so where they would not fit."
     )
-    log_every: PositiveInt = Field(1, description="Steps between two records of the training metrics.")
+    log_every: PositiveInt = Field(default=1, description="Steps between two records of the training metrics.")
     probe_every: PositiveInt = Field(
-        20, description="Steps between two measurements of full-vocabulary KL and entropy on a fixed probe batch."
+        default=20,
+        description="Steps between two measurements of full-vocabulary KL and entropy on a fixed probe batch.",
     )
     checkpoint_every: PositiveInt = Field(
-        200, description="Steps between two checkpoints; every evaluation point also has one."
+        default=200, description="Steps between two checkpoints; every evaluation point also has one."
     )
 
     @field_validator("schedule", "optimizer")
@@ -173,7 +189,7 @@ class TrainConfig(Section):
         if value not in names:
             close = [name for name in names if name.startswith(value)]
             close = list(dict.fromkeys([*close, *difflib.get_close_matches(value, names, n=3, cutoff=0.4)]))[:4]
-            raise ValueError(f"transformers knows no such name; near ones: {', '.join(close or names)}")
+            raise ValueError(f"transformers does not know this name; similar ones: {', '.join(close or names)}")
         return value
 
     @model_validator(mode="after")
@@ -188,34 +204,35 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """Sampling on held-out prompts and what is measured on the samples."""
 
-    prompts: PositiveInt = Field(64, description="Number of held-out prompts to sample responses to.")
-    samples: PositiveInt = Field(2, description="Number of samples per prompt.")
-    max_new_tokens: PositiveInt = Field(64, description="Maximum number of tokens of a sample.")
-    temperature: PositiveFloat = Field(1.0, description="Temperature of the sampling.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that nucleus sampling keeps.")
-    batch_size: PositiveInt = Field(64, description="Number of sequences to sample at a time.")
-    pairs: PositiveInt = Field(200, description="Number of held-out pairs for the preference accuracy.")
+    prompts: PositiveInt = Field(default=64, description="Number of held-out prompts to sample responses to.")
+    samples: PositiveInt = Field(default=2, description="Number of samples per prompt.")
+    max_new_tokens: PositiveInt = Field(default=64, description="Maximum number of tokens of a sample.")
+    temperature: PositiveFloat = Field(default=1.0, description="Temperature of the sampling.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that nucleus sampling keeps.")
+    batch_size: PositiveInt = Field(default=64, description="Number of sequences to sample at a time.")
+    pairs: PositiveInt = Field(default=200, description="Number of held-out pairs for the preference accuracy.")
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
-        ("ngram_diversity", "repetition"),
+        default=("ngram_diversity", "repetition"),
         description="Evaluations, with options as in {hh: {prompts: 100}}. Those of samples run at every point of eval_at, "
         "those of a model once per trained cell. The gold reward of the data source is always added.",
     )
     judge: str | dict[str, dict[str, Any]] | None = Field(
-        None, description="Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+        default=None,
+        description="Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
     )
-    judge_calls: PositiveInt | None = Field(None, description="Maximum number of judge calls per launch.")
+    judge_calls: PositiveInt | None = Field(default=None, description="Maximum number of judge calls per launch.")
     judge_money: PositiveFloat | None = Field(
-        None, description="Maximum cost of the judge's calls per launch, in the currency of its prices."
+        default=None, description="Maximum cost of the judge's calls per launch, in the currency of its prices."
     )
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """Names of the suite with their options."""
+        """Options of each evaluation by its name."""
         found: dict[str, dict[str, Any]] = {}
         for item in self.suite:
             for name, options in ({item: None} if isinstance(item, str) else item).items():
                 if name in found:
-                    raise ConfigError(f"evaluation.suite: {name} stands there twice; each evaluation once.")
+                    raise ConfigError(f"evaluation.suite lists {name} twice; list each evaluation once.")
                 found[name] = options or {}
         return found
 
@@ -224,48 +241,51 @@ class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
     name: str = Field(
-        "comparison", description="Name of the comparison; runs of one name and equal settings are one table."
+        default="comparison", description="Name of the comparison; runs of one name and equal settings are one table."
     )
     losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(
         min_length=1, description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
-        (0, 1),
+        default=(0, 1),
         min_length=1,
         description="Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss.",
     )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = Field(
-        ("preference",),
+        default=("preference",),
         description="Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses.",
     )
     sft: dict[str, Any] = Field(default_factory=dict, description="Settings of train that differ in the stage sft.")
     reference: str | None = Field(
-        None,
+        default=None,
         description="Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from.",
     )
     train: TrainConfig = TrainConfig()
     eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
-        (0.1, 0.25, 0.5, 1.0), description="Shares of the training at which to evaluate; 1 is always among them."
+        default=(0.1, 0.25, 0.5, 1.0),
+        description="Shares of the training at which to evaluate; 1 is always among them.",
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = Field(
-        (), description="Python files that register losses, scorers and the like."
+        default=(), description="Python files that register losses, scorers and the like."
     )
-    out: Path = Field(Path("runs"), description="Folder of checkpoints and trained adapters.")
-    store: str | None = Field(None, description="MLflow tracking URI; null is sqlite:///plo.db in the working folder.")
+    out: Path = Field(default=Path("runs"), description="Folder of checkpoints and trained adapters.")
+    store: str | None = Field(
+        default=None, description="MLflow tracking URI; null is sqlite:///plo.db in the working folder."
+    )
 
     @field_validator("seeds")
     @classmethod
     def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("a seed stands there twice")
+            raise ValueError("a seed is listed twice")
         return value
 
     @model_validator(mode="after")
     def _learning_rate_is_known(self) -> "Experiment":
-        if self.train.lr is None:  # the number goes into records and keys
+        if self.train.lr is None:  # records and keys contain the number
             train = self.train.model_copy(update={"lr": LEARNING_RATES[self.model.peft]})
             object.__setattr__(self, "train", train)
         return self
@@ -275,9 +295,9 @@ class Experiment(Section):
         if self.stages not in (("preference",), ("sft", "preference")):
             raise ValueError(f"stages={list(self.stages)}: write [preference] or [sft, preference]")
         if self.reference == "sft" and "sft" not in self.stages:
-            raise ValueError("reference: sft wants the stage sft: stages: [sft, preference]")
+            raise ValueError("reference: sft requires the stage sft: stages: [sft, preference]")
         if self.sft and "sft" not in self.stages:
-            raise ValueError("sft: its settings want the stage: stages: [sft, preference]")
+            raise ValueError("sft: its settings require the stage sft: stages: [sft, preference]")
         try:
             TrainConfig.model_validate({**self.train.model_dump(), **self.sft})
         except ValidationError as error:
@@ -286,7 +306,7 @@ class Experiment(Section):
 
     @property
     def points(self) -> tuple[float, ...]:
-        """Evaluation points in order, the end of training included."""
+        """Evaluation points in order, including the end of training."""
         return tuple(sorted({*self.eval_at, 1.0}))
 
 
@@ -294,12 +314,12 @@ SHORT = {"data": "data.source", "model": "model.name"}  # `data: hh` is short fo
 
 
 def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """An experiment from a YAML file (or none) and dotted overrides such as {"train.lr": "1e-4"}.
+    """Load an experiment from a YAML file, if any, and dotted overrides such as {"train.lr": "1e-4"}.
 
-    `data: hh`, `model: embedded` are short for their `source` and `name`.
+    `data: hh` is short for `data: {source: hh}`, and `model: embedded` for `model: {name: embedded}`.
 
     Raises:
-        ConfigError: what is wrong, where, and what is possible there.
+        ConfigError: the file cannot be read, or a setting is unknown or has a wrong value.
     """
     where = str(path) if path else "the command line"
     raw = {k: v for k, v in _read(path).items() if v is not None} if path else {}
@@ -343,7 +363,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        if raw.get(parent) is None:  # not there, or `train:` left empty
+        if raw.get(parent) is None:  # missing, or an empty `train:`
             raw[parent] = {}
         elif parent in SHORT and not isinstance(raw[parent], dict):  # `data: hh` in the file, data.limit=10 over it
             raw[parent] = {SHORT[parent].split(".")[1]: raw[parent]}
@@ -354,7 +374,7 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out what only repeats another error: a type that a value might have had too, a list that lost bad items."""
+    """Remove errors that repeat another one: of further types that a value may have, and of lists without bad items."""
     found: dict[tuple, Mapping[str, Any]] = {}
     for error in errors:
         loc = tuple(part for part in error["loc"] if not str(part).startswith(("str", "dict[", "list[")))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import psutil
 import torch
@@ -112,6 +112,14 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * processes()
     dist.all_gather_object(values, value, group=_patient_group())
     return values
+
+
+@overload
+def on_main(function: Callable[[], T]) -> T: ...
+
+
+@overload
+def on_main(function: Callable[[], T], *, share: bool) -> T | None: ...
 
 
 def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:

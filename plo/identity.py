@@ -1,7 +1,7 @@
-"""What makes a thing that thing and no other: of settings, and of code with the code it calls.
+"""Hashes that identify settings, and code together with the code that it calls. Keys of caches and cells consist of them.
 
-Keys of caches and cells are made of this. Words do not count (docstrings, comments, annotations, messages of errors), nor
-where a file lies, its line numbers, or fields at their defaults; a helper that the code calls does.
+Docstrings, comments, annotations, error messages, line numbers and the place of a file change no hash, and neither do
+settings that have their default values. A change of a helper that the code calls does.
 """
 
 import enum
@@ -26,7 +26,7 @@ from plo.paths import content_digest
 from plo.registry import Entry, Registry
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-# Modules of plo that put things together and check them, and compute no number: what they are is no part of a loss.
+# Modules of plo that connect and check things and compute no numbers: they are not part of a loss's identity.
 _PLUMBING = {
     "plo.config", "plo.configured", "plo.errors", "plo.registry", "plo.losses.get", "plo.losses.loss",
     "plo.losses.register", "plo.scorers.recipe", "plo.scorers.scorer", "plo.scorers.variant",
@@ -35,14 +35,15 @@ _OTHERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "
 
 
 def sha256(content: Any) -> str:
-    """sha256 of anything that JSON can say; the order of keys does not count."""
+    """Return the sha256 of a value that JSON can represent; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def settings_identity(section: BaseModel, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """The fields that differ from the defaults they had first, so that a field added later changes no key.
+    """Return the fields that differ from their first defaults, so that fields added later change no key.
 
-    A default that changes later would give two settings one key: its first value goes into `first_defaults` of the class.
+    A changed default would give two different settings one key. Its first value therefore goes into `first_defaults` of
+    the class.
     """
     first = getattr(type(section), "first_defaults", {})
     values = section.model_dump(mode="json", exclude=set(exclude))
@@ -51,15 +52,15 @@ def settings_identity(section: BaseModel, exclude: Collection[str] = ()) -> dict
 
 
 def code_identity(*targets: Any, through: Sequence[type] = ()) -> str:
-    """sha256 of what functions, classes and objects compute: their syntax trees, and those of the code they refer to.
+    """Return the sha256 of what functions, classes and objects compute: of their syntax trees and of the code they refer to.
 
-    References are followed through a module's globals, closures, partials and imports inside functions, into plo,
-    packages with plug-ins of it, and files outside of installed packages. Other libraries count by name: their versions are
-    the environment's. Globals that are no code count by value. What is looked up by a text (`getattr`, a registry) is
-    not followed.
+    References are followed through globals of a module, closures, partials and imports inside functions, into plo,
+    packages with plug-ins for plo, and files outside installed packages. Other libraries count by name, as their versions
+    belong to the environment. Globals that are not code count by value. Look-ups by a text (`getattr`, a registry) are not
+    followed.
 
     Args:
-        through: classes whose instances the code is given: its methods count where the code says their names.
+        through: classes whose instances the code receives: a method counts if the code mentions its name.
     """
     walk = _Walk(through)
     roots = [walk.value(target) for target in targets]
@@ -67,13 +68,13 @@ def code_identity(*targets: Any, through: Sequence[type] = ()) -> str:
 
 
 class _Walk:
-    """Describes objects as JSON; functions and classes as numbers of `parts`, each once."""
+    """Describes objects as JSON. Functions and classes are described once each, in `parts`, and referred to by number."""
 
     def __init__(self, through: Sequence[type]):
         self.packages, self.through = _packages(), through
         self.parts: list[Any] = []
         self._numbers: dict[int, int] = {}
-        self._alive: list[Any] = []  # or another object could have the number of one that is gone
+        self._alive: list[Any] = []  # keeps objects alive, so that no two of them have one id
 
     def value(self, thing: Any) -> Any:
         if isinstance(thing, _PLAIN):
@@ -125,7 +126,7 @@ class _Walk:
 
     def _once(self, thing: Any, describe: Any) -> Any:
         if not self._is_ours(thing if isinstance(thing, FunctionType | type) else type(thing)):
-            wrapped = vars(thing).get("__wrapped__")  # a library's decorator on code of ours
+            wrapped = vars(thing).get("__wrapped__")  # code of ours in the decorator of a library
             return ["other", *self._name(thing)] + ([self.value(wrapped)] if wrapped is not None else [])
         number = self._numbers.get(id(thing))
         if number is None:
@@ -157,7 +158,9 @@ class _Walk:
         if node is None:
             return [cls.__name__, bases, [[name, self.value(value)] for name, value in functions.items()]]
         text = syntax.plain_text(node)
-        written = [f for f in functions.values() if f.__code__.co_filename == module["__file__"]]  # no dataclass's
+        written = [
+            f for f in functions.values() if f.__code__.co_filename == module["__file__"]
+        ]  # without those that a dataclass generates
         closure = {name: cell for function in written for name, cell in _closure(function).items()}
         return [text, bases, self._references(text, closure, dict(module), module["__file__"])]
 
@@ -171,7 +174,7 @@ class _Walk:
         return ["code", code.co_code.hex(), constants, list(code.co_names)]
 
     def _references(self, text: str, closure: Mapping[str, Any], module: Mapping[str, Any], file: str) -> list[Any]:
-        """What a definition's names are, those that are ours or constants."""
+        """Describe what the names in a definition refer to, as far as it is code of ours or a constant."""
         found: dict[str, Any] = {}
         names, chains, attributes = syntax.references(text)
         scope = {**closure, **self._imported(text, module)}
@@ -191,7 +194,7 @@ class _Walk:
                 if isinstance(member, FunctionType | property | functools.cached_property):
                     function = getattr(member, "func", member)
                     found[f"{cls.__name__}.{name}"] = lambda function=function: self.value(function)
-        return [[name, found[name]()] for name in sorted(found)]  # in order: parts are numbered as they are met
+        return [[name, found[name]()] for name in sorted(found)]  # sorted, as parts are numbered in the order of visits
 
     def _named(self, name: str, value: Any, file: str | None, inside: bool) -> Any:
         def describe() -> Any:
@@ -204,7 +207,7 @@ class _Walk:
         return describe
 
     def _imported(self, text: str, module: Mapping[str, Any]) -> dict[str, Any]:
-        """What a definition imports inside itself, of ours."""
+        """Return what a definition imports inside its body from code of ours."""
         found = {}
         for name, source, attribute in syntax.imports(text):
             if not source.startswith(".") and source.split(".")[0] not in self.packages:
@@ -213,12 +216,12 @@ class _Walk:
                 imported = importlib.import_module(source, module.get("__package__"))
                 found[name] = imported if attribute is None else getattr(imported, attribute)
             except (ImportError, AttributeError):
-                continue  # a submodule, or what is not installed
+                continue  # a submodule, or a package that is not installed
         return found
 
     def _is_ours(self, thing: Any) -> bool:
-        """Whether code is plo's, of a target's own package, or of a file that no package manager installed."""
-        if isinstance(thing, FunctionType):  # not its `__module__`, which functools.wraps copies
+        """Whether code belongs to plo, to a package with plug-ins, or to a file that no package manager installed."""
+        if isinstance(thing, FunctionType):  # `__module__` would be what functools.wraps copied
             name, file = thing.__globals__.get("__name__", ""), thing.__code__.co_filename
         else:
             name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
@@ -230,16 +233,16 @@ class _Walk:
 
     @staticmethod
     def _name(thing: Any) -> tuple[str, str]:
-        if isinstance(thing, FunctionType):  # not the names that functools.wraps gave it
+        if isinstance(thing, FunctionType):  # `__qualname__` would be what functools.wraps copied
             return thing.__globals__.get("__name__", ""), thing.__code__.co_qualname
         named = thing if hasattr(thing, "__qualname__") else type(thing)
         module = getattr(named, "__module__", None) or ""
-        return "plo" if module.startswith("plo.") else module, named.__qualname__  # of plo's wherever it lies
+        return "plo" if module.startswith("plo.") else module, named.__qualname__  # the same wherever in plo it is
 
 
 @functools.cache
 def _packages() -> frozenset[str]:
-    """plo, and the installed packages that have plug-ins of it."""
+    """Return plo and the installed packages that have plug-ins for it."""
     points = importlib.metadata.entry_points()
     ours = (point for group in points.groups if group.startswith("plo.") for point in points.select(group=group))
     return frozenset({"plo", *(point.module.split(".")[0] for point in ours)})
@@ -257,14 +260,14 @@ def _closure(function: FunctionType) -> dict[str, Any]:
 
 
 def _resolved(name: str, scope: Mapping[str, Any], module: Mapping[str, Any]) -> list[Any]:
-    """What a name is, in a list; nothing for builtins, `__file__` and the like, and names that are nowhere."""
+    """Return what a name refers to, as a list of one; empty for builtins, dunder names and unknown names."""
     if name.startswith("__"):
         return []
     return [known[name] for known in (scope, module) if name in known][:1]
 
 
 def _followed(module: ModuleType, chain: Sequence[str]) -> tuple[ModuleType, Any] | None:
-    """The first attribute of a chain that is no module, after the module that has it."""
+    """Return the first attribute of a chain that is not a module, preceded by the module that has it."""
     value: Any = module
     for name in chain:
         module, value = value, inspect.getattr_static(value, name, None)

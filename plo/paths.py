@@ -1,4 +1,4 @@
-"""Where plo keeps what it can make again (models, statistics, artifacts), and what tells a file from another."""
+"""The folder of plo's caches, names of folders, and digests of the content of files."""
 
 import hashlib
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def plo_home() -> Path:
-    """The cache folder: `$PLO_HOME`, or `~/.cache/plo` without it. It is made when it is not there."""
+    """Return the folder of all caches, `$PLO_HOME` or else `~/.cache/plo`. It is created if it is missing."""
     home = Path(os.environ.get("PLO_HOME") or "~/.cache/plo").expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
     return home
 
 
 def slug(name: str) -> str:
-    """Make a name that can be a folder's: no separators, no leading dot, at most 100 characters.
+    """Return a name that a folder can have: no separators, no leading dot, at most 100 characters.
 
     Example:
         >>> slug("../../evil"), slug("dpo + 0.2*sft")
@@ -24,7 +24,7 @@ def slug(name: str) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """sha256 of a file's content; of a folder: of its files' names and contents, wherever it lies."""
+    """Return the sha256 of a file's content, or of the names and contents of a folder's files, wherever the folder is."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

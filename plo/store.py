@@ -1,7 +1,7 @@
-"""The one place that writes what plo keeps: whole or not at all, and with a sha256 that is verified before it is read.
+"""Files and folders that are written completely or not at all, with a sha256 that is verified before they are read.
 
 A value is a file with its checksum in `NAME.sha256` alongside, or a folder with `SHA256SUMS` inside; `sha256sum -c` reads
-both. A file is written aside and renamed, its checksum first, so that a reader never meets a value without one.
+both. A file is written under another name and renamed after its checksum, so that a reader never finds it without one.
 """
 
 import contextlib
@@ -20,27 +20,29 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 SUMS = "SHA256SUMS"  # the checksums of a folder's files
 UNSUMMED = "has no checksum"
-USE_SECONDS = 3600.0  # between two notes that a value was used
-ABANDONED = 86_400.0  # seconds after which nobody writes to a partial file any more
+USE_SECONDS = 3600.0  # resolution of the time of last use
+ABANDONED = 86_400.0  # seconds after which a partial file belongs to a process that ended
 log = logging.getLogger(__name__)
 
-_verified: dict[Path, tuple[int, int, int]] = {}  # file: its state when its sha256 was right, in this process
-_unsummed: set[Path] = set()  # folders of which a file without checksum was reported
+_verified: dict[Path, tuple[int, int, int]] = {}  # state of each file when this process found its sha256 right
+_unsummed: set[Path] = set()  # folders for which a missing checksum was reported
 
 
 def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -> None:
-    """Make the file `path` by `writer(another path)`, whole or not at all, with its checksum. Folders are made.
+    """Write the file `path` with `writer(temporary path)`, completely or not at all, with its checksum.
+
+    Missing folders are created.
 
     Args:
-        durable: wait until the disk has it. Values that a later launch can compute again do without: a power failure then
-            leaves at worst a file whose checksum is wrong.
+        durable: wait until the disk has the file. Values that can be computed again need not wait: the worst that a power
+            failure leaves is a file with a wrong checksum.
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     try:
         writer(aside)
-        digest, state = _digest(aside), _state(aside)
+        digest, state = _digest(aside), _existing_state(aside)
         if durable:
             _sync(aside)
         _put(_sums(path), f"{digest}  {path.name}\n", durable)
@@ -63,37 +65,35 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Sum up a folder that another library wrote, once all its files are there: from now on `intact` knows it."""
+    """Write the checksums of a folder that another library has written completely; `intact` verifies them."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_sums(file))
     lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     for file in files:
         _sync(file)
-        _verified[file] = _state(file)
+        _verified[file] = _existing_state(file)
     _put(folder / SUMS, "".join(lines), durable=True)
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether `seal` summed the folder up. Folders that an earlier version of plo wrote are not."""
+    """Whether `seal` was called for the folder. Folders of early versions of plo are not sealed."""
     return (folder / SUMS).is_file()
 
 
 def intact(path: Path) -> bool:
-    """Whether a file or folder is there just as it was written. What is damaged is removed, and a warning says so.
+    """Whether a file or folder exists exactly as it was written. A damaged one is removed, with a warning.
 
-    A file is read through once a process, and again only where its size or time changed.
+    Each process reads a file completely once, and again only if its size or time of change differs.
     """
     before = _state(path)
     if before is None:
         return False
     wrong = damage(path)
-    if (
-        wrong is not None and _state(path) != before
-    ):  # another process wrote it meanwhile, and ours is not to be removed
+    if wrong is not None and _state(path) != before:  # another process has written it since: the new file stays
         return intact(path)
-    if wrong == UNSUMMED:  # of an earlier version: a line for all of a folder's
+    if wrong == UNSUMMED:  # written by an early version: one line for all files of a folder
         if path.parent not in _unsummed:
             _unsummed.add(path.parent)
-            drop(path, f"{wrong} (an earlier version wrote it; others in its folder too)")
+            drop(path, f"{wrong} (an early version of plo wrote it, and others in its folder)")
         remove(path)
     elif wrong is not None:
         drop(path, wrong)
@@ -109,7 +109,7 @@ def values(folder: Path) -> list[Path]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a value that is there, in words; None if it is just as it was written. Nothing is removed."""
+    """Describe what is wrong with an existing value; None if it is exactly as it was written. Nothing is removed."""
     sums = _sums(path)
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
@@ -126,18 +126,18 @@ def damage(path: Path) -> str | None:
             continue
         if _digest(file) != digest:
             what = "is damaged" if file == path else f"is damaged in {name}"
-            return f"{what} (its sha256 is not that of what was written)"
+            return f"{what} (its sha256 differs from the recorded one)"
         _verified[file] = state
     return None if lines else "has an empty checksum"
 
 
 def read(path: Path, reader: Callable[[Path], T]) -> T | None:
-    """`reader(path)` of an intact file; None where it is not there, or was damaged and so is there no more."""
+    """Return `reader(path)` of an intact file; None if the file is missing, or was damaged and is therefore removed."""
     if not intact(path):
         return None
     try:
         return reader(path)
-    except Exception as error:  # written whole, and yet not what the reader reads
+    except Exception as error:  # written completely, but not in the format of the reader
         # By its name: to import safetensors for a file of JSON, as a leaderboard reads, takes long and another extra.
         if not isinstance(error, OSError | ValueError) and type(error).__name__ != "SafetensorError":
             raise
@@ -146,18 +146,18 @@ def read(path: Path, reader: Callable[[Path], T]) -> T | None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The value of an intact JSON file; None as in `read`."""
+    """Return the value of an intact JSON file; None as in `read`."""
     return read(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
 
 
 def drop(path: Path, wrong: str) -> None:
-    """Remove a value with its checksum, and say so: "PATH is damaged: removed, to be made again."."""
-    log.warning("%s %s: removed, to be made again.", path, wrong)
+    """Remove a value with its checksum, and log "PATH is damaged: removed; it is made anew."."""
+    log.warning("%s %s: removed; it is made anew.", path, wrong)
     remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file with its checksum, or a folder, where it is there."""
+    """Remove a file with its checksum, or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -171,10 +171,13 @@ def _digest(file: Path) -> str:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
+    with contextlib.suppress(OSError):
+        return _existing_state(file)
+    return None
+
+
+def _existing_state(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -183,8 +186,8 @@ def _sums(path: Path) -> Path:
 
 
 def _note_use(path: Path) -> None:
-    """Let the time of the checksum's file say when the value was last used, to the hour."""
-    with contextlib.suppress(OSError):  # it may be on a disk that cannot be written to
+    """Set the time of change of the checksum's file, which is the time of the value's last use, to the hour."""
+    with contextlib.suppress(OSError):  # the disk may be read-only
         if time.time() - _sums(path).stat().st_mtime > USE_SECONDS:
             os.utime(_sums(path))
 
@@ -194,7 +197,7 @@ def _is_sums(file: Path) -> bool:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed processes left of earlier tries to write `path`: by age, as a live one may be on another machine."""
+    """Remove old partial files of `path` that killed processes left; recent ones may belong to a process elsewhere."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError):  # another process removed it
             if time.time() - left.stat().st_mtime > ABANDONED:
@@ -213,7 +216,7 @@ def _put(path: Path, text: str, durable: bool) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's names."""
+    """Wait until the disk has the content of a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

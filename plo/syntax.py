@@ -1,4 +1,4 @@
-"""The syntax tree of a function or class: found in its file, stripped of words, and what it refers to."""
+"""Syntax trees of functions and classes: finding them in files, removing text, and listing what they refer to."""
 
 import ast
 import copy
@@ -13,18 +13,18 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 
 
 def node_of_code(code: CodeType) -> Definition | None:
-    """The definition that a function's code was compiled from; None where the source is not there, or not that one."""
+    """Return the definition that code was compiled from; None if its source is missing or has changed."""
     index = _index("".join(linecache.getlines(code.co_filename)))
     found = [node for _, node in index if _first_line(node) == code.co_firstlineno and _name(node) == code.co_name]
     if len(found) < 2:
         return found[0] if found else None
     places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
-    around = [node for node in found if all(_holds(node, place) for place in places)]  # lambdas of one line
+    around = [node for node in found if all(_holds(node, place) for place in places)]  # lambdas in one line
     return min(around, key=lambda node: len(ast.unparse(node)), default=None)
 
 
 def node_of_class(cls: type, file: str | None) -> ast.ClassDef | None:
-    """The definition of a class in its module's file."""
+    """Return the definition of a class in the file of its module; None if it is not there."""
     index = _index("".join(linecache.getlines(file))) if file else []
     found = [node for name, node in index if name == cls.__qualname__ and isinstance(node, ast.ClassDef)]
     lines = [value.__code__.co_firstlineno for value in vars(cls).values() if hasattr(value, "__code__")]
@@ -33,14 +33,16 @@ def node_of_class(cls: type, file: str | None) -> ast.ClassDef | None:
 
 
 def plain_text(node: ast.AST) -> str:
-    """A definition as text without what changes nothing it computes: comments, layout, docstrings, annotations, the words
-    of errors, and the decorator that registers it."""
+    """Return a definition as text, without what does not change what it computes.
+
+    Comments, layout, docstrings, annotations, error messages and the decorator that registers the definition are left out.
+    """
     return ast.unparse(ast.fix_missing_locations(_Plain().visit(copy.deepcopy(node))))
 
 
 @lru_cache(maxsize=4096)
 def references(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """What a definition's text refers to: global names, dotted chains (name, attribute, ...), all attributes' names."""
+    """Return what the text of a definition refers to: global names, dotted chains (name, attribute, ...), and attributes."""
     tables = [symtable.symtable(text, "<identity>", "exec")]
     top, names = tables[0], set()
     while tables:
@@ -54,7 +56,7 @@ def references(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...],
 
 
 def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
-    """(local name, module, attribute of it) of the imports inside a definition; relative ones begin with dots."""
+    """Yield (local name, module, attribute) of the imports inside a definition; relative modules begin with dots."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
@@ -69,22 +71,22 @@ def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def is_state(name: str, file: str | None, *, inside: bool = False) -> bool:
-    """Whether a global is a place to keep things in, empty at first or set by functions: its value now is chance.
+    """Whether a global is a container for state, empty at first or set by functions, so that its value now is accidental.
 
     Args:
-        inside: the same of a function's variable.
+        inside: whether the name is a variable of a function instead of a global.
     """
     return name in _states("".join(linecache.getlines(file)), inside) if file else False
 
 
 def assignments(name: str, file: str | None) -> list[str]:
-    """The statements that give a module's global its value."""
+    """List the statements that assign a value to a global of a module."""
     tree = _parsed("".join(linecache.getlines(file))) if file else None
     return [ast.unparse(statement) for targets, _, statement in _assigned(tree) if name in targets]
 
 
 def fillings(name: str, file: str | None) -> list[str]:
-    """The statements outside of definitions that may put something into a module's global: TABLE["a"] = 1, a loop."""
+    """List the statements outside definitions that may fill a global of a module, such as TABLE["a"] = 1 or a loop."""
     tree = _parsed("".join(linecache.getlines(file))) if file else None
     found = [node for node in (tree.body if tree else ()) if not isinstance(node, Definition | ast.AnnAssign)]
     found = [node for node in found if not (isinstance(node, ast.Assign) and _is_empty(node.value))]
@@ -97,13 +99,13 @@ def fillings(name: str, file: str | None) -> list[str]:
 def _parsed(source: str) -> ast.Module | None:
     try:
         return ast.parse(source)
-    except SyntaxError:  # edited since it was run
+    except SyntaxError:  # edited after it was run
         return None
 
 
 @lru_cache(maxsize=256)
 def _index(source: str) -> list[tuple[str, Definition]]:
-    """Every definition with its qualified name."""
+    """List all definitions with their qualified names."""
     found: list[tuple[str, Definition]] = []
 
     def visit(node: ast.AST, prefix: str) -> None:
@@ -158,12 +160,12 @@ def _first_line(node: Definition) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
-def _holds(node: ast.AST, place: tuple[int, int]) -> bool:
+def _holds(node: Any, place: tuple[int, int]) -> bool:
     return (node.lineno, node.col_offset) <= place <= (node.end_lineno, node.end_col_offset)
 
 
 def _chain(node: ast.AST) -> tuple[str, ...] | None:
-    """("a", "b", "c") of a.b.c."""
+    """Return ("a", "b", "c") for a.b.c; None for any other expression."""
     if isinstance(node, ast.Name):
         return (node.id,)
     if isinstance(node, ast.Attribute) and (before := _chain(node.value)):
@@ -172,16 +174,16 @@ def _chain(node: ast.AST) -> tuple[str, ...] | None:
 
 
 def _registers(decorator: ast.expr) -> bool:
-    """@register_loss(...), @plo.register_scorer(...), @LOSSES.register(...): what it declares is a key's own part."""
+    """Whether a decorator registers something, as @register_loss(...) does: keys hold what it declares separately."""
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
     name = (_chain(called) or ("",))[-1]
     return name == "register" or name.startswith("register_")
 
 
 class _Plain(ast.NodeTransformer):
-    """Leaves what is computed."""
+    """Removes what does not change what is computed."""
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
+    def generic_visit(self, node: Any) -> ast.AST:
         super().generic_visit(node)
         if getattr(node, "body", None) == []:
             node.body = [ast.Pass()]
@@ -195,11 +197,11 @@ class _Plain(ast.NodeTransformer):
         node.returns = None
         return self._definition(node)
 
-    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         for statement in node.body:
-            if isinstance(statement, ast.AnnAssign):  # a dataclass's field: it stays, as text
+            if isinstance(statement, ast.AnnAssign):  # a field of a dataclass: kept as text
                 statement.annotation = ast.Constant(ast.unparse(statement.annotation))
                 statement.simple = 0
         return self._definition(node)
@@ -226,4 +228,4 @@ class _Plain(ast.NodeTransformer):
         return ast.Assert(test=self.visit(node.test), msg=None)
 
     def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
-        return ast.Global(names=node.names)  # alone, the definition has nothing around it that could hold them
+        return ast.Global(names=node.names)  # by itself, the definition has no enclosing function

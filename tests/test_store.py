@@ -66,7 +66,7 @@ def test_a_damaged_file_is_dropped_with_a_line(tmp_path, caplog, another_process
     assert store.read_json(path) is None
     assert list(tmp_path.iterdir()) == []
     [line] = caplog.messages
-    assert line == f"{path} is damaged (its sha256 is not that of what was written): removed, to be made again."
+    assert line == f"{path} is damaged (its sha256 differs from the recorded one): removed; it is made anew."
     assert store.read_json(path) is None and len(caplog.messages) == 1  # not there: nothing to say
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from plo.environment import environment
-from plo.tracking import ActiveRun, Tracker, TrackingError, Unrecorded, store_uri
+from plo.tracking import ActiveRun, Tracker, TrackingError, store_uri, unrecorded
 from plo.tracking.client import make_sqlite_store
 
 FORK = multiprocessing.get_context("fork")  # the children need not import MLflow again
@@ -156,13 +156,13 @@ def test_errors_name_the_remedy(tracker, tmp_path):
 
 
 def test_what_records_nothing_has_the_names_of_what_does():
-    for nothing, kind in ((Unrecorded(), ActiveRun), (Unrecorded(Tracker), Tracker)):
+    for nothing, kind in ((unrecorded(ActiveRun), ActiveRun), (unrecorded(Tracker), Tracker)):
         for name in (name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))):
             assert getattr(nothing, name)(1, x=2) is None
-    assert Unrecorded().run_id is None
+    assert unrecorded(ActiveRun).run_id is None
     for name in ("taable", "start_cell", "_client"):
         with pytest.raises(AttributeError, match=f"no method '{name}'"):
-            getattr(Unrecorded(), name)
+            getattr(unrecorded(ActiveRun), name)
 
 
 def test_where_the_store_is(tmp_path, monkeypatch):

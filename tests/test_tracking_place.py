@@ -180,7 +180,7 @@ def test_a_file_that_stays_held_is_one_sentence_with_its_remedy(recorded, brief)
     holder = hold(recorded.file)
     for act in (lambda: Tracker(recorded.file, create=False), lambda: Tracker(recorded.file), recorded.cells):
         with pytest.raises(
-            TrackingError, match=r"plo\.db was held by another process .*fuser .*same command"
+            TrackingError, match=r"plo\.db was locked by another process .*fuser .*same command"
         ) as caught:
             act()
         assert "upgrade" not in str(caught.value) and "\n" not in str(caught.value)

@@ -49,7 +49,7 @@ def adapter_folder(name: str) -> Path | None:
     try:
         if find_adapter_config_file(name) is None:
             return None
-    except OSError:  # neither a folder nor a hub name: what loads the model says so
+    except OSError:  # neither a folder nor a hub name: loading the model raises the error
         return None
     return Path(snapshot_download(name, allow_patterns=DOWNLOADED))
 
@@ -93,9 +93,9 @@ def loading_base(folder: Path, base: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of any library
-        said = str(error) if isinstance(error, ModelError) else f"{base!r} cannot be loaded: {reason(error)}."
+        message = str(error) if isinstance(error, ModelError) else f"{base!r} cannot be loaded: {reason(error)}."
         raise ModelError(
-            f"{said} It is the base of the adapter {folder} (base_model_name_or_path in its {CONFIG})."
+            f"{message} It is the base of the adapter {folder} (base_model_name_or_path in its {CONFIG})."
         ) from error
 
 

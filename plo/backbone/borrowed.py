@@ -108,7 +108,7 @@ def can_exchange_attention(model: PreTrainedModel) -> bool:
 
 
 def rename(model: PreTrainedModel, name: str) -> None:
-    """Let a model say that it comes from `name`."""
+    """Set the name by which a model is known, such as the folder that it comes from."""
     model.name_or_path = model.config._name_or_path = name
 
 

@@ -64,7 +64,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         why = why_not(model, longest) or disagreement(backbone, longest)
         if why:
             warnings.warn(
-                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false says so at once.)",
+                f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false pads them without this check.)",
                 stacklevel=2,
             )
     return backbone, tokenizer

@@ -182,10 +182,10 @@ class Backbone(TrainableModel):
         return self.compute_dtype or self.lm_head.weight.dtype
 
     def _pairs(self, batch: Batch, needs: tuple[str, ...]) -> Pairs:
-        asked = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
+        registered = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
         with self._autocast():
             hidden = self._hidden(batch)
-            statistics = self._statistics(batch, ("logps", *asked), hidden)
+            statistics = self._statistics(batch, ("logps", *registered), hidden)
         statistics["ref_logps"] = batch.given("ref_logps").to(statistics["logps"])
         if "hidden" in needs:
             statistics["hidden"] = hidden.detach()

@@ -1,13 +1,11 @@
-"""One cell of a comparison: train one loss with one seed, sample and evaluate along the way, record."""
+"""One cell of a comparison: training one variant with one seed, with evaluations along the way, all recorded."""
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from transformers import TrainerCallback
 
 from plo import distributed, interrupt, store
 from plo.backbone.checkpoints import last_checkpoint
@@ -17,8 +15,10 @@ from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
+from plo.experiment.stages import CurveRecorder
 from plo.experiment.workbench import Workbench
 from plo.margins import wins
+from plo.scorers import Variant
 from plo.subjects.policy import log_ratio_margins
 from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
@@ -35,14 +35,14 @@ def run_cell(
     progress: Callable[..., None] = lambda units, steps=0: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
-    """Train (resuming from the last whole checkpoint), evaluate at every point, record. Returns the final metrics.
+    """Train from the last complete checkpoint, evaluate at every point, and record. Return the final metrics.
 
     Args:
-        run: where it is recorded.
-        root: folder of the comparison; checkpoints and the trained adapter go into a folder of the cell's own.
-        reference_samples: the reference's samples of the same seed, for win rates; None for the reference itself.
-        progress: told the units of work done since the last call, and how many of them were steps.
-        note: told what a reader of the cell's numbers should know; the record has it as the tag `plo.notes`.
+        run: the recorded run.
+        root: folder of the comparison. Checkpoints and the trained adapter go into the cell's folder in it.
+        reference_samples: samples of the reference with the same seed, for win rates; None for the reference itself.
+        progress: receives the units of work done since the last call, and the number of steps among them.
+        note: receives notes for readers of the cell's numbers, which are also recorded as the tag `plo.notes`.
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def run_cell(
         with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
-        notes = _train(cell, bench, run, folder, evaluator)
+        notes = _train(cell, cell.variant, bench, run, folder, evaluator)
         if notes:
             run.tag("plo.notes", json.dumps(notes))
         for text in notes:
@@ -61,23 +61,27 @@ def run_cell(
     run.describe(describe_metrics(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
-        shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays; optimiser states have served
+        shutil.rmtree(
+            checkpoint, ignore_errors=True
+        )  # the trained model stays; states of the optimiser are no longer needed
     return metrics
 
 
-def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator") -> list[str]:
+def _train(
+    cell: Cell, variant: Variant, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator"
+) -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [bench.sft] if bench.sft is not None else []
-    if scorer := cell.variant.scorer:
+    if scorer := variant.scorer:
         weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
     run.tag("plo.stages", json.dumps(stages))
-    backbone.reset(cell.seed, cell.variant.loss)
+    backbone.reset(cell.seed, variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    registered = [need for need in cell.variant.needs if need in STATISTICS]
+    registered = [need for need in variant.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
         data.train,
@@ -90,19 +94,28 @@ def _train(cell: Cell, bench: Workbench, run: ActiveRun, folder: Path, evaluator
         callbacks=[evaluator],
     )
     evaluator.probe = trainer.probe
-    checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.lacking))
+    checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.missing))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     backbone.save(folder / "model")
     distributed.on_main(lambda: store.seal(folder / "model"), share=False)
     run.folder(folder / "model")
-    return short_of_target(cell.variant.loss, trainer.state.log_history, trainer.state.max_steps)
+    return short_of_target(variant.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
-class Evaluator(TrainerCallback):
-    """Evaluates at the points of `eval_at`, each once, right after its checkpoint is whole; logs as training goes."""
+class Evaluator(CurveRecorder):
+    """Records the training curve, and evaluates once at each point of `eval_at`, right after its checkpoint is complete."""
 
-    def __init__(self, cell, bench, run, folder, reference_samples, progress):
-        self.cell, self.bench, self.run, self.folder = cell, bench, run, folder
+    def __init__(
+        self,
+        cell: Cell,
+        bench: Workbench,
+        run: ActiveRun,
+        folder: Path,
+        reference_samples: pd.DataFrame | None,
+        progress: Callable[..., None],
+    ):
+        super().__init__(run)
+        self.cell, self.bench, self.folder = cell, bench, folder
         self.reference_samples, self.progress = reference_samples, progress
         self.probe: Callable[[], dict[str, float]] = dict
         self.points: Mapping[int, float] = {0: 1.0}
@@ -110,67 +123,62 @@ class Evaluator(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.points = self._points(state.max_steps)
         self.progress(state.global_step, state.global_step)
-        for entry in state.log_history:  # of an earlier attempt, up to the checkpoint that this one resumes
-            if "loss" in entry:
-                self.run.log(_numbers(entry), entry["step"])
+        super().on_train_begin(args, state, control)
         for step in self.points:
             if step <= state.global_step:
                 self.at_step(step, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
-        control.should_log |= control.should_save  # a resumed run starts from empty sums: so does every checkpoint
+        control.should_log |= control.should_save  # resumed runs start from empty sums, and so does every checkpoint
         self.progress(1, 1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:  # not the Trainer's own summary at the end
-            self.run.log(_numbers(logs), state.global_step)
 
     def on_save(self, args, state, control, **kwargs):
         if state.global_step in self.points:
             self.at_step(state.global_step, state.global_step)
 
     def at_step(self, step: int, now: int) -> None:
-        """Evaluate and keep the result on disk; where an earlier attempt did it already, read it.
+        """Evaluate and keep the result on disk, or read the result of an earlier attempt.
 
         Args:
-            step: the evaluation point.
-            now: the step that the policy has reached.
+            step: step of the evaluation point.
+            now: step that the policy has reached.
         """
         metrics = distributed.on_main(lambda: self._evaluated(step))
         if metrics is None:
-            if step != now:  # `lacking` chose another checkpoint, had it been so at the start
-                raise EvaluationError(f"The evaluation of step {step} in {self.folder} is gone: start again.")
-            with interrupt.awaiting("the evaluation under way is made again at the next start"):
+            if step != now:  # it was there at the start, or `missing` would have chosen an earlier checkpoint
+                raise EvaluationError(
+                    f"The evaluation of step {step} in {self.folder} is missing: start the same command again."
+                )
+            with interrupt.awaiting("the evaluation under way is repeated at the next start"):
                 metrics = self._evaluate(step)
         self.run.log(metrics, step)
         self.progress(EVALUATION_UNITS)
 
-    def lacking(self, step: int, steps: int) -> str | None:
-        """What keeps a training of so many steps from going on at `step`: an evaluation before it that is there no more."""
-        gone = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
-        return f"is past step {gone[0]}, whose evaluation is gone" if gone else None
+    def missing(self, step: int, steps: int) -> str | None:
+        """Say why a training of `steps` steps cannot continue at `step`: an earlier evaluation is missing. None: it can."""
+        points = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
+        return f"is past step {points[0]}, whose evaluation is missing" if points else None
 
     def result(self) -> tuple[dict[str, float], pd.DataFrame]:
-        """Metrics and samples of the last point."""
+        """Return metrics and samples of the last point."""
         step = max(self.points)
-
-        return distributed.on_main(lambda: (self._evaluated(step), pd.read_parquet(self._samples(step))))
+        return distributed.on_main(lambda: (self._evaluated(step) or {}, pd.read_parquet(self._samples(step))))
 
     def _points(self, steps: int) -> dict[int, float]:
-        """{step: share of the training} of the evaluation points."""
+        """Return {step: share of the training} of the evaluation points."""
         return {max(1, round(point * steps)): point for point in self.bench.experiment.points}
 
     def _samples(self, step: int) -> Path:
         return self.folder / f"samples-{step}.parquet"
 
     def _evaluated(self, step: int) -> dict[str, float] | None:
-        """The metrics that an evaluation found, kept on disk; None if it, or its samples, is not there whole."""
+        """Return the metrics of an evaluation from disk; None if they or the samples are missing or damaged."""
         found = store.read_json(self.folder / f"evaluation-{step}.json")
         return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """The model's part in every process alike, as each may hold but a shard of it; the rest in the main one."""
+        """Evaluate now. Every process runs the model, as each may hold only a shard; the main process does the rest."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
@@ -195,7 +203,3 @@ def preference_accuracy(bench: Workbench) -> float:
     pairs = bench.data.eval[: bench.experiment.evaluation.pairs]
     margins = log_ratio_margins(bench.backbone, pairs, bench.store.get(bench.backbone, pairs))
     return wins(margins).mean().item()
-
-
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and name != "step"}

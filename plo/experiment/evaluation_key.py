@@ -1,4 +1,4 @@
-"""Key of a recorded evaluation: what two findings of one evaluation share if they can be compared."""
+"""Key of a recorded evaluation: a digest of what two findings must share to be compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from plo.paths import content_digest
 
 @dataclass(frozen=True)
 class EvaluationKey:
-    """All that two findings of an evaluation must share to be compared.
+    """What two findings of an evaluation must share to be compared.
 
     Attributes:
-        judging: the judge, where one is asked.
-        digest: of the evaluation's code and the code it calls, its options with the content of the files they name, the model compared
-            with, the judge with its version (of weights and prompt).
-        but_judge: the same without the judge.
-        params: what of that is shown: options that differ from their defaults, judge, against.
+        judging: the judge, if the evaluation has one.
+        digest: hash of the evaluation's code with the code it calls, its options with the content of files they name, the
+            model compared with, and the judge with the version of its weights and prompt.
+        but_judge: the same hash without the judge.
+        params: readable part of the key: options that differ from their defaults, judge, and model compared with.
     """
 
     judging: JudgeSession | None
@@ -29,10 +29,13 @@ class EvaluationKey:
 
     @classmethod
     def of(cls, evaluation: ModelEvaluation, judging: JudgeSession | None, against: Any = None) -> "EvaluationKey":
-        """Of an evaluation; `against`: the subject compared with, where that is not a part of what is evaluated.
+        """Return the key of an evaluation.
+
+        Args:
+            against: the subject compared with, unless it is a part of what is evaluated.
 
         Raises:
-            JudgeError, TemplateError: the judge cannot be had.
+            JudgeError, TemplateError: the judge cannot be loaded.
         """
         params = {option: str(value) for option, value in evaluation.changed.items()}
         parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load())]
@@ -47,7 +50,7 @@ class EvaluationKey:
 
 
 def _content(option: Any) -> str:
-    """An option's value; of a file or a folder its content, wherever it lies."""
+    """Return an option's value as text; for a file or folder, the digest of its content."""
     if isinstance(option, Path) and option.expanduser().exists():
         return content_digest(option.expanduser())
     return str(option)

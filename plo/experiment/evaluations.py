@@ -9,7 +9,7 @@ from typing import Any
 
 from plo import caches, distributed, interrupt, store
 from plo.backbone.model import Backbone
-from plo.config import ConfigError, EvaluationConfig, Experiment
+from plo.config import ConfigError, DataConfig, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
 from plo.errors import one_line
@@ -30,27 +30,27 @@ log = logging.getLogger(__name__)
 
 
 def judging_of(config: EvaluationConfig) -> JudgeSession | None:
-    """The judge of a configuration, with its budget; None where none is named."""
+    """Return a session with the judge of a configuration, within its budget; None if it names no judge."""
     if config.judge is None:
         return None
     return JudgeSession(config.judge, calls=config.judge_calls, money=config.judge_money, tell=log.info)
 
 
 def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str) -> dict[str, str]:
-    """Run the workbench's evaluations of a model on finished cells, each once, and record them beside the cell.
+    """Run the workbench's evaluations of a model once on each finished cell, and record them alongside the cell.
 
     Returns:
-        {what failed: its error}; the others went on.
+        Errors by the names of failed evaluations. A failure does not stop the other evaluations.
     """
     if not bench.model_evaluations:
         return {}
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.model_evaluations)
-        log.info("%s: run in one process, afterwards: plo eval %s --suite ...", names, bench.experiment.name)
+        log.info("%s: to be run afterwards in one process: plo eval %s --suite ...", names, bench.experiment.name)
         return {}
     judging, failed = judging_of(bench.experiment.evaluation), {}
     for cell in cells:
-        subject = cache(partial(_policy, bench, cell))  # not made where everything is recorded already
+        subject = cache(partial(_policy, bench, cell))  # not loaded if everything is recorded already
         for evaluation in bench.model_evaluations:
             settings = partial(EvaluationKey.of, evaluation, judging)
             _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed)
@@ -66,15 +66,16 @@ def evaluate_recorded(
     plugins: Sequence[Path] = (),
     confirm: Callable[[str], bool] | None = None,
 ) -> dict[str, str]:
-    """Evaluate the finished cells of a recorded comparison (`only`: the one of this run id) without training anything.
+    """Evaluate the finished cells of a recorded comparison, without training anything.
 
     Args:
-        changes: to the evaluation settings that the comparison was run with.
-        plugins, confirm: files that the user named, and how to ask about others; see `plugins.load_recorded`.
+        only: run id of the only cell to evaluate; None evaluates all.
+        changes: changes to the evaluation settings that the comparison was run with.
+        plugins, confirm: files that the user named, and a function that asks about others; see `plugins.load_recorded`.
     """
     if comparison.tags.get("plo.model") == ANY:
         raise ConfigError(
-            f"{comparison.name} holds models that plo did not train: name the model itself, plo eval MODEL --name {comparison.name}."
+            f"{comparison.name} holds models that plo did not train: name the model, plo eval MODEL --name {comparison.name}."
         )
     recorded = comparison.config()
     digests = recorded.pop(DIGESTS, {})
@@ -100,11 +101,12 @@ def evaluate_anything(
     seeds: Sequence[int],
     tracker: Tracker,
 ) -> dict[str, str]:
-    """Evaluate a local folder, a hub model, a file of outputs or a server; recorded as cells of the comparison `name`."""
-    of_samples, evaluations = suites(Experiment(losses=("dpo",), data={"source": "file"}, evaluation=config))
+    """Evaluate a folder, a hub model, a file of outputs or a server, recorded as cells of the comparison `name`."""
+    of_samples, evaluations = suites(Experiment(losses=("dpo",), data=DataConfig(source="file"), evaluation=config))
     if of_samples:
         raise ConfigError(
-            f'{", ".join(of_samples)} reads samples drawn along training: plo eval runs evaluations of level "model" (plo evaluations).'
+            f"{', '.join(of_samples)} reads samples that are drawn during training: plo eval runs evaluations of level "
+            f'"model" (plo list evaluations).'
         )
     if against and not any(evaluation.compares for evaluation in evaluations):
         raise ConfigError(
@@ -113,7 +115,7 @@ def evaluate_anything(
     caches.note_form()
     judging = judging_of(config)
     subject = load_subject(what, seeds[0], config)
-    subject.reference = load_subject(against, seeds[0], config) if against else None
+    reference = subject.reference = load_subject(against, seeds[0], config) if against else None
     if subject.fixed and len(seeds) > 1:
         raise ConfigError(
             f"{what} holds one set of outputs: {len(seeds)} seeds would be {len(seeds)} copies of it. Give one --seed."
@@ -122,14 +124,14 @@ def evaluate_anything(
     with closing(tracker, parent) as failed:
         for seed in seeds:
             subject.seed = seed
-            if against:
-                subject.reference.seed = seed
+            if reference is not None:
+                reference.seed = seed
             key, label = sha256([subject.name, subject.identity, seed]), f"{subject.name} seed {seed}"
             tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
             if key not in tracker.finished(parent):
                 tracker.start_cell(parent, key, label, tags | environment()).finish()
             for evaluation in evaluations:
-                settings = partial(EvaluationKey.of, evaluation, judging, subject.reference)
+                settings = partial(EvaluationKey.of, evaluation, judging, reference)
                 of = key, label
                 if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed):
                     log.info("%s of %s is recorded already.", evaluation.name, label)
@@ -137,7 +139,7 @@ def evaluate_anything(
 
 
 def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
-    """The cell's policy, put into the workbench's backbone, with the reference of the comparison beside it."""
+    """Load a cell's policy into the workbench's backbone, and return it with the comparison's reference."""
     seed, data = int(cell.tags["plo.seed"]), bench.experiment.data
     is_reference = cell.tags["plo.variant"] == "reference"
     bench.backbone.reset(seed)
@@ -146,22 +148,23 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
         folder = cell.folder or Path()
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
             raise EvaluationError(
-                f"The trained policy of {cell.name} is not in {folder} any more: bring the folder back, or train it anew "
-                f"under another name (plo compare ... name=NAME; of this comparison it is finished)."
+                f"The trained policy of {cell.name} is missing in {folder}: bring the folder back, or train the cell anew "
+                f"in a comparison of another name (plo compare ... name=NAME)."
             )
-        if store.is_sealed(folder) and (damage := store.damage(folder)):  # kept: it may be the only one there is
+        if store.is_sealed(folder) and (damage := store.damage(folder)):  # not removed: it may be the only copy
             raise EvaluationError(
-                f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train it anew "
-                f"under another name (plo compare ... name=NAME)."
+                f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train the cell "
+                f"anew in a comparison of another name (plo compare ... name=NAME)."
             )
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])
-    common = {
+    row = bench.data.train[0].row
+    common: dict[str, Any] = {
         "seed": seed,
         "config": bench.experiment.evaluation,
         "trained_on": {pair.prompt for pair in bench.data.train},
         "paths": {data.source: data.path} if data.path else {},
-        "chat": bench.data.train[0].row.conversational,
+        "chat": row is not None and row.conversational,
     }
     reference = Policy(
         bench.backbone, bench.tokenizer, name="reference", identity=bench.model_identity, as_reference=True, **common
@@ -183,7 +186,11 @@ def _once(
     of: tuple[str, str],
     failed: dict[str, str],
 ) -> bool:
-    """Evaluate and record beside the cell `of` (its key and name), or note in `failed` why not; False if it was recorded."""
+    """Evaluate a cell and record the findings, or add the error to `failed`; return False if they are recorded already.
+
+    Args:
+        of: key and name of the cell.
+    """
     (key, name), run = of, None
     try:
         own = settings()
@@ -199,7 +206,7 @@ def _once(
             run.fail(error)
         if not isinstance(error, Exception):
             raise
-        interrupt.check()  # a library may have made another error of it
+        interrupt.check()  # a library may have replaced the exception
         failed[f"{evaluation.name} of {name}"] = one_line(error)
         log.error("failed %s of %s: %s", evaluation.name, name, one_line(error))
     else:
@@ -220,7 +227,7 @@ def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject
         return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
         if backbone is not None:
-            backbone.use_packed(packed)  # `Policy.causal_lm` hands the model out without
+            backbone.use_packed(packed)  # `Policy.causal_lm` turns packing off
 
 
 def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey, found: Findings) -> None:
@@ -235,8 +242,8 @@ def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
 
 
-def _judge(judging: JudgeSession, template: str | Template) -> dict[str, str | None]:
-    """A judge as records know it; `prompt`: what `judge-check --template` takes, None where it takes no such prompt."""
+def _judge(judging: JudgeSession, template: str | Template) -> dict[str, Any]:
+    """Return the record of a judge. `prompt` is the value for `judge-check --template`, or None if it takes no template."""
     judge = judging.judge(template)
     prompt = str(template) if judge.template is not None and not isinstance(template, Template) else None
     return {"judge": judge.name, "version": sha256([judge.version]), "prompt": prompt, "given": spec_text(judging.spec)}
@@ -250,8 +257,10 @@ def measure_judge(
     retest: int,
     tracker: Tracker,
 ) -> JudgeCard:
-    """The card of the configuration's judge on pairs with gold labels, recorded so that tables show it beside its verdicts."""
+    """Measure the configuration's judge on pairs with gold labels, and record the card, which tables show with its verdicts."""
     judging, report = judging_of(config), DropReport(str(pairs))
+    if judging is None:
+        raise ConfigError("There is no judge to measure: name one, such as hf:embedded.")
     card = make_judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
         log.info(str(report))
@@ -270,7 +279,7 @@ def _log(evaluation: ModelEvaluation, name: str, found: Findings) -> None:
 
 
 def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None] | None:
-    """A recorded comparison by name or key, or the one of a cell's run id (then with that id); None if there is no such."""
+    """Find a recorded comparison by its name or key, or by the run id of a cell, which is then returned too; else None."""
     try:
         tracker = Tracker(store, "plo", create=False)
     except NothingRecorded:

@@ -1,4 +1,4 @@
-"""What defines the numbers of a comparison and of its cells, and the keys made of it. No weights are needed for them."""
+"""Keys of comparisons and cells: hashes of everything that defines their numbers. No weights are needed for them."""
 
 import math
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_chec
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all cells of a comparison read.
+    """Settings, data and evaluations that all cells of a comparison share.
 
     Attributes:
         suite: names of the evaluations of samples.
-        model_evaluations: the evaluations of a model.
+        model_evaluations: evaluations of a model.
         model_identity: hash of policy and reference, which two runs must share to be compared.
     """
 
@@ -58,25 +58,30 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Name in logs and records, such as "dpo seed 0"."""
         return f"{self.label} seed {self.seed}"
 
     def units(self, experiment: Experiment, pairs: int) -> int:
-        """Units of progress that the cell takes."""
+        """Return the number of units of progress that the cell takes."""
         if self.variant is None:
             return EVALUATION_UNITS
         return self.steps(experiment, pairs) + EVALUATION_UNITS * len(experiment.points)
 
     def steps(self, experiment: Experiment, pairs: int) -> int:
-        """Optimiser steps that the cell takes."""
+        """Return the number of optimiser steps that the cell takes."""
         return optimiser_steps(experiment.train, pairs) if self.variant is not None else 0
 
     def folder(self, root: Path) -> Path:
+        """Return the cell's folder in the folder of its comparison."""
         return root / f"{slug(self.label)}-seed{self.seed}-{self.key[:8]}"
 
 
 def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
-    """Hash of what the cell's numbers depend on: model, data, optimisation, evaluation, seed, and the code of
-    the loss, its generator, its statistics and the evaluations, with the code that it calls."""
+    """Return the hash of everything that defines a cell's numbers.
+
+    That is model, data, optimisation, evaluation, seed, and the code of the loss, its generator, its statistics and the
+    evaluations, together with the code that it calls.
+    """
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
@@ -98,13 +103,10 @@ def other_models(variant: Variant | None) -> list[Stage]:
 
 
 def shared_settings(inputs: Inputs) -> dict[str, Any]:
-    """What all cells of a comparison have in common and what changes their numbers."""
+    """Return the settings that all cells of a comparison share and that change their numbers."""
     experiment = inputs.experiment
     return {
-        "model": [
-            inputs.model_identity,
-            settings_identity(experiment.model, exclude={"name", "reference_disk_gb"}),
-        ],
+        "model": [inputs.model_identity, settings_identity(experiment.model, exclude={"name", "reference_disk_gb"})],
         "data": inputs.data.digest,
         "train": settings_identity(experiment.train, exclude=WITHOUT_EFFECT),
         "eval_at": experiment.points,
@@ -113,7 +115,7 @@ def shared_settings(inputs: Inputs) -> dict[str, Any]:
 
 
 def evaluation_settings(inputs: Inputs) -> list[Any]:
-    """What evaluations must share to be compared."""
+    """Return the settings that evaluations must share to be compared."""
     config = inputs.experiment.evaluation
     others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
     return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, inputs.suite]
@@ -124,7 +126,7 @@ def _of_samples(config: EvaluationConfig) -> list[str]:
 
 
 def comparison_key(inputs: Inputs) -> str:
-    """Hash of what all cells share: losses and seeds that are added later join the same comparison."""
+    """Return the hash of what all cells share, so that losses and seeds added later join the same comparison."""
     return sha256([inputs.experiment.name, shared_settings(inputs)])
 
 
@@ -134,5 +136,5 @@ def comparison_folder(inputs: Inputs) -> Path:
 
 
 def optimiser_steps(train: TrainConfig, pairs: int) -> int:
-    """Number of optimiser steps of a training on so many pairs."""
+    """Return the number of optimiser steps of a training on `pairs` pairs."""
     return train.steps or math.ceil(train.epochs * -(-pairs // train.batch_size))

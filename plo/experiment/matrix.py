@@ -1,4 +1,4 @@
-"""The matrix of cells: losses x seeds on one model and data set, resumable, beside `reference` and `sft`."""
+"""Comparison of variants x seeds on one model and data set, with `reference` and `sft`. It can be resumed at any time."""
 
 import logging
 import math
@@ -26,24 +26,24 @@ from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.registry import load_plugin
 from plo.scorers import Variant
-from plo.tracking import ActiveRun, RecordedCell, Tracker, Unrecorded, closing
+from plo.tracking import ActiveRun, RecordedCell, Tracker, closing, unrecorded
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a comparison ended: the parent run, and the cells that failed with their errors."""
+    """Result of a comparison: the run id of its parent run, and the errors of failed cells by their names."""
 
     parent: str
     failed: dict[str, str]
 
 
 def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome:
-    """Run every cell that is not finished yet, record it, and go on when one fails.
+    """Run and record every cell of a comparison that is not finished. A failing cell does not stop the others.
 
-    Started again after any kind of end, it skips finished cells and resumes broken ones from their last checkpoint.
-    With several processes the main one alone records.
+    Calling it again skips finished cells and resumes interrupted ones from their last checkpoint. With several processes,
+    only the main one records.
     """
     distributed.start()
     progress = progress or Progress()
@@ -56,7 +56,7 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
     check_losses(trained)
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
-    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or Unrecorded(Tracker)
+    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
     cells = _cells(bench, variants, experiment.seeds)
     key = comparison_key(bench)
     with _only_one(tracker, key):
@@ -81,14 +81,14 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
 
 
 def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCell]:
-    """These cells as they are recorded, the finished ones."""
+    """Return the recorded cells among `cells` that are finished."""
     wanted = {cell.key for cell in cells}
     found = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
 def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
-    """Seed by seed, so that an interrupted comparison compares all losses on the seeds it has."""
+    """Return the cells seed by seed, so that an interrupted comparison has all variants on its first seeds."""
     return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
 
 
@@ -108,7 +108,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
             start = partial(
                 tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
             )
-            run = distributed.on_main(start, share=False) or Unrecorded()
+            run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
@@ -120,7 +120,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
                     raise
                 interrupt.check()  # another process of the launch may have ended before this one
                 if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
-                    raise  # the others are in the midst of a step: started again, all resume the cell together
+                    raise  # the others are inside a step: after a restart all processes resume the cell together
                 failed[cell.name] = one_line(error)
                 traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
                 if distributed.is_main():
@@ -135,7 +135,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
     if cell.seed not in references:
-        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates compare with its samples")
+        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates need its samples")
     return tracker.table(references[cell.seed], "samples.json")
 
 
@@ -170,7 +170,7 @@ def _line(metrics: dict[str, float]) -> str:
 
 @contextmanager
 def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
-    """One launch at a time runs a comparison of a store, whatever folders it is started in."""
+    """Let one launch at a time run a comparison of a store, in whatever folder launches are started."""
     lock = distributed.on_main(lambda: _locked(tracker, key), share=False)
     try:
         yield
@@ -185,6 +185,6 @@ def _locked(tracker: Tracker, key: str) -> BaseFileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"Another process runs this comparison in {tracker.uri}: wait for it, or give another `name`."
+            f"Another process is running this comparison in {tracker.uri}: wait for it, or give another `name`."
         ) from None
     return lock

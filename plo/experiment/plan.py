@@ -1,10 +1,10 @@
-"""What a comparison would do, without training anything or loading weights: `plo compare --dry-run` prints it.
+"""Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it.
 
     plan = plan_comparison(experiment)      # reads the data and the store; raises what would end the comparison at once
     plan.cells, plan.stages                 # PlannedCell, PlannedStage, in the order in which they run
     plan.experiment                         # all settings, defaults filled in
 
-Keys depend on the weights. A recorded comparison tells which it had: the plan holds as long as the model still has them.
+Keys depend on the weights. The plan takes those of the recorded comparison, and is right if the model still has them.
 """
 
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ class PlannedCell:
     """One variant with one seed.
 
     Attributes:
-        key: None where it depends on weights that no recorded comparison tells of.
-        steps: optimiser steps of the whole training; 0 of the reference.
+        key: key of the cell; None if it depends on weights that no recorded comparison identifies.
+        steps: optimiser steps of the whole training; 0 for the reference.
         done: steps that need not be computed again.
     """
 
@@ -51,10 +51,10 @@ class PlannedStage:
     """A training or a scoring that cells wait for.
 
     Attributes:
-        name: as it is recorded: "sft", "oracle", "scores NAME".
-        variants: variants that need it.
-        steps: optimiser steps; 0 of a scoring.
-        seconds: what it took, where it is recorded.
+        name: recorded name, such as "sft", "oracle" or "scores NAME".
+        variants: names of the variants that need it.
+        steps: optimiser steps; 0 for a scoring.
+        seconds: recorded duration of a finished stage.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Plan:
     """What a comparison would do.
 
     Attributes:
-        experiment: settings, each with its value.
-        data: what the data source holds, in words.
-        store: MLflow's address of the store that would be recorded in.
-        comparison: run id of the recorded comparison that would go on; None: a new one.
+        experiment: the experiment, with the value of every setting.
+        data: summary of the data source.
+        store: MLflow URI of the store.
+        comparison: run id of the recorded comparison that would continue; None if it would be a new one.
         evaluations: names of the evaluations at every point of training.
         model_evaluations: names of the evaluations of each trained model.
-        training_seconds: estimate for the cells to do, from the speed of recorded cells; None where none is recorded.
+        training_seconds: estimate for the cells to do, from the speed of recorded cells; None if none is recorded.
     """
 
     experiment: Experiment
@@ -93,16 +93,16 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps to do, those of stages included."""
+        """Number of optimiser steps to do, including those of stages."""
         cells = sum(cell.steps - cell.done for cell in self.cells)
         return cells + sum(stage.steps for stage in self.stages if stage.state != "finished")
 
 
 def plan_comparison(experiment: Experiment) -> Plan:
-    """Find out what `compare` would do with an experiment.
+    """Return what `compare` would do with an experiment.
 
     Raises:
-        PloError: what would end the comparison before anything is trained.
+        PloError: the comparison would fail before anything is trained.
     """
     for plugin in experiment.plugins:
         load_plugin(plugin)
@@ -139,7 +139,7 @@ def plan_comparison(experiment: Experiment) -> Plan:
 
 
 def _recorded(inputs: Inputs) -> tuple[str, Comparison | None, Tracker | None]:
-    """The store's address, and the newest recorded comparison that differs from the experiment in its weights at most."""
+    """Return the store's URI, and the newest recorded comparison that is equal to the experiment except for weights."""
     experiment = inputs.experiment
     try:
         tracker = Tracker(experiment.store, "plo", create=False)
@@ -171,7 +171,7 @@ def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None,
 
 
 def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) -> list[PlannedStage]:
-    """The stages in the order in which they run, each with the variants that need it."""
+    """Return the stages in the order in which they run, each with the variants that need it."""
     experiment, pairs = inputs.experiment, len(inputs.data.train)
     wanted: dict[tuple[str, str], tuple[str, Stage | None, dict[str, Any], list[str]]] = {}
 
@@ -194,7 +194,7 @@ def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) ->
 
 
 def _with_inner(scorer: Any) -> list[Any]:
-    """A scorer after those inside it."""
+    """Return a scorer, preceded by the scorers inside it."""
     return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
 
 
@@ -221,7 +221,7 @@ def _stage(
 
 
 def _seconds(inputs: Inputs, cells: list[PlannedCell], attempts: list[RecordedCell]) -> float | None:
-    """Tokens that are left to train on, at the mean speed of the recorded cells."""
+    """Estimate the seconds of the training that is left, at the mean speed of the recorded cells."""
     speeds = [speed for one in attempts if (speed := one.metrics.get("tokens_per_second"))]
     if not speeds:
         return None

@@ -1,6 +1,6 @@
-"""Plug-ins that a recorded comparison names: code is run because the user named or confirmed it, never because a store did.
+"""Plug-ins of a recorded comparison. Their code runs only if the user named or confirmed it, never because a store names it.
 
-Whoever can write to a shared store chooses what a recorded config.json names.
+Anyone who can write to a shared store chooses what a recorded config.json names.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +10,11 @@ from plo.config import ConfigError
 from plo.paths import content_digest
 from plo.registry import load_plugin
 
-DIGESTS = "plugin_sha256"  # key of the recorded config.json
+DIGESTS = "plugin_sha256"  # key in the recorded config.json
 
 
 def digests(plugins: Iterable[Path]) -> dict[str, str]:
-    """{path as given: sha256 of the file}, recorded with a comparison."""
+    """Return {path as given: sha256 of the file}, which is recorded with a comparison."""
     return {str(plugin): content_digest(plugin.expanduser()) for plugin in plugins}
 
 
@@ -27,12 +27,12 @@ def load_recorded(
     """Run the plug-ins that a recorded comparison names, as far as the user agrees.
 
     Args:
-        recorded: what `digests` recorded; empty of a comparison that an earlier version recorded.
-        given: files that the user named, and so agreed to. One with the recorded content stands for the recorded path.
-        confirm: asks the user a question; None where nobody can be asked.
+        recorded: result of `digests` at the time; empty for comparisons of earlier versions of plo.
+        given: files that the user named and thus agreed to. A file with the recorded content replaces the recorded path.
+        confirm: function that asks the user a question; None if there is nobody to ask.
 
     Raises:
-        ConfigError: a plug-in was neither named by the user, nor is as recorded and confirmed. Nothing of it was run.
+        ConfigError: the user neither named nor confirmed a plug-in, or it has changed. None of its code was run.
     """
     given = [Path(file).expanduser().resolve() for file in given]
     contents = {content_digest(file) for file in given if file.is_file()}
@@ -42,12 +42,16 @@ def load_recorded(
             continue  # the command has run it
         remedy = f"If you trust it, name it yourself: --plugin {plugin}"
         if not file.is_file():
-            raise ConfigError(f"The recorded comparison needs the plug-in {plugin}, which is not here: --plugin FILE.")
+            raise ConfigError(
+                f"The recorded comparison needs the plug-in {plugin}, which does not exist here: give it with --plugin FILE."
+            )
         if digest != content_digest(file):
-            why = "was changed since" if digest else "was recorded without its hash"
+            why = "has changed since" if digest else "was recorded without its hash"
             raise ConfigError(
                 f"The plug-in {file}, which the recorded comparison names, {why}; it was not run. {remedy}"
             )
-        if confirm is None or not confirm(f"The recorded comparison runs the file {file} (as it was then). Run it?"):
-            raise ConfigError(f"The plug-in {file} is named by the recorded comparison alone; it was not run. {remedy}")
+        if confirm is None or not confirm(
+            f"The recorded comparison runs the file {file}, which has not changed since. Run it?"
+        ):
+            raise ConfigError(f"The plug-in {file} is named only by the recorded comparison; it was not run. {remedy}")
         load_plugin(file)

@@ -1,4 +1,4 @@
-"""What is checked of the losses before anything is trained: needs, gradients, and columns of the data."""
+"""Checks of the losses before anything is trained: their needs, their gradients, and the columns of the data."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
         variants.insert(0, get_variant("sft"))
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"losses: {', '.join(sorted(twice))} stands there twice; each variant once.")
+        raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
     return variants
 
 
@@ -33,15 +33,15 @@ def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:
 
 
 def losses_of_stages(scorer: Scorer) -> list[Loss]:
-    """What a token scorer's models are trained by."""
+    """Return the losses that train the models of a token scorer."""
     return [get_loss(stage.loss) for stage in scorer.stages.values()]
 
 
 def check_losses(losses: Iterable[Loss]) -> None:
-    """Refuse a loss that needs what nobody computes, or that has no gradient.
+    """Refuse losses with unknown needs or without a gradient.
 
     Raises:
-        ConfigError, LossError: with the remedy.
+        ConfigError, LossError: a loss is refused; the message names the remedy.
     """
     for loss in losses:
         for _, term in loss.terms:
@@ -51,10 +51,10 @@ def check_losses(losses: Iterable[Loss]) -> None:
 
 
 def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:
-    """Refuse a loss that needs a numeric column which a training pair lacks.
+    """Refuse losses that need a numeric column which some training pair lacks.
 
     Raises:
-        ConfigError: how many rows lack it, the first of them, and the columns there are.
+        ConfigError: the column is missing; the message says in how many rows, and which columns exist.
     """
     for loss in losses:
         for name in (need.removeprefix(COLUMN) for need in loss.needs if need.startswith(COLUMN)):
@@ -66,13 +66,13 @@ def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean 'column:{near[0]}'?" if near else ""
                 raise ConfigError(
-                    f"The loss {loss.name!r} needs the numeric column {name!r}, which no row of the data has; there are: "
+                    f"The loss {loss.name!r} needs the numeric column {name!r}, which no row of the data has. Existing columns: "
                     f"{', '.join(known) or 'none'}.{hint} Add the column to the data, or name another one in the loss's needs."
                 )
             raise ConfigError(
                 f"The loss {loss.name!r} needs the numeric column {name!r}, which {len(lacking)} of {len(pairs)} training "
-                f"rows lack (no value, or none that is a finite number), the first at {lacking[0].where}. Fill it in, or "
-                f"leave these rows out."
+                f"rows lack (no value, or not a finite number), the first at {lacking[0].where}. Fill it in, or "
+                f"remove these rows."
             )
 
 
@@ -83,6 +83,6 @@ def _check_need(loss: Loss, need: str) -> None:
     near = difflib.get_close_matches(need, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
     raise ConfigError(
-        f"The loss {loss.name!r} ({loss.origin}) needs {need!r}, which nobody computes. {hint} A number of the data "
-        f"set's row is 'column:NAME'; a statistic of your own is made by register_statistic."
+        f"The loss {loss.name!r} ({loss.origin}) needs {need!r}, which is unknown. {hint} A numeric column of the data set is "
+        f"'column:NAME'; register_statistic adds a statistic."
     )

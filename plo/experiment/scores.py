@@ -1,8 +1,8 @@
-"""Token weights of an experiment's training pairs, made once by a scorer and kept.
+"""Token weights of an experiment's training pairs, which a scorer computes once.
 
-A file's name is the hash of what its numbers depend on: the scorer's code and hyper-parameters, the models it had
-trained, the token ids, and where it reads them the texts, the policy's initial weights, the run's seed. Killed, a scoring goes on
-after the last whole file.
+They are kept under the hash of everything they depend on: code and hyper-parameters of the scorer, the models it has
+trained, the token ids, and, if the scorer reads them, texts, initial weights of the policy and the run's seed. A killed
+scoring continues after its last complete file.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ from plo.data.tokenize import tokenizer_identity
 from plo.experiment.stages import Stages, folder_lock
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
-from plo.tracking import Unrecorded
+from plo.tracking import ActiveRun, unrecorded
 
-SHARD_PAIRS = 256  # pairs a file: what a crash can cost
-VERSION = 1  # of the files
+SHARD_PAIRS = 256  # pairs per file, which is what a crash can cost
+VERSION = 1  # of the format of the files
 
 
 def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
-    """The weights ((T_w,), (T_l,)) of every training pair.
+    """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing.
 
     Args:
-        stages: of the experiment whose pairs are scored.
-        seed: the run's, which a scorer may depend on.
+        stages: stages of the experiment whose pairs are scored.
+        seed: seed of the run, which a scorer may depend on.
     """
     own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
@@ -45,13 +45,13 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
     name = f"scores {scorer.name}"
     with folder_lock(own):
-        run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or Unrecorded()
+        run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or unrecorded(ActiveRun)
         try:
             missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])
             inner: Sequence[Scores] = []
             if missing:
                 for label, stage in scorer.stages.items():
-                    stages.make(stage, label)  # now: inside a scorer, nothing has a gradient
+                    stages.make(stage, label)  # before the scorer runs, as gradients are off inside it
                 if scorer.inner is not None:
                     inner = token_weights(stages, scorer.inner, seed)
             for path in missing:
@@ -70,7 +70,7 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
 
 
 def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
-    """Hash of what the weights depend on; the same for all seeds unless the scorer is seeded."""
+    """Return the hash of everything that the weights depend on. It is equal for all seeds unless the scorer is seeded."""
     parts: list[Any] = [VERSION, scorer.source, seed if scorer.seeded else 0, stages.digest()]
     parts += [sorted(pair.columns.items()) for pair in stages.pairs]
     parts += [stages.key(stage) for stage in scorer.stages.values()]
@@ -80,7 +80,7 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
     if "tokenizer" in scorer.reads:
         special = {id: str(token) for id, token in stages.tokenizer.added_tokens_decoder.items() if token.special}
         parts += [stages.tokenizer.eos_token_id, sorted(special.items())]
-    if "texts" in scorer.reads:  # how they are tokenised and put in a chat template counts too
+    if "texts" in scorer.reads:  # tokenisation and chat template count too
         parts += [tokenizer_identity(stages.tokenizer), *(repr(pair.row) for pair in stages.pairs)]
     return sha256(parts)
 
@@ -90,7 +90,7 @@ def _reads_reference(scorer: Scorer) -> bool:
 
 
 class _Material:
-    """What a scorer works from (`plo.scorers.Material`)."""
+    """Material that a scorer works from; see `plo.scorers.Material`."""
 
     def __init__(self, stages: Stages, scorer: Scorer, seed: int, pairs: Sequence[Pair], inner: Sequence[Scores]):
         self.pairs, self.seed, self.tokenizer = pairs, seed if scorer.seeded else 0, stages.tokenizer
@@ -98,7 +98,7 @@ class _Material:
         self._entered, self._attends = contextlib.ExitStack(), False
 
     def scored(self) -> list[Scores]:
-        """What the scorer says of these pairs."""
+        """Return the scores of these pairs."""
         with self._entered, self._stages.backbone.evaluating():
             return list(self._scorer(self))
 
@@ -134,8 +134,8 @@ class _Material:
 
     def _undeclared(self) -> ScorerError:
         return ScorerError(
-            f"The token scorer {self._scorer.name!r} ({self._scorer.entry.origin}) asks for the model, and its weights "
-            f'would be kept for other models too: register it with reads=("model",).'
+            f"The token scorer {self._scorer.name!r} ({self._scorer.entry.origin}) uses the model without declaring it, so that "
+            f'its weights would be reused for other models: register it with reads=("model",).'
         )
 
 
@@ -145,7 +145,7 @@ def _write(scores: Sequence[Scores], path: Path, seconds: float) -> None:
 
 
 def _seconds(path: Path) -> float:
-    """That the file's weights took."""
+    """Return the seconds that computing the weights of a file took."""
     with safe_open(path, framework="pt") as file:
         return float((file.metadata() or {}).get("seconds", 0))
 

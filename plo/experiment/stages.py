@@ -1,7 +1,7 @@
-"""Models that are trained before the losses are compared: an experiment's SFT, the oracles of token scorers.
+"""Stages: models that are trained before the losses, such as an experiment's SFT and the oracles of token scorers.
 
-Each is a recorded run, trained once and kept by the hash of what it depends on, so that seeds, variants and later
-comparisons share it. Killed, it goes on from its last checkpoint.
+Each stage is a recorded run that is trained once and kept under the hash of everything it depends on, so that seeds,
+variants and later comparisons share it. A killed stage continues from its last checkpoint.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.scorers import Scores, Stage
-from plo.tracking import ActiveRun, Unrecorded
+from plo.tracking import ActiveRun, unrecorded
 
-VERSION = 2  # of what lies in a stage's folder
+VERSION = 2  # of the content of a stage's folder
 POLICY = "policy.safetensors"
-IDENTITY = "identity"  # of the weights, in the file's metadata; files of an earlier version lack it
+IDENTITY = "identity"  # name of the weights' identity in the file's metadata; files of earlier versions lack it
 FOLDERS = caches.CACHES["stages"]
 
 Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
@@ -48,11 +48,11 @@ class Stages:
     """Trains stages on the pairs of one experiment.
 
     Args:
-        backbone, tokenizer: the policy's.
+        backbone, tokenizer: those of the policy.
         pairs: all training pairs.
-        model, train: settings of the experiment, which a stage changes in part.
-        store: reference statistics.
-        record: starts the recorded run of a stage.
+        model, train: settings of the experiment, of which a stage changes some.
+        store: store of the reference's statistics.
+        record: function that starts the recorded run of a stage.
     """
 
     backbone: Backbone
@@ -61,25 +61,27 @@ class Stages:
     model: ModelConfig
     train: TrainConfig
     store: ReferenceStore
-    record: Record = lambda key, name, params: Unrecorded()
+    record: Record = lambda key, name, params: unrecorded(ActiveRun)
     _others: dict[str, Backbone] = field(default_factory=dict)
     _identities: dict[str, list[Any]] = field(default_factory=dict)
     _digests: dict[Any, str] = field(default_factory=dict)
 
     def base(self, stage: Stage) -> Backbone:
-        """The model that a stage starts from: the policy's, or another one, loaded once.
+        """Return the model that a stage starts from: the policy's, or another one, which is loaded once.
 
         Raises:
-            ConfigError: another model has other tokens.
+            ConfigError: the tokenizer of the other model differs from the policy's.
         """
         if stage.model is None:
             return self.backbone
         if stage.model not in self._others:
             config = self.model.model_copy(update={"name": stage.model})
-            backbone, tokenizer = load_backbone(config, longest=self.backbone.longest)
+            backbone, tokenizer = load_backbone(
+                config, **({"longest": longest} if (longest := self.backbone.longest) else {})
+            )
             if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise ConfigError(
-                    f"The model {stage.model!r} has another tokenizer than {self.model.name!r}, and token scores are of "
+                    f"The model {stage.model!r} has another tokenizer than {self.model.name!r}, and token scores refer to "
                     f"the policy's tokens: choose a model of the same family."
                 )
             check_rows(backbone.causal_lm, self.pairs)
@@ -87,30 +89,30 @@ class Stages:
         return self._others[stage.model]
 
     def release(self) -> None:
-        """Let go of the other models: they would take memory from the losses' training. Wanted again, they are loaded again."""
+        """Free the other models, whose memory the training of the losses needs. They are loaded again when needed."""
         if self._others:
             self._others.clear()
             gc.collect()
 
     def identity(self, stage: Stage) -> list[Any]:
-        """What the model is that a stage starts from, and how it computes."""
+        """Return the identity of the model that a stage starts from, and of its way of computing."""
         if stage.model in self._identities:
             return self._identities[stage.model]
         base = self.base(stage)
         identity = [base.start.identity, base.reference.identity, str(base.compute_dtype), base.packed]
-        if stage.model is not None:  # the policy's changes with its start
+        if stage.model is not None:  # that of the policy changes with its start
             self._identities[stage.model] = identity
         return identity
 
     def digest(self, share: float = 1.0, reversed: bool = False) -> str:
-        """Hash of the token ids of the pairs that a stage is trained on."""
+        """Return the hash of the token ids of the pairs that a stage is trained on."""
         known = (share, reversed)
         if known not in self._digests:
             self._digests[known] = ids_digest(self._pairs(Stage(share=share, reversed=reversed)))
         return self._digests[known]
 
     def key(self, stage: Stage) -> str:
-        """Hash of what the trained weights depend on."""
+        """Return the hash of everything that the trained weights depend on."""
         loss = get_loss(stage.loss)
         changed = settings_identity(self.model)
         adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
@@ -123,7 +125,7 @@ class Stages:
         return sha256([how, stage.seed, loss.name, loss.source, code, columns, pairs])
 
     def trained(self, stage: Stage, name: str) -> Weights:
-        """Return the stage's trained weights. If they are not there, its base is trained now."""
+        """Return the stage's trained weights, training them first if they are missing."""
         self.make(stage, name)
         path = FOLDERS.path(self.key(stage)) / POLICY
         with safe_open(path, framework="pt") as file:
@@ -132,12 +134,14 @@ class Stages:
         return Weights(identity, tensors) if identity else Weights.on(self.base(stage).base.identity, tensors)
 
     def make(self, stage: Stage, name: str) -> None:
-        """Train the stage's base and keep its weights, if they are not there; record that they are."""
+        """Train the stage and keep its weights, unless they are there already, and record it."""
         key = self.key(stage)
         folder = FOLDERS.path(key)
         params = stage_params(self.train, stage)
-        with folder_lock(folder):  # before the record: another launch's own would be taken for one of a killed process
-            run = distributed.on_main(lambda: self.record(key, name, params), share=False) or Unrecorded()
+        with folder_lock(
+            folder
+        ):  # before recording: the run of another launch would look like that of a killed process
+            run = distributed.on_main(lambda: self.record(key, name, params), share=False) or unrecorded(ActiveRun)
             try:
                 if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
                     self._train(stage, folder, run)
@@ -148,7 +152,7 @@ class Stages:
             run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
 
     def logps(self, stage: Stage, name: str, pairs: Sequence[Pair]) -> Sequence[Scores]:
-        """Log-probs (nats) of the response tokens under the trained stage."""
+        """Return the log-probs (nats) of the response tokens under the trained stage."""
         weights, base = self.trained(stage, name), self.base(stage)
         with base.holding(weights):
             return self.store.get(base, pairs, policy=weights.identity).logps
@@ -156,7 +160,9 @@ class Stages:
     def _train(self, stage: Stage, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
         if "weights" in loss.needs:
-            raise ConfigError(f"The stage loss {loss.name!r} has token weights of its own: stages train without.")
+            raise ConfigError(
+                f"The stage loss {loss.name!r} needs token weights, and stages are trained without: choose another loss."
+            )
         checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
         clock = _Clock(checkpoint)
         backbone.reset(stage.seed, loss)
@@ -167,7 +173,7 @@ class Stages:
             stage_settings(self.train, stage),
             seed=stage.seed,
             folder=folder,
-            callbacks=[_Log(run), clock],
+            callbacks=[CurveRecorder(run), clock],
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = backbone.weights()
@@ -175,7 +181,7 @@ class Stages:
 
         def keep() -> None:
             about = {name: repr(value) for name, value in numbers.items()} | {IDENTITY: weights.identity}
-            stored.write(folder / POLICY, lambda aside: save_file(weights.tensors, aside, about), durable=True)
+            stored.write(folder / POLICY, lambda aside: save_file(dict(weights.tensors), aside, about), durable=True)
             for path in folder.glob("checkpoint-*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -186,10 +192,8 @@ class Stages:
         reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(statistics))
         if not stage.reversed:
             return reference
-        swapped = [
-            None if sides is None else [(b, a) for a, b in sides] for sides in (reference.logps, reference.hidden)
-        ]
-        return Reference(*swapped)
+        hidden = None if reference.hidden is None else [(b, a) for a, b in reference.hidden]
+        return Reference([(b, a) for a, b in reference.logps], hidden)
 
     def _pairs(self, stage: Stage) -> Sequence[Pair]:
         pairs = self.pairs[: stage_pairs(stage, len(self.pairs))]
@@ -199,34 +203,33 @@ class Stages:
 
 
 def stage_settings(train: TrainConfig, stage: Stage) -> TrainConfig:
-    """Return an experiment's settings of training with what a stage changes."""
+    """Return the experiment's settings of training with the changes of a stage."""
     changed = {name: value for name, value in stage.train.items() if value is not None}
     if "epochs" in changed and "steps" not in changed:
-        changed["steps"] = None  # the experiment's would come before the stage's epochs
+        changed["steps"] = None  # else the experiment's steps would override the stage's epochs
     return TrainConfig.of({**train.model_dump(), **changed}, f"The training of the stage {stage.loss}")
 
 
 def stage_params(train: TrainConfig, stage: Stage) -> dict[str, Any]:
     """Return the parameters that a stage is recorded with."""
-    return {f"stage.{k}": str(v) for k, v in asdict(stage).items()} | {
-        "stage.steps": stage_settings(train, stage).steps
-    }
+    params = {f"stage.{name}": str(value) for name, value in asdict(stage).items()}
+    return {**params, "stage.steps": stage_settings(train, stage).steps}
 
 
 def stage_pairs(stage: Stage, count: int) -> int:
-    """Number of pairs of `count` that a stage is trained on, the first ones."""
+    """Return how many of `count` pairs a stage is trained on; it takes the first ones."""
     return max(1, round(stage.share * count))
 
 
 def _numbers(policy: Path) -> dict[str, float]:
-    """What a stage's training took: seconds, steps, pairs."""
+    """Return the seconds, steps and pairs of a stage's training."""
     with safe_open(policy, framework="pt") as file:
-        return {name: float(value) for name, value in file.metadata().items() if name != IDENTITY}
+        return {name: float(value) for name, value in (file.metadata() or {}).items() if name != IDENTITY}
 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path):
-    """One launch at a time makes what lies in a folder; processes of one launch make it together."""
+    """Let one launch at a time fill a folder. Processes of one launch share the lock."""
     distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     lock = caches.lock(folder)
     distributed.on_main(lock.acquire, share=False)
@@ -237,7 +240,7 @@ def folder_lock(folder: Path):
 
 
 class _Clock(TrainerCallback):
-    """Seconds that a training takes, those of earlier attempts up to the checkpoint included."""
+    """Measures the seconds of a training, including those of earlier attempts up to the checkpoint."""
 
     def __init__(self, checkpoint: Path | None):
         self.started = time.perf_counter()
@@ -245,16 +248,17 @@ class _Clock(TrainerCallback):
         self.before = stored.read_json(file) or 0.0 if file else 0.0
 
     def seconds(self) -> float:
+        """Return the seconds so far."""
         return self.before + time.perf_counter() - self.started
 
     def on_save(self, args, state, control, **kwargs):
         if distributed.is_main():
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             stored.write_json(folder / "seconds.json", self.seconds())
 
 
-class _Log(TrainerCallback):
-    """Records the curve, that of an earlier attempt first."""
+class CurveRecorder(TrainerCallback):
+    """Records the training curve, starting with that of an earlier attempt up to the resumed checkpoint."""
 
     def __init__(self, run: ActiveRun):
         self.run = run
@@ -266,6 +270,8 @@ class _Log(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         self._record(logs or {}, state.global_step)
 
-    def _record(self, logs: Mapping[str, Any], step: int) -> None:
-        if "loss" in logs:  # not the Trainer's own summary at the end
-            self.run.log({n: float(v) for n, v in logs.items() if isinstance(v, int | float) and n != "step"}, step)
+    def _record(self, logs: Mapping[str, Any], step: float) -> None:
+        if "loss" in logs:  # the Trainer's summary at the end has none
+            self.run.log(
+                {n: float(v) for n, v in logs.items() if isinstance(v, int | float) and n != "step"}, int(step)
+            )

@@ -1,4 +1,4 @@
-"""What all cells of a comparison share: model, tokenizer, data, reference, stages, each made once."""
+"""Workbench: what all cells of a comparison share (model, tokenizer, data, reference, stages), each loaded once."""
 
 import logging
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workbench(Inputs):
-    """What all cells of a comparison share: nothing here is loaded or computed twice.
+    """What all cells of a comparison share. Nothing here is loaded or computed twice.
 
     Attributes:
-        sft: key of the stage that every cell starts from; None: cells start from the model itself.
+        sft: key of the stage that every cell starts from; None if cells start from the model itself.
     """
 
     backbone: Backbone
@@ -48,7 +48,7 @@ class Workbench(Inputs):
 
 
 def workbench(experiment: Experiment, progress: Progress | None = None) -> Workbench:
-    """Model, data and what is made for them, in the order of what needs what. Nothing is trained yet."""
+    """Load the model and the data of an experiment. Nothing is trained yet."""
     if lost := distributed.lost_processes():
         log.warning(lost)
     progress = progress or Progress()
@@ -71,14 +71,14 @@ def workbench(experiment: Experiment, progress: Progress | None = None) -> Workb
 
 
 def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig) -> PreferenceData:
-    """Read an experiment's pairs as token ids; `generation`: the model's settings, which name tokens that end a response."""
+    """Read an experiment's pairs as token ids. `generation` names further tokens that end a response."""
     settings = experiment.data.model_dump()
     source, path = settings.pop("source"), settings.pop("path")
     return load_data(source, path, tokenizer=tokenizer, ends=eos_ids(generation, tokenizer), **settings)
 
 
 def prepare(bench: Workbench, progress: Progress | None = None) -> None:
-    """Train the stage sft, set the reference, and compute what it says of the pairs."""
+    """Train the stage sft if there is one, set the reference, and compute its statistics of the pairs."""
     experiment, backbone, store = bench.experiment, bench.backbone, bench.store
     if "sft" in experiment.stages:
         stage, is_reference = sft_stage(experiment), experiment.reference in (None, "sft")
@@ -88,7 +88,7 @@ def prepare(bench: Workbench, progress: Progress | None = None) -> None:
         backbone.start_from(bench.stages.trained(stage, "sft"), reference=is_reference)
     if experiment.reference not in (None, "init", "sft"):
         backbone.compare_with(_other(experiment, bench.stages))
-        bench.stages.release()  # a stage of that model trains another copy of it
+        bench.stages.release()  # a stage of that model trains a copy of its own
     held_out = bench.data.eval[: experiment.evaluation.pairs]
     for pairs, label in ((bench.data.train, "training"), (held_out, "held-out")):
         with (progress or Progress()).bar(f"reference, {label} pairs", len(pairs)) as done:
@@ -101,7 +101,7 @@ def sft_stage(experiment: Experiment) -> Stage:
 
 
 def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
-    """Of policy and reference: weights, and what is trained before the losses; the dtype they are computed in."""
+    """Return the hash that identifies policy and reference: weights, way of computing, and the stages before the losses."""
     how = computed_with(stages.backbone)
     if sft is not None:
         how.append(sft)
@@ -114,14 +114,15 @@ def _other(experiment: Experiment, stages: Stages) -> Backbone:
     try:
         return stages.base(Stage(model=experiment.reference))
     except ModelError as error:
-        raise ConfigError(f"reference={experiment.reference} is neither init nor sft, and no model: {error}") from error
+        raise ConfigError(
+            f"reference={experiment.reference} is neither init nor sft nor a model that can be loaded: {error}"
+        ) from error
 
 
 def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluation, ...]]:
-    """The configured evaluations of samples, with the gold reward of a data source that has one, and those of a model.
+    """Return the configured evaluations of samples, including the gold reward of the data source, and those of a model.
 
-    An unknown name, an option that is not there or a judge that cannot be had is an error now, not after the first
-    cell's training.
+    Unknown names, unknown options and unusable judges are errors here, rather than after the first cell was trained.
     """
     source, config = experiment.data.source, experiment.evaluation
     gold = SOURCES[source].facts.gold if source in SOURCES else None
@@ -132,11 +133,13 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
             if "template" in models[-1].options:
                 get_template(models[-1].options["template"])
         elif options:
-            raise ConfigError(f"evaluation.suite: {name} reads samples and has no options; it got {options}.")
+            raise ConfigError(
+                f"evaluation.suite: {name} reads samples and has no options, but {options} are given: remove them."
+            )
         else:
             of_samples.append(name)
     if config.judge is None and (lacking := [e.name for e in models if e.asks_judge]):
-        raise ConfigError(f"evaluation.judge: {', '.join(lacking)} asks a judge: name one, such as hf:embedded.")
+        raise ConfigError(f"evaluation.judge: {', '.join(lacking)} needs a judge: name one, such as hf:embedded.")
     if config.judge is not None:
         JudgeSession(config.judge).check()
     return tuple(dict.fromkeys(of_samples)), tuple(models)
@@ -145,7 +148,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
 def score_pairs(
     experiment: Experiment, scorer: Scorer, progress: Progress | None = None
 ) -> tuple[list[tuple[Pair, Scores]], Any]:
-    """An experiment's training pairs, each with the scorer's weights of its response tokens, and its tokenizer."""
+    """Return an experiment's training pairs with the scorer's weights of their response tokens, and the tokenizer."""
     distributed.start()
     trained = losses_of_stages(scorer)
     check_losses(trained)

@@ -1,6 +1,6 @@
-"""What an evaluation of level "model" asks for text: a policy in memory, a file of outputs, a server.
+"""Subjects, which evaluations of level "model" take text from: a policy in memory, a file of outputs, a server.
 
-All have the interface of `Subject`; `plo.subjects.loading.load_subject` makes one of a name.
+All implement `Subject`; `plo.subjects.loading.load_subject` loads one by its name.
 """
 
 from plo import extras

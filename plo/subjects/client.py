@@ -1,4 +1,4 @@
-"""One call of a model behind a server that speaks OpenAI's protocol: its answer, or an error that says what to make of it."""
+"""Calls to a model behind a server with OpenAI's protocol: an answer, or an error that says how to react."""
 
 import email.utils
 import json
@@ -7,32 +7,33 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from plo.errors import PloError
 from plo.subjects.endpoint import Endpoint
 
-# Errors that are about this one question, by code or type, or by what the many servers say of a text that is too long.
+# Errors about one question, by code or type, or by the words of various servers for a text that is too long.
 OF_THE_QUESTION = {"content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error"}
 TOO_LONG = re.compile(r"context[ _](length|size|window)|too long|maximum\b.*\btokens", re.IGNORECASE | re.DOTALL)
-# A 429 that no waiting mends.
+# Codes of a 429 that waiting does not help.
 NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-LONGEST_WAIT = 600.0  # seconds, whatever the server asks for
-FEWER = 5  # likeliest tokens, where 20 are refused
+LONGEST_WAIT = 600.0  # seconds, even if the server wants more
+FEWER = 5  # likeliest tokens, if 20 are refused
 ADAPTABLE = ("temperature", "top_p", "seed", "max_tokens", "top_logprobs", "logprobs")
 
 
 class CallError(PloError):
-    """A call without an answer.
+    """A call had no answer.
 
     Attributes:
-        later: it may succeed when it is made again; `wait` is how many seconds the server asks to wait, None: it does not say.
-        of_the_question: the server refuses this question (too long, filtered) and may take others.
-        answered: the server may have computed an answer, and charge for it.
-        status: of the reply; None without one.
-        said: the reply, or what went wrong without one.
+        later: whether a repeated call may succeed.
+        wait: seconds after which the server wants a repeated call; None if it does not say.
+        of_the_question: whether the server refuses only this question, as too long or filtered.
+        answered: whether the server may have computed an answer, and charge for it.
+        status: HTTP status of the reply; None without a reply.
+        said: text of the reply, or the error without one.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class Answer:
     """A completion.
 
     Attributes:
-        text: None where the server gives none (`content: null`).
-        choice: as the server sent it.
-        usage: tokens of prompt and completion; None where the server does not say, or not in numbers.
-        thought: the server gives reasoning apart from the text.
+        text: text of the completion; None if the server sent `content: null`.
+        choice: the choice as the server sent it.
+        usage: numbers of tokens of prompt and completion; None if the server does not report them.
+        thought: whether the server sends reasoning apart from the text.
     """
 
     text: str | None
@@ -68,10 +69,10 @@ class Answer:
 
 
 class Client:
-    """A model behind a server, called once at a time; many threads may call.
+    """Client of a model behind a server. Many threads may call it.
 
-    A 400 that names a field of ours which not every model takes (temperature, max_tokens, logprobs, ...) is adapted to: the
-    field goes, or gets the name or the size that the server wants, and the call is made again. That is remembered.
+    If the server refuses a field that not every model supports (temperature, max_tokens, logprobs, ...), the field is left
+    out, renamed or lowered as the server requires, for this and all later calls.
 
     Raises:
         ImportError: the package openai is not installed.
@@ -85,13 +86,13 @@ class Client:
         self._lowered: dict[str, int] = {}
         self._left_out: set[str] = set()
         headers: dict[str, Any] = {"Authorization": f"Bearer {endpoint.key or 'none'}"}
-        if not endpoint.is_provider:  # what the client would take from the environment is for the default provider too
+        if not endpoint.is_provider:  # what openai reads from the environment is for the default provider only
             custom = (
                 line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
             )
             names = {"OpenAI-Organization", "OpenAI-Project", *filter(None, custom)}
             headers = dict.fromkeys(names, openai.Omit()) | headers
-        # The address is always given: the client would take another from the environment, unknown to our name.
+        # The address is always given, as openai would else read one from the environment.
         self.client = openai.OpenAI(
             api_key=endpoint.key or "none",
             base_url=endpoint.url,
@@ -101,14 +102,14 @@ class Client:
         )
 
     def ask(self, prompt: str | list[dict[str, str]], fields: Mapping[str, Any], ours: Collection[str] = ()) -> Answer:
-        """The completion of a text, or the answer to messages.
+        """Return the completion of a text, or the answer to messages.
 
         Args:
-            fields: of the request.
-            ours: those of them that nobody asked for by name, and that may be left out or lowered.
+            fields: fields of the request.
+            ours: names of the fields that may be left out or lowered, because the user did not set them.
 
         Raises:
-            CallError: there is none.
+            CallError: there is no answer.
         """
         import openai
 
@@ -116,11 +117,12 @@ class Client:
             make, asked = self.client.completions.with_raw_response.create, {"prompt": prompt}
         else:
             make, asked = self.client.chat.completions.with_raw_response.create, {"messages": prompt}
+        call = cast(Callable[..., Any], make)
         while True:
             sent = self._adapted(fields)
             try:
-                # extra_body lets fields through that the client's signature lacks.
-                reply = make(model=self.endpoint.model, extra_body=sent, **asked)
+                # extra_body admits fields that openai's signature lacks.
+                reply = call(model=self.endpoint.model, extra_body=sent, **asked)
             except openai.APIStatusError as error:
                 fault = self._fault(error)
                 if (
@@ -129,8 +131,8 @@ class Client:
                     and self._adapt(fault.said, fields, sent, ours)
                 ):
                     continue
-                raise fault from None  # the client's own error holds the reply as it came, the key in it
-            except openai.APIConnectionError as error:  # a time-out too, and what timed out may have been answered
+                raise fault from None  # openai's error contains the reply with the key
+            except openai.APIConnectionError as error:  # time-outs too, after which the server may have answered
                 cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
                 said = f"{type(error).__name__}: {error}{cause}"
                 raise CallError(self.endpoint.redacted(said), later=True, answered=True) from None
@@ -145,10 +147,10 @@ class Client:
 
     @property
     def adaptations(self) -> list[str]:
-        """What the server made us change, a clause each: "without temperature"."""
+        """Changes that the server required, such as "without temperature"."""
         with self._lock:
             return [
-                *(f"with {new} in the place of {old}" for old, new in self._renamed.items()),
+                *(f"with {new} instead of {old}" for old, new in self._renamed.items()),
                 *(f"with {name}={value}" for name, value in self._lowered.items()),
                 *(f"without {name}" for name in sorted(self._left_out)),
             ]
@@ -160,12 +162,10 @@ class Client:
             return {self._renamed.get(name, name): value for name, value in lowered.items()}
 
     def _adapt(self, said: str, fields: Mapping[str, Any], sent: Mapping[str, Any], ours: Collection[str]) -> bool:
-        """Take from a refusal which field it is about; whether the next call differs from what was sent."""
+        """Adapt to a refusal of a field; return whether the next call differs from the refused one."""
         named = [name for name in ADAPTABLE if name in ours and re.search(rf"\b{name}\b", said)]
         with self._lock:
-            if (
-                "max_tokens" in sent and "max_completion_tokens" in said
-            ):  # the same by another name, whoever asked for it
+            if "max_tokens" in sent and "max_completion_tokens" in said:  # only another name, whoever set it
                 self._renamed["max_tokens"] = "max_completion_tokens"
             elif "top_logprobs" in named and sent.get("top_logprobs", 0) > FEWER:
                 self._lowered["top_logprobs"] = FEWER
@@ -192,14 +192,14 @@ class Client:
     def _read(self, body: Any) -> Answer:
         choice = body["choices"][0]
         message = choice.get("message") or {}
-        # Some servers leave `content` out where they would otherwise say null (all tokens went into the thought).
+        # Some servers leave `content` out instead of sending null (if all tokens went into the thought).
         text = _text(message.get("content") if message else choice["text"])
         thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
         return Answer(text if text is None else self.endpoint.redacted(text), choice, _usage(body), thought)
 
 
 def _text(content: Any) -> str | None:
-    """A message's content: text, or a list of parts, of which those of text count."""
+    """Return the text of a message's content, which is a text or a list of parts."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -209,16 +209,18 @@ def _text(content: Any) -> str | None:
 
 
 def _usage(body: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Tokens of prompt and completion; None unless both are numbers."""
+    """Return the numbers of tokens of prompt and completion; None unless both are numbers."""
     usage = body.get("usage")
-    counts = [usage.get(f"{side}_tokens") for side in ("prompt", "completion")] if isinstance(usage, Mapping) else []
+    counts: list[Any] = (
+        [usage.get(f"{side}_tokens") for side in ("prompt", "completion")] if isinstance(usage, Mapping) else []
+    )
     if len(counts) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
         return counts[0], counts[1]
     return None
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait: retry-after-ms, or retry-after in seconds or as a date."""
+    """Return the seconds to wait that a reply requires: retry-after-ms, or retry-after in seconds or as a date."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
             wait = float(milliseconds) / 1000

@@ -1,4 +1,4 @@
-"""The address of a served model, and the key that its host, and no other, is sent: "MODEL@http://host:port/v1"."""
+"""Addresses of served models, "MODEL@http://host:port/v1", and the keys of their hosts, which no other host receives."""
 
 import ipaddress
 import json
@@ -10,14 +10,14 @@ from urllib.parse import SplitResult, urlsplit
 from plo.errors import PloError
 
 PROVIDER = "https://api.openai.com/v1"
-NO_SECRET = 6  # characters: a shorter key ("none", "EMPTY") hides nothing, and would be cut out of honest answers
+NO_SECRET = 6  # characters: shorter keys ("none", "EMPTY") are not secret, and may occur in ordinary answers
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
 _LIKE_ADDRESS = re.compile(r"\w*://|[\w.-]+:\d{2,5}(/|$)|\[[\da-fA-F:]+\]")
-_AS_NAME = {".": "_", "-": "__", "_": "___", ":": "____"}  # no two hosts have one variable
+_AS_NAME = {".": "_", "-": "__", "_": "___", ":": "____"}  # so that no two hosts share a variable
 
 
 class EndpointError(PloError, ValueError):
-    """An address that cannot be used. The message names it, the fault and the remedy."""
+    """An address cannot be used. The message names it, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,10 @@ class Endpoint:
     """A served model.
 
     Attributes:
-        model: what the server calls it.
+        model: name of the model on the server.
         url: base address of the server's OpenAI-compatible interface.
-        key_name: environment variable that holds this host's key: OPENAI_API_KEY for the default provider,
-            PLO_KEY_<HOST> for any other.
-        key: its value; None where it is not set.
+        key_name: environment variable with the host's key: OPENAI_API_KEY for the default provider, else PLO_KEY_<HOST>.
+        key: value of that variable; None if it is not set.
     """
 
     model: str
@@ -43,7 +42,7 @@ class Endpoint:
         return self.key_name == "OPENAI_API_KEY"
 
     def redacted(self, text: str) -> str:
-        """`text` with the key, wherever a server echoes it, replaced by its variable's name."""
+        """Return `text` with the key, which a server may echo, replaced by the name of its variable."""
         if self.key is None or len(self.key) < NO_SECRET:
             return text
         for written in (self.key, json.dumps(self.key)[1:-1]):
@@ -52,13 +51,13 @@ class Endpoint:
 
 
 def read_endpoint(spec: str, kind: str, default: str | None = None) -> Endpoint:
-    """The endpoint that `spec`, "MODEL@ADDRESS" or with a `default` address "MODEL", names.
+    """Return the endpoint of `spec`, which is "MODEL@ADDRESS", or "MODEL" if there is a `default` address.
 
-    An address without a scheme is http where its host is this machine or in a private network; of any other host the
-    scheme must be given, since it decides whether the key travels in clear.
+    An address without a scheme is http if its host is this machine or in a private network. For other hosts the scheme is
+    required, since it decides whether the key is sent unencrypted.
 
     Args:
-        kind: what stands before the colon, for messages: "openai", "server".
+        kind: text before the colon, for messages: "openai" or "server".
 
     Raises:
         EndpointError: no model is named, or the address is missing or malformed.
@@ -70,10 +69,8 @@ def read_endpoint(spec: str, kind: str, default: str | None = None) -> Endpoint:
         model, at, address = spec.rpartition("@")
         if not at:
             model, address = spec, default
-    if "@" not in spec and _LIKE_ADDRESS.match(
-        spec
-    ):  # without this the default provider would be sent the texts and the key
-        raise EndpointError(f"{written!r} has an address where the model's name is wanted: write {example}.")
+    if "@" not in spec and _LIKE_ADDRESS.match(spec):  # else the default provider would receive the texts and the key
+        raise EndpointError(f"{written!r} has an address in place of the model's name: write {example}.")
     if not model:
         raise EndpointError(f"{written!r} names no model: write {example}.")
     if address is None:
@@ -89,27 +86,27 @@ def read_endpoint(spec: str, kind: str, default: str | None = None) -> Endpoint:
 
 
 def _checked(address: str) -> tuple[str, SplitResult]:
-    """The address with its scheme, and its parts; a ValueError that says what is wrong with it."""
+    """Return the address with its scheme, and its parts; raise a ValueError that says what is wrong with it."""
     if re.search(r"\s", address):
         raise ValueError("it has white space in it")
     bare = "://" not in address
     parts = urlsplit(f"http://{address}" if bare else address)
-    host, port = parts.hostname or "", parts.port  # a port that is no number is a ValueError
+    host, port = parts.hostname or "", parts.port  # a port that is not a number is a ValueError
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"{parts.scheme}:// is neither http:// nor https://")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a key is no part of an address, it belongs in the environment")
+        raise ValueError("a key is not part of an address but belongs in the environment")
     if parts.netloc.endswith(":"):
-        raise ValueError("its colon is followed by no port")
+        raise ValueError("no port follows its colon")
     if parts.query or parts.fragment or "//" in parts.path or set("()") & set(parts.path):
-        raise ValueError("after the port a path may follow, /v1 on most servers, and nothing else")
+        raise ValueError("only a path may follow the port, /v1 on most servers")
     if not _is_address(host) and (not _HOST.fullmatch(host) or host.replace(".", "").isdigit()):
-        raise ValueError(f"{host!r} is no host" if host else "it names no host")
+        raise ValueError(f"{host!r} is not a host" if host else "it names no host")
     if bare:
         if not _is_local(host):
             raise ValueError(f"say whether {host} speaks https:// or http://")
         if host != "localhost" and port is None and not parts.path:
-            raise ValueError("a host without port and path reads like a part of the model's name")
+            raise ValueError("a host without port and path looks like a part of the model's name")
     return f"http://{address}" if bare else address, parts
 
 
@@ -128,7 +125,7 @@ def _is_address(host: str) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    """Whether the host is this machine, or one of a private network."""
+    """Whether the host is this machine or in a private network."""
     if _is_address(host):
         return ipaddress.ip_address(host).is_private
     return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan"))

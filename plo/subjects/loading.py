@@ -1,4 +1,4 @@
-"""From what a user names (a model, an adapter, a file of outputs, a server) to something that evaluations can ask."""
+"""Loading of subjects by name: of models, LoRA adapters, files of outputs and servers."""
 
 import contextlib
 import hashlib
@@ -22,18 +22,19 @@ from plo.subjects.policy import Policy
 from plo.subjects.server import Server
 from plo.subjects.subject import SubjectError
 
-LONGEST = 2048  # tokens, of a model that no experiment says more of
-# adapter_model, model-00001-of-00002, pytorch_model; the first that are there are read
+LONGEST = 2048  # tokens that a model without an experiment must handle
+# adapter_model, model-00001-of-00002, pytorch_model; the first that exist are read
 WEIGHTS = ("*model*.safetensors", "*model*.bin")
 
 
 def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Outputs:
-    """A subject by its name: a file of outputs, "server:MODEL@URL", 'embedded', a folder or a hub name of a model or of a LoRA adapter.
+    """Load a subject by its name.
 
-    Load it once: for another seed `subject.seed = seed` suffices, as nothing but the noise of sampling depends on it.
+    Names are files of outputs, "server:MODEL@URL", 'embedded', and folders or hub names of models or LoRA adapters. Load a
+    subject once and set `subject.seed` for other seeds, as only the noise of sampling depends on it.
 
     Raises:
-        SubjectError, ModelError: it cannot be had.
+        SubjectError, ModelError: the subject cannot be loaded.
     """
     path = Path(what).expanduser()
     if what.startswith("server:"):
@@ -51,7 +52,7 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     base = adapter_config(folder)["base_model_name_or_path"] if folder else what
     with loading_base(folder, base) if folder else contextlib.nullcontext():
         backbone, tokenizer = load_backbone(ModelConfig(name=base), longest=LONGEST)
-    backbone.reset(seed)  # fresh adapters, which add nothing whatever the seed
+    backbone.reset(seed)  # new adapters, which add nothing for any seed
     how = computed_with(backbone)
     if folder:
         if (folder / "tokenizer_config.json").exists():
@@ -64,13 +65,13 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
 
 
 def computed_with(backbone: Backbone) -> list[Any]:
-    """What a model's numbers depend on beside what it is given: weights, dtype, device, packing, attention."""
+    """Return everything except inputs that a model's numbers depend on: weights, dtype, device, packing, attention."""
     b = backbone
     return [b.start.identity, str(b.compute_dtype), b.device.type, b.packed, b.attention]
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 of a saved policy: its weights, and of an adapter how they are used.
+    """Return the sha256 of a saved policy: of its weights and, for an adapter, of its settings.
 
     Raises:
         SubjectError: there are no weights.
@@ -78,7 +79,7 @@ def weights_digest(folder: Path) -> str:
     files = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), None)
     if files is None:
         raise SubjectError(
-            f"{folder} has no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]} is there. Copy them there, or name another folder."
+            f"{folder} has no weights, neither {WEIGHTS[0]} nor {WEIGHTS[1]}. Copy them there, or name another folder."
         )
     adapter = folder / "adapter_config.json"
     saved = json.loads(adapter.read_text(encoding="utf-8")) if adapter.exists() else {}

@@ -1,4 +1,4 @@
-"""A policy in memory, or its reference, as something that evaluations of level "model" ask for text."""
+"""A policy in memory, or its reference, as a subject of evaluations."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,23 +20,22 @@ from plo.data.tokenize import context_of, template_of, tokenize_rows
 from plo.identity import sha256
 from plo.margins import without_rounding
 from plo.subjects.sampling import VERSION, Prompt, continuations, eos_ids
-from plo.subjects.subject import SubjectError
+from plo.subjects.subject import Subject, SubjectError
 
 PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
 
 
 class Policy:
-    """The policy that a backbone holds, or its reference.
+    """The policy that a backbone holds, or its reference. See `Subject` for the attributes.
 
-    Another seed needs no other policy: `seed` fixes nothing but the noise of sampling, and may be set.
+    For another seed, set `seed`: it fixes only the noise of sampling.
 
     Args:
-        identity: of what its numbers depend on beside what it is asked (weights, adapter, dtype, device, attention): what
-            it says is kept under this name.
-        trained_on: rendered prompts of its training pairs.
+        identity: hash of weights, adapter, dtype, device and attention; outputs are kept under it.
+        trained_on: rendered prompts of the training pairs.
         paths: local data by source.
-        chat: whether plain prompts go through the chat template; None: they do where there is one.
-        as_reference: the subject is the backbone's reference.
+        chat: whether plain prompts go through the chat template; None: if there is one.
+        as_reference: whether the subject is the backbone's reference.
     """
 
     fixed = False
@@ -57,10 +56,11 @@ class Policy:
     ):
         self.backbone, self.tokenizer, self.config = backbone, tokenizer, config
         self.name, self.seed, self.identity = name, seed, identity
-        self.trained_on, self.paths = frozenset(trained_on), dict(paths or {})
+        self.trained_on: Collection[str] = frozenset(trained_on)
+        self.paths: Mapping[str, Path] = dict(paths or {})
         self.chat = template_of(tokenizer) is not None if chat is None else chat
         self.as_reference = as_reference
-        self.reference: Any = None
+        self.reference: Subject | None = None
 
     def sample(
         self,
@@ -85,17 +85,17 @@ class Policy:
     def causal_lm(self) -> tuple[Any, Any]:
         if self.as_reference and not self.backbone.starts_at_reference:
             raise SubjectError(
-                f"The {self.name} is not the model that training starts from: evaluate it by its own name."
+                f"The {self.name} is not the model that training starts from: evaluate it under its own name."
             )
-        self.backbone.use_packed(False)  # until the evaluation ends: see `evaluations.py`
+        self.backbone.use_packed(False)  # until the evaluation ends, see `plo.experiment.evaluations`
         return self.backbone.policy.eval(), self.tokenizer
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
         if self.reference is None:
-            raise SubjectError(f"{self.name} has no reference to take a log-ratio to.")
+            raise SubjectError(f"{self.name} has no reference for log-ratios: name one with --against.")
         if not isinstance(self.reference, Policy):
             raise SubjectError(
-                f"{self.reference.name} gives texts alone, and the log-ratio of {self.name} needs the model: give its folder "
+                f"{self.reference.name} gives only texts, and the log-ratio of {self.name} needs the model: give its folder "
                 f"or name."
             )
         rows = [to_chat(row) if self.chat and not row.conversational else row for row in rows]
@@ -103,28 +103,29 @@ class Policy:
         fitting = [place for place, pair in enumerate(pairs) if not isinstance(pair, str)]
         if not fitting:
             raise SubjectError(f"none of the {len(rows)} rows can be scored, the first because: {pairs[0]}.")
-        scored, margins = [pairs[place] for place in fitting], np.full(len(rows), np.nan)
+        scored, margins = [pair for pair in pairs if not isinstance(pair, str)], np.full(len(rows), np.nan)
         theirs = self.reference.logps(scored)
         with self._as():
             margins[fitting] = log_ratio_margins(self.backbone, scored, theirs)
         return margins
 
     def logps(self, pairs: Sequence[Pair]) -> Reference:
-        """Its log-probs of the pairs' response tokens, kept on disk."""
+        """Return log-probs of the pairs' response tokens, which are kept on disk."""
         weights = None if self.as_reference else self.identity
         return ReferenceStore(caches.CACHES["reference"].folder, 0).get(self.backbone, pairs, policy=weights)
 
     def tokenized(self, rows: Sequence[Row], longest: int) -> list[Pair | str]:
-        """Each row's ids, or why it cannot be scored."""
+        """Return the token ids of each row, or the reason why it cannot be scored."""
         return [pair for _, pair, _ in tokenize_rows(rows, self.tokenizer, longest, "keep_start")]
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence that it can score."""
-        return min(self.backbone.longest, context_of(self.backbone.causal_lm, self.tokenizer))
+        """Number of tokens of the longest sequence that can be scored."""
+        context = context_of(self.backbone.causal_lm, self.tokenizer)
+        return min(self.backbone.longest or context, context)
 
     def _pairs_like(self, reference: "Policy", rows: Sequence[Row]) -> list[Pair | str]:
-        """The rows tokenised, after a check that the reference reads them as the same ids."""
+        """Return the rows tokenised, after checking that the reference tokenises them identically."""
         longest = min(self.longest, reference.longest)
         pairs = self.tokenized(rows, longest)
         if reference.tokenizer is self.tokenizer:
@@ -132,10 +133,10 @@ class Policy:
         try:
             same = list(map(_ids, pairs)) == list(map(_ids, reference.tokenized(rows, longest)))
         except DataError as error:
-            raise SubjectError(f"{reference.name} cannot read the rows that {self.name} is asked: {error}") from error
+            raise SubjectError(f"{reference.name} cannot read the rows that {self.name} scores: {error}") from error
         if not same:
             raise SubjectError(
-                f"{reference.name} reads the rows as other tokens than {self.name}, so that there is no log-ratio between "
+                f"{reference.name} tokenises the rows differently from {self.name}, so that there is no log-ratio between "
                 f"them: compare with a model of the same tokenizer and chat template."
             )
         return pairs
@@ -150,11 +151,12 @@ class Policy:
 
 
 def log_ratio_margins(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> torch.Tensor:
-    """Return each pair's margin h (nats, float64) by the stored reference: exactly 0 where it is 0 but for rounding."""
+    """Return each pair's log-ratio margin h (nats, float64) to a reference: exactly 0 if it is 0 except for rounding."""
     found: list[float] = []
     for start in range(0, len(pairs), PASS_PAIRS):
         indices = range(start, min(start + PASS_PAIRS, len(pairs)))
         batch = reference.added_to(collate([pairs[i] for i in indices], packed=backbone.packed), indices)
+        assert batch.ref_logps is not None  # `added_to` sets them
         ratios = backbone.measure(batch, ("logps",))["logps"].cpu() - batch.ref_logps
         totals = [part.sum().item() for part in ratios.split(batch.lengths)]
         half = len(indices)

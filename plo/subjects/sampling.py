@@ -1,8 +1,9 @@
-"""Continuations of held-out prompts, and what policy and reference say of them."""
+"""Sampling of continuations of held-out prompts, with statistics of policy and reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -22,20 +23,20 @@ from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig
 from plo.data import Pair
 
-PASS_SEQUENCES = 16  # sequences a scoring pass
-VERSION = 1  # of how a token is drawn: another one makes what was kept on disk be drawn anew
+PASS_SEQUENCES = 16  # sequences per scoring pass
+VERSION = 1  # of the way a token is drawn; with another number, samples on disk are drawn anew
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A held-out prompt: the ids training would see, and its text."""
+    """A held-out prompt: its token ids, as in training, and its text."""
 
     ids: tuple[int, ...]
     text: str
 
 
 def held_out_prompts(pairs: Sequence[Pair], count: int) -> list[Prompt]:
-    """The first `count` distinct prompts, in the data set's order: the same for every loss and seed."""
+    """Return the first `count` distinct prompts in the order of the data set, equal for every loss and seed."""
     prompts: dict[str, Prompt] = {}
     for pair in pairs:
         prompts.setdefault(pair.prompt, Prompt(tuple(pair.prompt_ids), pair.prompt))
@@ -49,11 +50,11 @@ def sample(
     config: EvaluationConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """Sampled continuations with their statistics, a row a sample, in the order of the prompts.
+    """Sample continuations and return them with their statistics, one row per sample, in the order of the prompts.
 
-    The seed fixes the noise alike for every policy. `kl` and `entropy` are always those of samples at temperature 1
-    and the full distribution: of the row's own continuation, or of another one drawn for that where the
-    configuration samples otherwise.
+    The seed fixes the noise equally for every policy. `kl` and `entropy` are always those of samples at temperature 1
+    and the full distribution: of the row's continuation or, if the configuration samples differently, of an additional
+    one.
 
     Returns:
         Columns prompt_id, sample, prompt, text, tokens (EOS included), finished (ended by EOS),
@@ -80,11 +81,13 @@ def continuations(
     seed: int,
     folder: Path,
 ) -> pd.DataFrame:
-    """As `sample`, less what the reference says: columns prompt_id to finished, and entropy (nats, mean over tokens, of pi
-    at temperature 1). Temperature 0 is greedy.
+    """Sample continuations as `sample` does, without statistics of the reference. Temperature 0 is greedy.
 
     Args:
-        folder: what is drawn is kept there, batch by batch; what an earlier process drew is not drawn again.
+        folder: folder that keeps samples batch by batch, so that no process draws them again.
+
+    Returns:
+        Columns prompt_id to finished of `sample`, and entropy (nats, mean over tokens, of pi at temperature 1).
     """
     folder.mkdir(parents=True, exist_ok=True)
     responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
@@ -104,18 +107,18 @@ def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
 
 
 def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
-    """Response ids, EOS included where it came; `config.samples` in a row for each prompt. Batches are kept in `folder`."""
+    """Return ids of `config.samples` responses per prompt, in order, with EOS if it occurred. `folder` keeps batches."""
     check_sampled(backbone, prompts, config)
     eos = eos_ids(backbone.causal_lm.generation_config, tokenizer)
     generation = GenerationConfig(
-        do_sample=False,  # `_Sampler` draws the token; what is left to do is to take it
+        do_sample=False,  # `_Sampler` draws the token, and greedy decoding takes it
         max_new_tokens=config.max_new_tokens,
         eos_token_id=eos,
         pad_token_id=eos[0],
     )
     numbers = [(i, k) for i in range(len(prompts)) for k in range(config.samples)]
     order = sorted(range(len(numbers)), key=lambda n: (len(prompts[numbers[n][0]].ids), n))  # little padding
-    responses: list[list[int]] = [None] * len(numbers)
+    responses: list[list[int]] = [[] for _ in numbers]
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         kept = folder / f"{start}.json" if folder else None
@@ -138,16 +141,16 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
 
 
 def _noise(seed: int, prompt: int, sample: int, tokens: int) -> torch.Tensor:
-    """(tokens,) uniform numbers of one continuation: the same for every policy, batch size and machine."""
+    """Return uniform numbers (tokens,) for one continuation, equal for every policy, batch size and machine."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + prompt) * 1_009 + sample)
     return torch.rand(tokens, generator=generator)
 
 
 class _Sampler(LogitsProcessor):
-    """Draws each row's next token by inverting the distribution's cumulative sum at a given uniform number.
+    """Draws each row's next token by inverting the cumulative distribution at a given uniform number.
 
-    Common random numbers make two policies differ by what they believe, not by luck; and one number a token costs
-    less than the one a vocabulary entry that multinomial sampling draws.
+    With common random numbers two policies differ by their distributions, not by chance. One number per token is also
+    cheaper than one per vocabulary entry, which multinomial sampling draws.
     """
 
     def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
@@ -161,7 +164,11 @@ class _Sampler(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.greedy:
             return scores
-        cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1)
+        cumulative = (
+            self.warpers(cast(torch.LongTensor, input_ids), cast(torch.FloatTensor, scores.float()))
+            .softmax(-1)
+            .cumsum(-1)
+        )
         step = input_ids.shape[1] - self.prompt_length
         at = self.noise[:, step, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, at, right=True).clamp(max=scores.shape[-1] - 1)
@@ -203,10 +210,10 @@ def eos_ids(generation: GenerationConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def check_sampled(backbone: Backbone, prompts: Sequence[Prompt], config: EvaluationConfig) -> None:
-    """Raise where a continuation would be longer than the positions that the model has learned.
+    """Refuse continuations beyond the positions that the model has learned.
 
     Raises:
-        ModelError: with the remedy.
+        ModelError: a continuation may be too long; the message names the remedy.
     """
     longest = max((len(prompt.ids) for prompt in prompts), default=0)
     what = f"A prompt of {longest} tokens with max_new_tokens={config.max_new_tokens}"

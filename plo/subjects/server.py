@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server, as something that evaluations of level "model" ask for text."""
+"""A model behind an OpenAI-compatible server as a subject of evaluations."""
 
 import logging
 import threading
@@ -24,22 +24,22 @@ log = logging.getLogger(__name__)
 class Server(Outputs):
     """An OpenAI-compatible server of completions (vLLM, llama.cpp, `transformers serve`): "server:MODEL@http://host:port/v1".
 
-    Its key is the environment variable PLO_KEY_<HOST> (of the default provider OPENAI_API_KEY), where set. Rate limits, server
-    errors, lost connections and what is no completion are asked again, with growing waits. A refusal of max_tokens,
-    temperature, top_p or seed is adapted to (see `plo.subjects.client`) and reported. A prompt that the server refuses as too long, or
-    filters, has an empty answer and is reported.
+    Its key is the environment variable PLO_KEY_<HOST>, or OPENAI_API_KEY for the default provider. Rate limits, server
+    errors, lost connections and malformed answers are retried with growing waits. If the server refuses max_tokens,
+    temperature, top_p or seed, requests adapt (see `plo.subjects.client`), which is reported. A prompt that the server
+    refuses as too long, or filters, has an empty answer, which is also reported.
 
-    A server tells nothing of its weights: what it says is kept under model and address, and comes back when other weights
-    are served there under the same name. Serve them under a name of their own.
+    A server does not identify its weights. Answers are kept under model and address, and are returned even when other
+    weights are served there under the same name: serve those under another name.
 
     Args:
-        workers: calls under way at once.
-        retries: times that a failed call is made again.
-        timeout: seconds of a call.
+        workers: number of concurrent calls.
+        retries: number of times that a failed call is repeated.
+        timeout: longest duration of a call in seconds.
 
     Raises:
-        SubjectError: the address is none, or the package is not installed; when asked: the server refuses the call, or
-            fails more often than `retries`, or refuses every prompt.
+        SubjectError: the address is malformed or the package is missing; while sampling, the server refuses a call or
+            every prompt, or fails more often than `retries`.
     """
 
     fixed = False
@@ -78,7 +78,7 @@ class Server(Outputs):
             file = CACHES["server-outputs"].path(sha256([self.identity, prompt, own])[:32])
             if (said := store.read_json(file)) is None:
                 said = self._ask(prompt, own, stop)
-                if not said["refused"]:  # another limit or filter of the server may take it
+                if not said["refused"]:  # a server with another limit or filter may accept it
                     store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
             said = {"null": False, "refused": "", "adapted": [], **said}
@@ -86,16 +86,16 @@ class Server(Outputs):
 
         def awaited(calls: int) -> None:
             log.warning(
-                f"{self.path}: stopping; {calls} calls under way are waited for (at most {self.timeout:g} s). Ctrl-C leaves at "
-                f"once. What it said so far is kept: the same command goes on from there."
+                f"{self.path}: stopping after {calls} calls that are under way (at most {self.timeout:g} s). Ctrl-C stops "
+                f"at once. Answers so far are kept: the same command continues from there."
             )
 
         places = [(number, k) for number in range(len(prompts)) for k in range(samples)]
         run_all(row, places, self.workers, done=rows.__setitem__, stop=stop, awaited=awaited)
         drawn = pd.DataFrame([rows[place] for place in places])
-        if len(drawn) and drawn["refused"].astype(bool).all():
+        if len(drawn) and all(drawn["refused"]):
             raise SubjectError(
-                f"{self.path} refuses every prompt, the first with: {drawn['refused'].iloc[0][:500]} See to its context "
+                f"{self.path} refuses every prompt, the first with: {drawn['refused'].iloc[0][:500]} Check its context "
                 f"length and its filter."
             )
         return drawn
@@ -108,7 +108,7 @@ class Server(Outputs):
                 call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop
             )
         except CallError as error:
-            if error.of_the_question:  # too long, or filtered: the others can be answered
+            if error.of_the_question:  # too long or filtered; other prompts can be answered
                 return {"text": "", "finished": float("nan"), "null": False, "adapted": [], "refused": error.said}
             raise SubjectError(self._unasked(prompt, error)) from error
         finished = answer.choice.get("finish_reason") == "stop"
@@ -120,11 +120,11 @@ class Server(Outputs):
         asked = repr(rendered(prompt)[:60])
         if error.status == 200:
             return (
-                f"{self.path} answers the prompt {asked} with no completion, {error.said}. See that its address is that of an "
-                f"OpenAI-compatible server (most end in /v1), and start again: what it said so far is kept."
+                f"{self.path} answers the prompt {asked} with something that is no completion: {error.said}. Check that its "
+                f"address is that of an OpenAI-compatible server (most end in /v1), and start again: answers so far are kept."
             )
         said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
         return (
-            f"{self.path} cannot be asked the prompt {asked}: {said} See to the server, the model's name and the key "
-            f"({self.endpoint.key_name}), and start again: what it said so far is kept."
+            f"{self.path} does not answer the prompt {asked}: {said} Check the server, the model's name and the key "
+            f"({self.endpoint.key_name}), and start again: answers so far are kept."
         )

@@ -1,4 +1,4 @@
-"""What an evaluation asks for text, whatever it is: a policy in memory, a file of outputs, a server."""
+"""Interface of subjects, which evaluations of level "model" take text from."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,23 +12,25 @@ from plo.errors import PloError
 
 
 class SubjectError(PloError, ValueError):
-    """A subject that cannot be loaded, or that cannot give what an evaluation asks of it."""
+    """A subject cannot be loaded, or cannot provide what an evaluation needs."""
 
 
 class Subject(Protocol):
-    """A model, or a file of a model's outputs, that can be asked for text.
+    """Something that gives text for prompts: a model in memory, a file of a model's outputs, or a server.
 
     Attributes:
-        name: what tables call it.
-        seed: of its training and sampling; fixes the sampling noise.
-        fixed: its texts are given (a file of outputs): settings of sampling change nothing.
-        reference: what it was trained from, or what the user compares it with; None if there is nothing.
-        chat: prompts go through its chat template: give it messages, or rows turned with `plo.data.rows.to_chat`.
-        trained_on: rendered prompts of its training pairs, so that none is asked again; empty if not known.
-        paths: local file or folder by data source ("hh", "tldr", ...), where its own experiment named one.
+        name: name in tables.
+        identity: hash of everything that its texts depend on, except for prompts, settings of sampling and the seed.
+        seed: seed of its training and sampling, which fixes the sampling noise.
+        fixed: whether its texts are given, as in a file of outputs, so that settings of sampling change nothing.
+        reference: model that it was trained from, or that the user compares it with; None if there is none.
+        chat: whether prompts go through a chat template: give it messages, or rows from `plo.data.rows.to_chat`.
+        trained_on: rendered prompts of its training pairs, for leaving them out; empty if they are not known.
+        paths: local file or folder by data source ("hh", "tldr", ...), as far as its experiment named any.
     """
 
     name: str
+    identity: str
     seed: int
     fixed: bool
     reference: "Subject | None"
@@ -45,28 +47,36 @@ class Subject(Protocol):
         top_p: float = 1.0,
         max_new_tokens: int = 256,
     ) -> pd.DataFrame:
-        """Continuations, a row a sample in the order of the prompts: prompt_id (the place in `prompts`), sample, prompt
-        (rendered), text, tokens (EOS included; of an outputs file: NaN), finished (ended by EOS; of an outputs file: NaN).
-        A server adds null (its content was null) and adapted (how it had to be asked, a list). Temperature 0 is greedy.
-        `plo.evals.answers` cuts what was thought, and says what must be said of the answers.
+        """Return continuations of the prompts, one row per sample, in the order of the prompts.
 
-        Kept on disk as they are drawn: asked again, also by a later process, the same rows come back.
+        Columns are prompt_id (index into `prompts`), sample, prompt (rendered), text, tokens (including EOS) and finished
+        (whether EOS ended it); both are NaN if the subject does not know them. A server adds null (whether its content was
+        null) and adapted (list of changes of the request). `plo.evals.answers` removes thoughts and counts such cases.
+
+        Samples are kept on disk as they are drawn, so that the same call returns the same rows, in later processes too.
+
+        Args:
+            temperature: temperature of the sampling; 0 is greedy.
 
         Raises:
-            SubjectError: an outputs file lacks a prompt.
+            SubjectError: a file of outputs lacks a prompt, or a server refuses.
         """
+        ...
 
     def causal_lm(self) -> tuple[Any, Any]:
-        """The model as transformers knows it (adapters on) and its tokenizer, in evaluation mode.
+        """Return the transformers model, with adapters on and in evaluation mode, and its tokenizer.
 
         Raises:
-            SubjectError: there is no model, but a file of outputs or a server.
+            SubjectError: the subject is a file of outputs or a server.
         """
+        ...
 
     def margins(self, rows: Sequence[Row]) -> np.ndarray:
-        """(rows,) nats: log-ratio of the chosen less that of the rejected, against the reference's weights;
-        exactly 0 where it is 0 but for rounding, NaN for a row that cannot be tokenised within the model's length.
+        """Return log-ratio margins (rows,) in nats: log-ratio to the reference of the chosen less that of the rejected response.
+
+        A margin is exactly 0 if it is 0 except for rounding, and NaN for a row that is too long for the model.
 
         Raises:
-            SubjectError: there is no model, no reference of the same tokens, or no row that fits.
+            SubjectError: there is no model, no reference with the same tokens, or no row that fits.
         """
+        ...

@@ -1,9 +1,8 @@
-"""All that speaks to MLflow: recording a comparison and its cells, and reading them back.
+"""Recording of comparisons in MLflow, and reading them back. No other package imports MLflow.
 
-A **comparison** is a parent run, a **cell** (one loss, one seed) a child of it, and so is a **stage**: what had to be trained
-or computed before cells could run, recorded once a store. All tags are flat and begin
-with `plo.`. A cell that did not end with status FINISHED does not count: what a killed process left behind is
-superseded by the next attempt.
+A **comparison** is a parent run. Its children are **cells** (one variant, one seed each), **stages** (what is trained or
+computed before cells can run, recorded once per store) and **evaluations** of a trained cell. All tags are flat and begin
+with `plo.`. A run without the status FINISHED does not count: the next attempt supersedes what a killed process left.
 """
 
 from plo import extras
@@ -12,7 +11,7 @@ extras.require("track", "plo.tracking")
 
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
-from plo.tracking.recording import ActiveRun, Unrecorded
+from plo.tracking.recording import ActiveRun, unrecorded
 from plo.tracking.store import MissingFiles, NothingRecorded, allowed_name, store_uri
 from plo.tracking.tracker import Tracker, closing
 
@@ -26,9 +25,9 @@ __all__ = [
     "RecordedCell",
     "Tracker",
     "TrackingError",
-    "Unrecorded",
     "allowed_name",
     "closing",
     "store_uri",
     "tables",
+    "unrecorded",
 ]

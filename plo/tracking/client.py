@@ -1,4 +1,4 @@
-"""MLflow's client: imported on first use, patient with a busy SQLite file, and with errors in one sentence."""
+"""MLflow's client, imported on first use. It waits while a SQLite file is busy, and its errors are one sentence long."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from plo.errors import PloError
 from plo.tracking.borrowed import check_mlflow
 
 T = TypeVar("T")
-BUSY_SECONDS = 60.0  # how long a SQLite file that another process holds is waited for
+BUSY_SECONDS = 60.0  # longest wait for a SQLite file that another process has locked
 PAUSE_SECONDS = 0.5  # between two attempts at a locked file
 
 
@@ -26,7 +26,7 @@ class TrackingError(PloError, RuntimeError):
 
 @cache
 def import_mlflow():
-    """MLflow, imported on first use (a second), without telemetry, progress bars and migration chatter."""
+    """Import MLflow (which takes a second) without its telemetry, progress bars and log of migrations."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -35,13 +35,13 @@ def import_mlflow():
 
     check_mlflow()
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It logs 40 lines of SQL for each error that it raises as well, and plo words those.
+    # MLflow logs 40 lines of SQL for each error that it also raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
 class Patient:
-    """An object each of whose methods is called `patiently`: MLflow's client, or a `Reader`."""
+    """Wrapper whose methods are those of MLflow's client or of a `Reader`, each called `patiently`."""
 
     def __init__(self, target: Any, uri: str):
         self._target, self._uri = target, uri
@@ -54,14 +54,14 @@ class Patient:
 
 
 def patiently(call: Callable[[], T], uri: str) -> T:
-    """Return `call()`, made again and again while another process holds the SQLite file.
+    """Return `call()`, repeated while another process holds the SQLite file locked.
 
-    A call must be one transaction; those of MLflow's client are, and it rolls back before it raises.
+    A call must be one transaction. Those of MLflow's client are, and the client rolls back before it raises.
 
     Raises:
-        TrackingError: the file is still held after `BUSY_SECONDS`.
+        TrackingError: the file is still locked after `BUSY_SECONDS`.
     """
-    import tenacity  # 50 ms, which a command that reads no store need not spend
+    import tenacity  # takes 50 ms, which commands that read no store save
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_locked),
@@ -74,24 +74,24 @@ def patiently(call: Callable[[], T], uri: str) -> T:
         raise TrackingError(held(uri)) from error.last_attempt.exception()
 
 
-def is_locked(error: Exception) -> bool:
-    """Whether SQLite, or MLflow over it, says that another process holds the file."""
+def is_locked(error: BaseException) -> bool:
+    """Whether an error of SQLite or of MLflow says that another process holds the file locked."""
     text = str(error)
     return "database is locked" in text or "database table is locked" in text
 
 
 def held(uri: str) -> str:
-    """What to do about a SQLite file that another process holds."""
+    """Return the error message for a SQLite file that another process holds locked."""
     file = uri.removeprefix("sqlite:///")
     return (
-        f"The MLflow store {file} was held by another process for more than {BUSY_SECONDS:.0f} s (database is locked). "
-        f"End what writes to it (`fuser {file}` lists the processes; a database browser with an open transaction is one) "
-        f"and start the same command again: it goes on where it was."
+        f"The MLflow store {file} was locked by another process for more than {BUSY_SECONDS:.0f} s (database is locked). "
+        f"End the process that writes to it, such as a database browser with an open transaction (`fuser {file}` lists "
+        f"processes), and start the same command again: it continues where it stopped."
     )
 
 
 def open_client(uri: str) -> Patient:
-    """MLflow's client of a store.
+    """Open MLflow's client of a store.
 
     Raises:
         TrackingError: the server cannot be reached.
@@ -101,25 +101,25 @@ def open_client(uri: str) -> Patient:
 
 
 def make_sqlite_store(file: Path) -> None:
-    """Make a fresh SQLite store elsewhere and move it into place whole.
+    """Make a new SQLite store elsewhere and move it into place when it is complete.
 
-    MLflow builds its tables in dozens of migrations; killed between two, it leaves a file that no later start
-    can open (seen in 4 of 14 kills, MLflow 3.17).
+    MLflow builds its tables in dozens of migrations. A process that is killed between two of them leaves a file that
+    cannot be opened again (seen in 4 of 14 kills, MLflow 3.17).
     """
     folder = file.with_name(file.name + ".new")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here; this one holds the lock
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; this one holds the lock
     folder.mkdir()
     made, copy = folder / "made.db", folder / "copy.db"
     import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
     closing = contextlib.closing
     with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)  # a file of its own, which no connection of MLflow's holds open
+        source.backup(target)  # a new file, which no connection of MLflow holds open
     copy.replace(file)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reach(uri: str) -> None:
-    """Fail at once on a tracking server that is not there: MLflow itself would try again for minutes."""
+    """Fail at once if a tracking server does not answer; MLflow itself would retry for minutes."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         try:

@@ -1,7 +1,7 @@
-"""Where the files of a SQLite store are: relative to the store, so that a moved or copied folder is whole.
+"""Places of a SQLite store's files, relative to the store, so that a moved or copied folder stays complete.
 
-MLflow records the absolute address of every run's folder. plo makes those folders in `mlartifacts` alongside the SQLite file;
-so the part of an address after `mlartifacts` is what counts, and the part before it tells where the store used to be.
+MLflow records the absolute address of every run's folder. plo makes those folders in `mlartifacts` alongside the SQLite file:
+the part of an address after `mlartifacts` finds a file, and the part before it is the folder that the store was in.
 """
 
 import os
@@ -16,7 +16,7 @@ ARTIFACTS = "mlartifacts"
 
 
 def path_of(address: str) -> Path | None:
-    """The local path of `file:///a/b` or `/a/b`; None where another kind of address is meant."""
+    """Return the local path of `file:///a/b` or `/a/b`; None for any other kind of address."""
     parts = urlsplit(address)
     if parts.scheme not in ("", "file") or not parts.path:
         return None
@@ -24,41 +24,41 @@ def path_of(address: str) -> Path | None:
 
 
 def former_folder(artifacts: str) -> Path | None:
-    """The folder that a store was in when its experiment's address of artifacts was recorded; None: not made by plo."""
+    """Return the folder that a store was in when its address of artifacts was recorded; None if plo did not make it."""
     path = path_of(artifacts)
     return path.parent if path is not None and path.name == ARTIFACTS else None
 
 
 def here(path: Path, former: Path | None, folder: Path) -> Path:
-    """Where a recorded path is now.
+    """Return where a recorded path is now.
 
     Args:
-        path: as recorded; a relative one means relative to the store.
-        former: the folder that the store was in then, where that is known.
-        folder: the folder that it is in now.
+        path: the path as recorded; a relative path is relative to the store.
+        former: folder that the store was in when the path was recorded; None if that is not known.
+        folder: folder that the store is in now.
     """
     if not path.is_absolute():
         return folder / path
     if former is None or former == folder or not path.is_relative_to(former):
         return path
     moved = folder / path.relative_to(former)
-    return moved if moved.exists() or not path.exists() else path  # the store's file alone may have been moved
+    return moved if moved.exists() or not path.exists() else path  # only the store's file may have been moved
 
 
 def recorded_path(path: Path, folder: Path) -> str:
-    """A path as it is recorded: relative to the store where it is inside of the store's folder, else absolute."""
+    """Return a path as it is recorded: relative if it is inside the store's folder, else absolute."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def settle(file: Path, experiment: str) -> None:
-    """Make a moved or copied store record into its own folder: rewrite the addresses that MLflow would write to.
+    """Rewrite the addresses in a moved or copied store, so that MLflow records into the store's own folder.
 
     Args:
-        experiment: name of the MLflow experiment that plo records in. A store may hold others, which are left alone.
+        experiment: name of the MLflow experiment that plo records in. Other experiments in the store stay as they are.
 
     Raises:
-        sqlite3.Error: the file is no such database, is read-only, or another process holds it.
+        sqlite3.Error: the file is not such a database, is read-only, or another process holds it locked.
     """
     folder = file.parent
     own = (folder / ARTIFACTS).as_uri()
@@ -71,7 +71,7 @@ def settle(file: Path, experiment: str) -> None:
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", [own, number])
             of_runs = "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ? AND artifact_uri LIKE ? || '/%'"
             for run, recorded in connection.execute(of_runs, [number, address]).fetchall():
-                now = here(path_of(recorded), former, folder)
+                now = here(path_of(recorded) or Path(), former, folder)
                 connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [now.as_uri(), run])
             of_folders = "SELECT run_uuid, value FROM tags WHERE key = 'plo.folder'"
             for run, recorded in connection.execute(of_folders).fetchall():

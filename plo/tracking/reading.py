@@ -1,4 +1,4 @@
-"""What was recorded, read back: comparisons, and their cells with what evaluations found of them."""
+"""Recorded comparisons, cells and findings of evaluations, read back from a store."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from plo.tracking.recording import DESCRIBED
 from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, Store, allowed_name
 
-ANY = "any"  # the tag plo.model of models that plo did not train, and so of comparisons of them
-DOWNLOADS = 8  # tables fetched at a time
+ANY = "any"  # value of the tag plo.model of models that plo did not train, and of comparisons of such models
+DOWNLOADS = 8  # tables fetched at once
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 
 
@@ -33,15 +33,15 @@ class Comparison:
     _tracker: Store
 
     def planned(self) -> dict[str, str]:
-        """{cell key: name} of the cells it is to have; empty if that was not recorded."""
+        """Return {cell key: name} of the planned cells; empty if they were not recorded."""
         return self._tracker._planned(self.run_id)
 
     def config(self) -> dict[str, Any]:
-        """The configuration it was started with."""
+        """Return the configuration that the comparison was started with."""
         return self._tracker._read(self.run_id, "config.json")
 
     def cells(self) -> list["RecordedCell"]:
-        """Every cell that was ever started: its last finished attempt, or else its last one; with what evaluations found."""
+        """List every cell that was started, by its last finished attempt, or else its last attempt, with its findings."""
         best = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
             key = run.tags["plo.cell"]
@@ -51,7 +51,7 @@ class Comparison:
         return [self._cell(run, tuple(found.get(key, {}).values())) for key, run in best.items()]
 
     def _findings(self) -> dict[str, dict[tuple[str, str], "Finding"]]:
-        """{cell key: {(evaluation, settings): the last finished run of it}}, newest first."""
+        """Return {cell key: {(evaluation, settings): last finished finding}}, newest first."""
         found: dict[str, dict[tuple[str, str], Finding]] = {}
         for run in self._tracker._children(self.run_id, "evaluation"):
             if run.status == "FINISHED":
@@ -62,7 +62,7 @@ class Comparison:
         return found
 
     def missing(self, cells: Sequence["RecordedCell"]) -> list[str]:
-        """Names of the planned cells that are not among these, so were never started."""
+        """List names of planned cells that are not among `cells`, because they were never started."""
         started = {cell.key for cell in cells}
         return [name for key, name in self.planned().items() if key not in started]
 
@@ -74,12 +74,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an evaluation of level "model" found of a cell; recorded by `ActiveRun.finding`.
+    """What an evaluation of level "model" found about a cell, as `ActiveRun.finding` recorded it.
 
     Attributes:
-        settings: a digest of all that two findings of an evaluation must share to be compared: its code, options, judge.
-        params: its options that differ from their defaults, "judge" and "against" where it has them.
-        metrics: by the names that the evaluation gave.
+        settings: digest of what two findings must share to be compared: code, options and judge of the evaluation.
+        params: options that differ from their defaults, and the judge and the model compared with, where there are any.
+        metrics: values by the names that the evaluation gave them.
     """
 
     run_id: str
@@ -91,16 +91,16 @@ class Finding:
 
     @property
     def items(self) -> pd.DataFrame:
-        """One row an item, with `prompt_id`."""
+        """Table with one row per item and a column `prompt_id`."""
         return self._tracker.table(self.run_id, f"{self.evaluation}.json")
 
     @property
     def about(self) -> dict[str, Any]:
-        """notes, lengths: see `plo.evals.Findings`; judges: {judge, version, prompt, given} of each that was asked, a prompt
-        each; but_judge: digest of the settings without the judge.
+        """Facts about the finding: `notes` and `lengths` (see `plo.evals.Findings`); `judges`, a list with judge, version,
+        prompt and given specification of each; `but_judge`, the digest of the settings without the judge.
 
         Raises:
-            TrackingError: an earlier version of plo recorded it, without these.
+            TrackingError: an earlier version of plo recorded the finding without these facts.
         """
         try:
             return self._tracker._read(self.run_id, "about.json")
@@ -108,15 +108,17 @@ class Finding:
             raise
         except TrackingError as error:
             raise TrackingError(
-                f"{self.evaluation} (run {self.run_id}) was recorded without what tables need: run plo eval again."
+                f"{self.evaluation} (run {self.run_id}) was recorded by an earlier version of plo, without facts that tables need: run plo eval again."
             ) from error
 
 
 @dataclass(frozen=True)
 class RecordedCell:
-    """A recorded cell: `metrics` are the latest values, `status` is FINISHED for one that counts.
+    """A recorded cell. Only cells with the status FINISHED count.
 
-    `findings` are those of evaluations of its model, newest first, one for each evaluation and settings.
+    Attributes:
+        metrics: latest value of each metric.
+        findings: findings of evaluations of the trained model, newest first, one per evaluation and settings.
     """
 
     run_id: str
@@ -132,39 +134,40 @@ class RecordedCell:
 
     @property
     def key(self) -> str:
+        """Hash of everything that defines the cell's numbers."""
         return self.tags["plo.cell"]
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table recorded by `ActiveRun.table`; see `Tracker.table`."""
+        """Return a table that `ActiveRun.table` recorded; see `Tracker.table`."""
         return self._tracker.table(self.run_id, name)
 
     @property
     def described(self) -> dict[str, Metric]:
-        """What the metrics mean, as `ActiveRun.describe` recorded it; empty of a run that an earlier version recorded."""
+        """Descriptions of the metrics that `ActiveRun.describe` recorded; empty for runs of earlier versions of plo."""
         found = [json.loads(text) for tag, text in self.tags.items() if tag.startswith(DESCRIBED)]
         return {one["name"]: Metric.from_dict(one) for one in found}
 
     def has_table(self, name: str) -> bool:
-        """Whether `ActiveRun.table` recorded a table of that name, be the file still there or not."""
+        """Whether `ActiveRun.table` recorded a table of that name, even if its file is missing now."""
         recorded = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
         return any(table["path"] == name for table in recorded)
 
     @property
     def folder(self) -> Path | None:
-        """Where the trained model is now, recorded by `ActiveRun.folder`; None of a cell that trained none."""
+        """Folder of the trained model, as `ActiveRun.folder` recorded it; None for a cell that trained no model."""
         recorded = self.tags.get("plo.folder")
         return self._tracker.current_path(recorded) if recorded else None
 
     def history(self, metric: str) -> dict[int, float]:
-        """{step: value} of a metric along training, in order of steps."""
+        """Return {step: value} of a metric during training, in the order of steps."""
         return {step: _unclipped(value) for step, value in self._tracker._reader.history(self.run_id, metric)}
 
 
 def tables(cells: Sequence[RecordedCell], name: str) -> dict[str, pd.DataFrame]:
-    """{run id: its table of that name}, several fetched at a time, which matters where they come from a server.
+    """Return {run id: table} of the table `name` of each cell. Several are fetched at once, which is faster from a server.
 
     Raises:
-        TrackingError: a cell has no such table, or its files are not there.
+        TrackingError: a cell has no such table, or its files are missing.
     """
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         found = pool.map(lambda cell: cell.table(name), cells)

@@ -1,4 +1,4 @@
-"""A run being recorded: a cell's, a stage's, an evaluation's; or none, where nothing is recorded."""
+"""Recording of a run: of a cell, a stage or an evaluation; or of none, in processes that record nothing."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -15,7 +15,8 @@ from plo.metric import Metric
 from plo.tracking.client import import_mlflow
 from plo.tracking.store import Store, allowed_name
 
-DESCRIBED = "plo.metric."  # begins the tag that says what a metric means
+T = TypeVar("T")
+DESCRIBED = "plo.metric."  # prefix of the tags that describe metrics
 
 
 class ActiveRun:
@@ -28,8 +29,8 @@ class ActiveRun:
         self._tables: list[dict[str, str]] = []
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record numbers at a training step, at once (5 ms on SQLite). NaN and infinities are kept."""
-        # Of two values at one step MLflow calls the later the latest, and at the same millisecond the larger.
+        """Record numbers at a training step immediately (5 ms on SQLite). NaN and infinities are kept."""
+        # Of two values at one step, MLflow takes the later one as the latest, and in the same millisecond the larger one.
         self._time = max(int(time.time() * 1000), self._time + 1)
         self._step = max(self._step, step)
         make = import_mlflow().entities.Metric
@@ -38,7 +39,7 @@ class ActiveRun:
             self._client.log_batch(self.run_id, metrics=rows[start : start + 1000])
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
-        """Record a frame as a JSON table that MLflow's page shows; floats exact, NaN and infinities null."""
+        """Record a frame as a JSON table that MLflow's page shows. Floats are exact; NaN and infinities become null."""
         data = [[_plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
         text = json.dumps({"columns": list(frame.columns), "data": data}, allow_nan=False)
         self._client.log_text(self.run_id, text, name)
@@ -52,15 +53,15 @@ class ActiveRun:
     def finding(
         self, evaluation: str, metrics: Mapping[str, float], items: pd.DataFrame, about: Mapping[str, Any]
     ) -> None:
-        """Record what an evaluation found, all that `Finding` reads back, and close the run."""
+        """Record what an evaluation found, which `Finding` reads back, and close the run."""
         self.table(items, f"{evaluation}.json")
         self._client.log_text(self.run_id, json.dumps(about), "about.json")
         self.finish({f"{evaluation}.{name}": value for name, value in metrics.items()})
 
     def describe(self, metrics: Iterable[Metric]) -> None:
-        """Record what the run's metrics mean; `RecordedCell.described` reads it."""
+        """Record the descriptions of the run's metrics; `RecordedCell.described` reads them."""
         for metric in metrics:
-            name = allowed_name(metric.name)  # as `log` records its values
+            name = allowed_name(metric.name)  # the name under which `log` records the values
             self.tag(f"{DESCRIBED}{name}", json.dumps(metric.to_dict() | {"name": name}))
 
     def tag(self, name: str, value: str) -> None:
@@ -68,36 +69,36 @@ class ActiveRun:
         self._client.set_tag(self.run_id, name, value)
 
     def folder(self, path: Path) -> None:
-        """Record where the trained model is; `RecordedCell.folder` finds it again after the store was moved with it."""
+        """Record the folder of the trained model; `RecordedCell.folder` finds it even after store and folder were moved."""
         self.tag("plo.folder", self._tracker.recorded_path(path))
 
     def data_input(self, source: str, digest: str, context: str = "training") -> None:
-        """See `Tracker.data_input`."""
+        """Show the data set in MLflow's page of the run; see `Tracker.data_input`."""
         self._tracker.data_input(self.run_id, source, digest, context)
 
     def finish(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Record the final numbers (at the last step logged) and close the run: now the cell counts."""
+        """Record the final numbers at the last logged step, and close the run. From then on the cell counts."""
         if metrics:
             self.log(metrics, self._step)
         self._client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, error: BaseException) -> None:
-        """Close the run as FAILED (KILLED if it was interrupted), the traceback in error.txt."""
-        killed = isinstance(error, KeyboardInterrupt) or requested()  # a library may have made another error of it
+        """Close the run as FAILED, or as KILLED if it was interrupted, with the traceback in error.txt."""
+        killed = isinstance(error, KeyboardInterrupt) or requested()  # a library may have replaced the exception
         self._client.set_tag(self.run_id, "plo.error", f"{type(error).__name__}: {error}"[:500])
         self._client.log_text(self.run_id, "".join(traceback.format_exception(error)), "error.txt")
         self._client.set_terminated(self.run_id, "KILLED" if killed else "FAILED")
 
 
 class Unrecorded:
-    """Stands for an `ActiveRun`, or another `kind`, in a process that records nothing: its methods return None.
+    """Substitute for an `ActiveRun`, or another `kind`, in a process that records nothing. All its methods return None.
 
-    A name that the kind does not have is an AttributeError, as it is in the process that records.
+    A name that `kind` does not have is an AttributeError, as it is in the process that records.
     """
 
     run_id = None
 
-    def __init__(self, kind: type = ActiveRun):
+    def __init__(self, kind: type):
         self._kind = kind
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -106,7 +107,12 @@ class Unrecorded:
         return lambda *arguments, **keywords: None
 
 
+def unrecorded(kind: type[T]) -> T:
+    """Return a substitute for an object of class `kind` that records nothing."""
+    return cast(T, Unrecorded(kind))
+
+
 def _plain(value: Any) -> Any:
-    """A JSON value: NumPy scalars unwrapped, NaN and infinities as null."""
+    """Return a JSON value: NumPy scalars unwrapped, NaN and infinities as null."""
     value = value.item() if hasattr(value, "item") else value
     return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -1,7 +1,7 @@
 """Runs of an MLflow experiment as plain values, read from a SQLite file without MLflow, or through MLflow's client.
 
-Importing MLflow takes more processor time than all the rest of a leaderboard, and its client asks the database several
-times for each run. A SQLite file is therefore read with four queries, whatever the number of runs.
+Importing MLflow takes more processor time than the rest of a leaderboard, and its client queries the database several
+times per run. A SQLite file is therefore read directly, with four queries for any number of runs.
 """
 
 import sqlite3
@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from plo.tracking.borrowed import check_tables
 
-LOCKED_SECONDS = 5.0  # what one query waits for another process; `client.patiently` makes it again
+LOCKED_SECONDS = 5.0  # longest wait of one query for another process; `client.patiently` repeats it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run. `artifacts` is the address of its folder of files as MLflow recorded it."""
+    """A recorded run. `artifacts` is the address of its folder of files, as MLflow recorded it."""
 
     run_id: str
     name: str
@@ -32,7 +32,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RecordedExperiment:
-    """An MLflow experiment: `active` is False where it was deleted, `artifacts` is where its runs' folders are made."""
+    """An MLflow experiment. `active` is False if it was deleted; `artifacts` is where the folders of its runs are made."""
 
     id: str
     active: bool
@@ -40,26 +40,30 @@ class RecordedExperiment:
 
 
 class Reader(Protocol):
-    """What is read from a store."""
+    """Reads experiments, runs and metrics from a store."""
 
     def experiments(self) -> dict[str, RecordedExperiment]:
-        """The experiments by name, deleted ones included."""
+        """Return all experiments by name, including deleted ones."""
+        ...
 
     def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
-        """The runs of an experiment's id that have all these tags, newest first; deleted runs are left out."""
+        """Return the runs of the experiment with this id that have all `tags`, newest first, without deleted runs."""
+        ...
 
     def artifacts(self, run_id: str) -> str:
-        """The address of a run's folder of files."""
+        """Return the address of a run's folder of files."""
+        ...
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric in the order of steps, then of time."""
+        """Return (step, value) pairs of a metric, ordered by step and then by time."""
+        ...
 
 
 class SqliteReader:
-    """Reads MLflow's tables in a SQLite file; tried with MLflow 3.17.
+    """Reads MLflow's tables in a SQLite file; tested with MLflow 3.17.
 
     Raises:
-        sqlite3.Error: from every method: the file is no such database, or another process holds it.
+        sqlite3.Error: the file is not such a database, or another process holds it locked (from every method).
     """
 
     def __init__(self, file: Path):
@@ -68,7 +72,7 @@ class SqliteReader:
     @cached_property
     def _connection(self) -> sqlite3.Connection:
         uri = f"file:{quote(str(self._file))}?mode=rw"  # never makes a file; a read-only one is opened for reading
-        # Threads that fetch files ask it too; SQLite itself makes them take turns.
+        # Threads that fetch files use this connection too; SQLite serialises them.
         made = sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
         check_tables(made)
         return made
@@ -96,7 +100,7 @@ class SqliteReader:
                 f"SELECT run_uuid, key, value{nan} FROM {table} WHERE run_uuid IN (SELECT run_uuid {wanted})", given
             )
             for id, key, value, is_nan in rows:
-                if id in found:  # not a run that was made since the first query
+                if id in found:  # else a run that was made after the first query
                     getattr(found[id], table.removeprefix("latest_"))[key] = float("nan") if is_nan else value
         return list(found.values())
 
@@ -121,7 +125,7 @@ class ClientReader:
     def experiments(self) -> dict[str, RecordedExperiment]:
         return {
             one.name: RecordedExperiment(one.experiment_id, one.lifecycle_stage == "active", one.artifact_location)
-            for one in self._pages(self._client.search_experiments, view_type=3)  # 3: deleted ones too
+            for one in self._pages(self._client.search_experiments, view_type=3)  # 3: including deleted ones
         }
 
     def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""An MLflow experiment in a store: found or made, searched, written to, read from."""
+"""One MLflow experiment in a store: opening it, searching its runs, reading and writing their files."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from filelock import FileLock
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 
 def store_uri(store: str | Path | None = None) -> str:
-    """The store as MLflow's URI: `store`, else MLFLOW_TRACKING_URI, else `plo.db` in the working folder.
+    """Return a store's MLflow URI: of `store`, else MLFLOW_TRACKING_URI, else of `plo.db` in the working folder.
 
-    A path means a SQLite file; it is made absolute, so that a process in another folder finds the same one.
+    A path is the path of a SQLite file. It is made absolute, so that processes in other folders find the same file.
     """
     store = str(store or os.environ.get("MLFLOW_TRACKING_URI") or STORE)
     if store.startswith("sqlite:///"):
@@ -37,17 +37,17 @@ def store_uri(store: str | Path | None = None) -> str:
 
 
 class Store:
-    """An MLflow experiment in a store, both made if they do not exist.
+    """An MLflow experiment in a store. Both are created if they do not exist.
 
-    A SQLite file is read without MLflow, which is imported when something is recorded.
+    A SQLite file is read without MLflow; MLflow is imported when something is recorded.
 
     Args:
         store: a SQLite file, or any MLflow tracking URI; see `store_uri`.
-        experiment: the experiment's name.
-        create: False when reading: a missing store or experiment is then an error.
+        experiment: name of the experiment.
+        create: whether to create a missing store or experiment; if not, a missing one is an error.
 
     Attributes:
-        file: the SQLite file; None of another store.
+        file: the SQLite file; None for any other store.
 
     Raises:
         TrackingError: the store cannot be reached or opened, or the experiment is missing or deleted.
@@ -62,7 +62,7 @@ class Store:
             raise NothingRecorded(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
         if self.file is not None and create:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-        # The lock is for what must happen once: making the store, the experiment, a comparison, an attempt.
+        # The lock guards what must happen once: creating the store, the experiment, a comparison, an attempt.
         self._lock = FileLock(f"{self.file}.lock") if self.file is not None else named_lock(self.uri)
         try:
             with self._lock if create else contextlib.nullcontext():
@@ -74,7 +74,7 @@ class Store:
                     self._client.create_experiment(experiment, artifact_location=artifacts)
                     found = self._reader.experiments()
                 if create:
-                    _ = self._client  # what it says of the store is said now
+                    _ = self._client  # its errors are raised now
         except TrackingError:
             raise
         except Exception as error:
@@ -95,49 +95,51 @@ class Store:
             return f"The MLflow store {self.uri} cannot be opened: {fault}"
         reason = str(error).strip().split("\n")[0]
         older = "database schema" in reason or "no such column" in reason
-        upgrade = f"Run `mlflow db upgrade {self.uri}`, or" if older else "Mend it, or"
+        upgrade = f"Run `mlflow db upgrade {self.uri}`, or" if older else "Repair it, or"
         return f"The MLflow store {self.uri} cannot be opened: {type(error).__name__}: {reason} {upgrade} name another with --store."
 
     @cached_property
     def _reader(self) -> Reader:
-        return Patient(SqliteReader(self.file), self.uri) if self.file is not None else ClientReader(self._client)
+        if self.file is None:
+            return ClientReader(self._client)
+        return cast(Reader, Patient(SqliteReader(self.file), self.uri))
 
     @cached_property
     def _client(self) -> Patient:
-        """The client that records. A store that was moved or copied records into its own folder from then on."""
+        """Client that records. Opening it makes a moved or copied store record into its own folder."""
         if self.file is not None:
             with self._lock:
                 patiently(partial(place.settle, self.file, self.experiment), self.uri)
         return open_client(self.uri)
 
     def table(self, run_id: str, name: str) -> pd.DataFrame:
-        """A table of a run, recorded by `ActiveRun.table`.
+        """Return a table of a run that `ActiveRun.table` recorded.
 
         Raises:
-            TrackingError: the run has no such table; `MissingFiles` where none of the run's files is there.
+            TrackingError: the run has no such table; `MissingFiles` if the folder of the run's files is missing.
         """
         recorded = self._read(run_id, name)
         return pd.DataFrame(recorded["data"], columns=recorded["columns"])
 
     def data_input(self, run_id: str, source: str, digest: str, context: str = "training") -> None:
-        """Show the data set and its digest (its first 36 characters: MLflow's limit) in MLflow's run page."""
+        """Show the data set and the first 36 characters of its digest (MLflow's limit) in MLflow's page of a run."""
         entities = import_mlflow().entities
         data = entities.Dataset(source, digest[:36], "plo", json.dumps({"source": source, "digest": digest}))
         tag = entities.InputTag(CONTEXT, context)
         self._client.log_inputs(run_id, datasets=[entities.DatasetInput(data, [tag])])
 
     def recorded_path(self, path: Path) -> str:
-        """A path as it is recorded: relative to a SQLite store in whose folder it is, else absolute."""
+        """Return a path as it is recorded: relative if it is in the folder of a SQLite store, else absolute."""
         return place.recorded_path(path, self.file.parent) if self.file is not None else str(Path(path).resolve())
 
     def current_path(self, recorded: str) -> Path:
-        """Where a path that was recorded by `recorded_path`, or an absolute one, is now."""
+        """Return where a path is now that `recorded_path` recorded; it may also be absolute."""
         if self.file is None:
             return Path(recorded)
         return place.here(Path(recorded), self._former, self.file.parent)
 
     def _search(self, **tags: str) -> list[Run]:
-        """All runs of the experiment that have these tags ("kind" for plo.kind), newest first."""
+        """List the runs of the experiment that have these tags (`kind` is plo.kind), newest first."""
         names = {"parent": PARENT}
         return self._reader.search(self._id, {names.get(name, f"plo.{name}"): text for name, text in tags.items()})
 
@@ -149,7 +151,7 @@ class Store:
         return self._client.create_run(self._id, tags=texts, run_name=name).info.run_id
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Record nested parameters as flat ones."""
+        """Record nested parameters with flat names."""
         known = self._client.get_run(run_id).data.params  # MLflow refuses to write a parameter twice
         make = import_mlflow().entities.Param
         new = [make(key, str(value)[:6000]) for key, value in _flat(params).items() if key not in known]
@@ -157,7 +159,7 @@ class Store:
             self._client.log_batch(run_id, params=new[start : start + 100])
 
     def _folder(self, run_id: str) -> Path | None:
-        """The folder of a run's files, where that is on this machine; it need not be there any more."""
+        """Return the folder of a run's files if it is on this machine, even if it is missing now."""
         if self.file is None:
             return None
         recorded = place.path_of(self._reader.artifacts(run_id))
@@ -168,20 +170,20 @@ class Store:
         if folder is None:
             recorded = any(file.path == "cells.json" for file in self._client.list_artifacts(run_id))
         else:
-            recorded = (folder / "cells.json").exists() or not folder.is_dir()  # then `_read` says what is missing
+            recorded = (folder / "cells.json").exists() or not folder.is_dir()  # then `_read` reports what is missing
         try:
             return self._read(run_id, "cells.json") if recorded else {}
         except MissingFiles:
             raise
-        except TrackingError as error:  # killed while it was written: the next `plo compare` writes it again
-            log.warning("%s Planned cells that were never started are not known.", error)
+        except TrackingError as error:  # killed while writing: the next `plo compare` writes the file again
+            log.warning("%s Planned cells that were never started are therefore not listed.", error)
             return {}
 
     def _read(self, run_id: str, name: str) -> Any:
-        """A JSON file of a run.
+        """Return the content of a JSON file of a run.
 
         Raises:
-            TrackingError: the run has no such file; `MissingFiles` where its whole folder is missing.
+            TrackingError: the run has no such file; `MissingFiles` if the folder of the run's files is missing.
         """
         folder = self._folder(run_id)
         try:
@@ -192,18 +194,18 @@ class Store:
         except Exception as error:
             if folder is not None and not folder.is_dir():
                 raise MissingFiles(
-                    f"The files of run {run_id} are not in {folder}, where {self.uri} expects them: when a store is moved or "
-                    f"copied, its folder {place.ARTIFACTS} goes with it. Put that folder next to the store."
+                    f"The files of run {run_id} are not in {folder}, where {self.uri} expects them: moving or "
+                    f"copying a store means moving its folder {place.ARTIFACTS} too. Put that folder next to the store."
                 ) from error
             raise TrackingError(f"Run {run_id} in {self.uri} has no readable {name}: {error}.") from error
 
 
 class NothingRecorded(TrackingError):
-    """There is no such store, or no such experiment in it."""
+    """The store, or the experiment in it, does not exist."""
 
 
 class MissingFiles(TrackingError):
-    """The folder of a run's files is not where the store expects it."""
+    """The folder of a run's files is missing where the store expects it."""
 
 
 def _filled(file: Path) -> bool:
@@ -211,7 +213,7 @@ def _filled(file: Path) -> bool:
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data": {"name": 1}} -> {"data.name": 1}, keys in the characters that MLflow allows."""
+    """Return {"data.name": 1} for {"data": {"name": 1}}, with keys in the characters that MLflow allows."""
     flat = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"
@@ -223,5 +225,5 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def allowed_name(name: str) -> str:
-    """The name in the characters that MLflow allows, and no longer than it allows."""
+    """Return the name in the characters, and cut to the length, that MLflow allows."""
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]

@@ -1,4 +1,4 @@
-"""Where a process records what it runs, and where it finds what was recorded."""
+"""Tracker: a process records comparisons, cells, stages and evaluations with it, and reads back recorded ones."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from plo.tracking.store import Store
 
 
 class Tracker(Store):
-    """Comparisons, cells, stages and evaluations in an MLflow experiment; its arguments and errors are those of `Store`."""
+    """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments."""
 
     # --- recording ---
 
@@ -25,12 +25,13 @@ class Tracker(Store):
         tags: Mapping[str, Any] | None = None,
         cells: Mapping[str, str] | None = None,
     ) -> str:
-        """The run id of the comparison `key` (a digest of all that defines it): found again, or made.
+        """Return the run id of the comparison with this key, which is created if it is not recorded yet.
 
         Args:
-            config: nested; recorded as the artifact config.json and as flat parameters "data.name".
-            cells: what is planned, {cell key: name}, so that a table can tell what is missing. Added to what
-                was planned before: a comparison may grow by losses and seeds.
+            key: digest of everything that defines the comparison.
+            config: nested settings, recorded as the artifact config.json and as flat parameters "data.name".
+            cells: planned cells, {cell key: name}, so that a table can list missing ones. They are added to those planned
+                earlier: a comparison may grow by losses and seeds.
         """
         with self._lock:
             found = self._search(kind="comparison", key=key)
@@ -39,7 +40,7 @@ class Tracker(Store):
             else:
                 own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
                 run_id = self._create_run(name, own | dict(tags or {}))
-            # Written again each time: the last process may have been killed between making the run and this.
+            # Written each time: the last process may have been killed after it created the run.
             self._client.log_dict(run_id, json.loads(json.dumps(config, default=str)), "config.json")
             if cells is not None:
                 self._client.log_dict(run_id, self._planned(run_id) | dict(cells), "cells.json")
@@ -48,7 +49,7 @@ class Tracker(Store):
         return run_id
 
     def finished(self, parent_id: str) -> dict[str, str]:
-        """{cell key: run id} of the comparison's finished cells."""
+        """Return {cell key: run id} of the finished cells of a comparison."""
         return {
             run.tags["plo.cell"]: run.run_id for run in reversed(self._children(parent_id)) if run.status == "FINISHED"
         }
@@ -61,10 +62,10 @@ class Tracker(Store):
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> ActiveRun:
-        """Start an attempt at a cell.
+        """Start recording an attempt at a cell. One process at a time may run a cell.
 
-        Earlier attempts that did not finish get the tag plo.superseded, and those that still say RUNNING
-        (their process was killed) the status KILLED. So one process at a time may run a cell.
+        Earlier attempts that did not finish get the tag plo.superseded. Those with the status RUNNING, whose process was
+        killed, get the status KILLED.
         """
         return self._start("cell", self._children(parent_id), parent_id, cell_key, name, tags, params)
 
@@ -76,7 +77,7 @@ class Tracker(Store):
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> ActiveRun | None:
-        """Start recording a stage; None if any comparison of the store has it finished. Else as `start_cell`."""
+        """Start recording a stage, as `start_cell` does; None if it is finished in any comparison of the store."""
         known = self._search(kind="stage", cell=key)
         if any(run.status == "FINISHED" for run in known):
             return None
@@ -85,10 +86,10 @@ class Tracker(Store):
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
     ) -> ActiveRun | None:
-        """Start recording what an evaluation of level "model" finds of a cell; None if the comparison has it finished.
+        """Start recording an evaluation of level "model" of a cell; None if it is finished in the comparison.
 
         Args:
-            tags: `plo.of`: the cell's key; `plo.evaluation`: the evaluation's name; `plo.settings`: a digest of its settings.
+            tags: `plo.of`, key of the cell; `plo.evaluation`, name of the evaluation; `plo.settings`, digest of its settings.
         """
         known = self._children(parent_id, "evaluation")
         if any(run.tags["plo.cell"] == key and run.status == "FINISHED" for run in known):
@@ -108,11 +109,11 @@ class Tracker(Store):
         return ActiveRun(self, run_id)
 
     def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
-        """Close the comparison: FINISHED, KILLED by the user, or FAILED where a cell failed or is missing."""
+        """Close the comparison as FINISHED, as KILLED by the user, or as FAILED if a cell failed or is missing."""
         self._client.set_terminated(parent_id, "KILLED" if killed else "FINISHED" if ok else "FAILED")
 
     def judge_check(self, judge: str, version: str, card: Mapping[str, Any]) -> None:
-        """Record the card of a judge, of this version (weights, prompt, ...), so that tables show it beside its verdicts."""
+        """Record the card of a version of a judge (weights, prompt, ...), so that tables show it alongside its verdicts."""
         tags = {"plo.kind": "judge", "plo.judge": judge, "plo.judge_version": version}
         run_id = self._create_run(f"check of {judge}", tags)
         self._client.log_dict(run_id, dict(card), "card.json")
@@ -121,7 +122,7 @@ class Tracker(Store):
     # --- reading ---
 
     def judge_checks(self) -> list[dict[str, Any]]:
-        """The cards of judges, oldest first, each with its `judge` and `version`."""
+        """List the cards of judges, oldest first, each with its `judge` and `version`."""
         return [
             {"judge": run.tags["plo.judge"], "version": run.tags["plo.judge_version"]}
             | self._read(run.run_id, "card.json")
@@ -130,10 +131,10 @@ class Tracker(Store):
         ]
 
     def comparisons(self, select: str | None = None) -> list[Comparison]:
-        """The comparisons, oldest first; with `select`, those of that name, or whose key begins with it.
+        """List the comparisons, oldest first. `select` restricts the list to a name, or to keys that begin with it.
 
         Raises:
-            TrackingError: `select` fits none; the message lists those there are.
+            TrackingError: no comparison fits `select`; the message lists the recorded ones.
         """
         found = []
         for run in reversed(self._search(kind="comparison")):
@@ -147,7 +148,7 @@ class Tracker(Store):
         return chosen
 
     def cells(self, select: str | None = None) -> list[RecordedCell]:
-        """The cells of the selected comparisons: of each, the finished attempt, or else the last one."""
+        """List the cells of the selected comparisons; see `Comparison.cells`."""
         return [cell for comparison in self.comparisons(select) for cell in comparison.cells()]
 
     def stages(self, parent_id: str | None = None) -> list[dict[str, Any]]:
@@ -169,7 +170,7 @@ class Tracker(Store):
 
 @contextmanager
 def closing(tracker: Any, parent_id: str) -> Iterator[dict[str, str]]:
-    """Close the comparison however the block ends. The block puts what fails into the dictionary: {name: error}."""
+    """Close the comparison when the block ends, in whatever way. The block collects {name: error} of what failed."""
     failed: dict[str, str] = {}
     try:
         yield failed

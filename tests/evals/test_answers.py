@@ -184,7 +184,7 @@ def test_a_prompt_that_is_refused_spoils_no_other(subject):
     ("refused", "wanted", "said"),
     [
         ("temperature", None, "drawn without temperature"),
-        ("max_tokens", "max_completion_tokens", "drawn with max_completion_tokens in the place of max_tokens"),
+        ("max_tokens", "max_completion_tokens", "drawn with max_completion_tokens instead of max_tokens"),
         ("seed", None, "drawn without seed"),
     ],
 )

@@ -127,7 +127,7 @@ def test_seeds_share_noise_across_losses_and_differ_from_each_other(tiny):
 def test_a_loss_stands_there_once():
     from plo.config import ConfigError, load_experiment
 
-    with pytest.raises(ConfigError, match="dpo stands there twice"):
+    with pytest.raises(ConfigError, match="lists dpo twice"):
         configured_variants(load_experiment(None, {"losses": ["dpo", {"dpo": {"beta": 0.1}}]}))
 
 

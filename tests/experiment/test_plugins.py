@@ -37,7 +37,7 @@ def test_what_is_as_recorded_is_run_when_the_user_says_so(plugin):
 def test_what_was_changed_is_not_even_asked_about(plugin):
     recorded = digests([plugin])
     plugin.write_text(plugin.read_text() + "\n# changed\n")
-    for known, why in ((recorded, "was changed since"), ({}, "without its hash")):
+    for known, why in ((recorded, "has changed since"), ({}, "without its hash")):
         with pytest.raises(ConfigError, match=why):
             load_recorded([plugin], known, confirm=lambda question: True)
     assert not ran(plugin)
@@ -48,6 +48,6 @@ def test_what_the_user_named_was_run_by_the_command(plugin, tmp_path):
     copy.write_text(plugin.read_text())
     load_recorded([plugin], {}, given=[plugin])
     load_recorded([tmp_path / "elsewhere.py"], {str(tmp_path / "elsewhere.py"): digests([plugin])[str(plugin)]}, [copy])
-    with pytest.raises(ConfigError, match=r"elsewhere\.py, which is not here: --plugin FILE"):
+    with pytest.raises(ConfigError, match=r"elsewhere\.py, which does not exist here: give it with --plugin FILE"):
         load_recorded([tmp_path / "elsewhere.py"], {})
     assert not ran(plugin)

@@ -37,10 +37,10 @@ def test_every_registered_loss_is_let_through(entry):
     [
         (
             ("ref_logp",),
-            r"'mine' \(.*test_preflight.py:\d+\) needs 'ref_logp', which nobody computes. Did you mean 'ref_logps'",
+            r"'mine' \(.*test_preflight.py:\d+\) needs 'ref_logp', which is unknown. Did you mean 'ref_logps'",
         ),
         (("ref_logps", "kl"), r"needs 'kl', .*There are: entropy, hidden, kl_pi_ref, .*register_statistic"),
-        (("ref_logps", "column:"), "needs 'column:', which nobody computes"),
+        (("ref_logps", "column:"), "needs 'column:', which is unknown"),
     ],
 )
 def test_an_unknown_need(needs, message):
@@ -101,7 +101,7 @@ def test_columns():
         match=r"'mine' needs .* 'margin', which no row .* has; there are: margins, score. Did you mean 'column:margins'",
     ):
         check_columns([loss], [pair(1, margins=1.0), pair(2, score=2.0)])
-    with pytest.raises(ConfigError, match=r"no row of the data has; there are: none. Add"):
+    with pytest.raises(ConfigError, match=r"no row of the data has. Existing columns: none. Add"):
         check_columns([loss], [pair(1)])
     with pytest.raises(ConfigError, match=r"which 2 of 3 training rows lack .* the first at pairs.jsonl:2"):
         check_columns([loss], [pair(1, margin=1.0), pair(2), pair(3, score=0.0)])

@@ -48,7 +48,7 @@ def test_files_that_are_gone_are_an_error_not_a_table_without_differences(tmp_pa
     cell.finish({"reward": 0.5})
     (tmp_path / "mlartifacts").rename(tmp_path / "lost")
     result = CliRunner().invoke(app, ["leaderboard", "--store", str(tmp_path / "plo.db"), "--out", str(tmp_path)])
-    assert result.exit_code == 2 and "mlartifacts goes with it" in result.output, result.output
+    assert result.exit_code == 2 and "moving its folder mlartifacts" in result.output, result.output
     assert not (tmp_path / "leaderboard.md").exists()
 
 

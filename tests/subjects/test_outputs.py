@@ -22,12 +22,12 @@ def test_lines_of_a_file_end_at_line_feeds_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"prompt": "p", "text": "x"}, {"prompt": "p", "text": null}]', "row 2: 'text' holds null where a text"),
-        ('[{"prompt": "p", "text": "x"}, {"prompt": "p"}]', "row 2: 'text' holds nothing where"),
-        ('{"prompt": "p", "text": "x"}\n\n{"prompt": null, "text": "x"}', "line 3: 'prompt' holds null where"),
-        ('{"prompt": "p", "text": "x"}\n{"prompt": "p", "text": 3}', "line 2: 'text' holds 3 where"),
+        ('[{"prompt": "p", "text": "x"}, {"prompt": "p", "text": null}]', "row 2: 'text' holds null instead of a text"),
+        ('[{"prompt": "p", "text": "x"}, {"prompt": "p"}]', "row 2: 'text' holds nothing instead"),
+        ('{"prompt": "p", "text": "x"}\n\n{"prompt": null, "text": "x"}', "line 3: 'prompt' holds null instead"),
+        ('{"prompt": "p", "text": "x"}\n{"prompt": "p", "text": 3}', "line 2: 'text' holds 3 instead"),
         ('{"prompt": "p", "text": "x"}\n{"prompt": "p", ', "line 2: Expecting property name"),
-        ('{"prompt": "p", "text": "x"}\n7', "no list of objects: line 2 is 7"),
+        ('{"prompt": "p", "text": "x"}\n7', "not a list of objects: line 2 is 7"),
         ("[" * 100_000, "cannot be read: maximum recursion depth"),
         ('{"a": ' * 100_000, "line 1: maximum recursion depth"),
     ],

@@ -129,14 +129,14 @@ def test_margins_that_cannot_be_taken(models, tmp_path):
     (tmp_path / "said.json").write_text('[{"prompt": "Case 1:", "text": "x"}]')
     with pytest.raises(SubjectError, match="tiny has no reference"):
         load_subject("tiny", 0, CONFIG).margins(ROWS)
-    with pytest.raises(SubjectError, match="said gives texts alone, and the log-ratio of tiny needs the model"):
+    with pytest.raises(SubjectError, match="said gives only texts, and the log-ratio of tiny needs the model"):
         against("tiny", tmp_path / "said.json").margins(ROWS)
     template = folder / "chat_template.jinja"
     template.write_text("Please: " + template.read_text())
-    with pytest.raises(SubjectError, match="other reads the rows as other tokens than tiny"):
+    with pytest.raises(SubjectError, match="other tokenises the rows differently from tiny"):
         against("tiny", "other").margins(ROWS[:1])
     template.unlink()
-    with pytest.raises(SubjectError, match="other cannot read the rows that tiny is asked: .* no chat template"):
+    with pytest.raises(SubjectError, match="other cannot read the rows that tiny scores: .* no chat template"):
         against("tiny", "other").margins(ROWS[:1])
 
 
@@ -226,7 +226,7 @@ def test_weights_in_the_older_format_and_none(adapter):
     folder = adapter()
     (folder / "adapter_model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"no weights")
-    with pytest.raises(SubjectError, match=r"adapter has no weights: neither \*model\*.safetensors nor"):
+    with pytest.raises(SubjectError, match=r"adapter has no weights, neither \*model\*.safetensors nor"):
         load_subject(str(folder), 0, CONFIG)
     digests = set()
     for content in (b"one", b"other"):

@@ -51,12 +51,12 @@ def test_a_server_is_given_the_key_where_there_is_one(served, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((404, '{"error": {"message": "no such model"}}'), "HTTP 404.*no such model.*See to the server"),
+        ((404, '{"error": {"message": "no such model"}}'), "HTTP 404.*no such model.*Check the server"),
         ((401, "{}"), "HTTP 401.*PLO_KEY_127_0_0_1"),
-        ((200, '{"choices": []}'), "with no completion.*most end in /v1"),
-        ((200, "{}"), "with no completion"),
-        ((200, '"text"'), "with no completion"),
-        ((200, '{"choices": [{"mess'), "with no completion"),
+        ((200, '{"choices": []}'), "something that is no completion.*most end in /v1"),
+        ((200, "{}"), "something that is no completion"),
+        ((200, '"text"'), "something that is no completion"),
+        ((200, '{"choices": [{"mess'), "something that is no completion"),
     ],
 )
 def test_a_server_that_fails_is_named(served, answer, message):
@@ -91,12 +91,12 @@ def test_what_a_server_said_is_asked_again_where_it_is_damaged(served, harm, cap
 def test_no_server_and_no_client(served, monkeypatch):
     from plo.subjects.server import Server
 
-    with pytest.raises(SubjectError, match="server:m@http://127.0.0.1:9/v1 cannot be asked.*APIConnectionError"):
+    with pytest.raises(SubjectError, match="server:m@http://127.0.0.1:9/v1 does not answer.*APIConnectionError"):
         Server("server:m@http://127.0.0.1:9/v1", 0, retries=0).sample(["p"])
     for spec, lacks in (("server:m", "server"), ("server:@http://x/v1", "model")):
         with pytest.raises(SubjectError, match=f"names no {lacks}: write server:MODEL@"):
             load_subject(spec, 0, EvaluationConfig())
-    with pytest.raises(SubjectError, match="gives texts alone, and this evaluation needs the model"):
+    with pytest.raises(SubjectError, match="gives only texts, and this evaluation needs the model"):
         load_subject(served.spec, 0, EvaluationConfig()).causal_lm()
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(SubjectError, match=r"needs the package openai: pip install 'plo\[evals\]'"):

@@ -76,4 +76,4 @@ def test_a_served_model_is_left_alike(serve, ctrl_c, tmp_path, monkeypatch, capl
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         subject.sample([[{"role": "user", "content": "p"}]])
-    assert time.monotonic() - start < 10 and "1 calls under way are waited for (at most 600 s)" in caplog.text
+    assert time.monotonic() - start < 10 and "stopping after 1 calls that are under way (at most 600 s)" in caplog.text
