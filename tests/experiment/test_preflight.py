@@ -98,7 +98,7 @@ def test_columns():
     check_columns([loss, get_loss("dpo")], [pair(1, margin=1.0), pair(2, margin=2.0)])
     with pytest.raises(
         ConfigError,
-        match=r"'mine' needs .* 'margin', which no row .* has; there are: margins, score. Did you mean 'column:margins'",
+        match=r"'mine' needs .* 'margin', which no row .* has. Existing columns: margins, score. Did you mean 'column:margins'",
     ):
         check_columns([loss], [pair(1, margins=1.0), pair(2, score=2.0)])
     with pytest.raises(ConfigError, match=r"no row of the data has. Existing columns: none. Add"):
