@@ -1,18 +1,18 @@
-"""The caches under PLO_HOME: where each one is, what it holds, and how to list and prune their entries.
+"""Caches under PLO_HOME: their places and contents, and listing and pruning of their entries.
 
     from plo import caches
 
-    for entry in caches.entries():                    # caches.entries(["reference"]): of these caches alone
+    for entry in caches.entries():                    # caches.entries(["reference"]) lists only these caches
         entry.cache, entry.key, entry.path            # "reference", "3f2a...", Path
-        entry.size, entry.last_use, entry.held        # bytes, seconds since the epoch, a running process uses it
-        entry.damage()                                # None if it is intact; else what is wrong. Reads the entry's files.
-    caches.CACHES["reference"].holds, .remade         # what is in it, and how it is made anew
+        entry.size, entry.last_use, entry.held        # bytes, seconds since the epoch, whether a running process uses it
+        entry.damage()                                # None if it is intact, else a description; reads all its files
+    caches.CACHES["reference"].holds, .remade         # what an entry is, and how it is made again
 
     pruned = caches.prune(["outputs"], unused_for=30 * 86_400, keep_bytes=10e9, dry_run=True)
-    pruned.removed, pruned.held                       # entries; `held` were due, but a running process uses them
+    pruned.removed, pruned.held                       # entries; `held` stay because a running process uses them
 
-Writers ask `CACHES[name].path(key)` where an entry goes, write it through `plo.store`, and `hold` (or `lock`) what they use,
-so that `prune` leaves it alone while their process runs.
+Writers get the place of an entry from `CACHES[name].path(key)` and write it with `plo.store`. They `hold` or `lock` what
+they use, so that `prune` does not remove it while their process runs.
 """
 
 import fcntl
@@ -32,8 +32,8 @@ from filelock import FileLock
 from plo import store
 from plo.paths import plo_home
 
-FORM = 1  # of all keys together: another number makes every cache be filled anew
-LEFTOVERS = {".lock", ".partial", ".part", ".sha256"}  # files next to an entry, which are no entries themselves
+FORM = 1  # version of all keys; with another number, `note_form` logs that caches are filled anew
+LEFTOVERS = {".lock", ".partial", ".part", ".sha256"}  # suffixes of files next to entries
 log = logging.getLogger(__name__)
 
 
@@ -42,10 +42,10 @@ class Cache:
     """One kind of value that plo keeps and can make again.
 
     Attributes:
-        pattern: path of an entry below PLO_HOME, with `*` in the place of its key.
-        holds: what an entry is.
-        remade: how an entry is made anew after it was removed.
-        expensive: making it anew costs money or much time, so that `prune` removes entries only where the cache is named.
+        pattern: path of an entry below PLO_HOME, with `*` in place of its key.
+        holds: description of an entry.
+        remade: description of how an entry is made again after it was removed.
+        expensive: whether that costs money or much time, so that `prune` removes entries only if the cache is named.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        """The folder of its entries."""
+        """Folder of the entries."""
         return (plo_home() / self.pattern).parent
 
     def path(self, key: str = "") -> Path:
-        """Return where the entry of a key is."""
+        """Return the place of the entry with this key."""
         return plo_home() / self.pattern.replace("*", key)
 
     def entries(self, held: frozenset[Path] = frozenset()) -> list["Entry"]:
@@ -111,7 +111,7 @@ CACHES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A value in a cache: a file with its checksum alongside, or a folder of such files."""
+    """An entry of a cache: a file with its checksum alongside, or a folder of such files."""
 
     cache: str
     key: str
@@ -120,16 +120,16 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Number of bytes on disk."""
         return sum(file.stat().st_size for file in self._files())
 
     @property
     def last_use(self) -> float:
-        """Seconds since the epoch when the entry was last written, or read and found intact."""
+        """Time, in seconds since the epoch, when the entry was last written or verified."""
         return max((file.stat().st_mtime for file in self._files()), default=0.0)
 
     def damage(self) -> str | None:
-        """Describe what is wrong with the entry; None if it is as it was written. All its files are read."""
+        """Read all files of the entry, and describe what is wrong with them; None if they are as they were written."""
         if self.path.suffix == ".db":
             try:
                 with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
@@ -143,7 +143,7 @@ class Entry:
         return next((damage for value in values if (damage := store.damage(value))), None)
 
     def remove(self) -> None:
-        """Delete the entry with everything that belongs to it."""
+        """Delete the entry and its checksum."""
         store.remove(self.path)
         for file in self._files():
             file.unlink(missing_ok=True)
@@ -157,11 +157,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` did.
+    """Result of `prune`.
 
     Attributes:
-        removed: entries that were deleted; with `dry_run`, that would be.
-        held: entries that were due as well, and stay because a running process uses them.
+        removed: deleted entries; with `dry_run`, those that would be deleted.
+        held: entries that stay only because a running process uses them.
     """
 
     removed: list[Entry]
@@ -186,14 +186,14 @@ def prune(
     keep_bytes: float | None = None,
     dry_run: bool = False,
 ) -> Pruned:
-    """Delete entries of the caches `names`; None means all caches that are not expensive to fill anew.
+    """Delete entries of the caches `names`, or of all caches that are not expensive to fill again.
 
-    Without `unused_for` and `keep_bytes` every entry is due. An entry that a running process uses always stays.
+    Without `unused_for` and `keep_bytes` all entries are deleted. Entries that a running process uses always stay.
 
     Args:
-        unused_for: an entry is due if it was not used for so many seconds.
-        keep_bytes: entries are due, the least recently used first, until the rest takes no more than so many bytes.
-        dry_run: return what is due and delete nothing.
+        unused_for: delete entries that were not used for this number of seconds.
+        keep_bytes: delete the least recently used entries until the rest takes at most this number of bytes.
+        dry_run: delete nothing, and return what would be deleted.
     """
     if names is None:
         names = [cache.name for cache in CACHES.values() if not cache.expensive]
@@ -208,7 +208,7 @@ def prune(
             due.append(entry)
     pruned = Pruned([], [])
     for entry in due:
-        with _uses_lock():  # nobody begins to use it now
+        with _uses_lock():  # no process can begin to use the entry now
             held = entry.path in _held()
             if not held and not dry_run:
                 entry.remove()
@@ -216,13 +216,13 @@ def prune(
     return pruned
 
 
-_uses: dict[Path, IO[str]] = {}  # by PLO_HOME: the open file that lists what this process holds
+_uses: dict[Path, IO[str]] = {}  # by PLO_HOME: open file that lists what this process holds
 _holding: set[Path] = set()
 _threads = threading.Lock()
 
 
 def hold(path: Path) -> None:
-    """Keep `prune` from removing an entry until this process ends. Call it before you look whether the entry is there."""
+    """Keep `prune` from removing an entry until this process ends. Call it before checking that the entry exists."""
     with _threads:
         if path in _holding:
             return
@@ -231,42 +231,42 @@ def hold(path: Path) -> None:
             if uses is None:
                 file = locks_folder() / f"{hashlib.sha256(repr((time.time_ns(), path)).encode()).hexdigest()[:16]}.uses"
                 uses = _uses[plo_home()] = file.open("w", encoding="utf-8")
-                fcntl.flock(uses, fcntl.LOCK_EX)  # let go by the system, however the process ends
+                fcntl.flock(uses, fcntl.LOCK_EX)  # the system releases it, however the process ends
             uses.write(f"{path}\n")
             uses.flush()
         _holding.add(path)
 
 
 def lock(path: Path) -> FileLock:
-    """Return the lock under which an entry is made, so that two processes do not make it twice. The entry is held."""
+    """Return the lock under which an entry is made, so that no two processes make it, and `hold` the entry."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hold(path)
     return FileLock(f"{path}.lock")
 
 
 def named_lock(*names: str) -> FileLock:
-    """Return this user's lock of something that is no file, in a folder that nobody else can write to."""
+    """Return a lock for something that is not a file, in a folder that only this user can write to."""
     digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
     return FileLock(locks_folder() / f"{digest}.lock")
 
 
 def locks_folder() -> Path:
-    """Return the folder of locks below PLO_HOME; it is made where it is missing."""
+    """Return the folder of locks below PLO_HOME. It is created if it is missing."""
     folder = plo_home() / "locks"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def note_form() -> None:
-    """Log once that caches which an earlier version of plo filled are not read."""
+    """Log once that entries of another version of plo are not used."""
     file = plo_home() / "form"
     known = file.read_text().strip() if file.exists() else None
     if known == str(FORM):
         return
     if any(cache.entries() for cache in CACHES.values() if cache.name not in ("models", "verdicts", "server-outputs")):
         log.warning(
-            "The caches in %s were written by another version of plo, with other keys: what is needed of them is made anew. "
-            "`plo cache prune` frees their space.",
+            "Another version of plo wrote the caches in %s with other keys: what is needed is made again. "
+            "`plo cache prune` frees the space.",
             plo_home(),
         )
     file.write_text(f"{FORM}\n")
@@ -277,7 +277,7 @@ def _uses_lock() -> FileLock:
 
 
 def _held() -> frozenset[Path]:
-    """Paths that running processes hold. What ended processes left is removed, so call it under `_uses_lock`."""
+    """Return the paths that running processes hold, and remove lists of ended ones. Requires `_uses_lock`."""
     held: set[Path] = set()
     for file in locks_folder().glob("*.uses"):
         with file.open("r+", encoding="utf-8") as uses:

@@ -1,4 +1,4 @@
-"""How far a run is: logged once a minute, and drawn by whoever passes a `Progress` of their own, as the command line does."""
+"""Progress of a run: logged once a minute, and drawn by a `Progress` that a caller passes, as the command line does."""
 
 import logging
 import threading
@@ -37,7 +37,7 @@ class CellsProgress:
         self.draw()
 
     def end(self) -> None:
-        """Count all of the cell's work as done, whatever was reported of it: it may have failed."""
+        """Count all work of the cell as done, even if not all of it was reported, as the cell may have failed."""
         self.cells_done += 1
         units, steps = zip(*self.work[: self.cells_done], strict=True)
         self.units_done, self.steps_done = sum(units), sum(steps)
@@ -50,10 +50,10 @@ class CellsProgress:
         self.draw()
 
     def draw(self) -> None:
-        """Show the counts; a subclass that draws overrides this."""
+        """Show the counts. A subclass that draws overrides this method."""
 
     def line(self, seconds: float) -> str:
-        """Say what is done after so many seconds, and estimate the time left from it."""
+        """Return a line about what is done after `seconds` seconds, with an estimate of the time that is left."""
         left = "time left not known yet"
         if self.units_done:
             left = f"about {_time(seconds * (self.units - self.units_done) / self.units_done)} left"
@@ -69,14 +69,14 @@ class CellsProgress:
 
 
 class Progress:
-    """Receives how far a run is. This one draws nothing."""
+    """Receives the progress of a run. This class draws nothing; see `plo.cli.progress.TerminalProgress`."""
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """Show `text` while the block runs."""
         return nullcontext()
 
     def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Show a bar while the block runs, which calls what it is given with the number of items done."""
+        """Show a bar while the block runs. The block calls the function that it receives with the number of items done."""
         return nullcontext(lambda done: None)
 
     def cells(self, work: Sequence[tuple[int, int]]) -> CellsProgress:

@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
 from plo.backbone.token_statistics import needs_reference
-from plo.losses import Loss, get_loss
+from plo.losses import Loss
 from plo.pairs import Pairs
+from plo.scorers import get_loss
 from plo.trl.batch import (
     COLUMN,
     LOGGED,

@@ -15,7 +15,8 @@ from plo.experiment.evaluations import _policy
 from plo.experiment.keys import Cell
 from plo.experiment.workbench import workbench
 from plo.scorers import get_variant
-from plo.tracking import Unrecorded
+from plo.tracking import ActiveRun
+from plo.tracking.recording import Unrecorded
 
 # Of a training of 4 steps, evaluated at 2 and 4, that was killed before it was recorded: the file, and where it goes on.
 KINDS = {
@@ -58,7 +59,7 @@ def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
 
     def run():
         with pytest.raises(KeyboardInterrupt):
-            run_cell(cell, bench, Killed(), Path("runs"), None)
+            run_cell(cell, bench, Killed(ActiveRun), Path("runs"), None)
         return results(folder)
 
     undisturbed = run()
