@@ -35,6 +35,7 @@ picture: setup
 
 test: setup
 	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 # The tests that compare floating-point numbers, computed as on a CPU that has AVX2 but neither AVX-512 nor AMX.

@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from plo.configured import HyperParameterError, accepted, full_name, resolve_params, shown
-from plo.identity import code_identity, sha256
-from plo.losses.generators import GENERATORS
 from plo.losses.register import LossError, LossFacts, check_assumption, check_names
-from plo.pairs import Pairs, Side
+from plo.pairs import Pairs
 from plo.registry import Entry
-
-PLAIN = (str, int, float, tuple, list, type(None))  # values of hyper-parameters that are no code
 
 
 @dataclass
@@ -81,31 +77,6 @@ class Loss(nn.Module):
     def terms(self) -> tuple[tuple[float, "Loss"], ...]:
         """Terms ((coefficient, Loss), ...): the loss itself, or those of a sum."""
         return ((1.0, self),)
-
-    @property
-    def source(self) -> str:
-        """Hash that identifies the loss: its code with the code it calls, and its hyper-parameters."""
-        return self.identity(self.params)
-
-    def identity(self, params: Mapping[str, Any], scorer: str | None = None) -> str:
-        """Hash that identifies the loss as part of a variant.
-
-        Args:
-            params: hyper-parameters of the variant.
-            scorer: hash that identifies the token weights.
-        """
-        plain: dict[str, Any] = {name: value for name, value in params.items() if isinstance(value, PLAIN)}
-        code: list[Any] = [self.target, *(value for name, value in params.items() if name not in plain)]
-        generator, base = params.get("generator"), params.get("base")
-        if isinstance(generator, str):
-            entry = GENERATORS[generator]
-            code += [entry.load(), entry.facts.closed_form]
-        parts = [scorer]
-        if isinstance(base, str):  # of a loss that changes another one
-            from plo.losses.get import get_loss  # which imports this module
-
-            parts.append(get_loss(base).source)
-        return sha256([repr(plain), self.needs, self.level, *parts, code_identity(*code, through=(Pairs, Side))])
 
     @property
     def has_parameters(self) -> bool:
@@ -192,11 +163,6 @@ class LossSum(Loss):
     def terms(self) -> tuple[tuple[float, Loss], ...]:
         """Terms of the sum, ((coefficient, Loss), ...)."""
         return tuple(zip(self._coefficients, cast(list[Loss], self._losses), strict=True))
-
-    @property
-    def source(self) -> str:
-        """Hashes that identify the terms, a line each."""
-        return "\n".join(loss.source for _, loss in self.terms)
 
     @property
     def has_parameters(self) -> bool:

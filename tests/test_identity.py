@@ -13,6 +13,7 @@ import pytest
 from plo.config import EvaluationConfig, ModelConfig, Section, TrainConfig
 from plo.identity import code_identity, settings_identity
 from plo.losses import get_loss
+from plo.losses.identity import loss_identity
 from plo.pairs import Pairs, Side
 from plo.scorers import get_scorer
 
@@ -237,20 +238,23 @@ def test_code_without_a_source_is_told_apart():
 def test_a_generator_s_closed_form_and_a_base_loss_are_parts_of_a_loss(monkeypatch):
     from plo.losses import GENERATORS
 
-    before, inside = get_loss("bpo").source, get_loss("wpo(base=bpo)").source
-    assert before != get_loss("bpo", lam=0.25).source != get_loss("bpo", generator="ba", lam=0.25).source
+    before, inside = loss_identity(get_loss("bpo")), loss_identity(get_loss("wpo(base=bpo)"))
+    assert (
+        before != loss_identity(get_loss("bpo", lam=0.25)) != loss_identity(get_loss("bpo", generator="ba", lam=0.25))
+    )
     sba = GENERATORS["sba"]
     facts = replace(sba.facts, closed_form=lambda log_R, *, lam=0.0, s=4.0: log_R)
     monkeypatch.setitem(GENERATORS._entries, "sba", replace(sba, facts=facts))
-    assert get_loss("bpo").source != before and get_loss("wpo(base=bpo)").source != inside
-    assert get_loss("wpo(base=dpo)").source != get_loss("wpo(base=ipo)").source
+    assert loss_identity(get_loss("bpo")) != before and loss_identity(get_loss("wpo(base=bpo)")) != inside
+    assert loss_identity(get_loss("wpo(base=dpo)")) != loss_identity(get_loss("wpo(base=ipo)"))
 
 
 SCRIPT = """
 from plo.losses import LOSSES, get_loss
+from plo.losses.identity import loss_identity
 from plo.scorers import SCORERS, get_scorer
 for entry in LOSSES:
-    print(entry.name, get_loss(entry.name).source)
+    print(entry.name, loss_identity(get_loss(entry.name)))
 for name in ("tis_rank", "subsample", "attention_judge"):
     print(name, get_scorer(name).source)
 """
@@ -263,8 +267,8 @@ def test_another_process_finds_the_same(tmp_path):
     there = dict(line.split() for line in run.stdout.splitlines())
     assert len(there) > 30
     for name, identity in there.items():
-        known = get_scorer(name) if name in ("tis_rank", "subsample", "attention_judge") else get_loss(name)
-        assert known.source == identity, name
+        is_scorer = name in ("tis_rank", "subsample", "attention_judge")
+        assert identity == (get_scorer(name).source if is_scorer else loss_identity(get_loss(name))), name
     assert len({*there.values()}) == len(there)  # and no two are one
 
 

@@ -32,6 +32,7 @@ from plo.data import Pair
 from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
+from plo.losses.identity import loss_identity
 from plo.scorers import Scores, Stage
 from plo.tracking import ActiveRun, unrecorded
 
@@ -122,7 +123,7 @@ class Stages:
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
         columns = [[pair.columns.get(name) for name in names] for pair in self._pairs(stage)] if names else []
         pairs = self.digest(stage.share, stage.reversed)
-        return sha256([how, stage.seed, loss.name, loss.source, code, columns, pairs])
+        return sha256([how, stage.seed, loss.name, loss_identity(loss), code, columns, pairs])
 
     def trained(self, stage: Stage, name: str) -> Weights:
         """Return the stage's trained weights, training them first if they are missing."""

@@ -6,6 +6,7 @@ from typing import Any
 from plo.configured import HyperParameterError, changed, full_name, resolve_params
 from plo.losses import LOSSES, Loss, LossError, LossSum
 from plo.losses.get import Spec, expand_preset, find_loss, read_terms
+from plo.losses.identity import loss_identity
 from plo.losses.loss import sum_name
 from plo.pairs import Pairs
 from plo.registry import Entry, RegistryError
@@ -69,7 +70,7 @@ class Term:
     @property
     def source(self) -> str:
         """Hash that identifies the term: code and hyper-parameters of loss and scorer."""
-        return self.loss.identity(self.params, None if self.scorer is None else self.scorer.source)
+        return loss_identity(self.loss, self.params, None if self.scorer is None else self.scorer.source)
 
 
 class Variant:

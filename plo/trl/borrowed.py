@@ -39,7 +39,7 @@ TRANSFORMERS.require("transformers:PreTrainedModel", "_hf_peft_config_loaded", "
 
 OF_TRAINERS = {
     TRL: ("precompute_ref_logps", "aux_loss_enabled", "_is_vision_dataset", "_metrics", "_total_train_tokens"),
-    TRANSFORMERS: ("_signature_columns", "is_fsdp_enabled", "is_deepspeed_enabled"),
+    TRANSFORMERS: ("_signature_columns", "is_in_train", "is_fsdp_enabled", "is_deepspeed_enabled"),
 }
 REFERENCE_SUMS = ("ref_chosen_logps", "ref_rejected_logps")  # columns of a batch, from precompute_ref_log_probs
 REFERENCE_ADAPTER = "ref"  # TRL's copy of an adapter that was trained before

@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
 from plo.backbone.token_statistics import needs_reference
-from plo.losses import Loss, get_loss
+from plo.losses import Loss
 from plo.pairs import Pairs
+from plo.scorers import get_loss
 from plo.trl.batch import (
     COLUMN,
     LOGGED,
@@ -112,7 +113,7 @@ class LossMixin(_Base):
             num_items_in_batch: (terms,) pairs or tokens of the whole optimiser step; None in evaluation.
         """
         training = self.model.training
-        if training and num_items_in_batch is None:
+        if training and self.is_in_train and num_items_in_batch is None:
             raise TRANSFORMERS.error("Trainer.training_step passes no num_items_in_batch")
         tokens = response_tokens(inputs)
         statistics = self._statistics(model, inputs, tokens)
@@ -127,11 +128,11 @@ class LossMixin(_Base):
         terms = evaluate(self.plo_loss, pairs)
         check_counts(self.plo_loss, terms.counts, self._count(inputs, tokens))
         counts = torch.tensor(terms.counts, device=terms.sums.device)
-        if training and num_items_in_batch is not None:  # DDP takes the mean over processes
+        if num_items_in_batch is None:
+            loss = (terms.sums / counts.clamp(min=1)).sum()
+        else:  # DDP takes the mean over processes
             loss = (terms.sums / num_items_in_batch.to(terms.sums)).sum() * self.accelerator.num_processes
             self._check_step(loss, pairs, terms)
-        else:
-            loss = (terms.sums / counts.clamp(min=1)).sum()
         recorded = self._metrics["train" if training else "eval"]
         with torch.no_grad():
             for name, value in metrics(self, pairs, terms, counts, logged).items():

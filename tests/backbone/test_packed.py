@@ -170,8 +170,8 @@ REFUSED = {
         ),
         "ALiBi",
     ),
-    "GPT-J": (
-        lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=64, rotary_dim=4)),
+    "GPT": (
+        lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=64)),
         "interface",
     ),
     "recurrence": (
