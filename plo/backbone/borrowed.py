@@ -19,9 +19,9 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from plo.borrowed import Library
 
 TORCH = Library("torch", tried=("2.13.0",))
-TRANSFORMERS = Library("transformers", tried=("5.23.0",))
-PEFT = Library("peft", tried=("0.21.2",))
-ACCELERATE = Library("accelerate", tried=("1.15.0",))
+TRANSFORMERS = Library("transformers", tried=("5.21.0", "5.23.0"))
+PEFT = Library("peft", tried=("0.20.0", "0.21.2"))
+ACCELERATE = Library("accelerate", tried=("1.12.0", "1.15.0"))
 LIBRARIES = TORCH, TRANSFORMERS, PEFT, ACCELERATE
 
 # torch
