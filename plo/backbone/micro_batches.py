@@ -125,11 +125,12 @@ class TrainingPairs:
         return activations > SHARE_OF_FREE_MEMORY * (free / here - state)
 
     def _micro_batch(self, rows: Sequence[int], *, filler: bool) -> MicroBatch:
-        batch = self._batch(rows)
+        batch = self.batch(rows)
         counts = [0 if filler else count for count in self.backbone.count(batch)]
         return MicroBatch(batch, tuple(rows), counts, filler)
 
-    def _batch(self, rows: Sequence[int]) -> Batch:
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return these pairs as one batch, with the statistics of the reference and the token weights."""
         batch = collate([self.pairs[i] for i in rows], self.columns, packed=self.backbone.packed)
         if self.weights is not None:
             batch = replace(batch, token_weights=torch.cat([self.weights[i][side] for side in (0, 1) for i in rows]))
@@ -137,7 +138,7 @@ class TrainingPairs:
 
     def _saved_bytes(self, rows: Sequence[int]) -> int:
         backbone = self.backbone
-        batch = self.completed(self._batch(rows).to(backbone.device))
+        batch = self.completed(self.batch(rows).to(backbone.device))
         kept, backbone.kept_logits = backbone.kept_logits, 0
         try:
             with torch.random.fork_rng():  # LoRA's dropout draws here too

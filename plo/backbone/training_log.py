@@ -48,7 +48,7 @@ class TrainingLog:
         pairs, tokens, sums, terms, peaks = zip(*distributed.gather(mine), strict=True)
         logs = {name: total / sum(pairs) for name, total in _added(sums).items()}
         logs |= {
-            "both_falling": float(self._both_falling(logs, sum(pairs), sum(tokens))),
+            "both_falling": float(self.both_falling(logs, sum(pairs), sum(tokens))),
             "clipped": self._clipped / self.steps,
             "tokens_per_second": sum(tokens) / max(self.seconds, 1e-9),
             "peak_memory_gb": max(peaks),
@@ -63,7 +63,7 @@ class TrainingLog:
         self._terms: defaultdict[str, float] = defaultdict(float)
         self._pairs = self._tokens = self.steps = self._clipped = 0
 
-    def _both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
+    def both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
         """Return whether the means of both responses' log-ratios are below 0 by more than rounding."""
         sums = torch.tensor(
             [logs[f"log_ratios/{side}"] * pairs for side in ("chosen", "rejected")], dtype=torch.float64

@@ -223,7 +223,7 @@ def test_what_falls_by_rounding_alone_does_not_fall(train):
     trainer = train("dpo")
     for each, falls in ((-1e-17, False), (-3e-14, False), (-4e-14, True)):
         logs = {"log_ratios/chosen": each, "log_ratios/rejected": each}
-        assert trainer._both_falling(logs, pairs=4, tokens=40) is falls
+        assert trainer.metrics.both_falling(logs, pairs=4, tokens=40) is falls
 
 
 def test_a_token_mask_that_depends_on_values_is_refused(train):
@@ -279,5 +279,5 @@ def test_token_weights_reach_the_tokens_they_were_made_for(tiny_llama, tiny_pair
         chosen = sum((i + step * t) * d for t, d in enumerate(ratios[:first]))
         margins.append(0.5 * (chosen - sum((i + 1 + step * t) * d for t, d in enumerate(ratios[first:]))))
     expected = sum(math.log1p(math.exp(-margin)) for margin in margins)
-    assert backbone(trainer._batch(rows))["sums"].item() == pytest.approx(expected, rel=1e-6)
+    assert backbone(trainer.data.batch(rows))["sums"].item() == pytest.approx(expected, rel=1e-6)
     assert max(map(abs, margins)) > 0.1
