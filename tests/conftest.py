@@ -1,6 +1,7 @@
 """Tiny models and pairs that every test may ask for."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -21,14 +22,27 @@ def _threads():
 @pytest.fixture(autouse=True)
 def _registries():
     """What a test registers is gone after it."""
+    from plo.backbone.token_statistics import STATISTICS
+    from plo.data import SOURCES
+    from plo.evals import EVALUATIONS
+    from plo.evals.judges import JUDGES
     from plo.losses import GENERATORS, LOSSES
     from plo.scorers import RECIPES, SCORERS
 
-    registries = (LOSSES, GENERATORS, SCORERS, RECIPES)
+    registries = (LOSSES, GENERATORS, SCORERS, RECIPES, STATISTICS, SOURCES, EVALUATIONS, JUDGES)
     before = [(registry, dict(registry._entries), dict(registry._aliases)) for registry in registries]
     yield
     for registry, entries, aliases in before:
         registry._entries, registry._aliases = entries, aliases
+
+
+@pytest.fixture(autouse=True)
+def _loggers():
+    """Log records of plo reach a test, whatever a library of an earlier test switched off in this process."""
+    logging.disable(logging.NOTSET)
+    for name in [name for name in logging.root.manager.loggerDict if name == "plo" or name.startswith("plo.")]:
+        logging.getLogger(name).disabled = False
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

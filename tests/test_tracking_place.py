@@ -207,7 +207,7 @@ def test_a_call_of_mlflows_that_meets_a_lock_is_made_again(brief):
 
     patient = client.Patient(Busy(), "sqlite:////some/plo.db")
     assert patient.log_batch("run", metrics=[1]) == "written" and calls == [[1]] * 4
-    with pytest.raises(TrackingError, match=r"/some/plo\.db was held"):
+    with pytest.raises(TrackingError, match=r"/some/plo\.db was locked"):
         patient.get_run("run")
     with pytest.raises(ValueError, match="something else"):
         patient.set_tag("run", "a", "b")

@@ -56,7 +56,7 @@ def test_it_ends_after_the_step_with_a_checkpoint_and_goes_on_from_there(tiny, m
 def test_an_evaluation_under_way_is_made_again(tiny, monkeypatch):
     experiment = tiny(losses=["sft"], **FLOAT32)
     said, _ = interrupted(experiment, monkeypatch, signal.SIGINT, Evaluator, "_evaluate", at=2)
-    assert "the evaluation under way is made again at the next start" in said
+    assert "the evaluation under way is repeated at the next start" in said
     assert statuses()["sft seed 0"] == statuses()[""] == "KILLED"
     assert list(Path("runs").glob("*/sft*/checkpoint-*")) and not list(Path("runs").glob("*/sft*/evaluation-*"))
 

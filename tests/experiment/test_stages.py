@@ -12,6 +12,7 @@ from staged import stages_of, trained_bench
 from plo import caches
 from plo.experiment import scores
 from plo.experiment.matrix import compare
+from plo.experiment.stages import stage_settings
 from plo.losses import register_loss
 from plo.registry import RegistryError
 from plo.scorers import Stage, get_scorer, register_scorer
@@ -172,5 +173,5 @@ def test_other_models_are_let_go_before_the_losses_train(tiny, tmp_path):
 
 def test_a_stages_epochs_come_before_the_experiments_steps(tiny):
     stages = trained_bench(tiny(**{"train.steps": 3})).stages
-    assert stages._settings(Stage(train={"epochs": 2})).steps is None
-    assert stages._settings(Stage(train={"lr": 1})).steps == 3
+    assert stage_settings(stages.train, Stage(train={"epochs": 2})).steps is None
+    assert stage_settings(stages.train, Stage(train={"lr": 1})).steps == 3
