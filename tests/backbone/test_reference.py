@@ -87,4 +87,4 @@ def test_a_damaged_shard_is_computed_again(tiny_llama, tiny_pairs, tmp_path, har
     again = ReferenceStore(tmp_path).get(backbone, pairs, hidden=True).statistics(range(6))
     assert all(torch.equal(again[name], values) for name, values in whole.items())
     [line] = caplog.messages
-    assert str(path) in line and "damaged" in line and "made again" in line
+    assert str(path) in line and "damaged" in line and "made anew" in line
