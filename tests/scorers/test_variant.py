@@ -13,7 +13,7 @@ from plo.losses import LossError, LossSum, register_loss
 from plo.losses import get_loss as get_plain_loss
 from plo.pairs import MissingStatistic
 from plo.registry import RegistryError
-from plo.scorers import RECIPES, register_recipe
+from plo.scorers import RECIPES, register_recipe, register_scorer
 from plo.scorers.recipe import BUILT_IN
 from plo.verify.inputs import make_pairs, make_statistics
 
@@ -96,6 +96,30 @@ def test_what_a_variant_refuses(spec, params, message):
 def test_a_loss_by_itself_names_the_remedy():
     with pytest.raises(LossError, match=r"'twdpo' takes no scorer: .* plo.get_variant\('twdpo\(scorer=...\)'\)"):
         get_plain_loss("twdpo(scorer=subsample)")
+
+
+def test_the_code_of_the_scorer_is_part_of_what_identifies_a_variant():
+    """Parameters alone do not distinguish recipes of scorers that have none, nor two versions of a scorer."""
+
+    def constant(value):
+        def scorer(material):
+            for pair in material.pairs:
+                yield tuple(torch.full((len(ids),), value) for ids in (pair.chosen_ids, pair.rejected_ids))
+
+        register_scorer("constant", replace=True)(scorer)
+        register_recipe("by_constant", loss="twdpo", scorer="constant", paper="mine", replace=True)
+        return [get_variant(spec).source for spec in ("by_constant", "twdpo(scorer=constant)", "dpo + 0.1*by_constant")]
+
+    first, again, other = constant(1.0), constant(1.0), constant(2.0)
+    assert first == again and not set(first) & set(other)
+    assert get_variant("sampo").source != first[0]
+
+
+def test_a_term_that_becomes_a_sum_keeps_its_coefficient():
+    def change(term):
+        return get_variant("0.5*dpo + 3*ipo") if term.name == "dpo" else term
+
+    assert get_variant("4*dpo + 0.2*sft").each_term(change).name == "2*dpo + 12*ipo + 0.2*sft"
 
 
 def test_a_name_of_a_loss_and_of_a_recipe_is_ambiguous():
