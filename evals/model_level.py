@@ -26,12 +26,12 @@ class ModelEvaluation:
 
     @property
     def asks_judge(self) -> bool:
-        """Whether the evaluation asks a judge."""
+        """True if the evaluation asks a judge."""
         return self.entry.facts.asks_judge
 
     @property
     def compares(self) -> bool:
-        """Whether the evaluation compares with the subject's reference, that is, has an option `against`."""
+        """True if the evaluation compares with the subject's reference, that is, has an option `against`."""
         return "against" in self.options
 
     @property

@@ -19,7 +19,7 @@ class EvaluationError(PloError, ValueError):
 
 @dataclass(frozen=True)
 class EvaluationFacts:
-    """What an evaluation declares about itself; see `register_evaluation`.
+    """Properties that an evaluation declares when it is registered; `register_evaluation` explains them.
 
     Attributes:
         asks_judge: it takes a judge, the argument `judging`.

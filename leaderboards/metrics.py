@@ -1,4 +1,4 @@
-"""How each metric of a table is read and shown: as recorded, or, for runs of earlier versions, as plo knew it."""
+"""Find the description of each metric of a table: the recorded one or, for runs of earlier versions, plo's own."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

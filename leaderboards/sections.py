@@ -69,7 +69,7 @@ class Section:
 
     @property
     def trusted(self) -> bool:
-        """Whether every judge of the section, if any, agrees with gold labels beyond chance."""
+        """True if every judge of the section, if any, agrees with gold labels beyond chance."""
         return all(judge.get("informative") or judge["judge"].startswith("gold:") for judge in self.judges)
 
     def keep_metrics(self, names: Collection[str]) -> None:

@@ -80,7 +80,7 @@ class Loss(nn.Module):
 
     @property
     def has_parameters(self) -> bool:
-        """Whether the loss trains parameters of its own and must be built before training."""
+        """True if the loss trains parameters of its own and must be built before training."""
         return inspect.isclass(self.target)
 
     @property
@@ -166,7 +166,7 @@ class LossSum(Loss):
 
     @property
     def has_parameters(self) -> bool:
-        """Whether any term trains parameters of its own."""
+        """True if any term of the sum trains parameters of its own and must be built before training."""
         return any(loss.has_parameters for _, loss in self.terms)
 
     @property

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from plo.scorers import Variant, get_loss, get_variant
 
 __version__ = "0.1.0"
-# Where a public name lives; it is imported on first use, as torch takes a second that `plo --help` need not wait.
+# Module of each public name. Names are imported on first use: torch takes a second, which `plo --help` need not wait.
 _HOMES = {
     "Loss": "losses",
     "Pairs": "pairs",

@@ -220,7 +220,7 @@ class _Walk:
         return found
 
     def _is_ours(self, thing: Any) -> bool:
-        """Whether code belongs to plo, to a package with plug-ins, or to a file that no package manager installed."""
+        """Return whether code belongs to plo, to a package with plug-ins, or to a file that no package manager installed."""
         if isinstance(thing, FunctionType):  # `__module__` would be what functools.wraps copied
             name, file = thing.__globals__.get("__name__", ""), thing.__code__.co_filename
         else:

@@ -42,7 +42,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class _Wait:
-    """What the process waits for, in words, and whether a signal raises at once."""
+    """A wait of the process: what for, in words, and whether a signal raises at once."""
 
     what: Awaited
     raises: bool

@@ -1,4 +1,4 @@
-"""How a metric is read and shown: recorded with each run, so that a table needs recorded runs alone."""
+"""Descriptions of metrics, recorded with each run, so that a table needs recorded runs alone."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ ADJUSTED = "length_adjusted_"  # prefix of a win rate adjusted to the length of 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is read and shown.
+    """Description of a metric: its direction, range, label and format in a table.
 
     Attributes:
         better: "↑" if higher is better, "↓" if lower is, "" if neither direction is better by itself.

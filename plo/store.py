@@ -75,12 +75,12 @@ def seal(folder: Path) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether `seal` was called for the folder. Folders of early versions of plo are not sealed."""
+    """Return whether `seal` was called for the folder. Folders of early versions of plo are not sealed."""
     return (folder / SUMS).is_file()
 
 
 def intact(path: Path) -> bool:
-    """Whether a file or folder exists exactly as it was written. A damaged one is removed, with a warning.
+    """Return whether a file or folder exists exactly as it was written. A damaged one is removed, with a warning.
 
     Each process reads a file completely once, and again only if its size or time of change differs.
     """
@@ -138,7 +138,7 @@ def read(path: Path, reader: Callable[[Path], T]) -> T | None:
     try:
         return reader(path)
     except Exception as error:  # written completely, but not in the format of the reader
-        # By its name: to import safetensors for a file of JSON, as a leaderboard reads, takes long and another extra.
+        # The name is compared because importing safetensors is slow, and a leaderboard, which reads JSON alone, must not need it.
         if not isinstance(error, OSError | ValueError) and type(error).__name__ != "SafetensorError":
             raise
         drop(path, f"cannot be read ({' '.join(str(error).split())[:100]})")

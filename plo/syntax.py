@@ -71,7 +71,7 @@ def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def is_state(name: str, file: str | None, *, inside: bool = False) -> bool:
-    """Whether a global is a container for state, empty at first or set by functions, so that its value now is accidental.
+    """Return whether a global is a container for state, empty at first or set by functions, so that its value now is accidental.
 
     Args:
         inside: whether the name is a variable of a function instead of a global.
@@ -174,7 +174,7 @@ def _chain(node: ast.AST) -> tuple[str, ...] | None:
 
 
 def _registers(decorator: ast.expr) -> bool:
-    """Whether a decorator registers something, as @register_loss(...) does: keys hold what it declares separately."""
+    """Return whether a decorator registers something, as @register_loss(...) does: keys hold what it declares separately."""
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
     name = (_chain(called) or ("",))[-1]
     return name == "register" or name.startswith("register_")

@@ -57,7 +57,7 @@ def test_a_text_in_the_source_that_is_gone():
         library.require_text("json:JSONEncoder.default", "is not JSON serializable", "is no JSON")
 
 
-# Where no model is trained: MLflow, lm-eval, alpaca-eval.
+# Libraries that train no model: MLflow, lm-eval, alpaca-eval.
 
 
 def test_a_name_of_mlflow_that_is_gone_is_an_error_before_anything_is_recorded(monkeypatch):

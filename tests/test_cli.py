@@ -128,6 +128,18 @@ def test_scorers_as_json(plugin):
     assert scorers["first_cli"]["defaults"] == {"share": 0.5}
 
 
+def test_evaluations_as_json_have_what_they_declare():
+    hh = listed("list", "evaluations", "hh")["hh"]
+    assert (hh["level"], hh["main_score"], hh["license"]) == ("model", "win_rate_chosen", "MIT")
+    assert hh["citation"] == "Bai et al. 2022, arXiv:2204.05862"
+    assert "Bai" not in runner.invoke(app, ["list", "evaluations", "hh"]).output  # a terminal has no room
+
+
+def test_help_of_list_names_each_kind_whole():
+    shown = runner.invoke(app, ["list", "--help"], env={"COLUMNS": "80"}).output
+    assert set(KINDS) <= set(re.findall(r"\w+", shown))
+
+
 def test_wildcards_choose_names_and_an_alias_counts():
     assert list(listed("list", "losses", "*dpo1")) == ["tdpo1"]
     assert list(listed("list", "losses", "sigmoid")) == ["dpo"]

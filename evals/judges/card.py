@@ -72,7 +72,7 @@ class JudgeCard:
 
     @property
     def informative(self) -> bool:
-        """Whether the interval of the accuracy is above chance, 1/2; a judge that is reliably wrong is not informative."""
+        """True if the interval of the accuracy is above chance, 1/2. A judge that is reliably wrong is not informative."""
         return self.accuracy.low > 0.5
 
     def to_dict(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def packed(self) -> bool:
-        """Whether all groups share one row."""
+        """True if all groups share one row."""
         return self.attention_mask.dim() == 4
 
     @property

@@ -69,7 +69,7 @@ class TrainableModel(nn.Module):
 
     @property
     def starts_at_reference(self) -> bool:
-        """Whether `reset` gives the reference."""
+        """True if `reset` gives the reference."""
         return self.start is self.reference
 
     def policy_parameters(self) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""What plo keeps under PLO_HOME, and how to free its space: `cache`."""
+"""List what plo keeps under PLO_HOME, and delete it: `cache`."""
 
 import time
 from functools import partial

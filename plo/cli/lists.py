@@ -17,15 +17,16 @@ KINDS = {  # kind: heading of its names, the registries, and its columns between
     "losses": ("loss", "plo.losses:LOSSES plo.scorers:RECIPES", ("recipe", "needs", "level", "paper")),
     "scorers": ("scorer", "plo.scorers:SCORERS", ("trains", "reads", "paper")),
     "generators": ("generator", "plo.losses:GENERATORS", ("paper",)),
-    "evaluations": ("evaluation", "plo.evals:EVALUATIONS", ("level",)),
+    "evaluations": ("evaluation", "plo.evals:EVALUATIONS", ("level", "main_score", "license", "citation")),
     "judges": ("judge", "plo.evals.judges:JUDGES", ()),
     "sources": ("source", "plo.data:SOURCES", ("gold",)),
 }
+JSON_ALONE = ("main_score", "license", "citation")  # columns for which a terminal is too narrow
 Kind = Literal["losses", "scorers", "generators", "evaluations", "judges", "sources"]
 
 
 def list_registered(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of thing to list.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", show_choices=False, help=f"{', '.join(KINDS)}.")],
     pattern: Annotated[str, name_argument("kind", "PATTERN", "Names to list, with wildcards: '*dpo*'.")] = "*",
     plugin: Plugins = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
@@ -45,7 +46,7 @@ def list_registered(
         return print_rows(rows, as_json=True)
     recipes = [row for row in rows if row.get("recipe")]
     if plain := [row for row in rows if not row.get("recipe")]:
-        print_rows([_cells(row, heading, leave_out=("recipe",)) for row in plain])
+        print_rows([_cells(row, heading, leave_out=("recipe", *JSON_ALONE)) for row in plain])
     if recipes:
         print_rows(
             [_cells(row, heading, leave_out=("needs", "level")) for row in recipes],

@@ -1,4 +1,4 @@
-"""What `plo compare --dry-run` prints: the plan of a comparison."""
+"""Print the plan of a comparison: `plo compare --dry-run`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, logging, options, plug-ins, and how errors are shown."""
+"""Common parts of the commands: consoles, logging, options, plug-ins, and how errors are shown."""
 
 import contextlib
 import functools

@@ -82,7 +82,7 @@ def _places(row: Row, texts: tuple[str, str, str], tokenizer: Any) -> list[Span]
     places = []
     for text, other in zip(texts[1:], render(dummy, tokenizer)[1:], strict=True):
         before, *_, after = other.split(word)
-        # Where a template changes its own words around a text by the text, they count as part of the answer.
+        # Words of the template that depend on the text count as part of the answer.
         start = common_prefix(before, text)
         places.append((start, len(text) - common_prefix(after[::-1], text[start:][::-1])))
     return places

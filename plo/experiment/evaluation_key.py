@@ -12,7 +12,7 @@ from plo.paths import content_digest
 
 @dataclass(frozen=True)
 class EvaluationKey:
-    """What two findings of an evaluation must share to be compared.
+    """Key that two findings of an evaluation must share to be compared.
 
     Attributes:
         judging: the judge, if the evaluation has one.

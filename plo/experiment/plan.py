@@ -67,7 +67,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison would do.
+    """Plan of a comparison: what it would do, without doing it.
 
     Attributes:
         experiment: the experiment, with the value of every setting.

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workbench(Inputs):
-    """What all cells of a comparison share. Nothing here is loaded or computed twice.
+    """The backbone, data and stores that all cells of a comparison share, each loaded once.
 
     Attributes:
         sft: key of the stage that every cell starts from; None if cells start from the model itself.

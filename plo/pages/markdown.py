@@ -12,7 +12,7 @@ from plo.scorers import RECIPES, SCORERS
 
 
 class Page:
-    """What a template calls to write one page.
+    """Markdown helpers that a template calls to write one page.
 
     Args:
         name: name of the method that the page is about; it is not linked on its own page.

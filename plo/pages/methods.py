@@ -75,12 +75,12 @@ def statistic(need: str) -> str:
 
 
 def compares_distributions(need: str) -> bool:
-    """Whether a need is a statistic of the whole distributions of policy and reference."""
+    """Return whether a need is a statistic of the whole distributions of policy and reference."""
     return need in STATISTICS and STATISTICS[need].facts.reference
 
 
 def reads_reference(variant: Variant) -> bool:
-    """Whether a variant needs the reference model."""
+    """Return whether a variant needs the reference model."""
     return any(need == "ref_logps" or compares_distributions(need) for need in variant.needs)
 
 

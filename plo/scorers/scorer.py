@@ -155,7 +155,7 @@ class Scorer:
 
     @property
     def seeded(self) -> bool:
-        """Whether the weights depend on the run's seed."""
+        """True if the weights depend on the run's seed."""
         return self.entry.facts.seeded or (self.inner is not None and self.inner.seeded)
 
     @property

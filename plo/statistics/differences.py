@@ -27,7 +27,7 @@ class Difference(Estimate):
 
     @property
     def resolved(self) -> bool:
-        """Whether the difference is at least the minimal detectable one, and significant at .05 after Holm.
+        """True if the difference is at least the minimal detectable one, and significant at .05 after Holm.
 
         In simulations (1 and 5 differences, 3 and 5 seeds, 100 and 805 prompts) a true difference as large as the design's
         MDD is resolved in 52 to 62% of cases, one 1.5 times as large in 88 to 96%, one twice as large in more than 97%.

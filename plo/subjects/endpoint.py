@@ -38,7 +38,7 @@ class Endpoint:
 
     @property
     def is_provider(self) -> bool:
-        """Whether this is the default provider."""
+        """True if this is the default provider."""
         return self.key_name == "OPENAI_API_KEY"
 
     def redacted(self, text: str) -> str:
@@ -125,7 +125,7 @@ def _is_address(host: str) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    """Whether the host is this machine or in a private network."""
+    """Return whether the host is this machine or in a private network."""
     if _is_address(host):
         return ipaddress.ip_address(host).is_private
     return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan"))

@@ -105,7 +105,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _is_prompt(value: Any) -> bool:
-    """Whether a value is a text or a list of messages."""
+    """Return whether a value is a text or a list of messages."""
     if isinstance(value, list) and value and isinstance(value[-1], dict):
         return isinstance(value[-1].get("content"), str)
     return isinstance(value, str)

@@ -75,7 +75,7 @@ def patiently(call: Callable[[], T], uri: str) -> T:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether an error of SQLite or of MLflow says that another process holds the file locked."""
+    """Return whether an error of SQLite or of MLflow says that another process holds the file locked."""
     text = str(error)
     return "database is locked" in text or "database table is locked" in text
 

@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an evaluation of level "model" found about a cell, as `ActiveRun.finding` recorded it.
+    """Recorded result of an evaluation of level "model" on a cell, written by `ActiveRun.finding`.
 
     Attributes:
         settings: digest of what two findings must share to be compared: code, options and judge of the evaluation.
@@ -148,7 +148,7 @@ class RecordedCell:
         return {one["name"]: Metric.from_dict(one) for one in found}
 
     def has_table(self, name: str) -> bool:
-        """Whether `ActiveRun.table` recorded a table of that name, even if its file is missing now."""
+        """Return whether `ActiveRun.table` recorded a table of that name, even if its file is missing now."""
         recorded = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
         return any(table["path"] == name for table in recorded)
 

@@ -30,7 +30,7 @@ class ActiveRun:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers at a training step immediately (5 ms on SQLite). NaN and infinities are kept."""
-        # Of two values at one step, MLflow takes the later one as the latest, and in the same millisecond the larger one.
+        # MLflow calls the later of two values at one step the latest; within one millisecond it takes the larger one.
         self._time = max(int(time.time() * 1000), self._time + 1)
         self._step = max(self._step, step)
         make = import_mlflow().entities.Metric

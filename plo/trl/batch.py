@@ -1,4 +1,4 @@
-"""From a batch of TRL's trainer to the statistics of its response tokens."""
+"""Compute the statistics of the response tokens from a batch of TRL's trainer."""
 
 import functools
 import types

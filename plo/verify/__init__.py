@@ -31,7 +31,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return all(check.result != FAILED for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:

@@ -38,7 +38,7 @@ def test_every_call_counts():
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize(
-    # Of calls 2, 3 and 2 make a verdict: the eighth call would be the second of the third question's three. A question
+    # Verdicts take 2, 3 and 2 calls: the eighth call would be the second of the third question's three. A question
     # costs 2 x .125 + .25 = .5, and a call may cost .5: it is refused where less than that is left.
     ("budget", "calls", "message"),
     [({"calls": 7}, 7, r"7 calls at a cost"), ({"money": 1.5}, None, r"\d calls at a cost")],
