@@ -53,10 +53,11 @@ test-slow: setup
 NEWEST := $(abspath $(VENV))/newest
 BORROWED := transformers trl peft accelerate datasets mlflow lm-eval alpaca-eval openai pandas scipy
 TOUCHING := tests/test_borrowed.py tests/test_tracking.py tests/trl/test_borrowed.py tests/trl/test_parity.py \
-	tests/backbone/test_forward.py tests/backbone/test_packed.py tests/backbone/test_trainer.py
+	tests/backbone/test_borrowed.py tests/backbone/test_forward.py tests/backbone/test_packed.py tests/backbone/test_trainer.py
 
 test-newest: setup
-	@newer=$$($(BIN)/python -m pip install --dry-run --upgrade --no-build-isolation '.[dev]' torch==$(TORCH) $(BORROWED) \
+	@plan=$$($(BIN)/python -m pip install --dry-run --upgrade --no-build-isolation '.[dev]' torch==$(TORCH) $(BORROWED)) || exit 1; \
+	newer=$$(echo "$$plan" \
 		| sed -n 's/^Would install //p' | tr ' ' '\n' | grep -v '^plo-' | sed -E 's/-([0-9][^-]*)$$/==\1/'); \
 	if [ -z "$$newer" ]; then echo "No newer versions to try."; exit 0; fi; \
 	echo "Trying" $$newer; rm -rf $(NEWEST); \

@@ -73,15 +73,6 @@ class Library:
             if text not in source:
                 raise self.error(f"{text!r} is gone from {_dotted(owner)}")
 
-    def check(self) -> None:
-        """Check again every name that was required.
-
-        Raises:
-            BorrowedError: a name or a parameter is gone.
-        """
-        for owner, name in self.required:
-            self._check(owner, self._owner(owner), name)
-
     def get(self, instance: Any, name: str) -> Any:
         """Return an attribute that only instances have, such as one set in `__init__`.
 
@@ -130,6 +121,9 @@ class Library:
             return "(not installed)"
 
 
+TORCH = Library("torch", tried=("2.13.0",))
+
+
 def _dotted(owner: str) -> str:
     return owner.replace(":", ".")
 
@@ -143,7 +137,7 @@ def _methods(kind: type) -> Iterator[FunctionType]:
 
 
 def _names_in(code: CodeType) -> set[str]:
-    """Attributes that code reads or writes, strings included, as `getattr` takes them."""
+    """Return the names that code, functions inside included, reads or writes; strings too, which `getattr` takes."""
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     strings = {constant for constant in code.co_consts if isinstance(constant, str)}
     return strings.union(code.co_names, *map(_names_in, inner))

@@ -16,7 +16,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from plo.borrowed import Library
+from plo.borrowed import TORCH
 from plo.errors import PloError
 
 
@@ -25,7 +25,7 @@ class LaunchError(PloError, ValueError):
 
 
 T = TypeVar("T")
-_TORCH = Library("torch", tried=("2.13.0",))
+_c10d = TORCH.require("torch.distributed.distributed_c10d", "_get_default_store")
 PATIENCE = timedelta(days=7)  # how long processes wait while the main one works on its own, as when it judges
 
 
@@ -156,7 +156,7 @@ def all_failed(seconds: float = 30) -> bool:
     if processes() == 1:
         return True
     # A store is not a collective: a process in the midst of one can be read.
-    store = _TORCH.require("torch.distributed.distributed_c10d", "_get_default_store")._get_default_store()
+    store = _c10d._get_default_store()
     number = store.add(f"plo/failures/{rank()}", 1)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -16,13 +16,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from plo.borrowed import Library
+from plo.borrowed import TORCH, Library
 
-TORCH = Library("torch", tried=("2.13.0",))
 TRANSFORMERS = Library("transformers", tried=("5.21.0", "5.23.0"))
 PEFT = Library("peft", tried=("0.20.0", "0.21.2"))
 ACCELERATE = Library("accelerate", tried=("1.12.0", "1.15.0"))
-LIBRARIES = TORCH, TRANSFORMERS, PEFT, ACCELERATE
 
 # torch
 
@@ -157,7 +155,11 @@ _data_loader = ACCELERATE.require(
     "prepare_data_loader(dataloader, device, num_processes, process_index, use_seedable_sampler, data_seed)",
 )
 ACCELERATE.require("accelerate:Accelerator", ".scaler", "clip_grad_norm_(parameters, max_norm)", "unwrap_model(model)")
-ACCELERATE.require("accelerate.optimizer:AcceleratedOptimizer", ".optimizer")
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """Return torch's optimiser inside accelerate's."""
+    return ACCELERATE.get(optimizer, "optimizer")
 
 
 def one_device(arguments: TrainingArguments) -> None:

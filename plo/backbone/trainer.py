@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from plo import distributed, interrupt
 from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
-from plo.backbone.borrowed import HookedTrainer, forget_casts, one_device, repeatable
+from plo.backbone.borrowed import HookedTrainer, forget_casts, one_device, repeatable, unwrapped
 from plo.backbone.checkpoints import Checkpoints
 from plo.backbone.clipping import clip
 from plo.backbone.memory import reset_peak_memory
@@ -218,7 +218,7 @@ class PreferenceTrainer(HookedTrainer):
         if self.sharded or self.accelerator.scaler:
             norm = sharding.whole(cast(Tensor, self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm)))
         else:
-            norm = clip(self.optimizer.optimizer, policy, self.args.max_grad_norm, own)
+            norm = clip(unwrapped(self.optimizer), policy, self.args.max_grad_norm, own)
         value = float(norm)
         if not math.isfinite(value) or not all(p.grad is None or p.grad.isfinite().all() for p in own):
             raise NonFiniteLoss(

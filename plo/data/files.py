@@ -13,23 +13,11 @@ from plo.data.errors import DataError
 from plo.data.rows import CellNumber, split_of
 from plo.data.shapes import Raw
 
-TEXTS = {
-    "prompt",
-    "chosen",
-    "rejected",
-    "chosen_prompt",
-    "rejected_prompt",
-    "split",
-}  # columns that are never numbers, even in CSV
+# Columns that are never numbers, even in CSV.
+TEXTS = {"prompt", "chosen", "rejected", "chosen_prompt", "rejected_prompt", "split"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}  # separators of cells in a CSV file; the first wins a tie
-HOLDERS = {
-    "data",
-    "rows",
-    "examples",
-    "records",
-    "items",
-    "instances",
-}  # keys under which a JSON file may hold its rows: {"data": [rows]}
+# Keys under which a JSON file may hold its rows: {"data": [rows]}.
+HOLDERS = {"data", "rows", "examples", "records", "items", "instances"}
 
 
 def read_path(path: Path, keep: Callable[[Path], bool] = lambda path: True) -> Iterator[Raw]:

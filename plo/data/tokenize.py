@@ -60,7 +60,11 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
         eos = tokenizer.eos_token
         chosen, rejected = (prompt + text + ("" if text.endswith(eos) else eos) for text in responses)
         return prompt, chosen, rejected
-    messages, *answers = row.messages or ([], [], [])
+    if row.messages is None:
+        raise DataError(
+            f"{row.where}: prompt and responses are neither all text nor all messages. Give them in one form."
+        )
+    messages, *answers = row.messages
     try:
         chosen, rejected = (_apply(tokenizer, messages + answer) for answer in answers)
         return _apply(tokenizer, messages, add_generation_prompt=True), chosen, rejected
@@ -127,9 +131,8 @@ def tokenize_rows(
                 yield row, error.reason, counts
                 continue
             changed = counts.pop("changed_tokens")
-            rewritten = not all(
-                text.startswith(prompt) for text in sides
-            )  # otherwise only its last characters join a token
+            # A prompt that is not rewritten can only have its last characters joined to a response's token.
+            rewritten = not all(text.startswith(prompt) for text in sides)
             counts["merged_boundaries"] = int(changed > 0 and not rewritten)
             counts["rewritten_prompts"] = int(changed > 0 and rewritten)
             counts["rewritten_tokens"] = changed if rewritten else 0

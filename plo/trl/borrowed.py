@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from plo.backbone.borrowed import PEFT, TRANSFORMERS
 from plo.borrowed import Library
 
 TRL = Library("trl", tried=("1.14.0", "1.16.0"))
-TRANSFORMERS = Library("transformers", tried=("5.21.0", "5.23.0"))
-PEFT = Library("peft", tried=("0.20.0", "0.21.2"))
 
 use_adapter = TRL.require("trl.trainer.utils", "use_adapter(model, adapter_name)").use_adapter
-ModulesToSaveWrapper = PEFT.require("peft.utils", "ModulesToSaveWrapper").ModulesToSaveWrapper
+ModulesToSaveWrapper = PEFT.require("peft.utils:ModulesToSaveWrapper", ".original_module")
 # Methods and attributes that `plo.trl.trainer` overrides: under another name they would be ignored without a word.
 TRL.require(
     "trl:DPOTrainer",

@@ -17,7 +17,7 @@ from plo.backbone.token_statistics import STATISTICS, Head, needs_reference
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
 from plo.trl.batch import COLUMN, Request, ResponseTokens, lm_head, model_inputs
-from plo.trl.borrowed import REFERENCE_ADAPTER, REFERENCE_SUMS, ModulesToSaveWrapper, check_batch, use_adapter
+from plo.trl.borrowed import PEFT, REFERENCE_ADAPTER, REFERENCE_SUMS, ModulesToSaveWrapper, check_batch, use_adapter
 from plo.trl.errors import TRLError
 
 Source = Literal["online", "summed", "none"]
@@ -82,7 +82,7 @@ class Reference:
         model = causal_lm(trainer) if trainer.ref_model is None else trainer.accelerator.unwrap_model(trainer.ref_model)
         head = lm_head(model)
         if isinstance(head, ModulesToSaveWrapper):  # the policy trains a copy of its head
-            copies = head.modules_to_save
+            copies = PEFT.get(head, "modules_to_save")
             head = copies[REFERENCE_ADAPTER] if REFERENCE_ADAPTER in copies else head.original_module  # noqa: SIM401
         return lambda hidden: scaled(model.config, head(hidden.to(head.weight.dtype)))
 

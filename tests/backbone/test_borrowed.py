@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
+import plo.trl  # noqa: F401 (it borrows more of the same libraries)
 from plo.backbone import attention, borrowed, clipping, packing
 from plo.backbone.clipping import clip
 from plo.backbone.model import Backbone
@@ -18,12 +19,13 @@ from plo.borrowed import BorrowedError
 from plo.config import ModelConfig, TrainConfig
 from plo.losses import get_loss
 
-BORROWED = [(library, owner, name) for library in borrowed.LIBRARIES for owner, name in library.required]
+LIBRARIES = borrowed.TORCH, borrowed.TRANSFORMERS, borrowed.PEFT, borrowed.ACCELERATE
+BORROWED = [(library, owner, name) for library in LIBRARIES for owner, name in library.required]
 
 
 @pytest.mark.parametrize(("library", "owner", "name"), BORROWED, ids=lambda value: getattr(value, "name", str(value)))
 def test_each_name_is_missed_when_it_is_renamed(library, owner, name, monkeypatch):
-    library.check()
+    library.require(owner, name)
     found = resolve_name(owner) if ":" in owner else import_module(owner)
     bare = name.strip(".").partition("(")[0]
     if name.startswith("."):
@@ -32,7 +34,7 @@ def test_each_name_is_missed_when_it_is_renamed(library, owner, name, monkeypatc
         base = next(b for b in found.__mro__ if bare in vars(b)) if inspect.isclass(found) else found
         monkeypatch.delattr(base, bare)
     with pytest.raises(BorrowedError) as caught:
-        library.check()
+        library.require(owner, name)
     message = str(caught.value)
     assert message.startswith(f"{library.name} ") and bare in message
     assert f"pip install '{library.name}=={library.tried[-1]}'" in message
@@ -57,7 +59,7 @@ def _renamed(code, attribute):
 def test_a_parameter_that_is_gone_is_named(monkeypatch):
     monkeypatch.setattr(Trainer, "_save", lambda self, folder, state_dict: None)
     with pytest.raises(BorrowedError, match=r"transformers\.Trainer\._save no longer accepts 'output_dir'"):
-        borrowed.TRANSFORMERS.check()
+        borrowed.TRANSFORMERS.require("transformers:Trainer", "_save(output_dir, state_dict)")
 
 
 def trainer(tiny_llama, tiny_pairs, folder, **settings):
@@ -101,6 +103,11 @@ def test_a_loss_that_is_scaled_once_more_stops_the_training(tiny_llama, tiny_pai
     monkeypatch.setattr(Trainer, "training_step", lambda self, *a, **k: own(self, *a, **k) / 2)
     with pytest.raises(BorrowedError, match=r"training_step makes 0\.\d+ of the loss 0\.\d+ of a micro-batch"):
         trainer(tiny_llama, tiny_pairs, tmp_path).train()
+
+
+def test_an_optimiser_that_wraps_another_way_is_an_error():
+    with pytest.raises(BorrowedError, match=r"accelerate .* cannot be used: .*\.optimizer is gone"):
+        borrowed.unwrapped(torch.optim.SGD([torch.zeros(1)]))
 
 
 def test_gpus_that_cannot_be_left_out_are_an_error():

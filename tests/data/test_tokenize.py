@@ -290,6 +290,11 @@ def test_mixed_rows_are_an_error_and_chat_mends_it(tokenizer, write, good_rows):
     assert load_data("file", path, tokenizer=tokenizer, options={"chat": True}).stats["rows"] == 41
 
 
+def test_a_row_made_by_hand_of_text_and_messages_is_an_error(tokenizer):
+    with pytest.raises(DataError, match="neither all text nor all messages"):
+        render(Row(messages("hi", "user"), "yes", "no"), tokenizer)
+
+
 def test_real_rows_have_trls_ids_with_the_embedded_tokenizer(shared_data, trl_rows):
     """HH as text and as chat, and UltraFeedback, on the embedded model's tokenizer, truncation included."""
     embedded = pytest.importorskip("plo.embedded")
