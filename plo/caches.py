@@ -263,11 +263,13 @@ def note_form() -> None:
     known = file.read_text().strip() if file.exists() else None
     if known == str(FORM):
         return
-    if any(cache.entries() for cache in CACHES.values() if cache.name not in ("models", "verdicts", "server-outputs")):
+    kept = ("models", "verdicts", "server-outputs")  # whose keys have not changed
+    if old := [name for name, cache in CACHES.items() if name not in kept and cache.entries()]:
         log.warning(
             "Another version of plo wrote the caches in %s with other keys: what is needed is made again. "
-            "`plo cache prune` frees the space.",
+            "`plo cache prune%s --yes` frees the space.",
             plo_home(),
+            "".join(f" --name {name}" for name in old),
         )
     file.write_text(f"{FORM}\n")
 
