@@ -122,9 +122,9 @@ def test_old_caches_are_reported_once(home, caplog):
     caches.note_form()
 
     assert [record.message for record in caplog.records if "nother version" in record.message] == [
-        f"Another version of plo wrote the caches in {home} with other keys: what is needed is made again. "
-        "`plo cache prune --name reference --name stages --yes` frees the space."
+        f"Another version of plo wrote the cache of references in {home} with other keys: what is needed is computed again. "
+        "`plo cache prune --name reference --yes` frees the space."
     ]
 
-    invoked = CliRunner().invoke(app, ["cache", "prune", "--name", "reference", "--name", "stages", "--yes"])
-    assert invoked.exit_code == 0 and keys(caches.entries()) == [("server-outputs", "c3")]
+    invoked = CliRunner().invoke(app, ["cache", "prune", "--name", "reference", "--yes"])
+    assert invoked.exit_code == 0 and keys(caches.entries()) == [("stages", "b2"), ("server-outputs", "c3")]
