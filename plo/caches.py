@@ -32,7 +32,7 @@ from filelock import FileLock
 from plo import store
 from plo.paths import plo_home
 
-FORM = 1  # version of all keys; with another number, `note_form` logs that caches are filled anew
+FORM = 1  # version of the keys; with another number, `note_form` logs which caches are filled anew
 LEFTOVERS = {".lock", ".partial", ".part", ".sha256"}  # suffixes of files next to entries
 log = logging.getLogger(__name__)
 
@@ -263,10 +263,10 @@ def note_form() -> None:
     known = file.read_text().strip() if file.exists() else None
     if known == str(FORM):
         return
-    if any(cache.entries() for cache in CACHES.values() if cache.name not in ("models", "verdicts", "server-outputs")):
+    if CACHES["reference"].entries():  # keys of the other caches have not changed
         log.warning(
-            "Another version of plo wrote the caches in %s with other keys: what is needed is made again. "
-            "`plo cache prune` frees the space.",
+            "Another version of plo wrote the cache of references in %s with other keys: what is needed is computed again. "
+            "`plo cache prune --name reference --yes` frees the space.",
             plo_home(),
         )
     file.write_text(f"{FORM}\n")

@@ -1,7 +1,6 @@
 """Tiny models and pairs that every test may ask for."""
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -34,15 +33,6 @@ def _registries():
     yield
     for registry, entries, aliases in before:
         registry._entries, registry._aliases = entries, aliases
-
-
-@pytest.fixture(autouse=True)
-def _loggers():
-    """Log records of plo reach a test, whatever a library of an earlier test switched off in this process."""
-    logging.disable(logging.NOTSET)
-    for name in [name for name in logging.root.manager.loggerDict if name == "plo" or name.startswith("plo.")]:
-        logging.getLogger(name).disabled = False
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

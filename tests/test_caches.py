@@ -6,9 +6,11 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from plo import caches, store
 from plo.caches import CACHES
+from plo.cli import app
 
 DAY = 86_400.0
 
@@ -113,11 +115,16 @@ def test_this_process_holds_what_it_locks(home):
 
 def test_old_caches_are_reported_once(home, caplog):
     fill("reference", "a1")
+    fill("stages", "b2")
+    fill("server-outputs", "c3")
 
     caches.note_form()
     caches.note_form()
 
     assert [record.message for record in caplog.records if "nother version" in record.message] == [
-        f"Another version of plo wrote the caches in {home} with other keys: what is needed is made again. "
-        "`plo cache prune` frees the space."
+        f"Another version of plo wrote the cache of references in {home} with other keys: what is needed is computed again. "
+        "`plo cache prune --name reference --yes` frees the space."
     ]
+
+    invoked = CliRunner().invoke(app, ["cache", "prune", "--name", "reference", "--yes"])
+    assert invoked.exit_code == 0 and keys(caches.entries()) == [("stages", "b2"), ("server-outputs", "c3")]

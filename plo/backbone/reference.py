@@ -4,6 +4,7 @@ They are computed once and shared by every loss and seed. A shard's file name is
 weights, token ids (hence truncation and template), dtype, attention, and the batching of this module.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -164,5 +165,8 @@ def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
 
 
 def ids_digest(pairs: Sequence[Pair]) -> str:
-    """Return the hash of the token ids of pairs."""
-    return sha256([sha256([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids]) for pair in pairs])
+    """Return the hash of the token ids of pairs. Keys of recorded comparisons with a stage contain it."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr((pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
+    return digest.hexdigest()

@@ -77,7 +77,7 @@ class Policy:
         ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
         how = [VERSION, self.identity, self.seed, settings, config.batch_size, ends]
         key = sha256([how, [prompt.ids for prompt in asked]])
-        folder = caches.CACHES["outputs"].path(key)
+        folder = caches.CACHES["outputs"].path(key[:32])
         caches.hold(folder)
         with self._as():
             return continuations(self.backbone, self.tokenizer, asked, config, self.seed, folder)

@@ -1,10 +1,12 @@
 """Keys of cells, stages and token weights hold what the numbers depend on, and nothing else."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 from staged import trained_bench
 
+from plo.data import Pair
 from plo.experiment import scores
 from plo.experiment.keys import cell_key
 from plo.experiment.matrix import compare
@@ -21,6 +23,16 @@ def test_a_cell_is_the_same_with_stages_before_it_and_without(tiny):
     compare(tiny(name="without", losses=["dpo"], **dropout))
     one, other = ({c.name: c for c in Tracker(create=False).cells(n)}["dpo seed 0"] for n in ("with", "without"))
     assert one.history("loss") == other.history("loss") and one.metrics["kl"] == other.metrics["kl"]
+
+
+def test_keys_of_stages_are_those_of_recorded_comparisons(tiny):
+    """A formula of its own for the pairs would train every recorded comparison with a stage anew, under another key."""
+    stages = trained_bench(tiny()).stages
+    one, two = (Pair(prompt_ids=(i, 2), chosen_ids=(3,), rejected_ids=(4, 5), prompt="", where="") for i in (1, 6))
+    stages.pairs = [one, two]
+
+    assert stages.digest() == hashlib.sha256(b"((1, 2), (3,), (4, 5))((6, 2), (3,), (4, 5))").hexdigest()
+    assert stages.digest(reversed=True, share=0.5) == hashlib.sha256(b"((1, 2), (4, 5), (3,))").hexdigest()
 
 
 def test_keys_hold_what_the_numbers_depend_on(tiny, tiny_llama, tmp_path):
