@@ -14,7 +14,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -178,14 +178,23 @@ class Registry(Generic[Facts]):
         self._load_entry_points()
         name = self._aliases.get(name, name)
         if name not in self._entries:
-            near = difflib.get_close_matches(name, [*self._entries, *self._aliases], n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            hint = f" {self.absent[name]}" if name in self.absent else hint
-            raise RegistryError(
-                f"There is no {self.kind} {name!r}.{hint} Registered: {', '.join(sorted(self._entries))}. "
-                f"One of your own in a file is loaded with --plugin FILE.py."
-            )
+            raise self.unknown(name)
         return self._entries[name]
+
+    def unknown(self, name: str, others: Iterable[str] = ()) -> RegistryError:
+        """Return the error for a name that nobody registered, which suggests near names and lists all.
+
+        Args:
+            others: names of another registry that the user may have meant as well.
+        """
+        known = [*self._entries, *others]
+        near = difflib.get_close_matches(name, [*known, *self._aliases], n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f" {self.absent[name]}" if name in self.absent else hint
+        return RegistryError(
+            f"There is no {self.kind} {name!r}.{hint} Registered: {', '.join(sorted(known))}. "
+            f"One of your own in a file is loaded with --plugin FILE.py."
+        )
 
     def __contains__(self, name: str) -> bool:
         self._load_entry_points()

@@ -1,5 +1,6 @@
 """Tests of a loss, for the test file of a package that registers one: the checks of `plo verify`, a test method each."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,37 @@ from plo.verify.gradients import derivative, reach
 from plo.verify.inputs import make_pairs, make_statistics, per_pair
 from plo.verify.invariance import extremes, order, padding, split
 from plo.verify.recovery import policy_recovery
+
+Test = Callable[["LossTester", Loss], None]
+
+
+def _verify(*checks: Callable[[Loss], Check | list[Check]]) -> Callable[[Test], Test]:
+    """Make a test pass where its body and the checks of `plo verify` do; one that `exceptions` names must fail."""
+
+    def decorate(test: Test) -> Test:
+        @functools.wraps(test)
+        def run(self: "LossTester", configured: Loss) -> None:
+            name, loss = test.__name__, configured.name
+            reason = self.exceptions.get(name) or self.exceptions.get((loss, name))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                try:
+                    test(self, configured)
+                    for made in [check(prepared(configured)) for check in checks]:
+                        for each in made if isinstance(made, list) else [made]:
+                            assert each.result != FAILED, (
+                                f"{each.name} of {loss}: {each.measured}. {each.where}. {each.remedy}"
+                            )
+                except Exception:
+                    if reason:
+                        return
+                    raise
+            if reason:
+                raise AssertionError(f"{loss} passes {name}, which is excepted ({reason}): remove the exception.")
+
+        return run
+
+    return decorate
 
 
 class LossTester:
@@ -50,93 +82,65 @@ class LossTester:
             losses = self.losses()
             metafunc.parametrize("configured", losses, ids=[loss.name for loss in losses])
 
+    @_verify()
     def test_values(self, configured: Loss) -> None:
         """The loss returns finite values of the right shape, in the dtype of `logps`."""
+        for dtype in (torch.float32, torch.float64):
+            loss = prepared(configured).to(dtype)
+            pairs = make_pairs(make_statistics(loss.needs, dtype), loss.needs)
+            value = loss.evaluate(pairs)
+            assert value.values.shape == (pairs.chosen.mask.shape if loss.level == "token" else (len(pairs),))
+            assert value.values.dtype == dtype, f"values are {value.values.dtype} where logps are {dtype}"
+            assert value.values.isfinite().all(), "values are not finite for ordinary pairs"
 
-        def check() -> None:
-            for dtype in (torch.float32, torch.float64):
-                loss = prepared(configured).to(dtype)
-                pairs = make_pairs(make_statistics(loss.needs, dtype), loss.needs)
-                value = loss.evaluate(pairs)
-                assert value.values.shape == (pairs.chosen.mask.shape if loss.level == "token" else (len(pairs),))
-                assert value.values.dtype == dtype, f"values are {value.values.dtype} where logps are {dtype}"
-                assert value.values.isfinite().all(), "values are not finite for ordinary pairs"
-
-        self._run("test_values", configured, check)
-
+    @_verify()
     def test_needs(self, configured: Loss) -> None:
         """The loss reads every statistic that it needs, and no other."""
+        loss = prepared(configured)
+        statistics = make_statistics(loss.needs)
+        per_pair(loss, make_pairs(statistics, loss.needs))  # raises for one that `needs` does not name
+        for need in loss.needs:
+            fewer = [{name: values for name, values in side.items() if name != need} for side in statistics]
+            others = [other for other in loss.needs if other != need]
+            try:
+                per_pair(loss, make_pairs(fewer, others))
+            except MissingStatistic as missing:
+                assert need.removeprefix("column:") in str(missing), missing
+            else:
+                raise AssertionError(f"{loss.name} needs {need!r} and does not read it: leave it out of needs.")
 
-        def check() -> None:
-            loss = prepared(configured)
-            statistics = make_statistics(loss.needs)
-            per_pair(loss, make_pairs(statistics, loss.needs))  # raises for one that `needs` does not name
-            for need in loss.needs:
-                fewer = [{name: values for name, values in side.items() if name != need} for side in statistics]
-                others = [other for other in loss.needs if other != need]
-                try:
-                    per_pair(loss, make_pairs(fewer, others))
-                except MissingStatistic as missing:
-                    assert need.removeprefix("column:") in str(missing), missing
-                else:
-                    raise AssertionError(f"{loss.name} needs {need!r} and does not read it: leave it out of needs.")
-
-        self._run("test_needs", configured, check)
-
+    @_verify(derivative)
     def test_derivative(self, configured: Loss) -> None:
         """The gradient is the derivative, but for what the loss declares as detached."""
-        self._verify("test_derivative", configured, derivative)
 
+    @_verify(reach)
     def test_gradient_reach(self, configured: Loss) -> None:
         """Gradient reaches the policy's statistics alone: no constant, nothing off the mask."""
-        self._verify("test_gradient_reach", configured, reach)
 
+    @_verify(padding)
     def test_padding(self, configured: Loss) -> None:
         """Padding changes neither value nor gradient."""
-        self._verify("test_padding", configured, padding)
 
+    @_verify(order)
     def test_permutation(self, configured: Loss) -> None:
         """The order of the pairs does not matter."""
-        self._verify("test_permutation", configured, order)
 
+    @_verify(split)
     def test_batch_split(self, configured: Loss) -> None:
         """A pair has the same loss alone and in a batch, so that gradient accumulation is exact."""
-        self._verify("test_batch_split", configured, split)
 
+    @_verify(extremes)
     def test_extremes(self, configured: Loss) -> None:
         """Value and gradient are finite at log-ratios of 1000 nats, in float32 and in float64."""
-        self._verify("test_extremes", configured, extremes)
 
+    @_verify(directions)
     def test_direction(self, configured: Loss) -> None:
         """The loss falls as the chosen response gets likelier and rises as the rejected one does."""
-        self._verify("test_direction", configured, directions)
 
+    @_verify(generator_checks_of)
     def test_generator(self, configured: Loss) -> None:
         """The Bregman generator, where the loss has one, is convex and its closed form is its definition."""
-        self._verify("test_generator", configured, generator_checks_of)
 
+    @_verify(policy_recovery)
     def test_recovery(self, configured: Loss) -> None:
         """Minimising the population loss recovers the optimal policy of the preference model that the loss assumes."""
-        self._verify("test_recovery", configured, policy_recovery)
-
-    def _verify(self, test: str, loss: Loss, check: Callable[[Loss], Check | list[Check]]) -> None:
-        def run() -> None:
-            found = check(prepared(loss))
-            for each in found if isinstance(found, list) else [found]:
-                assert each.result != FAILED, (
-                    f"{each.name} of {loss.name}: {each.measured}. {each.where}. {each.remedy}"
-                )
-
-        self._run(test, loss, run)
-
-    def _run(self, test: str, loss: Loss, check: Callable[[], None]) -> None:
-        reason = self.exceptions.get(test) or self.exceptions.get((loss.name, test))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            if not reason:
-                return check()
-            try:
-                check()
-            except Exception:
-                return None
-        raise AssertionError(f"{loss.name} passes {test}, which is excepted ({reason}): remove the exception.")

@@ -168,16 +168,15 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
                 raise RegistryError(f"{loss!r} is the name {taken}: register one of them under another name.")
             terms.append((coefficient, Term(RECIPES[loss], own)))
             continue
-        try:
-            entry = find_loss(loss)
-        except RegistryError as error:
-            raise RegistryError(f"{error} Recipes: {', '.join(RECIPES.names())}.") from None
+        if isinstance(loss, str) and loss not in LOSSES:
+            raise LOSSES.unknown(loss, others=RECIPES.names())
+        entry = find_loss(loss)
         terms += [(coefficient * inner, Term(entry, part)) for inner, part in expand_preset(entry, own)]
     return Variant(terms)
 
 
 def get_loss(spec: "Spec | Variant", /, **params: Any) -> Loss:
-    """Return the loss of a variant, to be called on `Pairs` that have its weights: `get_variant(...).loss`.
+    """Return the loss of a variant, to be called on `Pairs` that have its weights; a `Loss` is returned as it is.
 
     Raises:
         RegistryError, LossError, HyperParameterError: as `get_variant`.
@@ -186,7 +185,7 @@ def get_loss(spec: "Spec | Variant", /, **params: Any) -> Loss:
         >>> get_loss("tis_dpo").needs
         ('ref_logps', 'weights')
     """
-    return get_variant(spec, **params).loss
+    return spec if isinstance(spec, Loss) and not params else get_variant(spec, **params).loss
 
 
 def _from_recipe(entry: Entry[Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Loss, Scorer]:

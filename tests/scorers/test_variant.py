@@ -106,8 +106,20 @@ def test_a_name_of_a_loss_and_of_a_recipe_is_ambiguous():
 
 
 def test_an_unknown_name_is_answered_with_losses_and_recipes():
-    with pytest.raises(RegistryError, match="There is no loss 'tisdpo'. .* Recipes: attention_po, d2po, .*tis_dpo."):
-        get_variant("tisdpo")
+    message = "There is no loss 'tisdpo'. Did you mean 'tis_dpo' or .*Registered: .*dpo, .* tis_dpo, .*One of your own"
+    with pytest.raises(RegistryError, match=message):
+        get_variant("tisdpo + 0.2*sft")
+
+
+def test_a_function_that_is_refused_is_not_answered_with_names():
+    with pytest.raises(RegistryError, match=r"takes beta by position.*\(pairs, \*, beta=...\)\.$"):
+        get_variant(lambda pairs, beta: pairs.chosen.logp())
+
+
+def test_a_configured_loss_stays_the_same_object():
+    """Whoever holds a loss with parameters of its own finds the trained ones in it."""
+    loss = get_plain_loss("tbpo_q").build(3)
+    assert get_loss(loss) is loss
 
 
 def test_a_variant_of_a_loss_and_of_a_variant():
