@@ -60,6 +60,13 @@ def test_every_link_leads_somewhere(page):
             assert anchor in anchors(name), f"{page} links to {target}, and {name} has no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_of_the_repository_exists(page):
+    folders = "benchmarks|docs|evals|examples|leaderboards|losses|plo|tests"
+    paths = re.findall(rf"(?<![\w/.:-])(?:{folders})/[\w/.-]*\.\w+", (ROOT / page).read_text(encoding="utf-8"))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_citation_names_the_version():
     import plo
 

@@ -19,15 +19,20 @@ from plo.evals.judges import (
 from plo.evals.judges.cache import key_of
 
 
-def test_files_of_the_first_form_are_still_read(tmp_path):
+@pytest.mark.parametrize(
+    ("p", "last", "value"),
+    [("p REAL NOT NULL", "cost REAL", 0.1), ("p REAL", "tries INTEGER", 1)],
+    ids=["with costs", "without checksums"],
+)
+def test_files_of_earlier_versions_are_still_read(p, last, value, tmp_path):
     path, judge, known = tmp_path / "v.db", Scripted(lambda q: None), Question("q", "x", "y")
     with sqlite3.connect(path) as db:
         db.execute(
-            "CREATE TABLE verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL NOT NULL, answer TEXT NOT NULL, "
-            "cost REAL NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID"
+            f"CREATE TABLE verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, {p}, answer TEXT NOT NULL, {last} NOT NULL, "
+            "time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID"
         )
-        row = (key_of(judge, known), "scripted", 0.75, "B", 0.1)
-        db.execute("INSERT INTO verdicts (key, judge, p, answer, cost) VALUES (?,?,?,?,?)", row)
+        row = (key_of(judge, known), "scripted", 0.75, "B", value)
+        db.execute(f"INSERT INTO verdicts (key, judge, p, answer, {last.split()[0]}) VALUES (?,?,?,?,?)", row)
     db.close()
     for _ in range(2):
         answers = JudgeSession(judge, cache=path).ask([known, Question("q", "x", "z")])
@@ -56,21 +61,6 @@ def test_a_damaged_verdict_is_asked_again(tmp_path, caplog):
     [line] = caplog.messages
     assert str(path) in line and "damaged" in line
     assert [v.p for v in JudgeSession(judge, cache=path).ask(questions)] == [0.8140625] * 2 and len(judge.asked) == 3
-
-
-def test_files_without_checksums_get_them(tmp_path):
-    path, judge, known = tmp_path / "v.db", Scripted(lambda q: 0.1), Question("q", "x", "y")
-    with sqlite3.connect(path) as db:
-        db.execute(
-            "CREATE TABLE verdicts (key TEXT PRIMARY KEY, judge TEXT NOT NULL, p REAL, answer TEXT NOT NULL, "
-            "tries INTEGER NOT NULL, time TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID"
-        )
-        row = (key_of(judge, known), "scripted", 0.75, "B", 1)
-        db.execute("INSERT INTO verdicts (key, judge, p, answer, tries) VALUES (?,?,?,?,?)", row)
-    db.close()
-    for _ in range(2):
-        assert [v.p for v in JudgeSession(judge, cache=path).ask([known])] == [0.75]
-    assert judge.asked == []
 
 
 def test_a_broken_file_is_named(tmp_path):
