@@ -135,7 +135,7 @@ def test_damaged_files_are_made_again(tiny, oracle_loss, harm, caplog):
         harm(path)
     torch.testing.assert_close(scores.token_weights(bench.stages, scorer, 0), got)
     assert len(oracle_loss) == 2
-    lines = [line for line in caplog.messages if "damaged" in line]
+    lines = [line for line in caplog.messages if " is damaged " in line]
     assert len(lines) == len(damaged) == 2 and all(str(path) in "".join(lines) for path in damaged)
 
 
