@@ -1,11 +1,11 @@
 """A recipe is a loss with the token scorer that a paper has for it, registered under the paper's name."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import hints_of
+from plo.configured import accepted, hints_of
 from plo.losses import LOSSES, Loss
 from plo.registry import Registry, hyper_parameters
 from plo.scorers.scorer import SCORERS, Scorer
@@ -45,7 +45,7 @@ class Recipe:
     def __call__(self, **params: Any) -> tuple[Loss, Scorer]:
         """Return the loss and the scorer, each with its part of the hyper-parameters."""
         loss, scorer = LOSSES[self.loss], SCORERS[self.scorer]
-        return Loss(loss, _part(loss.load(), params)), Scorer(scorer, _part(scorer.load(), params))
+        return Loss(loss, accepted(loss.load(), params)), Scorer(scorer, accepted(scorer.load(), params))
 
     def __repr__(self) -> str:
         return f"{self.loss} + {self.scorer}"
@@ -69,11 +69,6 @@ def register_recipe(name: str, *, loss: str, scorer: str, paper: str, replace: b
         'position_decay(gamma=0.999)'
     """
     RECIPES.register(name, Recipe(loss, scorer, defaults), facts=RecipeFacts(paper), replace=replace)
-
-
-def _part(target: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    known = hyper_parameters(target)
-    return {name: value for name, value in params.items() if name in known}
 
 
 register_recipe("d2po", loss="twdpo", scorer="position_decay", paper="2502.14340")
