@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import accepted, hints_of
+from plo.configured import accepted
 from plo.losses import LOSSES, Loss
-from plo.registry import Registry, hyper_parameters
+from plo.registry import Registry
 from plo.scorers.scorer import SCORERS, Scorer
 
 
@@ -21,26 +21,27 @@ class RecipeFacts:
 RECIPES = Registry("recipe", group="plo.recipes", facts=RecipeFacts)
 
 
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """A loss with the scorer that makes its weights. It has the hyper-parameters of both; one that both have goes to both.
 
-    Args:
+    Attributes:
         loss, scorer: registered names, looked up when the recipe is used.
         defaults: defaults of hyper-parameters that differ from those of loss and scorer.
     """
 
-    def __init__(self, loss: str, scorer: str, defaults: Mapping[str, Any]):
-        self.loss, self.scorer, self.defaults = loss, scorer, defaults
+    loss: str
+    scorer: str
+    defaults: Mapping[str, Any]
 
     @property
     def __signature__(self) -> inspect.Signature:
-        own: dict[str, inspect.Parameter] = {}
-        for target in (SCORERS[self.scorer].load(), LOSSES[self.loss].load()):
-            hints = hints_of(target)
-            for name, p in hyper_parameters(target).items():
-                default = self.defaults.get(name, p.default)
-                own[name] = p.replace(default=default, annotation=hints.get(name, p.empty))
-        return inspect.Signature(list(own.values()))
+        scorer, loss = (
+            inspect.signature(target.load(), eval_str=True).parameters.values()
+            for target in (SCORERS[self.scorer], LOSSES[self.loss])
+        )
+        own = {p.name: p for p in (*scorer, *loss) if p.kind is p.KEYWORD_ONLY}
+        return inspect.Signature([p.replace(default=self.defaults.get(p.name, p.default)) for p in own.values()])
 
     def __call__(self, **params: Any) -> tuple[Loss, Scorer]:
         """Return the loss and the scorer, each with its part of the hyper-parameters."""
