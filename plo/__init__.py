@@ -27,7 +27,7 @@ _HOMES = {
     "register_generator": "losses",
     "register_loss": "losses",
 }
-__all__ = list(_HOMES)
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
