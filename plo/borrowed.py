@@ -1,7 +1,7 @@
 """Private and undocumented names of other libraries, checked when plo is imported.
 
-A package that uses such names has a module `borrowed`, which lists them and is the only one to use them. If a new version
-of the library renames one, importing that module fails with a sentence, instead of training without it.
+A package that uses such names lists them in a module `borrowed`, the only one to use them. If a new version of a library
+renames one, importing that module fails with a sentence.
 """
 
 import importlib
@@ -86,8 +86,12 @@ class Library:
 
     def error(self, what: str) -> BorrowedError:
         """Return the error for something that changed in the library; `what` is a clause, such as "torch.f is gone"."""
+        try:
+            installed = version(self.name)
+        except PackageNotFoundError:
+            installed = "(not installed)"
         return BorrowedError(
-            f"{self.name} {self._installed()} cannot be used: {what}, which plo relies on (tried with {self.name} "
+            f"{self.name} {installed} cannot be used: {what}, which plo relies on (tried with {self.name} "
             f"{', '.join(self.tried)}). Install one that was tried: pip install '{self.name}=={self.tried[-1]}'."
         )
 
@@ -113,12 +117,6 @@ class Library:
             for parameter in parameters:
                 if parameter not in accepted and not any_name:
                     raise self.error(f"{_dotted(owner)}.{name} no longer accepts {parameter!r}")
-
-    def _installed(self) -> str:
-        try:
-            return version(self.name)
-        except PackageNotFoundError:
-            return "(not installed)"
 
 
 TORCH = Library("torch", tried=("2.13.0",))

@@ -84,9 +84,7 @@ class Checkpoints:
         if saved.keys() != trained.keys():
             different = sorted(saved.keys() ^ trained.keys())[:5]
             raise ModelError(f"The checkpoint {folder} is of another model or loss: {different} ...")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(sharding.like(saved[name], parameter))
+        sharding.copy(saved, trained)
 
     def save_optimizer(self, folder: Path, optimizer: Any, schedule: Any) -> None:
         """Write a sharded optimiser's state in full, so that another number of processes, sharded or not, can continue."""
@@ -104,7 +102,3 @@ class Checkpoints:
             state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
         optimizer.load_state_dict(state)
         schedule.load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
-
-    def random_states_saved(self) -> None:
-        """Wait until each process has written its own, before the main one declares the checkpoint whole."""
-        distributed.gather(None)

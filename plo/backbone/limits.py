@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plo.backbone.head import ModelError
+from plo.backbone.steps import longest
 from plo.data import Pair
 
 
@@ -76,8 +77,7 @@ def check_rows(model: PreTrainedModel, pairs: Sequence[Pair]) -> None:
     limit = learned_positions(model)
     for pair in pairs:
         if limit is not None:
-            tokens = len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-            check_length(model, tokens, f"{pair.where}", f"set data.max_length={limit} or less")
+            check_length(model, longest(pair), pair.where, f"set data.max_length={limit} or less")
         if (largest := max(map(max, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)))) >= size:
             raise ModelError(
                 f"{pair.where} holds the token id {largest}, and {model.name_or_path} has embeddings of {size} tokens: take "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,16 @@ def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
         )
 
 
+def parameter_groups(loss: Loss, learning_rate: float) -> list[dict[str, Any]]:
+    """Return the optimiser's groups of a loss's own parameters, one for each term that has some.
+
+    Args:
+        learning_rate: of a term that declares none.
+    """
+    groups = [(list(term.parameters()), term.learning_rate or learning_rate) for _, term in loss.terms]
+    return [{"params": own, "lr": lr, "weight_decay": 0.0} for own, lr in groups if own]
+
+
 def nothing_known(loss: Loss, mask: Tensor, hidden_size: int) -> dict[str, Tensor]:
     """Return every statistic that the loss needs, 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
@@ -109,19 +120,19 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def always_logged(pairs: Pairs, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta.
-
-    Args:
-        dtype: dtype of the model's matrix products; a margin within its rounding of 0 is a tie, which counts half.
-    """
-    margin = pairs.log_ratio_margin()
-    tokens = pairs.chosen.lengths + pairs.rejected.lengths
+    """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta."""
     metrics = {
         "logps/chosen": pairs.chosen.logp(),
         "logps/rejected": pairs.rejected.logp(),
         "log_ratios/chosen": pairs.chosen.log_ratio(),
         "log_ratios/rejected": pairs.rejected.log_ratio(),
-        "margin": margin,
-        "accuracy": wins(without_rounding(margin, tokens, dtype)),
+        "margin": pairs.log_ratio_margin(),
+        "accuracy": accuracy(pairs, dtype),
     }
     return {name: values.detach() for name, values in metrics.items()}
+
+
+def accuracy(pairs: Pairs, dtype: torch.dtype) -> Tensor:
+    """Return (pairs,) 1 for a margin above 0, 1/2 for one within the rounding of `dtype` of 0, and 0 below."""
+    tokens = pairs.chosen.lengths + pairs.rejected.lengths
+    return wins(without_rounding(pairs.log_ratio_margin(), tokens, dtype))

@@ -1,7 +1,6 @@
 """Private and undocumented names of TRL, transformers and PEFT that `plo.trl` uses, with the checks that they are still there.
 
-A name that a class has is checked at import, one that only instances have by `check_trainer` and `check_batch`, and a
-change that would show in numbers alone by `check_gradient`, in the first step.
+A name that a class has is checked at import, one that only instances have by `check_trainer` and `check_batch`.
 """
 
 from collections.abc import Mapping
@@ -65,16 +64,3 @@ def check_batch(inputs: Mapping[str, Tensor], *others: str) -> None:
     for name in ("input_ids", "attention_mask", "completion_mask", *others):
         if name not in inputs:
             raise TRL.error(f"the column {name!r} of DPOTrainer's batches is gone")
-
-
-def check_gradient(gradient: Tensor, expected: float) -> None:
-    """Check that a training step takes the loss as `compute_loss` returned it, already scaled for accumulation.
-
-    Args:
-        gradient: of what is differentiated with respect to the loss.
-
-    Raises:
-        BorrowedError: the loss was scaled once more.
-    """
-    if float(gradient) != expected:
-        raise TRANSFORMERS.error(f"Trainer.training_step multiplies the loss by {float(gradient) / expected:.3g}")

@@ -35,7 +35,7 @@ def reference_source(trainer: Any, loss: Loss) -> Source:
     Raises:
         TRLError: the loss reads the reference token by token, and the trainer keeps sums alone.
     """
-    if "ref_logps" not in loss.needs and not needs_reference(known_statistics(loss)):
+    if "ref_logps" not in loss.needs and not needs_reference(loss.needs):
         return "summed" if trainer.precompute_ref_logps else "none"
     if trainer.precompute_ref_logps and _reads_sums(loss, lm_head(causal_lm(trainer)).weight.shape[1]):
         return "summed"
@@ -126,7 +126,7 @@ def known_statistics(loss: Loss) -> list[str]:
 
 def _reads_sums(loss: Loss, hidden_size: int) -> bool:
     """Return whether the loss reads the reference by D(y) alone, by calling it with statistics that are 0 everywhere."""
-    if needs_reference(known_statistics(loss)):
+    if needs_reference(loss.needs):
         return False
     mask = torch.ones(2, 1, dtype=torch.bool)
     statistics = nothing_known(loss, mask, hidden_size)
