@@ -86,12 +86,8 @@ class Library:
 
     def error(self, what: str) -> BorrowedError:
         """Return the error for something that changed in the library; `what` is a clause, such as "torch.f is gone"."""
-        try:
-            installed = version(self.name)
-        except PackageNotFoundError:
-            installed = "(not installed)"
         return BorrowedError(
-            f"{self.name} {installed} cannot be used: {what}, which plo relies on (tried with {self.name} "
+            f"{self.name} {self._installed()} cannot be used: {what}, which plo relies on (tried with {self.name} "
             f"{', '.join(self.tried)}). Install one that was tried: pip install '{self.name}=={self.tried[-1]}'."
         )
 
@@ -117,6 +113,12 @@ class Library:
             for parameter in parameters:
                 if parameter not in accepted and not any_name:
                     raise self.error(f"{_dotted(owner)}.{name} no longer accepts {parameter!r}")
+
+    def _installed(self) -> str:
+        try:
+            return version(self.name)
+        except PackageNotFoundError:
+            return "(not installed)"
 
 
 TORCH = Library("torch", tried=("2.13.0",))

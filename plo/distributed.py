@@ -137,13 +137,10 @@ def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
 
 
 def all_failed(seconds: float = 30) -> bool:
-    """Return whether all processes failed at about the same time, so that they can continue with the next task together.
+    """Return whether all processes failed within some seconds, so that they can continue with the next task together.
 
     If only some failed, the others wait for them for good in the midst of a step. The caller should then let its process
     end, and the launcher ends the rest.
-
-    Args:
-        seconds: how long to wait for the other processes to fail.
     """
     if processes() == 1:
         return True

@@ -1,7 +1,7 @@
 """Batches of token ids as tensors, made of groups (a prompt and its responses) as packed or padded rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -73,13 +73,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with every tensor on `device`."""
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {name: tensor.to(device) for name, tensor in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        columns = {name: values.to(device) for name, values in self.columns.items()}
+        return replace(self, **tensors, columns=columns)
 
 
 def collate(

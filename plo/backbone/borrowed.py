@@ -60,8 +60,8 @@ def divide_gradients(optimizer: Optimizer, by: Tensor) -> None:
 def multiplies_bfloat16() -> bool:
     """Return whether the CPU has instructions for products in bfloat16, and torch uses them.
 
-    Without them products in bfloat16 are many times slower than in float32. `ATEN_CPU_CAPABILITY` holds torch below
-    what the CPU has. Nothing is measured, as the dtype is part of what identifies a run.
+    Without them such products are many times slower than in float32. The environment variable `ATEN_CPU_CAPABILITY` may
+    hold torch below what the CPU has.
     """
     capabilities, used = _cpu.get_capabilities(), _backends.get_cpu_capability()
     return used.startswith("AVX512") and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -191,13 +191,10 @@ def repeatable(loader: DataLoader, arguments: TrainingArguments) -> DataLoader:
 
 
 def check_unscaled(loss: Tensor, scaler: Any) -> None:
-    """Check, in the backward pass of `loss`, that a training step differentiates it as `compute_loss` returned it.
+    """Raise a BorrowedError in the backward pass of `loss` if it was scaled since `compute_loss` returned it.
 
     Args:
         scaler: accelerate's gradient scaler, if there is one.
-
-    Raises:
-        BorrowedError: the loss was scaled once more.
     """
     expected = 1.0 if scaler is None else scaler.get_scale()
 
@@ -209,11 +206,7 @@ def check_unscaled(loss: Tensor, scaler: Any) -> None:
 
 
 class HookedTrainer(Trainer):
-    """transformers' `Trainer`, whose private methods call hooks with plain names, each of them checked to be called.
-
-    Args:
-        checkpoints: hooks that write and read checkpoints (`plo.backbone.checkpoints.Checkpoints`).
-    """
+    """transformers' `Trainer`, whose private methods call `clip_gradient` and `Checkpoints`, each checked to be called."""
 
     clip_gradient: Callable[[], Tensor]
 
@@ -275,11 +268,7 @@ class HookedTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def check_called(self, when: str, *hooks: str) -> None:
-        """Raise where transformers did not call a hook that it should have called by now.
-
-        Raises:
-            BorrowedError: with the hook, and the versions that call it.
-        """
+        """Raise a BorrowedError where transformers did not call a hook that it should have called by now."""
         if missing := [hook for hook in hooks if hook not in self.called]:
             raise TRANSFORMERS.error(f"Trainer did not call the method behind {', '.join(missing)} {when}")
 

@@ -1,7 +1,4 @@
-"""Checkpoints of a training, which hold everything that is trained and nothing else.
-
-The last two are kept, so that a damaged one costs its steps and not the training.
-"""
+"""Checkpoints of a training, which hold everything that is trained; the last two are kept, as one may be damaged."""
 
 import json
 import re
@@ -46,11 +43,7 @@ def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = la
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a training.
-
-    Args:
-        folder: folder of the training.
-    """
+    """Writes and reads the checkpoints of a training, in its folder."""
 
     def __init__(self, backbone: Backbone, folder: Path):
         self.backbone, self.folder = backbone, folder
@@ -74,11 +67,7 @@ class Checkpoints:
             save_file(trained, folder / TRAINED)
 
     def load_weights(self, folder: Path) -> None:
-        """Read back what `save_weights` wrote.
-
-        Raises:
-            ModelError: it belongs to another model or loss.
-        """
+        """Read back what `save_weights` wrote; raise a ModelError if it belongs to another model or loss."""
         saved = load_file(folder / TRAINED)
         trained = self.backbone.trained()
         if saved.keys() != trained.keys():

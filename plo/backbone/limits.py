@@ -19,13 +19,9 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raise if a tokenizer writes ids that the model has no embedding of.
+    """Raise a ModelError if a tokenizer writes ids that the model has no embedding of.
 
     Special tokens other than EOS are ignored, as many tokenizers have a padding token that their model has never seen.
-    `check_rows` checks the tokens that rows really contain.
-
-    Raises:
-        ModelError: the tokenizer belongs to another model.
     """
     size = vocabulary_of(model)
     unused = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
@@ -51,14 +47,11 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 
 def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) -> None:
-    """Raise if a sequence has more tokens than the model has learned positions.
+    """Raise a ModelError if a sequence has more tokens than the model has learned positions.
 
     Args:
         what: the sequence, for the message.
         remedy: what to do about it, for the message.
-
-    Raises:
-        ModelError: the sequence is too long.
     """
     limit = learned_positions(model)
     if limit is not None and tokens > limit:
@@ -68,11 +61,7 @@ def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) ->
 
 
 def check_rows(model: PreTrainedModel, pairs: Sequence[Pair]) -> None:
-    """Raise if a pair has token ids or positions that the model does not know.
-
-    Raises:
-        ModelError: the message names the row.
-    """
+    """Raise a ModelError, which names the row, if a pair has token ids or positions that the model does not know."""
     size = vocabulary_of(model)
     limit = learned_positions(model)
     for pair in pairs:

@@ -94,8 +94,7 @@ class TrainingPairs:
         """Return whether the backward pass must compute layers again, because what they keep for it would not fit.
 
         What the shortest pair keeps is counted (the difference between two of it and one, as casts of weights are kept
-        once), and scaled by tokens to the largest possible micro-batch. The number of logits that are kept has a limit;
-        they are part of the slack.
+        once), and scaled by tokens to the largest possible micro-batch. Logits are part of the slack.
 
         Args:
             setting: "on", "off", or "auto", which decides by the free memory.

@@ -17,7 +17,7 @@ from plo.backbone.attention import PACKED
 from plo.backbone.batch import Batch
 from plo.backbone.borrowed import BaseTunerLayer, attending, attention_of, decoder_layers, recompute_layers
 from plo.backbone.disk import OnDisk
-from plo.backbone.head import ModelError, check_head, scaled
+from plo.backbone.head import ModelError, check_head, evaluating, scaled
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
 from plo.backbone.token_statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.trainable import TrainableModel
@@ -60,7 +60,7 @@ class Backbone(TrainableModel):
         # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
         self.lm_head.register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
         with self._autocast():
-            check_head(model, self._head)
+            check_head(model)
         self.kept_logits = KEPT_ELEMENTS  # of a trained head, for the backward pass
         self.packed = False
         self.longest: int | None = None  # tokens that packing was tried with
@@ -245,13 +245,8 @@ class Backbone(TrainableModel):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Put the policy into evaluation mode inside, in the compute dtype and without gradient."""
-        training = self.policy.training
-        self.policy.eval()
-        try:
-            with torch.no_grad(), self._autocast():
-                yield
-        finally:
-            self.policy.train(training)
+        with evaluating(self.policy), torch.no_grad(), self._autocast():
+            yield
 
     def _with_attention(self, implementation: str):
         """Attend by an implementation inside. Training keeps its own, as a checkpointed layer runs once more later."""

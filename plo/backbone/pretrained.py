@@ -104,11 +104,7 @@ def _place(name: str) -> str:
 
 
 def check_there(name: str) -> None:
-    """Raise if a name is that of a folder without a model.
-
-    Raises:
-        ModelError: the message names folders that may be meant.
-    """
+    """Raise a ModelError, which names folders that may be meant, if a name is that of a folder without a model."""
     path = Path(_place(name))
     if path.is_dir():
         files = ("config.json", CONFIG)

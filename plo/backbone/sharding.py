@@ -67,9 +67,8 @@ def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
             value = on_main(value)
         elif isinstance(value, Tensor):
             value = whole(value.detach())
-            value = value.to("cpu", copy=True).contiguous() if distributed.is_main() else None
         if distributed.is_main():
-            gathered[name] = value
+            gathered[name] = value.to("cpu", copy=True).contiguous() if isinstance(value, Tensor) else value
     return gathered
 
 

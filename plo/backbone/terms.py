@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plo.losses import Loss, LossError
+from plo.losses import Loss, LossError, LossValue
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
 
@@ -53,18 +53,12 @@ def count(loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: 
     """
     if all(term.level != "token" for _, term in loss.terms):
         return [len(mask) // 2] * len(loss.terms)
-    pairs = as_pairs(nothing_known(loss, mask, hidden_size), mask, columns=columns)
-    with torch.no_grad():
-        values = [term.evaluate(pairs) for _, term in loss.terms]
-    return [len(pairs) if value.mask is None else int(value.mask.sum()) for value in values]
+    values = evaluate_zeros(loss, mask, columns, hidden_size)
+    return [len(mask) // 2 if value.mask is None else int(value.mask.sum()) for value in values]
 
 
 def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
-    """Raise if a forward pass averaged over other numbers of pairs or tokens than `count` returned before it.
-
-    Raises:
-        LossError: the mask of a token-level loss depends on values.
-    """
+    """Raise a LossError if a forward pass averaged over other numbers of pairs or tokens than `count` returned before it."""
     if got != promised:
         raise LossError(
             f"The loss {loss.name!r} averages over {got} pairs or tokens where its mask promised {promised}: the mask "
@@ -82,13 +76,21 @@ def parameter_groups(loss: Loss, learning_rate: float) -> list[dict[str, Any]]:
     return [{"params": own, "lr": lr, "weight_decay": 0.0} for own, lr in groups if own]
 
 
-def nothing_known(loss: Loss, mask: Tensor, hidden_size: int) -> dict[str, Tensor]:
-    """Return every statistic that the loss needs, 0 everywhere."""
+def evaluate_zeros(
+    loss: Loss,
+    mask: Tensor,
+    columns: Mapping[str, Tensor],
+    hidden_size: int,
+    sides: tuple[Callable[..., Side], Callable[..., Side]] = (Side, Side),
+) -> list[LossValue]:
+    """Evaluate each term of a loss on statistics that are 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
     statistics = dict.fromkeys(("logps", *(need for need in loss.needs if not need.startswith("column:"))), zeros)
     if "hidden" in statistics:
         statistics["hidden"] = torch.zeros(*mask.shape, hidden_size, device=mask.device)
-    return statistics
+    pairs = as_pairs(statistics, mask, columns=columns, sides=sides)
+    with torch.no_grad():
+        return [term.evaluate(pairs) for _, term in loss.terms]
 
 
 def as_pairs(

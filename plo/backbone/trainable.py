@@ -76,7 +76,7 @@ class TrainableModel(nn.Module):
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy values, by name, into the policy's parameters: from now on they are the policy's own."""
-        sharding.copy(tensors, dict(self._named()))
+        sharding.copy(tensors, dict(self.policy.named_parameters()))
 
     def casts_kept(self) -> AbstractContextManager[None]:
         """Cast each trained weight to the compute dtype once inside, until the optimiser changes it."""
@@ -92,7 +92,9 @@ class TrainableModel(nn.Module):
             torch.manual_seed(seed)
             if self.settings.peft == "lora":
                 self.policy.add_adapter("fresh", lora_config(self.settings))  # whole, where "default" may be sharded
-                fresh = {n.replace(".fresh.", ".default."): p for n, p in self._named() if ".fresh." in n}
+                fresh = {
+                    n.replace(".fresh.", ".default."): p for n, p in self.policy.named_parameters() if ".fresh." in n
+                }
                 self.put(fresh)
                 self.policy.delete_adapter("fresh")
                 self.policy.set_adapter("default")
@@ -125,18 +127,14 @@ class TrainableModel(nn.Module):
         """
         if reference:
             self.check_reference_can_be_trained()
-        parameters = dict(self._named())
+        parameters = dict(self.policy.named_parameters())
         tensors = {name: sharding.like(value, parameters[name]) for name, value in weights.tensors.items()}
         self.start = Weights(weights.identity, OnDisk(tensors))
         if reference:
             self.reference = self.start
 
     def check_reference_can_be_trained(self) -> None:
-        """Raise where `start_from(..., reference=True)` is impossible.
-
-        Raises:
-            ModelError: adapters on the LM head, with the remedy.
-        """
+        """Raise a ModelError where `start_from(..., reference=True)` is impossible: with adapters on the LM head."""
         if isinstance(self.causal_lm.get_output_embeddings(), BaseTunerLayer):
             raise ModelError(
                 f"model.lora_targets={self.settings.lora_targets!r} puts adapters on the LM head of "
@@ -146,7 +144,7 @@ class TrainableModel(nn.Module):
 
     @contextmanager
     def _exchanged(self, weights: Weights) -> Iterator[None]:
-        named, own, adapters_on = dict(self._named()), {}, self._adapters_on
+        named, own, adapters_on = dict(self.policy.named_parameters()), {}, self._adapters_on
         try:
             self._switch_adapters(bool(weights.tensors))
             for name, values in weights.tensors.items():
@@ -175,14 +173,11 @@ class TrainableModel(nn.Module):
             own, parameter.data = parameter.data, values.to(parameter.device)
         return own
 
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.policy.named_parameters()
-
     def save(self, folder: Path) -> None:
         """Write the policy as `from_pretrained` reads it: the adapter, or the whole model."""
         state = None
         if sharding.is_sharded(self):
-            own = {name: p for name, p in self._named() if p.requires_grad}
+            own = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
             state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
         if distributed.is_main():
             # peft would look for the base's vocabulary, to see whether it grew, and warn where the base is an adapter

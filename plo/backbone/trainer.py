@@ -129,10 +129,9 @@ class PreferenceTrainer(HookedTrainer):
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return indices of the pairs, in batches of whole optimiser steps' parts, the same in every process.
+        """Return indices of the pairs in batches, the same in every process; `get_batch_samples` makes tensors of them.
 
-        `get_batch_samples` makes tensors of them. accelerate would fill up the last batch with rows of the first, to
-        give all processes the same number.
+        accelerate would fill up the last batch with rows of the first, to give all processes the same number.
         """
         rows = cast(Any, self.train_dataset)
         loader = DataLoader(

@@ -12,11 +12,7 @@ from plo.margins import without_rounding
 
 
 class TrainingLog:
-    """Sums over the pairs and steps since the last entry.
-
-    Args:
-        dtype: dtype of the model's matrix products.
-    """
+    """Sums over the pairs and steps since the last entry, of a model whose matrix products are in `dtype`."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype

@@ -45,22 +45,14 @@ TRL.require_text("trl:DPOTrainer.__init__", f'add_adapter("{REFERENCE_ADAPTER}"'
 
 
 def check_trainer(trainer: Any) -> None:
-    """Check the names that only an instance of `trl.DPOTrainer` has.
-
-    Raises:
-        BorrowedError: one of them is gone.
-    """
+    """Raise a BorrowedError if an instance of `trl.DPOTrainer` lacks a name that only instances have."""
     for library, names in OF_TRAINERS.items():
         for name in names:
             library.get(trainer, name)
 
 
 def check_batch(inputs: Mapping[str, Tensor], *others: str) -> None:
-    """Check the columns of a batch of TRL's collator.
-
-    Raises:
-        BorrowedError: one of them is gone.
-    """
+    """Raise a BorrowedError if a batch of TRL's collator lacks a column."""
     for name in ("input_ids", "attention_mask", "completion_mask", *others):
         if name not in inputs:
             raise TRL.error(f"the column {name!r} of DPOTrainer's batches is gone")

@@ -13,12 +13,7 @@ from plo.trl.reference import causal_lm
 
 
 def metrics(trainer: Any, pairs: Pairs, terms: Terms, counts: Tensor, logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the metrics of a batch, over all processes.
-
-    Args:
-        counts: (terms,) pairs or tokens that each term of the loss is a sum over.
-        logged: the statistics `batch.LOGGED` of the response tokens, chosen before rejected.
-    """
+    """Compute the metrics of a batch, over all processes; `logged` are the statistics `batch.LOGGED` of its tokens."""
     accelerator = trainer.accelerator
     sides = {"chosen": pairs.chosen, "rejected": pairs.rejected}
     of_pairs = {f"logps/{name}": side.logp() for name, side in sides.items()}
