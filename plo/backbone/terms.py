@@ -11,6 +11,8 @@ from plo.losses import Loss, LossError, LossValue
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
 
+Sides = tuple[Callable[..., Side], Callable[..., Side]]  # what makes the chosen and the rejected side
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -77,11 +79,7 @@ def parameter_groups(loss: Loss, learning_rate: float) -> list[dict[str, Any]]:
 
 
 def evaluate_zeros(
-    loss: Loss,
-    mask: Tensor,
-    columns: Mapping[str, Tensor],
-    hidden_size: int,
-    sides: tuple[Callable[..., Side], Callable[..., Side]] = (Side, Side),
+    loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: int, sides: Sides = (Side, Side)
 ) -> list[LossValue]:
     """Evaluate each term of a loss on statistics that are 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
@@ -99,7 +97,7 @@ def as_pairs(
     *,
     columns: Mapping[str, Tensor] | None = None,
     progress: float = 0.0,
-    sides: tuple[Callable[..., Side], Callable[..., Side]] = (Side, Side),
+    sides: Sides = (Side, Side),
 ) -> Pairs:
     """Make `Pairs` of statistics (2 pairs, tokens, ...), chosen before rejected; `sides` are the two classes to use."""
     half = len(mask) // 2
