@@ -9,13 +9,8 @@ import typer
 from plo.cli.parameters import Json
 from plo.cli.shared import log
 from plo.cli.tables import print_rows
-from plo.errors import PloError
 
 DAY, GB = 86_400, 1e9
-
-
-class CacheError(PloError, LookupError):
-    """A cache that does not exist."""
 
 
 def cache(
@@ -42,7 +37,7 @@ def cache(
     from plo import caches
 
     if unknown := [each for each in name if each not in caches.CACHES]:
-        raise CacheError(f"There is no cache {', '.join(unknown)}. The caches are {', '.join(caches.CACHES)}.")
+        raise typer.BadParameter(f"there is no cache {', '.join(unknown)}. The caches are {', '.join(caches.CACHES)}.")
     if action == "list":
         if older_than is not None or larger_than is not None or yes:
             raise typer.BadParameter("--older-than, --larger-than and --yes belong to plo cache prune")
@@ -52,7 +47,7 @@ def cache(
     size = None if larger_than is None else larger_than * GB
     prune = partial(caches.prune, name or None, unused_for=seconds, keep_bytes=size)
     due = prune(dry_run=True)
-    rows = [_row(each, due.removed) for each in caches.CACHES if any(entry.cache == each for entry in due.removed)]
+    rows = [row for each in caches.CACHES if (row := _row(each, due.removed))["entries"]]
     if yes:
         prune()
     if rows or as_json:
