@@ -62,8 +62,8 @@ def _row(name: str, entries: list[Any]) -> dict[str, Any]:
     """Describe a cache by those of its entries that are among `entries`."""
     from plo.caches import CACHES
 
-    own = [(entry.size, (time.time() - entry.last_use) / DAY) for entry in entries if entry.cache == name]
-    sizes, days = zip(*own, strict=True) if own else ((), ())
+    own = [entry for entry in entries if entry.cache == name]
+    days = [(time.time() - entry.last_use) / DAY for entry in own]
     used = f"{min(days):.0f} to {max(days):.0f}" if days else "-"
-    row = {"cache": name, "entries": len(own), "GB": round(sum(sizes) / GB, 3), "days unused": used}
-    return row | {"holds": CACHES[name].holds, "made again": CACHES[name].remade}
+    row = {"cache": name, "entries": len(own), "GB": round(sum(entry.size for entry in own) / GB, 3)}
+    return row | {"days unused": used, "holds": CACHES[name].holds, "made again": CACHES[name].remade}

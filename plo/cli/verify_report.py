@@ -68,7 +68,7 @@ def print_matrix(reports: list[Report]) -> None:
 
 
 def print_json(reports: list[Report]) -> None:
-    """Print a list of objects, one per loss."""
+    """Print a list of JSON objects, one per loss."""
     rows = [
         {
             "loss": report.name,

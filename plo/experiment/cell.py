@@ -1,6 +1,7 @@
 """One cell of a comparison: training one variant with one seed, with evaluations along the way, all recorded."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
+log = logging.getLogger(__name__)
 
 
 def run_cell(
@@ -33,16 +35,13 @@ def run_cell(
     root: Path,
     reference_samples: pd.DataFrame | None,
     progress: Callable[..., None] = lambda units, steps=0: None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train from the last complete checkpoint, evaluate at every point, and record. Return the final metrics.
 
     Args:
-        run: the recorded run.
         root: folder of the comparison. Checkpoints and the trained adapter go into the cell's folder in it.
         reference_samples: samples of the reference with the same seed, for win rates; None for the reference itself.
         progress: receives the units of work done since the last call, and the number of steps among them.
-        note: receives notes for readers of the cell's numbers, which are also recorded as the tag `plo.notes`.
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,19 +50,16 @@ def run_cell(
         with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
-        notes = _train(cell, cell.variant, bench, run, folder, evaluator)
-        if notes:
+        if notes := _train(cell, cell.variant, bench, run, folder, evaluator):
             run.tag("plo.notes", json.dumps(notes))
         for text in notes:
-            note(text)
+            log.info("note   %s: %s", cell.name, text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.describe(describe_metrics(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
-        shutil.rmtree(
-            checkpoint, ignore_errors=True
-        )  # the trained model stays; states of the optimiser are no longer needed
+        shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays, without states of the optimiser
     return metrics
 
 
@@ -138,12 +134,7 @@ class Evaluator(CurveRecorder):
             self.at_step(state.global_step, state.global_step)
 
     def at_step(self, step: int, now: int) -> None:
-        """Evaluate and keep the result on disk, or read the result of an earlier attempt.
-
-        Args:
-            step: step of the evaluation point.
-            now: step that the policy has reached.
-        """
+        """Evaluate the point `step` and keep the result, or read that of an earlier attempt; the policy is at step `now`."""
         metrics = distributed.on_main(lambda: self._evaluated(step))
         if metrics is None:
             if step != now:  # it was there at the start, or `missing` would have chosen an earlier checkpoint

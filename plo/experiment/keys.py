@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from plo.backbone.token_statistics import STATISTICS
-from plo.config import EvaluationConfig, Experiment, TrainConfig
+from plo.config import Experiment, TrainConfig
 from plo.data import PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
@@ -85,14 +85,14 @@ def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
-    other = other_models(variant)
     settings = {
         "shared": shared_settings(inputs),
         "loss": [variant.name, variant.source] if variant is not None else None,
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
-        **({"stages": [inputs.base_identity(stage) for stage in other]} if other else {}),
     }
+    if other := other_models(variant):
+        settings["stages"] = [inputs.base_identity(stage) for stage in other]
     return sha256(settings)
 
 
@@ -118,11 +118,8 @@ def evaluation_settings(inputs: Inputs) -> list[Any]:
     """Return the settings that evaluations must share to be compared."""
     config = inputs.experiment.evaluation
     others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
-    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, inputs.suite]
-
-
-def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
+    of_samples = [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
+    return [settings_identity(config, exclude=others) | {"suite": of_samples}, inputs.suite]
 
 
 def comparison_key(inputs: Inputs) -> str:
