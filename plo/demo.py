@@ -34,14 +34,10 @@ Speed = Mapping[str, float]  # floating-point operations per second of matrix pr
 
 @dataclass(frozen=True)
 class Plan:
-    """Experiment that the demo runs on this machine, and the minutes that it is expected to take.
-
-    Attributes:
-        number: index in `SIZES`; 0 is the whole experiment.
-    """
+    """Experiment that the demo runs on this machine, and the minutes that it is expected to take."""
 
     experiment: Experiment
-    number: int
+    number: int  # index in `SIZES`; 0 is the whole experiment
     minutes: float
 
 

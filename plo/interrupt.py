@@ -29,15 +29,11 @@ Awaited = str | Callable[[], str]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it.
-
-    Attributes:
-        exit_code: 130 after SIGINT, 143 after SIGTERM, as a shell reports them.
-    """
+    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it."""
 
     def __init__(self, number: int):
         super().__init__(f"ended by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        self.exit_code = 128 + number  # as a shell reports it
 
 
 class _Wait(NamedTuple):
@@ -79,12 +75,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def awaiting(what: Awaited) -> Iterator[None]:
-    """Let a signal raise `Interrupted` at once in the block.
-
-    Args:
-        what: what the process waits for, as the sentence has it ("waiting for 3 calls to the judge"), or a function that
-            returns it.
-    """
+    """Let a signal raise `Interrupted` at once in the block; `what` says in words what the process waits for."""
     check()
     with _waiting(what, raises=True):
         yield

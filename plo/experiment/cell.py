@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -45,7 +46,7 @@ def run_cell(
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
+    evaluator = Evaluator(run, cell, bench, folder, reference_samples, progress)
     if cell.variant is None:
         with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
@@ -98,23 +99,18 @@ def _train(
     return short_of_target(variant.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
+@dataclass(eq=False)
 class Evaluator(CurveRecorder):
     """Records the training curve, and evaluates once at each point of `eval_at`, right after its checkpoint is complete."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        bench: Workbench,
-        run: ActiveRun,
-        folder: Path,
-        reference_samples: pd.DataFrame | None,
-        progress: Callable[..., None],
-    ):
-        super().__init__(run)
-        self.cell, self.bench, self.folder = cell, bench, folder
-        self.reference_samples, self.progress = reference_samples, progress
-        self.probe: Callable[[], dict[str, float]] = dict
-        self.points: Mapping[int, float] = {0: 1.0}
+    run: ActiveRun
+    cell: Cell
+    bench: Workbench
+    folder: Path
+    reference_samples: pd.DataFrame | None
+    progress: Callable[..., None]
+    probe: Callable[[], dict[str, float]] = dict
+    points: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})  # of the reference, which is not trained
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.points = self._points(state.max_steps)
@@ -147,7 +143,7 @@ class Evaluator(CurveRecorder):
         self.progress(EVALUATION_UNITS)
 
     def missing(self, step: int, steps: int) -> str | None:
-        """Say why a training of `steps` steps cannot continue at `step`: an earlier evaluation is missing. None: it can."""
+        """Return why a training of `steps` steps cannot continue at `step`, an earlier evaluation being missing, or None."""
         points = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
         return f"is past step {points[0]}, whose evaluation is missing" if points else None
 
@@ -169,7 +165,7 @@ class Evaluator(CurveRecorder):
         return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate now. Every process runs the model, as each may hold only a shard; the main process does the rest."""
+        """Evaluate now. Every process runs the model, as each may hold only a shard; the main one does the rest."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)

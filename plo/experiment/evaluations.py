@@ -38,11 +38,7 @@ def judging_of(config: EvaluationConfig) -> JudgeSession | None:
 
 
 def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str) -> dict[str, str]:
-    """Run the workbench's evaluations of a model once on each finished cell, and record them alongside the cell.
-
-    Returns:
-        Errors by the names of failed evaluations. A failure does not stop the other evaluations.
-    """
+    """Run the workbench's evaluations of a model once on each finished cell, and record them; return the errors by name."""
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.model_evaluations)
         log.info("%s: to be run afterwards in one process: plo eval %s --suite ...", names, bench.experiment.name)

@@ -19,20 +19,14 @@ WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_chec
 
 @dataclass(frozen=True)
 class Inputs:
-    """Settings, data and evaluations that all cells of a comparison share.
-
-    Attributes:
-        suite: names of the evaluations of samples.
-        model_evaluations: evaluations of a model.
-        model_identity: hash of policy and reference, which two runs must share to be compared.
-    """
+    """Settings, data and evaluations that all cells of a comparison share."""
 
     experiment: Experiment
     tokenizer: Any
     data: PreferenceData
-    suite: tuple[str, ...]
+    suite: tuple[str, ...]  # names of the evaluations of samples
     model_evaluations: tuple[ModelEvaluation, ...]
-    model_identity: str
+    model_identity: str  # hash of policy and reference, which two runs must share to be compared
 
     def base_identity(self, stage: Stage) -> list[Any]:
         """Return what identifies the model that a stage starts from."""
@@ -41,11 +35,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant (None: the reference itself) and a seed.
-
-    Attributes:
-        key: hash of everything that defines the cell's numbers.
-    """
+    """A variant (None: the reference itself) and a seed; `key` is the hash of everything that defines its numbers."""
 
     variant: Variant | None
     seed: int
@@ -77,11 +67,7 @@ class Cell:
 
 
 def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
-    """Return the hash of everything that defines a cell's numbers.
-
-    That is model, data, optimisation, evaluation, seed, and the code of the loss, its generator, its statistics and the
-    evaluations, together with the code that it calls.
-    """
+    """Return the hash of model, data, optimisation, evaluation, seed, and the code of the loss, statistics and evaluations."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]

@@ -1,9 +1,5 @@
 """Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it.
 
-    plan = plan_comparison(experiment)      # reads the data and the store; raises what would end the comparison at once
-    plan.cells, plan.stages                 # PlannedCell, PlannedStage, in the order in which they run
-    plan.experiment                         # all settings, defaults filled in
-
 Keys depend on the weights. The plan takes those of the recorded comparison, and is right if the model still has them.
 """
 
@@ -29,61 +25,40 @@ State = Literal["finished", "resumes", "to do"]
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One variant with one seed.
-
-    Attributes:
-        steps: optimiser steps of the whole training; 0 for the reference.
-        done: steps that need not be computed again.
-    """
+    """One variant with one seed."""
 
     variant: str
     seed: int
     state: State
-    steps: int
-    done: int
+    steps: int  # of the optimiser, in the whole training; 0 for the reference
+    done: int  # steps that need not be computed again
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A training or a scoring that cells wait for.
+    """A training or a scoring that cells wait for."""
 
-    Attributes:
-        name: recorded name, such as "sft", "oracle" or "scores NAME".
-        variants: names of the variants that need it.
-        steps: optimiser steps; 0 for a scoring.
-    """
-
-    name: str
-    variants: tuple[str, ...]
-    steps: int
+    name: str  # as recorded: "sft", "oracle" or "scores NAME"
+    variants: tuple[str, ...]  # that need it
+    steps: int  # of the optimiser; 0 for a scoring
     pairs: int
     state: State
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a comparison: what it would do, without doing it.
+    """Plan of a comparison: what it would do, without doing it. Cells and stages are in the order in which they run."""
 
-    Attributes:
-        experiment: the experiment, with the value of every setting.
-        data: summary of the data source.
-        store: MLflow URI of the store.
-        comparison: run id of the recorded comparison that would continue; None if it would be a new one.
-        evaluations: names of the evaluations at every point of training.
-        model_evaluations: names of the evaluations of each trained model.
-        training_seconds: estimate for the cells to do, from the speed of recorded cells; None if none is recorded.
-    """
-
-    experiment: Experiment
-    data: str
+    experiment: Experiment  # with the value of every setting
+    data: str  # summary of the data source
     pairs: int
-    store: str
-    comparison: str | None
+    store: str  # MLflow URI
+    comparison: str | None  # run id of the recorded comparison that would continue
     cells: tuple[PlannedCell, ...]
     stages: tuple[PlannedStage, ...]
-    evaluations: tuple[str, ...]
-    model_evaluations: tuple[str, ...]
-    training_seconds: float | None
+    evaluations: tuple[str, ...]  # names of those at every point of training
+    model_evaluations: tuple[str, ...]  # names of those of each trained model
+    training_seconds: float | None  # estimate for the cells to do, at the speed of recorded ones
 
     @property
     def steps(self) -> int:

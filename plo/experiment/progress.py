@@ -15,12 +15,9 @@ class CellsProgress:
 
     Args:
         work: units of work and optimiser steps of each cell, in the order in which they run.
-
-    Attributes:
-        draw: function that is called after every change.
     """
 
-    draw: Callable[[], None] = staticmethod(lambda: None)
+    draw: Callable[[], None] = staticmethod(lambda: None)  # called after every change
 
     def __init__(self, work: Sequence[tuple[int, int]]):
         self.work = work

@@ -1,8 +1,6 @@
 """Token weights of an experiment's training pairs, which a scorer computes once.
 
-They are kept under the hash of everything they depend on: code and hyper-parameters of the scorer, the models it has
-trained, the token ids, and, if the scorer reads them, texts, initial weights of the policy and the run's seed. A killed
-scoring continues after its last complete file.
+They are kept under the hash of everything they depend on; a killed scoring continues after its last complete file.
 """
 
 import contextlib
@@ -32,12 +30,7 @@ VERSION = 1  # of the format of the files
 
 
 def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
-    """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing.
-
-    Args:
-        stages: stages of the experiment whose pairs are scored.
-        seed: seed of the run, which a scorer may depend on.
-    """
+    """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing."""
     own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
     shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}

@@ -47,21 +47,13 @@ Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name
 
 @dataclass
 class Stages:
-    """Trains stages on the pairs of one experiment.
+    """Trains stages on the pairs of one experiment."""
 
-    Args:
-        backbone, tokenizer: those of the policy.
-        pairs: all training pairs.
-        model, train: settings of the experiment, of which a stage changes some.
-        store: store of the reference's statistics.
-        record: function that starts the recorded run of a stage.
-    """
-
-    backbone: Backbone
+    backbone: Backbone  # of the policy, as the tokenizer
     tokenizer: Any
     pairs: Sequence[Pair]
     model: ModelConfig
-    train: TrainConfig
+    train: TrainConfig  # of which a stage changes some settings
     store: ReferenceStore
     record: Record = lambda key, name, params: unrecorded(ActiveRun)
     _others: dict[str, Backbone] = field(default_factory=dict)

@@ -12,12 +12,7 @@ from plo.scorers import RECIPES, SCORERS
 
 
 class Page:
-    """Markdown helpers that a template calls to write one page.
-
-    Args:
-        name: name of the method that the page is about; it is not linked on its own page.
-        folder: folder of the page below docs/methods.
-    """
+    """Markdown helpers for the page of the method `name`, in a `folder` below docs/methods."""
 
     def __init__(self, name: str, folder: str = ""):
         self.name, self.folder = name, folder
