@@ -1,6 +1,7 @@
 """The report of `plo verify`: a table for one loss, a matrix for many, or JSON."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.text import Text
 
@@ -74,7 +75,7 @@ def print_json(reports: list[Report]) -> None:
             "loss": report.name,
             "passed": report.passed,
             "seconds": round(report.seconds, 2),
-            "checks": [check.as_dict() for check in report.checks],
+            "checks": [asdict(check) for check in report.checks],
         }
         for report in reports
     ]
