@@ -34,11 +34,11 @@ def settings(
         plo settings 'train.*'
         plo settings --yaml > experiment.yaml
     """
-    from plo.config import ConfigError, field_names
+    from plo.config import ConfigError, fields
 
     rows = [row for row in describe() if fnmatchcase(row["setting"], pattern)]
     if not rows:
-        meant = near(pattern.strip("*"), field_names())
+        meant = near(pattern.strip("*"), fields())
         hint = f"Did you mean {' or '.join(meant)}?" if meant else "plo settings lists all."
         raise ConfigError(f"No setting matches {pattern!r}. {hint}")
     if as_yaml:
