@@ -66,11 +66,7 @@ def load_tasks(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, li
 
 @contextlib.contextmanager
 def _known_metrics(task: str) -> Iterator[None]:
-    """Refuse a task with a metric that lm-eval does not know, which lm-eval itself only logs.
-
-    Raises:
-        EvaluationError: a metric is unknown.
-    """
+    """Refuse a task with a metric that lm-eval does not know, which lm-eval itself only logs."""
     lost: list[str] = []
 
     class Listener(logging.Handler):

@@ -49,7 +49,6 @@ def key_of(judge: Judge, question: Question) -> str:
 
 
 def _row_sum(key: str, p: float | None, answer: str) -> str:
-    """Return the checksum of a row."""
     content = repr((key, p if p is None else float(p), answer))
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()
 
