@@ -51,16 +51,16 @@ def cache(
     seconds = None if older_than is None else older_than * DAY
     size = None if larger_than is None else larger_than * GB
     prune = partial(caches.prune, name or None, unused_for=seconds, keep_bytes=size)
-    due = prune(dry_run=True)
-    rows = [_row(each, due.removed) for each in caches.CACHES if any(entry.cache == each for entry in due.removed)]
+    due, held = prune(dry_run=True)
+    rows = [_row(each, due) for each in caches.CACHES if any(entry.cache == each for entry in due)]
     if yes:
         prune()
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="Deleted" if yes else "Would be deleted with --yes")
     else:
         log.info("There is nothing to delete.")
-    if due.held:
-        log.info("%s entries stay, as running processes use them.", len(due.held))
+    if held:
+        log.info("%s entries stay, as running processes use them.", len(held))
 
 
 def _row(name: str, entries: list[Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
 
 def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split values into settings of the experiment and the rest, which are hyper-parameters of its losses."""
-    from plo.config import ConfigError, field_names
+    from plo.config import ConfigError, fields
 
-    names = field_names()
+    names = list(fields())
     short = {name.rsplit(".", 1)[-1]: name for name in names}  # lr for train.lr, where that is unambiguous
     leaves = [name.rsplit(".", 1)[-1] for name in names]
     known, hyper = {}, {}
@@ -52,11 +52,11 @@ def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None
     Raises:
         ConfigError: there are no losses. The message suggests settings.
     """
-    from plo.config import ConfigError, field_names
+    from plo.config import ConfigError, fields
 
     if "losses" in settings:
         return
-    meant = {key: near(key, field_names()) for key in others}
+    meant = {key: near(key, fields()) for key in others}
     hints = [
         f" {key}: there is no such setting; did you mean {' or '.join(names)}?" for key, names in meant.items() if names
     ]
@@ -74,7 +74,7 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     Raises:
         ConfigError: no variant has such a hyper-parameter. The message suggests names.
     """
-    from plo.config import ConfigError, field_names
+    from plo.config import ConfigError, fields
     from plo.losses import LOSSES
     from plo.scorers import get_variant
 
@@ -107,7 +107,7 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     if unknown := [key for key in hyper if key not in used]:
         terms = {term.name: list(term.settings) for variant in before for _, term in variant.terms}
         has = "; ".join(f"{name}: {', '.join(parameters) or 'none'}" for name, parameters in terms.items())
-        meant = near(unknown[0], [*field_names(), *(p for parameters in terms.values() for p in parameters)])
+        meant = near(unknown[0], [*fields(), *(p for parameters in terms.values() for p in parameters)])
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
         raise ConfigError(
             f"{unknown[0]}={hyper[unknown[0]]}: neither a setting of the experiment nor a hyper-parameter of its losses.{hint} "
