@@ -141,7 +141,9 @@ LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr is not given
 
 
 class TrainConfig(Section):
-    """Optimisation, equal for every loss of a comparison."""
+    """Optimisation, equal for every loss of a comparison unless a loss has a `train` of its own."""
+
+    first_defaults: ClassVar[dict[str, Any]] = {"max_grad_norm": 1.0}
 
     lr: float | None = Field(
         default=None,
@@ -165,7 +167,13 @@ class TrainConfig(Section):
         default="adamw_torch_fused", description="Optimiser: a name of transformers' OptimizerNames."
     )
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimiser.")
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="Norm at which gradients are clipped.")
+    max_grad_norm: PositiveFloat | None = Field(
+        default=None, description="Norm at which gradients are clipped; null is clip_factor times the running median norm."
+    )
+    clip_factor: PositiveFloat = Field(
+        default=2.0,
+        description="Multiple of the median norm of the last 100 steps at which gradients are clipped, without max_grad_norm.",
+    )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="Compute layers twice to save memory; auto does so where they would not fit."
     )
