@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from plo import extras
 from plo.errors import PloError
+from plo.grid import expand_grid
 from plo.near import near
 from plo.values import read_list, read_yaml
 
@@ -66,6 +67,12 @@ def _as_list(value: Any) -> Any:
     if value is None:  # `losses=` on a command line
         return []
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_losses(value: Any) -> Any:
+    """Return a list of losses, with every grid expanded."""
+    listed = _as_list(value)
+    return [one for spec in listed for one in expand_grid(spec)] if isinstance(listed, list | tuple) else listed
 
 
 def _targets(value: Any) -> Any:
@@ -168,7 +175,8 @@ class TrainConfig(Section):
     )
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimiser.")
     max_grad_norm: PositiveFloat | None = Field(
-        default=None, description="Norm at which gradients are clipped; null is clip_factor times the running median norm."
+        default=None,
+        description="Norm at which gradients are clipped; null is clip_factor times the running median norm.",
     )
     clip_factor: PositiveFloat = Field(
         default=2.0,
@@ -251,8 +259,10 @@ class Experiment(Section):
     name: str = Field(
         default="comparison", description="Name of the comparison; runs of one name and equal settings are one table."
     )
-    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."
+    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_losses)] = Field(
+        min_length=1,
+        description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft; with training settings of "
+        "their own, {dpo: {train: {lr: 1e-5}}} or dpo @ lr=1e-5; a grid of them, {dpo: {grid: {beta: [0.05, 0.1]}}}.",
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
         default=(0, 1),

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from plo.backbone.borrowed import divide_gradients
 
-
 WINDOW = 100  # steps whose norms the running median is of
 NORMS = "gradient_norms"  # key of the norms in the optimiser's first group, hence in every checkpoint
 

@@ -86,7 +86,7 @@ def _train(
         backbone,
         data.train,
         bench.store.get(backbone, data.train, hidden=needs_reference(registered)),
-        bench.experiment.train,
+        cell.train(bench.experiment),
         seed=cell.seed,
         folder=folder,
         weights=weights,

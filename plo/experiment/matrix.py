@@ -154,10 +154,11 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
 def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
     if cell.variant is None:
         return {}
+    train = cell.train(experiment)
     return {
         **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
-        **{f"train.{name}": str(value) for name, value in experiment.train.model_dump(mode="json").items()},
-        "lr": f"{experiment.train.lr:g}",
+        **{f"train.{name}": str(value) for name, value in train.model_dump(mode="json").items()},
+        "lr": f"{train.lr:g}",
         "beta": str(cell.variant.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError, Experiment
 from plo.data import Pair
+from plo.experiment.keys import train_settings
 from plo.losses import Loss, get_loss
 from plo.scorers import Scorer, Variant, get_variant
 from plo.verify.trainable import check_trainable
@@ -22,6 +23,8 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
+    for variant in variants:
+        train_settings(experiment, variant)
     return variants
 
 

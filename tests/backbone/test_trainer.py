@@ -95,7 +95,10 @@ def test_resuming_keeps_the_norms_that_clipping_is_relative_to(train):
     assert_same(weights(straight), weights(train("dpo", "broken", resume=True, **relative)))
     assert [entry["clipped"] for entry in straight.state.log_history if "clipped" in entry] == [0, *[1] * 5]
     fixed = train("dpo", "fixed", **{**relative, "max_grad_norm": 100.0})
-    assert max((a - b).abs().max() for a, b in zip(weights(fixed).values(), weights(straight).values(), strict=True)) > 1e-4
+    assert (
+        max((a - b).abs().max() for a, b in zip(weights(fixed).values(), weights(straight).values(), strict=True))
+        > 1e-4
+    )
 
 
 def test_relative_clipping_does_not_depend_on_the_scale_of_a_loss(train):

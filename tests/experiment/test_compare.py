@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from plo.config import ConfigError
 from plo.experiment.matrix import compare
 from plo.experiment.preflight import configured_variants
 from plo.leaderboards import read, to_json
@@ -165,3 +166,15 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tm
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         results[name] = table(folder)
     assert results["killed"] == results["undisturbed"]
+
+
+def test_a_variant_trains_with_settings_of_its_own(tiny):
+    """One step with a learning rate of 0 leaves the reference; the row beside it has the experiment's."""
+    losses = ["dpo", {"dpo": {"train": {"lr": 1e-12, "epochs": 1}}}]
+    assert not compare(tiny(losses=losses, **{"train.epochs": 2})).failed
+    own, common = cells()["dpo @ epochs=1 lr=1e-12 seed 0"], cells()["dpo seed 0"]
+    assert own.params["lr"] == own.params["train.lr"] == "1e-12" and common.params["lr"] == "0.001"
+    assert len(common.history("loss")) == 2 * len(own.history("loss"))
+    assert abs(own.metrics["kl"]) < 1e-6 < common.metrics["kl"]
+    with pytest.raises(ConfigError, match=r"(?s)training of dpo @ micro_batch_size=3 cannot be used.*not a multiple"):
+        compare(tiny(losses=["dpo @ micro_batch_size=3"]))
