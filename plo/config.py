@@ -253,6 +253,32 @@ class EvaluationConfig(Section):
         return found
 
 
+class TuningConfig(Section):
+    """Tuning of every loss before the comparison: trials on prompts of their own, equally many for each loss."""
+
+    trials: PositiveInt = Field(default=8, description="Points of its search space that are tried for each loss.")
+    promote: PositiveInt = Field(default=3, description="Number of best trials that are trained in full.")
+    share: float = Field(default=0.25, gt=0, le=1, description="Share of the steps that a first trial is trained for.")
+    max_kl: PositiveFloat | None = Field(
+        default=None, description="Largest KL to the reference of a setting that may be chosen, in nats; null is any."
+    )
+    seed: int = Field(default=1000, ge=1000, lt=2**32, description="Seed of the trials, which no final seed equals.")
+    search: dict[str, dict[str, tuple[PositiveFloat, PositiveFloat]]] = Field(
+        default_factory=dict,
+        description="Ranges in place of those that losses declare, low to high, as in {dpo: {beta: [0.01, 1]}}.",
+    )
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> "TuningConfig":
+        for loss, ranges in self.search.items():
+            for name, (low, high) in ranges.items():
+                if low > high:
+                    raise ValueError(f"search.{loss}.{name}: [{low:g}, {high:g}] ends below its beginning")
+        if self.promote > self.trials:
+            raise ValueError(f"promote={self.promote} is more than trials={self.trials}")
+        return self
+
+
 class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
@@ -281,6 +307,19 @@ class Experiment(Section):
         description="Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from.",
     )
     train: TrainConfig = TrainConfig()
+    tuning: TuningConfig | None = Field(
+        default=None, description="Tuning of every loss before the comparison, as in {trials: 8}; null is none."
+    )
+    primary: str | None = Field(
+        default=None,
+        description="Metric that tuning improves and verdicts are about; null is the reward, or the first that has a direction.",
+    )
+    margin: PositiveFloat | None = Field(
+        default=None, description="Difference of the primary metric below which two losses count as equivalent."
+    )
+    baseline: str | None = Field(
+        default=None, description="Loss or variant that the others are compared with; null is the reference."
+    )
     eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
         default=(0.1, 0.25, 0.5, 1.0),
         description="Shares of the training at which to evaluate; 1 is always among them.",
@@ -314,6 +353,10 @@ class Experiment(Section):
             raise ValueError(f"stages={list(self.stages)}: write [preference] or [sft, preference]")
         if self.reference == "sft" and "sft" not in self.stages:
             raise ValueError("reference: sft requires the stage sft: stages: [sft, preference]")
+        if self.tuning and self.tuning.seed in self.seeds:
+            raise ValueError(
+                f"seeds: {self.tuning.seed} is the seed of the tuning, whose settings would be chosen on it"
+            )
         if self.sft and "sft" not in self.stages:
             raise ValueError("sft: its settings require the stage sft: stages: [sft, preference]")
         try:

@@ -66,9 +66,14 @@ def split_is_fixed(rows: Iterable[Row]) -> bool:
     return {"train", "eval"} <= {row.split for row in rows}
 
 
-def _fraction(text: str) -> float:
+def _fraction(text: str, salt: str = "split") -> float:
     """Return a number in [0, 1) from a hash of the text, independent of the hash that orders rows."""
-    return int(_sha256("split:" + text)[:13], 16) / 16**13
+    return int(_sha256(f"{salt}:{text}")[:13], 16) / 16**13
+
+
+def is_for_tuning(prompt: str) -> bool:
+    """Return whether a held-out prompt serves tuning alone, as half of them do, by a hash of their own."""
+    return _fraction(prompt, "tune") < 0.5
 
 
 def _sha256(text: str) -> str:

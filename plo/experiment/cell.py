@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run_cell(
         progress: receives the units of work done since the last call, and the number of steps among them.
         note: receives notes for readers of the cell's numbers, which are also recorded as the tag `plo.notes`.
     """
-    folder = cell.folder(root)
+    started, folder = time.monotonic(), cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
     if cell.variant is None:
@@ -59,6 +60,7 @@ def run_cell(
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.describe(describe_metrics(bench.suite, metrics))
+    run.tag("plo.seconds", f"{time.monotonic() - started:.1f}")  # of this attempt
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(

@@ -1,16 +1,19 @@
 """Comparison of variants x seeds on one model and data set, with `reference` and `sft`. It can be resumed at any time."""
 
+import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from filelock import BaseFileLock, Timeout
 
-from plo import caches, distributed, interrupt
+from plo import caches, distributed, interrupt, store
+from plo.backbone.trainer import NonFiniteLoss
 from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.errors import one_line
@@ -21,6 +24,7 @@ from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_ke
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
 from plo.experiment.progress import Progress
+from plo.experiment.tuning import Result, tune
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
@@ -56,25 +60,39 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
     check_losses(trained)
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
+    tuning = None
+    if experiment.tuning:
+        tune_data, test_data = bench.data.split_for_tuning()
+        tuning, bench = replace(bench, data=tune_data), replace(bench, data=test_data)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
-    cells = _cells(bench, variants, experiment.seeds)
     key = comparison_key(bench)
     with _only_one(tracker, key):
-        parent = distributed.on_main(
-            lambda: tracker.comparison(
-                experiment.name,
-                key,
-                experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {}),
-                {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
-                {cell.key: cell.name for cell in cells},
-            )
-        )
+
+        def record(cells: list[Cell]) -> str:
+            config = experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {})
+            identities = {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity}
+            planned = {cell.key: cell.name for cell in cells}
+            return distributed.on_main(lambda: tracker.comparison(experiment.name, key, config, identities, planned))
+
+        cells = _cells(bench, variants, experiment.seeds)
+        parent = record([] if tuning else cells)
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
         with closing(tracker, parent) as failed:
             prepare(bench, progress)
-            failed |= _run(bench, cells, tracker, parent, progress)
+            records: dict[str, dict[str, Any]] = {}
+            if tuning:
+                tuned = tune(
+                    tuning,
+                    variants,
+                    lambda trials, todo: _run(trials, todo, tracker, parent, progress, trial=True),
+                    lambda: distributed.on_main(lambda: _results(tracker, parent)),
+                )
+                records = {one.variant.name: one.record for one in tuned}
+                cells = _cells(bench, [one.variant for one in tuned], experiment.seeds)
+                record(cells)
+            failed |= _run(bench, cells, tracker, parent, progress, records)
             if bench.model_evaluations:
                 failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
     return Outcome(parent, failed)
@@ -92,9 +110,25 @@ def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) ->
     return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
 
 
-def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, progress: Progress) -> dict[str, str]:
+def _run(
+    bench: Workbench,
+    cells: list[Cell],
+    tracker: Tracker,
+    parent: str,
+    progress: Progress,
+    tuning: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    trial: bool = False,
+) -> dict[str, str]:
+    """Run the cells that are not finished, and return {name: error} of those that failed.
+
+    Args:
+        tuning: {variant's name: record of its tuning}.
+        trial: record the cells as trials. One that diverges is a result, and its trained model is not kept.
+    """
     experiment, root = bench.experiment, comparison_folder(bench)
-    finished = distributed.on_main(lambda: tracker.finished(parent))
+    begin = tracker.start_trial if trial else tracker.start_cell
+    finished = distributed.on_main(lambda: _trials(tracker, parent) if trial else tracker.finished(parent))
     failed: dict[str, str] = {}
     references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
@@ -105,9 +139,8 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
     with progress.cells(work) as done:
         for cell in todo:
             done.begin(cell.name)
-            start = partial(
-                tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
-            )
+            tags = _tags(bench, cell, (tuning or {}).get(cell.label))
+            start = partial(begin, parent, cell.key, cell.name, tags, _params(experiment, cell))
             run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
@@ -115,6 +148,11 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
                 note = partial(log.info, "note   %s: %s", cell.name)
                 metrics = run_cell(cell, bench, run, root, reference, done.advance, note)
             except BaseException as error:
+                if trial and isinstance(error, NonFiniteLoss):  # in all processes at once
+                    run.tag("plo.diverged", one_line(error))
+                    run.finish()
+                    log.info("trial  %s diverged: %s", cell.name, one_line(error))
+                    continue
                 run.fail(error)
                 if not isinstance(error, Exception):
                     raise
@@ -129,8 +167,27 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
                 if cell.variant is None:
                     references[cell.seed] = run.run_id
                 log.info("done   %s: %s", cell.name, _line(metrics))
+                if trial and distributed.is_main():
+                    store.remove(cell.folder(root))
             done.end()
     return failed
+
+
+def _trials(tracker: Tracker, parent: str) -> dict[str, str]:
+    """Return {cell key: run id} of the finished trials."""
+    return {key: run.run_id for key, run in tracker.trials(parent).items()}
+
+
+def _results(tracker: Tracker, parent: str) -> dict[str, Result]:
+    """Return the results of the finished trials by the keys of their cells."""
+    found = {}
+    for key, run in tracker.trials(parent).items():
+        values = {}
+        if "plo.diverged" not in run.tags:
+            samples = tracker.table(run.run_id, "samples.json")
+            values = {name: by.to_numpy() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
+        found[key] = Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
+    return found
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
@@ -139,8 +196,9 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
     return tracker.table(references[cell.seed], "samples.json")
 
 
-def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
+def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dict[str, str]:
     return {
+        **({"plo.tuning": json.dumps(tuning)} if tuning is not None else {}),
         "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
         "plo.variant": cell.label,
         "plo.seed": str(cell.seed),

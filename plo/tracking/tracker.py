@@ -9,6 +9,7 @@ from plo.tracking.borrowed import PARENT
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
+from plo.tracking.runs import Run
 from plo.tracking.store import Store
 
 
@@ -83,6 +84,17 @@ class Tracker(Store):
             return None
         return self._start("stage", known, parent_id, key, name, tags, params)
 
+    def start_trial(
+        self,
+        parent_id: str,
+        key: str,
+        name: str,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> ActiveRun:
+        """Start recording a trial of a tuning, as `start_cell` does. Tables do not show trials among the cells."""
+        return self._start("trial", self._children(parent_id, "trial"), parent_id, key, name, tags, params)
+
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
     ) -> ActiveRun | None:
@@ -146,6 +158,11 @@ class Tracker(Store):
             known = ", ".join(f"{c.name} ({c.key[:12]})" for c in found) or "none"
             raise TrackingError(f"No comparison in {self.uri} has name or key {select!r}. Known: {known}.")
         return chosen
+
+    def trials(self, parent_id: str) -> dict[str, Run]:
+        """Return {key: run} of the finished trials of a comparison."""
+        runs = reversed(self._children(parent_id, "trial"))
+        return {run.tags["plo.cell"]: run for run in runs if run.status == "FINISHED"}
 
     def cells(self, select: str | None = None) -> list[RecordedCell]:
         """List the cells of the selected comparisons; see `Comparison.cells`."""
