@@ -1,6 +1,7 @@
 """Settings of an experiment, which `plo compare` runs, read from YAML. Errors name the place and the remedy."""
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -295,6 +296,14 @@ class Experiment(Section):
         min_length=1,
         description="Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss.",
     )
+    looks: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_list)] = Field(
+        default=(),
+        description="Numbers of seeds after which to stop if all verdicts are settled; `seeds: {looks: [3, 5, 8]}` sets both.",
+    )
+    baseline_seeds: PositiveInt | None = Field(
+        default=None,
+        description="Number of seeds of the baseline; null is that of the others times the root of their number.",
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = Field(
@@ -333,6 +342,24 @@ class Experiment(Section):
         default=None, description="MLflow tracking URI; null is sqlite:///plo.db in the working folder."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _looks(cls, values: Any) -> Any:
+        given = values.get("seeds") if isinstance(values, Mapping) else None
+        if not isinstance(given, Mapping):
+            return values
+        if given.keys() != {"looks"}:
+            raise ValueError("seeds: write a list of seeds, or {looks: [3, 5, 8]}")
+        looks = _as_list(given["looks"])
+        return {**values, "looks": looks, "seeds": list(range(int(looks[-1])))}
+
+    @field_validator("looks")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(value)):
+            raise ValueError("looks are increasing numbers of seeds, such as 3, 5, 8")
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -349,6 +376,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "Experiment":
+        if self.looks and (len(self.seeds) != self.looks[-1] or not (self.primary and self.baseline)):
+            raise ValueError("looks need as many seeds as the last of them, a primary metric and a baseline")
         if self.stages not in (("preference",), ("sft", "preference")):
             raise ValueError(f"stages={list(self.stages)}: write [preference] or [sft, preference]")
         if self.reference == "sft" and "sft" not in self.stages:

@@ -21,6 +21,7 @@ from plo.evals import EvaluationError
 from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
+from plo.experiment.looks import judge_cells, seeds_at
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
 from plo.experiment.progress import Progress
@@ -74,8 +75,8 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
             planned = {cell.key: cell.name for cell in cells}
             return distributed.on_main(lambda: tracker.comparison(experiment.name, key, config, identities, planned))
 
-        cells = _cells(bench, variants, experiment.seeds)
-        parent = record([] if tuning else cells)
+        looks = experiment.looks or (len(experiment.seeds),)
+        parent = record([] if tuning else _cells(bench, variants, looks[0]))
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
         tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
@@ -90,11 +91,16 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
                     lambda: distributed.on_main(lambda: _results(tracker, parent)),
                 )
                 records = {one.variant.name: one.record for one in tuned}
-                cells = _cells(bench, [one.variant for one in tuned], experiment.seeds)
+                variants = [one.variant for one in tuned]
+            for look in looks:
+                cells = _cells(bench, variants, look)
                 record(cells)
-            failed |= _run(bench, cells, tracker, parent, progress, records)
-            if bench.model_evaluations:
-                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
+                failed |= _run(bench, cells, tracker, parent, progress, records)
+                if bench.model_evaluations:
+                    failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
+                judged = _recorded(tracker, key, cells) if experiment.looks else []
+                if experiment.looks and distributed.on_main(partial(_look, experiment, judged, look)):
+                    break
     return Outcome(parent, failed)
 
 
@@ -105,9 +111,19 @@ def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCel
     return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
 
 
-def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
+def _look(experiment: Experiment, cells: list[RecordedCell], look: int) -> str | None:
+    """Judge the cells of a look, and return why no further seeds are needed; None if the next look is to be taken."""
+    found = judge_cells(experiment, cells)
+    words = ", ".join(f"{name} {word}" for name, word in found.verdicts.items())
+    log.info("look at %d seeds: %s%s", look, words, f" ({found.stop}: no further seeds)" if found.stop else "")
+    return found.stop
+
+
+def _cells(bench: Workbench, variants: list[Variant], look: int) -> list[Cell]:
     """Return the cells seed by seed, so that an interrupted comparison has all variants on its first seeds."""
-    return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
+    seeds = {one: seeds_at(bench.experiment, one, len(variants), look) for one in (None, *variants)}
+    order = dict.fromkeys(seed for own in seeds.values() for seed in own)
+    return [Cell(one, seed, cell_key(bench, one, seed)) for seed in order for one in seeds if seed in seeds[one]]
 
 
 def _run(

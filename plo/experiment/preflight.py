@@ -25,6 +25,12 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
         raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
     for variant in variants:
         train_settings(experiment, variant)
+    bases = [one.name for one in variants if experiment.baseline in (one.name, one.registered_name)]
+    if experiment.baseline not in (None, "reference") and len(bases) != 1:
+        raise ConfigError(
+            f"baseline={experiment.baseline} is the name of {' and of '.join(bases) or 'no loss in this comparison'}: name "
+            f"one of {', '.join(names)}."
+        )
     return variants
 
 
