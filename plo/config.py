@@ -4,7 +4,7 @@ import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -425,9 +425,9 @@ def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, F
     """Return every setting by its dotted name, as in `train.lr`."""
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found |= fields(kind, f"{prefix}{name}.")
+        kinds = (field.annotation, *get_args(field.annotation))  # of `Section | None` too
+        if inner := [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]:
+            found |= fields(inner[0], f"{prefix}{name}.")
         else:
             found[prefix + name] = field
     return found
