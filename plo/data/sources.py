@@ -113,7 +113,7 @@ def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
     else:
         rows = read_path(path / subset if subset else path)
     for raw in rows:
-        yield shapes.hh(_require(raw, "chosen", "rejected"))
+        yield shapes.hh(raw)
 
 
 @register_source("tldr")
@@ -123,12 +123,7 @@ def tldr(path: Path | None) -> Iterator[Raw]:
     Local rows may have that form (prompt, chosen, rejected), or input_text, candidate_0, candidate_1 and
     choice (0 or 1).
     """
-    rows = _load("trl-lib/tldr-preference", splits=("train", "validation")) if path is None else read_path(path)
-    for raw in rows:
-        if "prompt" in raw and "chosen" in raw:
-            yield raw
-            continue
-        yield shapes.tldr(_require(raw, "input_text", "candidate_0", "candidate_1", "choice"))
+    yield from _load("trl-lib/tldr-preference", splits=("train", "validation")) if path is None else read_path(path)
 
 
 @register_source("ultrafeedback")
@@ -150,16 +145,6 @@ def sentiment(path: Path | None) -> Iterator[Raw]:
     if path is None and not SENTIMENT.exists():
         raise DataError(f"The embedded pairs are missing at {SENTIMENT}. Install plo again.")
     yield from read_path(path or SENTIMENT)
-
-
-def _require(raw: Raw, *names: str) -> Raw:
-    if missing := [name for name in names if name not in raw]:
-        present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
-        raise DataError(
-            f"{raw['where']}: the column {missing[0]!r} is missing; there are {present}. "
-            "Give the file or folder itself as data.source, with data.columns: {prompt: ..., chosen: ..., rejected: ...}."
-        )
-    return raw
 
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:

@@ -10,10 +10,11 @@ full. What is chosen depends on recorded trials alone, so that an interrupted tu
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from plo.config import ConfigError, TuningConfig
 from plo.errors import PloError
@@ -22,12 +23,15 @@ from plo.experiment.keys import Cell, cell_key, optimiser_steps, train_settings
 from plo.experiment.workbench import Workbench
 from plo.identity import sha256
 from plo.scorers import Variant
-from plo.scorers.space import at_point, search_space
-from plo.statistics.tuning import Trial, choose, edges, promoted, sobol_points
+from plo.scorers.space import Space, at_point, search_space
+from plo.statistics.tuning import edges, search_points, select_trial
 
 VERSION = 1  # of the protocol; rows that were tuned with another number are not ranked together
 STEPS = "train.steps"
 log = logging.getLogger(__name__)
+
+
+Results = Mapping[str, "Result"]
 
 
 class TuningError(PloError, RuntimeError):
@@ -66,7 +70,7 @@ def tune(
     bench: Workbench,
     variants: Sequence[Variant],
     run: Callable[[Workbench, list[Cell]], dict[str, str]],
-    results: Callable[[], Mapping[str, Result]],
+    results: Callable[[], Results],
 ) -> list[Tuned]:
     """Return every variant with the best settings found for it.
 
@@ -82,12 +86,21 @@ def tune(
     return _Tuning(bench, run, results).tuned(variants)
 
 
+@dataclass
+class _Search:
+    """The trials of one variant: its points with the cells of the first rung, then those trained in full."""
+
+    variant: Variant
+    space: Space
+    points: list[dict[str, float]]
+    first: list[Cell]
+    full: list[tuple[dict[str, float], Cell]] = field(default_factory=list)
+
+
 class _Tuning:
     """A tuning on one workbench; `tune` describes the arguments."""
 
-    def __init__(
-        self, bench: Workbench, run: Callable[..., dict[str, str]], results: Callable[[], Mapping[str, Result]]
-    ):
+    def __init__(self, bench: Workbench, run: Callable[..., dict[str, str]], results: Callable[[], Results]):
         experiment = bench.experiment
         self.bench = replace(bench, experiment=experiment.model_copy(update={"eval_at": (1.0,)}), model_evaluations=())
         self.run, self.results = run, results
@@ -95,63 +108,63 @@ class _Tuning:
         self.reference = self._cell(None)
 
     def tuned(self, variants: Sequence[Variant]) -> list[Tuned]:
-        lr, given = self.bench.experiment.train.lr or math.nan, self.config.search
-        spaces = [search_space(one, lr, given.get(one.registered_name)) for one in variants]
-        points = [sobol_points(space, self.config.trials, seed=self.config.seed) for space in spaces]
         metric, higher = self._primary(self._ran([])[self.reference.key])
+        searches = [self._search(variant) for variant in variants]
+        found = self._ran([cell for search in searches for cell in search.first])
+        for search in searches:
+            best = _trials(found, search.first, metric, higher)["utility"].nlargest(self.config.promote)
+            # {} is the setting that the experiment gives: in full it is a trial too, so that no choice is worse than it here.
+            points = [*(search.points[place] for place in sorted(best.index)), {}]
+            search.full = [(point, self._cell(at_point(search.variant, point))) for point in points]
+        found = self._ran([cell for search in searches for _, cell in search.full])
+        return [self._choose(search, found, metric, higher) for search in searches]
 
-        def tried(cells: list[list[Cell]]) -> list[list[Trial]]:
-            found = self._ran([cell for own in cells for cell in own])
-            return [[_trial(found.get(cell.key), metric, higher) for cell in own] for own in cells]
-
-        short = [[self._cell(self._short(one, p)) for p in own] for one, own in zip(variants, points, strict=True)]
-        first = tried(short)
-        # {} is the setting that the experiment gives: it is trained in full too, so that no choice is worse than it here.
-        kept = [
-            [*(own[place] for place in promoted(trials, self.config.promote)), {}]
-            for own, trials in zip(points, first, strict=True)
+    def _search(self, variant: Variant) -> _Search:
+        experiment = self.bench.experiment
+        lr = experiment.train.lr or math.nan
+        space = search_space(variant, lr, self.config.search.get(variant.registered_name))
+        points = [
+            {name: float(f"{value:.3g}") for name, value in point.items()}
+            for point in (search_points(space, self.config.trials, self.config.seed) if space else [])
         ]
-        full = [[self._cell(at_point(one, p)) for p in own] for one, own in zip(variants, kept, strict=True)]
-        second = tried(full)
-        found = self.results()
-        chosen = []
-        for one, space, own, cells, trials, short_trials, short_cells in zip(
-            variants, spaces, kept, full, second, first, short, strict=True
-        ):
-            best = choose(trials, max_kl=self.config.max_kl)
-            seconds = sum(found[cell.key].seconds for cell in (*short_cells, *cells) if cell.key in found)
-            record = {
-                "digest": self._digest(metric),
-                "trials": self.config.trials,
-                "metric": metric,
-                "space": space,
-                "point": own[best],
-                "edges": edges(space, own[best]),
-                "score": _signed(trials[best].utility, higher),
-                "default": _signed(trials[-1].utility, higher),
-                "first": [_signed(trial.utility, higher) for trial in short_trials],
-                "seconds": round(seconds, 1),
-            }
-            chosen.append(Tuned(at_point(one, own[best]), record))
-            log.info(
-                "tuned  %s: %s, %s %.3g (as given %.3g)",
-                one.name,
-                chosen[-1].variant.name,
-                metric,
-                record["score"],
-                record["default"],
-            )
-        return chosen
+        steps = optimiser_steps(train_settings(experiment, variant), len(self.bench.data.train))
+        short = {STEPS: max(1, round(self.config.share * steps))}  # with a schedule of that length
+        return _Search(variant, space, points, [self._cell(at_point(variant, {**p, **short})) for p in points])
 
-    def _short(self, variant: Variant, point: Mapping[str, float]) -> Variant:
-        """Return a variant for a first trial at a point: trained for a share of the steps, with a schedule of that length."""
-        steps = optimiser_steps(train_settings(self.bench.experiment, variant), len(self.bench.data.train))
-        return at_point(variant, {**point, STEPS: max(1, round(self.config.share * steps))})
+    def _choose(self, search: _Search, found: Results, metric: str, higher: bool) -> Tuned:
+        trials = _trials(found, [cell for _, cell in search.full], metric, higher)
+        best = select_trial(trials, self.config.max_kl)
+        place = len(trials) - 1 if best is None else int(str(best))
+        point, sign = search.full[place][0], 1 if higher else -1
+        cells = [*search.first, *(cell for _, cell in search.full)]
+        record = {
+            "digest": self._digest(metric),
+            "trials": len(search.points),
+            "metric": metric,
+            "space": search.space,
+            "point": point,
+            "edges": edges(search.space, point, self.config.trials) if point else [],
+            "score": _number(sign * trials["utility"].iloc[place]),
+            "default": _number(sign * trials["utility"].iloc[-1]),
+            "first": [_number(sign * value) for value in _trials(found, search.first, metric, higher)["utility"]],
+            "seconds": round(sum(found[cell.key].seconds for cell in cells), 1),
+            "within_kl": best is not None,
+        }
+        variant = at_point(search.variant, point)
+        log.info(
+            "tuned  %s: %s, %s %s (as given %s)",
+            search.variant.name,
+            variant.name,
+            metric,
+            record["score"],
+            record["default"],
+        )
+        return Tuned(variant, record)
 
     def _cell(self, variant: Variant | None) -> Cell:
         return Cell(variant, self.config.seed, cell_key(self.bench, variant, self.config.seed))
 
-    def _ran(self, cells: list[Cell]) -> Mapping[str, Result]:
+    def _ran(self, cells: list[Cell]) -> Results:
         if failed := self.run(self.bench, [self.reference, *cells]):  # losses would get unequal numbers of trials
             raise TuningError(
                 f"{len(failed)} trials failed, so nothing was chosen: {'; '.join(f'{k}: {v}' for k, v in failed.items())}. "
@@ -176,15 +189,16 @@ class _Tuning:
         return sha256([VERSION, config, metric, self.bench.data.digest, self.bench.experiment.train.lr])[:12]
 
 
-def _trial(result: Result | None, metric: str, higher: bool) -> Trial:
-    """Return a trial's utility, larger for better ones; -inf where the training failed or the metric is no number."""
-    value = result.metrics.get(metric, math.nan) if result is not None else math.nan
-    if result is None or math.isnan(value):
-        return Trial(-math.inf, math.nan, math.inf)
-    values = np.asarray(result.by_prompt.get(metric, ()), dtype=float)
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Trial(_signed(value, higher), error, result.metrics.get("kl", math.nan))
+def _trials(found: Results, cells: Sequence[Cell], metric: str, higher: bool) -> pd.DataFrame:
+    """Return utility (higher is better), its standard error over prompts, and KL of trials; NaN where one diverged."""
+    rows = []
+    for result in (found[cell.key] for cell in cells):
+        values = np.asarray(result.by_prompt.get(metric, ()), dtype=float)
+        error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+        value = result.metrics.get(metric, math.nan)
+        rows.append((value if higher else -value, error, result.metrics.get("kl", math.nan)))
+    return pd.DataFrame(rows, columns=["utility", "se", "kl"], dtype=float)
 
 
-def _signed(value: float, higher: bool) -> float:
-    return value if higher else -value
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

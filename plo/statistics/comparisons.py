@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from plo.statistics.contrasts import contrast
 from plo.statistics.intervals import (
     Array,
     Estimate,
@@ -18,7 +19,7 @@ from plo.statistics.intervals import (
     paired,
     two_way,
 )
-from plo.statistics.moderated import Pool, contrast, pool
+from plo.statistics.moderated import Pool, pool
 
 LEVEL = 0.95
 Pair = tuple[str, str]
@@ -66,7 +67,7 @@ def compare_pairs(
 
     where v~ are the moderated seed variances of `moderated.pool` and MS_p, MS_ps mean squares of the paired differences.
     The seeds' part has min(d0 + S - 1, (L - 1 - rho)(S - 1)) degrees of freedom; `critical` joins both parts. Seeds that only
-    one of the two rows has are used with the weights of `moderated.contrast`. With fewer rows the test is that of
+    one of the two rows has are used with the weights of `contrasts.contrast`. With fewer rows the test is that of
     `estimate` on the paired differences, which leaves unpaired seeds out.
 
     Args:

@@ -7,7 +7,6 @@ import torch
 
 import plo.scorers
 from plo.data.rows import Row
-from plo.data.tokenize import tokenize_row
 from plo.losses import get_loss
 from plo.scorers import SCORERS, get_scorer
 
@@ -15,7 +14,7 @@ BUILT_IN = [entry.name for entry in SCORERS if str(Path(plo.scorers.__file__).pa
 
 
 @pytest.fixture
-def everything(material, make_tokenizer, tiny_llama):
+def everything(material, make_tokenizer, tiny_llama, tokenize_row):
     """Material with texts, a model, and random log-probs of whatever a scorer wants trained."""
     tokenizer = make_tokenizer()
     texts = [(" Yes, it is.", "No."), ("A longer answer, with several words.", "Yes."), ("No.", "naïve 🦜")]

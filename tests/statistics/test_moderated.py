@@ -8,8 +8,9 @@ import pytest
 from scipy import optimize, special, stats
 
 from plo.statistics import compare, estimate, paired, pool
+from plo.statistics.contrasts import contrast
 from plo.statistics.intervals import StatisticsError
-from plo.statistics.moderated import contrast, moderated, seed_variances, trigamma_inverse, variance_prior
+from plo.statistics.moderated import moderated, seed_variances, trigamma_inverse, variance_prior
 
 
 def double_centred(m):
