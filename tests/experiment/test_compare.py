@@ -41,11 +41,11 @@ def test_a_comparison_records_every_cell_and_reference_and_sft_beside(tiny):
 
 
 def test_started_again_it_computes_nothing_and_new_losses_join(tiny, monkeypatch):
-    import plo.experiment.matrix as matrix
+    import plo.experiment.runner as runner
 
     ran = []
-    inner = matrix.run_cell
-    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    inner = runner.run_cell
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
     compare(tiny())
     assert ran == ["reference seed 0", "sft seed 0", "dpo seed 0"]
     compare(tiny())
@@ -95,11 +95,11 @@ def test_a_comparison_s_key_leaves_defaults_out():
 
 
 def test_what_changes_no_number_is_no_other_comparison(tiny, monkeypatch):
-    import plo.experiment.matrix as matrix
+    import plo.experiment.runner as runner
 
     ran = []
-    inner = matrix.run_cell
-    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    inner = runner.run_cell
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
     compare(tiny())
     compare(tiny(**{"train.log_every": 3, "train.checkpoint_every": 1, "evaluation.batch_size": 2}))
     assert len(ran) == 3

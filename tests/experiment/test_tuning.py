@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-import plo.experiment.matrix as matrix
+import plo.experiment.runner as runner
 from plo.config import ConfigError, Experiment
 from plo.evals import register_evaluation
 from plo.experiment.keys import Inputs
@@ -133,7 +133,7 @@ def test_a_comparison_with_tuning_is_recorded_resumed_and_keeps_its_prompts_apar
     experiment = tiny(
         losses=["sft"], tuning={"trials": 2, "promote": 1}, primary="letters", **{"evaluation.suite": ["letters"]}
     )
-    inner, ran = matrix.run_cell, []
+    inner, ran = runner.run_cell, []
 
     def run(cell, *arguments, **keywords):
         if len(ran) == 2 and ran[-1] != "interrupted":
@@ -142,7 +142,7 @@ def test_a_comparison_with_tuning_is_recorded_resumed_and_keeps_its_prompts_apar
         ran.append(cell.name)
         return inner(cell, *arguments, **keywords)
 
-    monkeypatch.setattr(matrix, "run_cell", run)
+    monkeypatch.setattr(runner, "run_cell", run)
     with pytest.raises(KeyboardInterrupt):
         compare(experiment)
     assert not compare(experiment).failed
