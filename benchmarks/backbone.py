@@ -224,7 +224,7 @@ def _turnstile():
 def _plo(args, pairs):
     from plo.backbone.load import load_backbone
     from plo.backbone.reference import ReferenceStore
-    from plo.backbone.token_statistics import STATISTICS, needs_reference
+    from plo.backbone.token_statistics import needs_reference
     from plo.backbone.trainer import PreferenceTrainer
     from plo.config import ModelConfig, TrainConfig
     from plo.losses import get_loss
@@ -233,7 +233,7 @@ def _plo(args, pairs):
     loss = get_loss(args.loss)
     backbone.reset(args.seed, loss)
     started = time.perf_counter()
-    hidden = needs_reference([need for need in loss.needs if need in STATISTICS])
+    hidden = needs_reference(loss.needs)
     reference = ReferenceStore(args.folder / "store").get(backbone, pairs, hidden=hidden)
     seconds = time.perf_counter() - started
     config = TrainConfig(

@@ -13,7 +13,7 @@ import pandas as pd
 from plo import distributed, interrupt, store
 from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.targets import short_of_target
-from plo.backbone.token_statistics import STATISTICS, needs_reference
+from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
@@ -80,11 +80,10 @@ def _train(
     run.tag("plo.stages", json.dumps(stages))
     backbone.reset(cell.seed, variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    registered = [need for need in variant.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
         data.train,
-        bench.store.get(backbone, data.train, hidden=needs_reference(registered)),
+        bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs)),
         cell.train(bench.experiment),
         seed=cell.seed,
         folder=folder,

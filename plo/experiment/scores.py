@@ -16,7 +16,7 @@ from torch import nn
 
 from plo import distributed, store
 from plo.backbone import sharding
-from plo.backbone.modes import attending
+from plo.backbone.borrowed import attending
 from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair

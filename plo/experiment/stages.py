@@ -186,8 +186,7 @@ class Stages:
         distributed.on_main(keep, share=False)
 
     def _reference(self, stage: Stage, backbone: Backbone, loss: Loss, count: int) -> Reference:
-        statistics = [need for need in loss.needs if need in STATISTICS]
-        reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(statistics))
+        reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(loss.needs))
         if not stage.reversed:
             return reference
         hidden = None if reference.hidden is None else [(b, a) for a, b in reference.hidden]

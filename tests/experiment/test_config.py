@@ -77,7 +77,7 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_the_learning_rate_is_by_kind_of_fine_tuning_and_recorded_as_a_number(settings, lr):
     from plo.experiment.keys import Cell
-    from plo.experiment.matrix import _params
+    from plo.experiment.runner import _params
     from plo.scorers import get_variant
 
     experiment = load_experiment(None, {"losses": ["dpo"], **settings})

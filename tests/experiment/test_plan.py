@@ -6,7 +6,7 @@ import pytest
 from torch.nn.functional import logsigmoid
 
 from plo.config import ConfigError
-from plo.experiment import matrix
+from plo.experiment import runner
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.losses import register_loss
