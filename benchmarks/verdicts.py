@@ -62,8 +62,8 @@ def differences(y, pairs):
     ms_ps = squares(rest) / ((prompts - 1) * (seeds - 1))
     variance = of_seeds + np.maximum(ms_p - ms_ps, 0) / (prompts * seeds)
     mean = means.mean(-1)
-    free = np.minimum(found.d0 + seeds - 1, found.residual)[:, None]
-    return mean[:, a] - mean[:, b], np.sqrt(variance), of_seeds / variance, np.broadcast_to(free, variance.shape)
+    free = np.minimum(np.minimum(found.degrees[:, a], found.degrees[:, b]), found.residual[:, None])
+    return mean[:, a] - mean[:, b], np.sqrt(variance), of_seeds / variance, free
 
 
 def to_baseline(losses):
@@ -170,7 +170,7 @@ def more_baseline_seeds(rng, tables, losses, seeds, baseline, effect=0.0, **sett
         parts = [means[:, 1:, :seeds].mean(-1), means[:, :1, :seeds].mean(-1), 0.0, means[:, :1, seeds:].mean(-1)]
         mean = sum(w * part for w, part in zip(weights, parts, strict=True))
         variance = of_seeds + of_prompts
-        free = np.minimum(found.d0[:, None] + found.degrees[1:].min(), found.residual[:, None]) + 0 * variance
+        free = np.minimum(np.minimum(found.degrees[:, 1:], found.degrees[:, :1]), found.residual[:, None])
         test = mean, np.sqrt(variance), of_seeds / variance, free, prompts
         raw.append(rejected(*test, level=0.05))
         family.append(rejected(*test, level=0.05 / (losses - 1)).any(-1))

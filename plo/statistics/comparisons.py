@@ -121,7 +121,7 @@ def _compare(a: str, b: str, tables: Mapping[str, Table], pooled: Pool | None, w
     variance = of_seeds + (_of_prompts(y[0] - y[1]) if seeds else _of_prompts(by_item[:, None]))
     if variance <= 0 or (len(both) > 1 and mean != 0 and np.ptp(by_item) <= 1e-12 * abs(mean)):
         variance = math.nan  # as in `two_way`: what never varies does not show how far it may be from the truth
-    free = min(shared.d0 + min(shared.degrees[a], shared.degrees[b]), shared.residual)
+    free = min(shared.degrees[a], shared.degrees[b], shared.residual)
     seeds_used = min(left.shape[1], right.shape[1])
     return _comparison(mean, variance, of_seeds / variance, len(both), seeds_used, dropped, free, width, True)
 

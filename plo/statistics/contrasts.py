@@ -8,7 +8,7 @@ from plo.statistics.intervals import Array
 def common_variance(means: Array, variances: Array) -> Array:
     """Return the variance of the seed effects that all rows share, at least 0.
 
-        tau^2 = sum_l [sum_s (m_ls - m_l)^2 - (S_l - 1) v~_l] / sum_l (S_l - 1)
+        tau^2 = sum_l [sum_s (m_ls - m_l)^2 - (S_l - 1) v~_l] / v~_l / sum_l (S_l - 1) / v~_l
 
     Args:
         means: [..., rows, seeds] as for `seed_variances`.
@@ -16,7 +16,8 @@ def common_variance(means: Array, variances: Array) -> Array:
     """
     free = np.isfinite(means).sum(-1) - 1
     squares = np.nansum((means - np.nanmean(means, -1, keepdims=True)) ** 2, -1)
-    return np.maximum((squares - free * variances).sum(-1) / free.sum(-1), 0.0)
+    weights = 1 / np.maximum(variances, 1e-300 + 1e-6 * variances.max(-1, keepdims=True))
+    return np.maximum((weights * (squares - free * variances)).sum(-1) / (weights * free).sum(-1), 0.0)
 
 
 def contrast(

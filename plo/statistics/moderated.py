@@ -15,6 +15,7 @@ from plo.statistics.contrasts import common_variance
 from plo.statistics.intervals import Array, Table, complete
 
 MOST = 10.0  # degrees of freedom that a shared variance is worth where nothing but seeds makes it
+NOISY = 0.05  # level at which a row's variance is too large to be shared
 LEAST_ROWS = 5  # with fewer, the rows' own variances say too little about what they share
 
 
@@ -24,7 +25,8 @@ class Pool:
 
     Attributes:
         variances: moderated variance v~ of each row's seed means, beyond the seed effects that all rows share.
-        degrees: degrees of freedom of each row's own variance; S - 1 with S common seeds.
+        degrees: degrees of freedom of each moderated variance; d0 + S - 1 with S common seeds, S - 1 for a row that is so
+            noisy that it has a variance of its own.
         s0: standard deviation over seeds that the rows share, sqrt(s0^2).
         d0: number of degrees of freedom that the shared value is worth to each row; inf: all rows have the same variance.
         common: variance tau^2 of the seed effects that all rows share. It cancels in differences over common seeds.
@@ -69,7 +71,7 @@ def pool(tables: Mapping[str, Table]) -> Pool | None:
 
 
 class Moderated(NamedTuple):
-    """Result of `moderate`: v~ [..., rows], f [rows], and [...] d0, s0^2, rho and the residual degrees of freedom."""
+    """Result of `moderate`: v~ and its degrees of freedom [(tables,) rows], and [(tables)] d0, s0^2, rho and the residual ones."""
 
     variances: Array
     degrees: Array
@@ -82,15 +84,36 @@ class Moderated(NamedTuple):
 def moderate(means: Array, noise: float | Array = 0.0) -> Moderated:
     """Return the moderated seed variances of tables of seed means: `seed_variances`, `variance_prior` and `moderated`.
 
+    A row whose variance exceeds the mean of the others' by the F test at .05 / L keeps its own variance and degrees of
+    freedom, and the others share theirs without it, so that one noisy row does not decide about quiet ones. This is repeated
+    while 5 other rows remain.
+
     Args:
-        means: [..., rows, seeds], as for `seed_variances`.
-        noise: [...], the result of `sampling_noise`; 0: only seed means are known.
+        means: [rows, seeds] or [tables, rows, seeds], as for `seed_variances`.
+        noise: [] or [tables], the result of `sampling_noise`; 0: only seed means are known.
     """
-    raw, degrees, residual = seed_variances(means)
+    if means.ndim == 2:
+        return Moderated(*(part[0] for part in moderate(means[None], noise)))
+    raw, free, residual = seed_variances(means)
     rho = 1 - np.minimum(noise / np.maximum(np.nanmean(raw, -1), 1e-300), 1)
-    d0, square = variance_prior(raw, degrees, rho)
-    free = residual * (1 - rho / (means.shape[-2] - 1))
-    return Moderated(moderated(raw, degrees, d0, square), degrees, d0, square, rho, free)
+    d0, square = variance_prior(raw, free, rho)
+    rows = int((free > 0).sum())
+    found = Moderated(
+        moderated(raw, free, d0, square), d0[:, None] + free, d0, square, rho, residual * (1 - rho / (rows - 1))
+    )
+    if rows <= LEAST_ROWS:
+        return found
+    largest = np.where(free > 0, raw, -1.0).argmax(-1)
+    v, f = raw.max(-1, where=free > 0, initial=0.0), free[largest]
+    others = np.maximum((np.nansum(raw * free, -1) - v * f) / (free.sum() - f), 1e-300)
+    for table in np.flatnonzero(special.fdtrc(f, residual - f, v / others) < NOISY / rows):
+        rest, row = means[table].copy(), largest[table]
+        rest[row] = np.nan
+        for whole, part in zip(found, moderate(rest, np.broadcast_to(noise, len(rho))[table]), strict=True):
+            whole[table] = part
+        found.variances[table, row] = v[table] * (rows - 1) / (rows - 2)  # double centring took part of it
+        found.degrees[table, row] = f[table]
+    return found
 
 
 def seed_variances(means: Array) -> tuple[Array, Array, int]:
