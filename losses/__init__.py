@@ -22,6 +22,7 @@ from plo.losses import (  # noqa: F401  (registers them)
     simpo,
     tbpo,
     tdpo,
+    true_advantage,
     weighted,
     wpo,
 )

@@ -44,6 +44,7 @@ class LossFacts:
     target_margin: float | Callable[..., float | None] | None = None
     presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] = field(default_factory=dict[str, Any])
     paper: str = ""
+    ceiling: bool = False
 
 
 LOSSES = Registry("loss", group="plo.losses", facts=LossFacts)
@@ -62,6 +63,7 @@ def register_loss(
     target_margin: float | Callable[..., float | None] | None = None,
     presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] | None = None,
     paper: str = "",
+    ceiling: bool = False,
     replace: bool = False,
     model: str | Callable[..., str] | None = None,
 ) -> Callable[[Target], Target]:
@@ -94,6 +96,8 @@ def register_loss(
         presets: settings by name, for `name(preset=...)`: hyper-parameters that differ from the defaults, each with the
             coefficient of its term, `{"hh": [(1.0, {"lam": 1.2})]}`; several terms are a sum.
         paper: arXiv number or citation.
+        ceiling: whether the loss reads the truth that a task knows, such as the gold advantages of tokens. Tables show it
+            as an upper bound, and it takes no part in ranks.
         replace: replace a loss that is registered under this name.
         model: deprecated name of `assumes`.
 
@@ -115,7 +119,9 @@ def register_loss(
     check_assumption(name, assumes)
     for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
         check_names(name, fact, names)
-    facts = LossFacts(needs, level, check, scorer, assumes, detached, against, target_margin, presets or {}, paper)
+    facts = LossFacts(
+        needs, level, check, scorer, assumes, detached, against, target_margin, presets or {}, paper, ceiling
+    )
 
     def register(target: Target) -> Target:
         made: object = target

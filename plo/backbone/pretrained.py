@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: 'embedded', a folder or a hub name, of a model or of a LoRA adapter."""
+"""Models and tokenizers by name: 'embedded', 'pocket', a folder or a hub name, of a model or of a LoRA adapter."""
 
 import difflib
 import warnings
@@ -12,8 +12,10 @@ from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, loadin
 from plo.backbone.borrowed import rename
 from plo.backbone.head import ModelError
 from plo.embedded import embedded_model
+from plo.pocket.model import pocket_model
 
 SHARE_KEPT = 0.9  # of what an adapter changes; less is left of it in the model's dtype: a warning
+SHIPPED = {"embedded": embedded_model, "pocket": pocket_model}  # functions that return the folder of a model
 TASKS = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassification": "SEQ_CLS"}
 
 
@@ -32,7 +34,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
         ModelError: there is no such folder, or an adapter that does not fit.
         OSError, ValueError, ImportError: transformers cannot load it.
     """
-    name = str(embedded_model()) if name == "embedded" else name
+    name = str(SHIPPED[name]()) if name in SHIPPED else name
     check_there(name)
     if adapter_folder(name) is None:
         return _model(kind, name, dtype, keywords), AutoTokenizer.from_pretrained(_place(name))
@@ -84,7 +86,7 @@ def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
         ModelError: there is no such folder.
         OSError, ValueError: transformers cannot load them.
     """
-    name = str(embedded_model()) if name == "embedded" else name
+    name = str(SHIPPED[name]()) if name in SHIPPED else name
     check_there(name)
     if (folder := adapter_folder(name)) is None:
         place = _place(name)

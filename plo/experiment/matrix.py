@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import pandas as pd
 from filelock import BaseFileLock, Timeout
@@ -96,6 +96,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
     experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
+    of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
     references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
     todo = [cell for cell in cells if cell.key not in finished]
     if skipped := len(cells) - len(todo):
@@ -113,7 +114,7 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
                 note = partial(log.info, "note   %s: %s", cell.name)
-                metrics = run_cell(cell, bench, run, root, reference, done.advance, note)
+                metrics = run_cell(cell, of_seed(cell.seed), run, root, reference, done.advance, note)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):

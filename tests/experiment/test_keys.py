@@ -28,7 +28,9 @@ def test_a_cell_is_the_same_with_stages_before_it_and_without(tiny):
 def test_keys_of_stages_are_those_of_recorded_comparisons(tiny):
     """A formula of its own for the pairs would train every recorded comparison with a stage anew, under another key."""
     stages = trained_bench(tiny()).stages
-    one, two = (Pair(prompt_ids=(i, 2), chosen_ids=(3,), rejected_ids=(4, 5), columns={}, prompt="", where="") for i in (1, 6))
+    one, two = (
+        Pair(prompt_ids=(i, 2), chosen_ids=(3,), rejected_ids=(4, 5), columns={}, prompt="", where="") for i in (1, 6)
+    )
     stages.pairs = [one, two]
 
     assert stages.digest() == hashlib.sha256(b"((1, 2), (3,), (4, 5))((6, 2), (3,), (4, 5))").hexdigest()
