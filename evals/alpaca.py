@@ -10,9 +10,8 @@ import pandas as pd
 from pydantic import Field
 
 from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
-from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answer_notes, extract_answers
-from plo.evals.findings import Findings
+from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.findings import Findings, means
 from plo.evals.judges import JudgeSession
 from plo.evals.registry import EvaluationError, register_evaluation
 from plo.subjects import Subject
@@ -31,7 +30,7 @@ DIRECTIONS = {
     "length": None,
     "unreadable": False,
     "consistency": None,
-    **OF_ANSWERS,
+    **ANSWER_DIRECTIONS,
 }
 
 
@@ -86,8 +85,9 @@ def alpaca_eval(
     count = min(instructions or total, total)
     asked = reference.iloc[np.arange(count) * total // count]
     messages = [[{"role": "user", "content": text}] for text in asked["instruction"]]
-    sample = subject.sample(messages, temperature=temperature, max_new_tokens=max_new_tokens)
-    sample = extract_answers(sample.sort_values("prompt_id"), think_end_token)
+    settings = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    sample, about_answers = draw_answers("alpaca_eval", subject, messages, think_end_token, **settings)
+    sample = sample.sort_values("prompt_id")
     rows = pd.DataFrame(
         {
             "instruction": asked["instruction"],
@@ -118,7 +118,6 @@ def alpaca_eval(
     ).reset_index(drop=True)
     standard = set(rows["generator_1"]) == {BASELINE} and total == INSTRUCTIONS
     rates, notes = _rates(rows, data, standard)
-    means = items[["discrete_win_rate", "length", "unreadable", "consistency", "empty", "truncated"]].mean()
     whole = official and standard and count == INSTRUCTIONS and judge.name == OFFICIAL_JUDGE
     protocol = "in one order, by AlpacaEval's rule and prompt" if official else "in both orders"
     label = "AlpacaEval 2" if whole else f"AlpacaEval prompts, judge {judge.name}"
@@ -126,7 +125,7 @@ def alpaca_eval(
     head = f"{label}: {count} of {total} instructions against {against}, {protocol}."
     if official and judge.name != OFFICIAL_JUDGE:
         notes.append(RETIRED)
-    notes += answer_notes(subject.name, sample, think_end_token)
+    notes += about_answers
     if known := int(sample["prompt"].isin(set(subject.trained_on)).sum()):
         notes.append(f"{known} of the instructions are among the model's training prompts.")
     outputs = rows.rename(columns={"output_2": "output", "generator_2": "generator"})
@@ -135,27 +134,20 @@ def alpaca_eval(
         "annotations.json": _json(rows),
     }
     lengths = {"win_rate": ("length", "base_length")}
-    metrics = rates | {str(name): float(mean) for name, mean in means.items()}
+    metrics = rates | means(items.drop(columns=["prompt_id", "win_rate", "base_length"]))
     return Findings(metrics, items, (head, *notes), files=files, lengths=lengths)
 
 
 def _verdicts(rows: pd.DataFrame, judging: JudgeSession, template, official: bool) -> pd.DataFrame:
-    """Return p = P(the model's answer is better), win and consistent, with the index of `rows`."""
-    drawn = pd.DataFrame({"p": 0.5, "win": 0.5, "consistent": np.nan}, index=rows.index)
-    names = {"instruction": "prompt", "output_1": "a", "output_2": "b"}
-    questions = rows[rows["output_1"] != rows["output_2"]].rename(columns=names)[["prompt", "a", "b"]]
-    if questions.empty:
-        return drawn
-    if not official:
-        found = judging.verdicts(questions, template)
-    else:
-        switched = questions["prompt"].map(official_order)
-        questions.loc[switched, ["a", "b"]] = questions.loc[switched, ["b", "a"]].to_numpy()
-        found = judging.verdicts(questions, template, both=False)
-        for column in ("p", "win"):
-            found[column] = found[column].where(~switched, 1 - found[column])
-    drawn.loc[questions.index] = found[["p", "win", "consistent"]]
-    return drawn
+    """Return the verdicts of `JudgeSession.verdicts`, b being the model's answer, with the index of `rows`."""
+    questions = rows.rename(columns={"instruction": "prompt", "output_1": "a", "output_2": "b"})[["prompt", "a", "b"]]
+    switched = questions["prompt"].map(official_order) & official
+    questions.loc[switched, ["a", "b"]] = questions.loc[switched, ["b", "a"]].to_numpy()
+    verdicts = judging.verdicts(questions, template, both=not official)
+    for column in ("p", "win"):
+        verdicts[column] = verdicts[column].where(~switched, 1 - verdicts[column])
+    verdicts.loc[rows["output_1"] == rows["output_2"], "consistent"] = np.nan  # a draw without asking
+    return verdicts
 
 
 def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[str, float], list[str]]:
@@ -163,8 +155,7 @@ def _rates(rows: pd.DataFrame, data: Path | None, standard: bool) -> tuple[dict[
     readable, notes = int(rows["preference"].notna().sum()), []
     if unread := len(rows) - readable:
         notes.append(f"{unread} of {len(rows)} verdicts could not be read and are left out of the rates.")
-    found = win_rates(rows, length_controlled=False) if readable else {}
-    reason = ""
+    found, reason = win_rates(rows, length_controlled=False) if readable else {}, ""
     if not standard:
         reason = f"it is defined for all {INSTRUCTIONS} instructions against {BASELINE}"
     elif readable < ENOUGH:

@@ -1,14 +1,18 @@
 """Separate a model's answers from the thoughts before them, and report what was removed."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from plo.data.rows import Text
+from plo.subjects import Subject
+
 THINK_END = "</think>"
 # Directions of the metrics made of the columns that `extract_answers` adds.
-DIRECTIONS = {"empty*": False, "truncated*": False}
+ANSWER_DIRECTIONS = {"empty*": False, "truncated*": False}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ def split_thought(text: str, end: str | None = THINK_END, *, begun: bool = False
     return SplitText(rest if thought else text, thought, False)
 
 
+def draw_answers(
+    evaluation: str, subject: Subject, prompts: Sequence[Text], think_end_token: str | None, **settings: Any
+) -> tuple[pd.DataFrame, list[str]]:
+    """Sample a subject, and return the result of `extract_answers` and the sentences of `answer_notes`."""
+    drawn = extract_answers(subject.sample(prompts, **settings), think_end_token)
+    return drawn, answer_notes(f"{evaluation}: {subject.name}", drawn, think_end_token)
+
+
 def extract_answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END) -> pd.DataFrame:
     """Return a subject's samples with the answers alone in `text`, and the columns thought, open, empty, truncated (0, 1, NaN).
 
@@ -66,9 +78,7 @@ def extract_answers(drawn: pd.DataFrame, think_end_token: str | None = THINK_END
     """
     marks = think_end_token.replace("/", "", 1) if think_end_token else None
     begun = [bool(marks) and str(prompt).rstrip().endswith(marks) for prompt in drawn["prompt"]]
-    parted = [
-        split_thought(text, think_end_token, begun=begins) for text, begins in zip(drawn["text"], begun, strict=True)
-    ]
+    parted = [split_thought(text, think_end_token, begun=b) for text, b in zip(drawn["text"], begun, strict=True)]
     finished = drawn["finished"] if "finished" in drawn else pd.Series(np.nan, drawn.index)
     return drawn.assign(
         text=[part.text for part in parted],
@@ -105,13 +115,10 @@ def answer_notes(what: str, drawn: pd.DataFrame, think_end_token: str | None = T
     if truncated := int(drawn["truncated"].sum()):
         notes.append(f"{what}: {_share(truncated, count)} answers were cut at the token limit.")
     if "adapted" in drawn:
-        notes += [f"{what}: drawn {how}, as the server requires." for how in _distinct(drawn["adapted"])]
+        changes = sorted({change for changes in drawn["adapted"] for change in changes})
+        notes += [f"{what}: drawn {change}, as the server requires." for change in changes]
     return notes
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({part / whole:.1%})"
-
-
-def _distinct(lists: Iterable[Iterable[str]]) -> list[str]:
-    return sorted({item for items in lists for item in items})

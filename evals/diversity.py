@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answer_notes, extract_answers
+from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
-from plo.evals.findings import Findings
+from plo.evals.findings import Findings, means
 from plo.evals.ngrams import (
     VOCABULARY,
     compression_ratio,
@@ -59,7 +58,7 @@ def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY
         "compression_ratio*": False,
         "entropy": None,
         "length": None,
-        **OF_ANSWERS,
+        **ANSWER_DIRECTIONS,
     },
 )
 def diversity(
@@ -96,13 +95,11 @@ def diversity(
         EvaluationError: there are no prompts, or the packages of the embeddings are not installed.
     """
     asked = load_prompts(subject, source, path, prompts)
-    drawn = subject.sample(
-        asked.prompts, samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
-    )
-    drawn = extract_answers(drawn, think_end_token)
-    notes = (*asked.notes, *answer_notes(f"diversity: {subject.name}", drawn, think_end_token))
-    drawn = drawn.assign(prompt_id=np.array(asked.ids)[drawn["prompt_id"]], text=drawn["text"].str.strip())
-    drawn = drawn.reset_index(drop=True).assign(length=drawn["text"].str.len().to_numpy())
+    settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    drawn, notes = draw_answers("diversity", subject, asked.prompts, think_end_token, **settings)
+    drawn = drawn.reset_index(drop=True)
+    drawn["prompt_id"], drawn["text"] = np.array(asked.ids)[drawn["prompt_id"]], drawn["text"].str.strip()
+    drawn["length"] = drawn["text"].str.len()
     vectors = embed(drawn["text"].tolist())
 
     groups = drawn.groupby("prompt_id", sort=True)
@@ -113,8 +110,6 @@ def diversity(
     items = items.join(groups[numbers].mean().astype(float)).rename_axis("prompt_id")
     first = groups.head(1)
     across = measures(first["text"].tolist(), vectors[first.index], vocabulary)
-    metrics = {str(name): float(mean) for name, mean in items.mean().items()} | {
-        f"{name}_across": value for name, value in across.items()
-    }
+    metrics = means(items) | {f"{name}_across": value for name, value in across.items()}
     table = drawn[["prompt_id", "sample", "text", *numbers]]
-    return Findings(metrics, items.reset_index(), notes, {"diversity_samples.json": table})
+    return Findings(metrics, items.reset_index(), (*asked.notes, *notes), {"diversity_samples.json": table})

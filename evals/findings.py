@@ -26,3 +26,8 @@ class Findings:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def means(items: pd.DataFrame) -> dict[str, float]:
+    """Return the mean of each column over the rows where it is defined."""
+    return {str(name): float(mean) for name, mean in items.mean().items()}

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from plo.evals.answers import DIRECTIONS as OF_ANSWERS
-from plo.evals.answers import THINK_END, answer_notes, extract_answers
-from plo.evals.findings import Findings
+from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.findings import Findings, means
 from plo.evals.judges import JudgeSession
+from plo.evals.judges.session import win
 from plo.evals.prompts import PromptSet, load_prompts
 from plo.evals.registry import EvaluationError, register_evaluation
 from plo.subjects import Subject, SubjectError
@@ -27,7 +27,7 @@ DIRECTIONS = {
     "position_bias*": None,
     "unreadable*": None,
     "length*": None,
-    **OF_ANSWERS,
+    **ANSWER_DIRECTIONS,
 }
 _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
@@ -56,9 +56,8 @@ def hh(
 ) -> Findings:
     """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message."""
     asked = load_prompts(subject, "hh", path, prompts)
-    settings = {"samples": samples, "max_new_tokens": max_new_tokens}
-    end = think_end_token
-    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, end, **settings)
+    settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
+    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, **settings)
 
 
 @register_evaluation(
@@ -83,10 +82,9 @@ def tldr(
 ) -> Findings:
     """Run `win_rates` of summaries on TL;DR: held-out posts; the judge sees the post without subreddit and cue."""
     asked = load_prompts(subject, "tldr", path, prompts)
-    settings = {"samples": samples, "max_new_tokens": max_new_tokens}
     posts = [post_of(message) for message in asked.messages]
-    end = think_end_token
-    return win_rates("tldr", subject, judging, asked, posts, temperatures, against, template, end, **settings)
+    settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
+    return win_rates("tldr", subject, judging, asked, posts, temperatures, against, template, **settings)
 
 
 def post_of(message: str) -> str:
@@ -106,8 +104,10 @@ def win_rates(
     temperatures: Sequence[float],
     against: Sequence[str],
     template: str,
-    think_end_token: str | None = THINK_END,
-    **settings: Any,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    think_end_token: str | None,
 ) -> Findings:
     """Judge the subject's samples against each opponent in both orders; all questions are asked in one batch.
 
@@ -132,47 +132,41 @@ def win_rates(
         against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` drawn alike.
         template: the judge prompt.
         think_end_token: end of a thought at the beginning of a sample, which is removed first; None: the thought stays.
-        settings: settings of sampling: samples, max_new_tokens.
 
     Raises:
         EvaluationError: a file of outputs is given with several temperatures.
     """
-    notes, columns, lengths, against = list(asked.notes), {}, {}, list(dict.fromkeys(against))
-    reference = subject.reference if "reference" in against else None
-    if "reference" in against and reference is None:
-        against.remove("reference")
+    notes, columns, lengths, tables, pairs = list(asked.notes), {}, {}, {}, []
+    models = {"": subject}  # by the end of their metrics' names
+    if "reference" in against and subject.reference is not None:
+        models["_reference"] = subject.reference
+    elif "reference" in against:
         notes.append(f"{name}: {subject.name} has no reference, so there is no win rate against it.")
-    models = [subject] if reference is None else [subject, reference]
-    if len(set(temperatures)) > 1 and (fixed := [model.name for model in models if model.fixed]):
+    if len(set(temperatures)) > 1 and (fixed := [model.name for model in models.values() if model.fixed]):
         raise EvaluationError(
             f"{name}: the texts of {fixed[0]} are given, so they cannot be sampled at {len(set(temperatures))} temperatures: set "
             f"one, {name}.temperatures=[{temperatures[0]:g}], or give the model itself."
         )
-    each = range(settings["samples"])
-    place = pd.DataFrame({"prompt_id": np.repeat(asked.ids, len(each)), "prompt": [p for p in shown for _ in each]})
-    pairs = []
-
-    def drawn_by(model: Subject, temperature: float, suffix: str) -> pd.DataFrame:
-        drawn = extract_answers(model.sample(asked.prompts, temperature=temperature, **settings), think_end_token)
-        for number in ("empty", "truncated"):
-            columns[f"{number}{suffix}"] = drawn[number].groupby(place["prompt_id"].to_numpy()).mean()
-        notes.extend(answer_notes(f"{name}: {model.name}", drawn, think_end_token))
-        return drawn
-
+    ids = np.repeat(asked.ids, samples)
+    place = {"prompt_id": ids, "prompt": [prompt for prompt in shown for _ in range(samples)]}
+    texts = {"_chosen": [_chosen(row.chosen) for row in asked.rows for _ in range(samples)]}
     for temperature in dict.fromkeys(temperatures):
         suffix = _suffix(temperature, temperatures)
-        drawn = drawn_by(subject, temperature, suffix)
-        ours = place.assign(temperature=temperature, sample=drawn["sample"].to_numpy(), text=_texts(drawn))
-        columns[f"length{suffix}"] = ours["text"].str.len().groupby(ours["prompt_id"]).mean()
-        for opponent in against:
-            if opponent == "reference" and reference is not None:
-                theirs = _texts(drawn_by(reference, temperature, f"_reference{suffix}"))
-            else:
-                theirs = [_chosen(row.chosen) for row in asked.rows for _ in each]
-            pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
-    tables = {}
+        settings = {"samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+        for whose, model in models.items():
+            drawn, about_answers = draw_answers(name, model, asked.prompts, think_end_token, **settings)
+            notes += about_answers
+            texts[whose] = drawn["text"].str.strip().tolist()
+            for number in ("empty", "truncated"):
+                columns[f"{number}{whose}{suffix}"] = drawn[number].groupby(ids).mean()
+        numbers = np.tile(range(samples), len(asked.ids))
+        ours = pd.DataFrame(place | {"temperature": temperature, "sample": numbers, "text": texts[""]})
+        columns[f"length{suffix}"] = ours["text"].str.len().groupby(ids).mean()
+        for opponent in dict.fromkeys(against):
+            if (theirs := texts.get(f"_{opponent}")) is not None:
+                pairs.append(ours.assign(opponent=opponent, opponent_text=theirs))
     if pairs:
-        table = _judged(pd.concat(pairs, ignore_index=True), judging, template)
+        table = tables[f"{name}_verdicts.json"] = _judged(pd.concat(pairs, ignore_index=True), judging, template)
         for (opponent, temperature), group in table.groupby(["opponent", "temperature"], sort=False):
             by_prompt = _numbers(group).groupby(group["prompt_id"]).mean()
             suffix = _suffix(temperature, temperatures)
@@ -183,56 +177,43 @@ def win_rates(
             notes.append(
                 f"{name}: {equal} of {len(table)} pairs of {subject.name} are equal texts and count as ties without asking."
             )
-        tables = {f"{name}_verdicts.json": table}
     try:
         margins = np.asarray(subject.margins(asked.rows), dtype=float)
-        columns["preference_accuracy"] = pd.Series(_won(margins, 0.0), asked.ids)
+        columns["preference_accuracy"] = pd.Series((1 + np.sign(margins)) / 2, asked.ids)  # ties half
         if too_long := int(np.isnan(margins).sum()):
             notes.append(f"{name}: {too_long} rows are too long for the model and are left out of preference_accuracy.")
     except SubjectError as error:
         notes.append(f"{name}: no preference_accuracy: {error}")
     items = pd.DataFrame(columns).rename_axis("prompt_id").sort_index()
-    metrics = {str(metric): float(mean) for metric, mean in items.mean().items()}
-    return Findings(metrics, items.reset_index(), tuple(notes), tables, lengths=lengths)
+    return Findings(means(items), items.reset_index(), tuple(notes), tables, lengths=lengths)
 
 
 def _judged(table: pd.DataFrame, judging: JudgeSession, template: str) -> pd.DataFrame:
     """Return the table with the verdicts on each pair: p_ab, p_ba, win, consistent; equal texts are ties."""
     table["equal"] = table["text"] == table["opponent_text"]
     table["length"], table["length_opponent"] = table["text"].str.len(), table["opponent_text"].str.len()
-    questions = table.loc[~table["equal"]].rename(columns={"opponent_text": "a", "text": "b"})
-    verdicts = judging.verdicts(questions[["prompt", "a", "b"]], template)
+    verdicts = judging.verdicts(table.rename(columns={"opponent_text": "a", "text": "b"}), template)
     table = table.join(verdicts[["p_ab", "p_ba", "win", "consistent"]])
-    table.loc[table["equal"], "win"] = 0.5
+    table.loc[table["equal"], ["p_ab", "p_ba", "consistent"]] = np.nan
     return table
 
 
 def _numbers(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the metrics against an opponent, one row per pair; NaN where the pair does not count."""
-    first = np.stack([_won(0.5, pairs["p_ab"]), _won(pairs["p_ba"], 0.5)])  # is the answer shown first preferred?
-    readable = (~np.isnan(first)).sum(0)
+    first = pd.DataFrame({"ab": 1 - win(pairs["p_ab"]), "ba": win(pairs["p_ba"])}, pairs.index)  # first one preferred
     return pd.DataFrame(
         {
             "win_rate": pairs["win"],
             "consistency": pairs["consistent"],
-            "position_bias": np.where(readable > 0, np.nansum(first, 0) / np.maximum(readable, 1) - 0.5, np.nan),
+            "position_bias": first.mean(axis=1) - 0.5,
             "unreadable": pairs["win"].isna().where(~pairs["equal"]).astype(float),
             "length": pairs["length_opponent"],
         }
     )
 
 
-def _won(ours: Any, theirs: Any) -> np.ndarray:
-    """Return 1 where ours is above theirs, 1/2 where equal, else 0; NaN stays NaN."""
-    return (1 + np.sign(np.asarray(ours, float) - np.asarray(theirs, float))) / 2
-
-
 def _suffix(temperature: float, temperatures: Sequence[float]) -> str:
     return "" if temperature == temperatures[0] else f"_t{temperature:g}"
-
-
-def _texts(drawn: pd.DataFrame) -> np.ndarray:
-    return drawn["text"].str.strip().to_numpy()
 
 
 def _chosen(response: Any) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.checks import LeaderboardError, check_comparable, commit_notes, incomplete_notes, stage_notes
 from plo.leaderboards.items import fetch_samples, set_differences, values_by_prompt
-from plo.leaderboards.metrics import recorded_metrics, undescribed_metric
+from plo.leaderboards.metrics import recorded_metrics
 from plo.leaderboards.overall import by_other_judges, components_and_ratings
 from plo.leaderboards.rows import add_samples, build_rows, find_baseline, means_along_training
 from plo.leaderboards.sections import build_sections, choose_primary_metric
+from plo.metric import Metric
 from plo.statistics import estimate
 from plo.tracking import RecordedCell, Tracker
 
@@ -85,7 +86,7 @@ def build(
     notes[:0] = row_notes
 
     base = find_baseline(rows, baseline)
-    described = {name: recorded.get(name) or undescribed_metric(name) for name in shown}
+    described = {name: recorded.get(name) or Metric(name, name.replace("_", " "), table="text") for name in shown}
     described |= {name: section.describe(name) for section in sections for name in section.metrics}
     bounds = {name: metric.bounds for name, metric in described.items()}
     for row in rows:

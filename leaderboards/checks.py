@@ -27,16 +27,14 @@ def check_comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
     """
     shared = {}
     for tag, what in COMPARABLE.items():
-        groups = defaultdict(list)
+        groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for cell in cells:
-            groups[cell.tags.get(tag, "not recorded")].append(cell)
+            title = f"{cell.comparison} ({cell.comparison_key[:12]})"
+            groups[cell.tags.get(tag, "not recorded")][title].append(cell.name)
         if len(groups) > 1:
             lines = []
-            for value, members in groups.items():
-                names = defaultdict(list)
-                for cell in members:
-                    names[f"{cell.comparison} ({cell.comparison_key[:12]})"].append(cell.name)
-                where = "; ".join(f"{comparison}: {_shorten(cells)}" for comparison, cells in names.items())
+            for value, comparisons in groups.items():
+                where = "; ".join(f"{title}: {_shorten(names)}" for title, names in comparisons.items())
                 lines.append(f"  {what} {value[:16]}: {where}")
             raise LeaderboardError(
                 f"These runs differ in their {what}, so their numbers do not compare:\n" + "\n".join(lines) +

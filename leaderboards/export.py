@@ -1,11 +1,11 @@
 """Export a leaderboard as CSV to compute with, and as JSON that traces every number to its runs."""
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
 from typing import Any
+
+import pandas as pd
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.sections import Section
@@ -30,17 +30,14 @@ def to_csv(board: Leaderboard) -> str:
                 ends = ("mean", "low", "high", "p", "p_holm", "detectable", "resolved")
                 line |= {f"{name}_difference_{end}": gap and getattr(gap, end) for end in ends}
         lines.append(line)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writerow({key: _inert(key) for key in lines[0]})
-    writer.writerows({key: _inert(value) for key, value in _finite(line).items()} for line in lines)  # None: empty
-    return out.getvalue()
+    frame = pd.DataFrame(lines, dtype=object)
+    return frame.rename(columns=_inert).map(_inert).to_csv(index=False, lineterminator="\n")
 
 
 def _inert(value: Any) -> Any:
-    """Prefix a text that a spreadsheet would evaluate with an apostrophe; leave numbers alone."""
+    """Prefix a text that a spreadsheet would evaluate with an apostrophe; drop a number that is not finite."""
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
-        return value
+        return _finite(value)
     try:
         float(value)
     except ValueError:

@@ -22,19 +22,19 @@ def rows_table(columns: Sequence[Column], rows: Iterable[Row]) -> str:
     return markdown_table([title for title, _ in columns], ([text(row) for _, text in columns] for row in rows))
 
 
-def format_setting(value: str | None) -> str:
-    """Return a setting as a table cell, numbers without superfluous digits."""
-    if value is None:
-        return UNDEFINED
-    try:
-        return f"{float(value):g}"
-    except ValueError:
-        return escape(value)
+def setting_column(key: str) -> Column:
+    """Return the column of the setting `key`, numbers without superfluous digits."""
 
+    def text(row: Row) -> str:
+        value = row.settings[key]
+        if value is None:
+            return UNDEFINED
+        try:
+            return f"{float(value):g}"
+        except ValueError:
+            return escape(value)
 
-def setting_cell(key: str) -> Callable[[Row], str]:
-    """Return the function that formats the setting `key` of a row."""
-    return lambda row: format_setting(row.settings[key])
+    return key, text
 
 
 def format_number(value: float, digits: int, sign: str = "") -> str:
@@ -50,25 +50,22 @@ def format_spread(found: Spread | None, digits: int) -> str:
     return format_number(found.mean, digits) + sd
 
 
-def format_interval(found: Estimate | None, digits: int) -> str:
+def format_interval(found: Estimate, digits: int, sign: str = "") -> str:
     """Return "[low, high]"."""
-    if found is None:
-        return UNDEFINED
-    return f"[{format_number(found.low, digits)}, {format_number(found.high, digits)}]"
+    return f"[{format_number(found.low, digits, sign)}, {format_number(found.high, digits, sign)}]"
 
 
 def format_difference(found: Difference | None, digits: int) -> str:
     """Return a difference with interval, p-value and, if it is not resolved, a mark that says so."""
     if found is None or math.isnan(found.mean):
         return UNDEFINED
-    low, high = (format_number(value, digits, "+") for value in (found.low, found.high))
     p = "< 0.001" if found.p_holm < 0.001 else format_number(found.p_holm, 3)
     unresolved = "" if found.resolved else ", unresolved"
-    return f"{format_number(found.mean, digits, '+')} [{low}, {high}], p {p}{unresolved}"
+    return f"{format_number(found.mean, digits, '+')} {format_interval(found, digits, '+')}, p {p}{unresolved}"
 
 
-_ENTITIES = {character: f"&#{ord(character)};" for character in "&<>|`\\"}
-_ESCAPES = {character: f"\\{character}" for character in "*[]~$#"}
+_INERT = {ord(character): f"&#{ord(character)};" for character in "&<>|`\\"}
+_INERT |= {ord(character): f"\\{character}" for character in "*[]~$#"}
 
 
 def escape(text: object, limit: int = 160) -> str:
@@ -81,7 +78,6 @@ def escape(text: object, limit: int = 160) -> str:
     text = str(text)
     more = f" … ({len(text) - limit} more characters)" if len(text) > limit else ""
     text = re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", " ⏎ ", text[:limit]).replace("\t", " ")
-    text = "".join(c if c.isprintable() else "�" for c in text).strip()
-    text = "".join(_ENTITIES.get(c) or _ESCAPES.get(c, c) for c in text)
+    text = "".join(c if c.isprintable() else "�" for c in text).strip().translate(_INERT)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text).replace("://", "&#58;//")
     return text + more

@@ -1,11 +1,8 @@
-"""Reward against KL (Gao et al. 2023, https://arxiv.org/abs/2210.10760), over beta and checkpoints, from recorded runs.
-
-A loss that reaches more reward may only have moved further from the reference. Losses are therefore compared by the
-reward that each reaches within the same KL.
-"""
+"""Reward against KL (Gao et al. 2023, https://arxiv.org/abs/2210.10760): what each loss reaches within the same KL."""
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +39,7 @@ def points(board: Leaderboard) -> pd.DataFrame:
     """
     by_run, suffixes = {cell.run_id: cell for cell in board.cells}, _distinguishing_settings(board.rows)
     rows = [
-        {"loss": _without_beta(row.variant) + more, "variant": row.variant + more, "beta": _beta(row), "seed": seed, **point}
+        {"loss": _without_beta(row.variant) + more, "variant": row.variant + more, "beta": row.settings.get("beta"), "seed": seed, **point}
         for row, more in zip(board.rows, suffixes, strict=True)
         for seed, run in row.runs.items()
         for point in _points_of(by_run[run], board.tables.get(run))
@@ -52,7 +49,8 @@ def points(board: Leaderboard) -> pd.DataFrame:
             f"None of the {len(board.cells)} cells is finished and has both `reward` and `kl`: a frontier needs a task with a gold "
             f"reward (data.source=sentiment, or an evaluation of samples that returns `reward`)."
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.assign(beta=pd.to_numeric(frame["beta"], errors="coerce"))
 
 
 def frontier(board: Leaderboard) -> pd.DataFrame:
@@ -139,7 +137,7 @@ def _points_of(cell: RecordedCell, samples: pd.DataFrame | None) -> list[dict[st
     reward, kl, kl_se = (cell.history(name) for name in ("reward", "kl", "kl_se"))
     last, found = max(reward, default=0), []
     for step in sorted(reward.keys() & kl.keys()):
-        se, prompts = _reward_se(samples) if step == last else (math.nan, 0)
+        se, prompts = _reward_se(samples if step == last else None)
         measured = {"kl": kl[step], "kl_se": kl_se.get(step, math.nan), "reward": reward[step]}
         found.append({"share": round(step / max(1, last), 3), **measured, "reward_se": se, "prompts": prompts})
     return found
@@ -147,24 +145,16 @@ def _points_of(cell: RecordedCell, samples: pd.DataFrame | None) -> list[dict[st
 
 def _distinguishing_settings(rows: Sequence[Row]) -> list[str]:
     """Return, for each row, the settings but beta in which the rows of its loss differ: " [lr=0.001]", or ""."""
-    values: dict[str, dict[str, set[str | None]]] = {}
+    values: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for row in rows:
-        of_loss = values.setdefault(_without_beta(row.variant), {})
         for key, value in row.settings.items():
-            of_loss.setdefault(key, set()).add(value)
+            values[_without_beta(row.variant), key].add(value)
     suffixes = []
     for row in rows:
-        of_loss = values[_without_beta(row.variant)]
-        own = [f"{key}={value}" for key, value in row.settings.items() if key != "beta" and len(of_loss[key]) > 1]
-        suffixes.append(f" [{', '.join(own)}]" if own else "")
+        differing = [key for key in row.settings if key != "beta" and len(values[_without_beta(row.variant), key]) > 1]
+        own = ", ".join(f"{key}={row.settings[key]}" for key in differing)
+        suffixes.append(f" [{own}]" if own else "")
     return suffixes
-
-
-def _beta(row: Row) -> float:
-    try:
-        return float(row.settings.get("beta") or "nan")
-    except ValueError:  # a word
-        return math.nan
 
 
 def _reward_se(samples: pd.DataFrame | None) -> tuple[float, int]:

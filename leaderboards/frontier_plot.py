@@ -43,23 +43,22 @@ def plot(frame: pd.DataFrame, path: str | Path) -> Path:
     for (loss, _), line in frame.groupby(["loss", "variant"], sort=False):
         colour, marker = colours[str(loss)], markers.get(line["beta"].iloc[0], "*")
         axes.plot(line["kl"], line["reward"], color=colour, linewidth=0.8, alpha=0.6, zorder=1)
-        bars = [line["reward"] - line["reward_low"], line["reward_high"] - line["reward"]]
+        bars = {
+            "xerr": 1.96 * line["kl_se"],
+            "yerr": [line["reward"] - line["reward_low"], line["reward_high"] - line["reward"]],
+        }
         axes.errorbar(
-            line["kl"], line["reward"], xerr=1.96 * line["kl_se"], yerr=bars, fmt="none", ecolor=colour, elinewidth=0.7,
-            alpha=0.35, zorder=1,
-        )  # fmt: skip
-        face = [colour if on else "white" for on in line["on_frontier"]]
-        sizes = 25 + 45 * line["share"]
-        axes.scatter(
-            line["kl"],
-            line["reward"],
-            s=sizes,
-            marker=marker,
-            facecolors=face,
-            edgecolors=colour,
-            zorder=3,
-            clip_on=False,
+            line["kl"], line["reward"], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35, zorder=1, **bars
         )
+        face = [colour if on else "white" for on in line["on_frontier"]]
+        look: dict[str, Any] = {
+            "marker": marker,
+            "facecolors": face,
+            "edgecolors": colour,
+            "zorder": 3,
+            "clip_on": False,
+        }
+        axes.scatter(line["kl"], line["reward"], s=25 + 45 * line["share"], **look)
     for loss, best in frontier_points(frame).sort_values("kl").groupby("loss"):
         axes.plot(best["kl"], best["reward"], color=colours[str(loss)], linewidth=5, alpha=0.2, zorder=0)
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.clip(kl, 0, None)), np.square))

@@ -61,29 +61,26 @@ def set_differences(
         bounds: least and greatest value of each metric.
     """
     found_notes: dict[str, None] = {}  # ordered and without repetition, whatever the number of metrics
+    by_name = {row.name: row for row in rows}
     for name, by_row in items.items():
         if base.name not in by_row:
             continue
         theirs, comparable = by_row[base.name], {}
-        for row in rows:
-            if row is base or row.name not in by_row:
-                continue
-            table = by_row[row.name]
+        for own, table in by_row.items():
             seeds = [seed for seed in table if seed in theirs]
+            if own == base.name:
+                continue
             if not seeds or table.index.intersection(theirs.index).empty:
                 lacking = "prompt" if seeds else "seed"
-                found_notes[f"{row.name}: no {lacking} in common with {base.name}, so no difference."] = None
+                found_notes[f"{own}: no {lacking} in common with {base.name}, so no difference."] = None
             else:
-                comparable[row.name] = table
-        found = differences(comparable, theirs, bounds=bounds[name])
-        for row in rows:
-            if row.name not in found:
-                continue
-            gap = row.differences[name] = found[row.name]
+                comparable[own] = table
+        for own, gap in differences(comparable, theirs, bounds=bounds[name]).items():
+            by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
                 note = f"only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
-                found_notes[f"{row.name}: {note}"] = None
+                found_notes[f"{own}: {note}"] = None
             if gap.seeds == 1:
                 note = f"one seed in common with {base.name}, so its difference is for new prompts alone."
-                found_notes[f"{row.name}: {note}"] = None
+                found_notes[f"{own}: {note}"] = None
     notes += found_notes

@@ -26,11 +26,6 @@ def recorded_metrics(cells: Iterable[RecordedCell], notes: list[str]) -> dict[st
     return found
 
 
-def undescribed_metric(name: str) -> Metric:
-    """Return the default description, for a metric that no run described."""
-    return Metric(name, name.replace("_", " "), table="text")
-
-
 def section_metric(evaluation: str, name: str, recorded: Mapping[str, Metric]) -> Metric:
     """Return the description of an evaluation's metric: as recorded, or derived from its name for earlier runs.
 

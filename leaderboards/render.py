@@ -3,24 +3,22 @@
 import math
 from pathlib import Path
 
-from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.export import to_csv, to_json
 from plo.leaderboards.formatting import (
     UNDEFINED,
     Column,
     escape,
-    format_difference,
     format_number,
-    format_spread,
     markdown_table,
     rows_table,
-    setting_cell,
+    setting_column,
 )
 from plo.leaderboards.render_sections import (
     components_markdown,
+    difference_column,
     head_to_head_markdown,
-    mdd_suffix,
-    metric_title,
+    mean_column,
     section_markdown,
 )
 
@@ -42,12 +40,12 @@ def to_markdown(board: Leaderboard) -> str:
     shared = ", ".join(f"{what} `{value[:12]}`" for what, value in board.shared.items())
     base = board.baseline
     columns: list[Column] = [("variant", lambda row: escape(row.variant))]
-    columns += [(key, setting_cell(key)) for key in extra]
+    columns += [setting_column(key) for key in extra]
     columns += [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
     for name in (n for n in board.sample_metrics if board.descriptions[n].table == "reward"):
-        columns.append(_metric_column(board, name))
+        columns.append(mean_column(board, name))
         if name == board.primary_metric and base:
-            columns.append(_difference_column(board, name, base))
+            columns.append(difference_column(board, name))
     parts = [
         "# Leaderboard",
         f"Comparison: {', '.join(map(escape, board.comparisons))}. Shared by all runs: {shared}.",
@@ -58,7 +56,7 @@ def to_markdown(board: Leaderboard) -> str:
         parts += ["## Notes", "\n".join(f"- {escape(note, 1000)}" for note in board.notes)]
 
     short: list[Column] = [("variant", lambda row: escape(board.title(row)))]
-    text = [_metric_column(board, n) for n in board.sample_metrics if board.descriptions[n].table != "reward"]
+    text = [mean_column(board, n) for n in board.sample_metrics if board.descriptions[n].table != "reward"]
     if text:
         parts += ["## Policy and text statistics", rows_table(short + text, board.rows)]
     differing = [n for n in board.sample_metrics if any(n in row.differences for row in board.rows)]
@@ -68,7 +66,7 @@ def to_markdown(board: Leaderboard) -> str:
             f"## Difference from {escape(board.title(base))}",
             "Paired by prompt and seed; [95% interval] for new prompts and new seeds (with one seed: for new prompts only).",
             rows_table(
-                short + [_difference_column(board, name, base) for name in differing],
+                short + [difference_column(board, name) for name in differing],
                 (row for row in others if row is not base),
             ),
         ]
@@ -76,17 +74,6 @@ def to_markdown(board: Leaderboard) -> str:
         parts += section_markdown(section, board, short, others)
     parts += components_markdown(board) + head_to_head_markdown(board) + _training_curve(board) + _samples(board)
     return "\n\n".join([*parts, "## Legend", "\n".join(_legend(board))]) + "\n"
-
-
-def _metric_column(board: Leaderboard, name: str) -> Column:
-    metric = board.descriptions[name]
-    return metric_title(metric), lambda row: format_spread(row.metrics.get(name), metric.digits)
-
-
-def _difference_column(board: Leaderboard, name: str, base: Row) -> Column:
-    metric = board.descriptions[name]
-    title = f"Δ {escape(metric.label)} [95%]{mdd_suffix(board, name, metric)}"
-    return title, lambda row: "baseline" if row is base else format_difference(row.differences.get(name), metric.digits)
 
 
 def _training_curve(board: Leaderboard) -> list[str]:

@@ -16,18 +16,27 @@ from plo.leaderboards.formatting import (
     rows_table,
 )
 from plo.leaderboards.sections import Section
-from plo.metric import Metric
 
 UNINFORMATIVE = "uninformative judge"
 
 
-def metric_title(metric: Metric) -> str:
-    """Return a metric's label with the arrow of its direction."""
-    return escape(f"{metric.label} {metric.better}".strip())
+def mean_column(board: Leaderboard, name: str) -> Column:
+    """Return the column of a metric's mean and sd, under its label and the arrow of its direction."""
+    metric = board.descriptions[name]
+    title = escape(f"{metric.label} {metric.better}".strip())
+    return title, lambda row: format_spread(row.metrics.get(name), metric.digits)
 
 
-def mdd_suffix(board: Leaderboard, name: str, metric: Metric) -> str:
+def difference_column(board: Leaderboard, name: str) -> Column:
+    """Return the column of a metric's difference from the baseline."""
+    metric, base = board.descriptions[name], board.baseline
+    title = f"Δ {escape(metric.label)} [95%]{mdd_suffix(board, name)}"
+    return title, lambda row: "baseline" if row is base else format_difference(row.differences.get(name), metric.digits)
+
+
+def mdd_suffix(board: Leaderboard, name: str) -> str:
     """Return the minimal detectable difference for a column's title; "> 1.000" where it exceeds the metric's range."""
+    metric = board.descriptions[name]
     found = next((row.differences[name].detectable for row in board.rows if name in row.differences), math.nan)
     greatest = metric.bounds[1] - metric.bounds[0]
     return f", MDD {'> ' if found > greatest else ''}{format_number(min(found, greatest), metric.digits)}"
@@ -49,11 +58,11 @@ def section_markdown(one: Section, board: Leaderboard, short: Sequence[Column], 
     evaluated = [row for row in rows if any(name in row.metrics for name in one.metrics)]
     main = [name for name in one.metrics if one.describe(name).better] or one.metrics
     main.sort(key=lambda name: not one.is_judged(name))  # verdicts first
-    secondary = [name for name in one.metrics if name not in main]
-    for names in (main, secondary):
-        columns = [*short, *(column for name in names for column in _columns(one, name, board, names is main))]
-        if names:
-            parts.append(rows_table(columns, evaluated))
+    columns = [column for name in main for column in _columns(one, name, board, True)]
+    parts.append(rows_table([*short, *columns], evaluated))
+    if secondary := [name for name in one.metrics if name not in main]:
+        columns = [column for name in secondary for column in _columns(one, name, board, False)]
+        parts.append(rows_table([*short, *columns], evaluated))
     return parts
 
 
@@ -66,24 +75,20 @@ def _no_card(judge: Mapping[str, str]) -> str:
 
 def _columns(one: Section, name: str, board: Leaderboard, inference: bool) -> list[Column]:
     """Return a metric's columns; with `inference`, those of its interval and its difference too."""
-    metric = one.describe(name)
-    title = metric_title(metric)
+    title, text = mean_column(board, name)
     if one.is_hidden(name):
         return [(title, lambda row: UNINFORMATIVE if name in row.metrics else UNDEFINED)]
     if not inference:
-        return [(title, lambda row: format_spread(row.metrics.get(name), metric.digits))]
+        return [(title, text)]
 
     def mean(row: Row) -> str:
-        interval = f" {format_interval(row.estimates[name], metric.digits)}" if name in row.estimates else ""
-        text = format_spread(row.metrics.get(name), metric.digits)
-        return text if text == UNDEFINED else text + interval
-
-    def gap(row: Row) -> str:
-        return "baseline" if row is board.baseline else format_difference(row.differences.get(name), metric.digits)
+        if (shown := text(row)) == UNDEFINED or name not in row.estimates:
+            return shown
+        return f"{shown} {format_interval(row.estimates[name], board.descriptions[name].digits)}"
 
     columns: list[Column] = [(f"{title} [95%]", mean)]
     if any(name in row.differences for row in board.rows):
-        columns.append((f"Δ {escape(metric.label)} [95%]{mdd_suffix(board, name, metric)}", gap))
+        columns.append(difference_column(board, name))
     return columns
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.formatting import Column, format_number, format_spread, setting_cell
+from plo.leaderboards.formatting import Column, format_interval, format_number, format_spread, setting_column
 from plo.terminal import plain
 
 GAP = 2  # characters between two columns
@@ -85,7 +85,7 @@ def _columns(board: Leaderboard) -> list[Column]:
             columns += _difference(board, name)
             columns.append(("seeds", lambda row: str(len(row.runs))))
     settings = [key for key in board.rows[0].settings if len({row.settings[key] for row in board.rows} - {None}) > 1]
-    return columns + [(key, setting_cell(key)) for key in settings]
+    return columns + [setting_column(key) for key in settings]
 
 
 def _mean(board: Leaderboard, name: str) -> Column:
@@ -103,8 +103,7 @@ def _difference(board: Leaderboard, name: str) -> list[Column]:
         found = row.differences.get(name)
         if found is None:
             return "baseline" if row is board.baseline else "-"
-        low, high = format_number(found.low, digits, "+"), format_number(found.high, digits, "+")
-        return f"{format_number(found.mean, digits, '+')} [{low}, {high}]"
+        return f"{format_number(found.mean, digits, '+')} {format_interval(found, digits, '+')}"
 
     def verdict(row: Row) -> str:
         found = row.differences.get(name)

@@ -1,36 +1,16 @@
-"""Preference losses, one file per family. Importing this package registers the built-in ones."""
-# pyright: reportUnusedImport=false
+"""Preference losses, one file per family. Importing this package imports every file of it, which registers its losses."""
 
-from plo.losses import (  # noqa: F401  (registers them)
-    aot,
-    asft,
-    bpo,
-    confpo,
-    discopop,
-    dpo,
-    dpop,
-    exo,
-    f_dpo,
-    hinge,
-    ipo,
-    length,
-    orpo,
-    pointwise,
-    robust,
-    sepo,
-    sft,
-    simpo,
-    tbpo,
-    tdpo,
-    true_advantage,
-    weighted,
-    wpo,
-)
+import importlib
+import pkgutil
+
 from plo.losses.generators import GENERATORS, register_generator
 from plo.losses.get import get_loss
 from plo.losses.loss import Loss, LossSum, LossValue
 from plo.losses.numbers import NonNegative, Positive, Share, Smoothing
 from plo.losses.register import LOSSES, LossError, register_loss
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 
 LOSSES.alias("sigmoid", of="dpo")  # TRL's name; its other names are the same here
 LOSSES.alias("r_dpo", of="length_dpo")

@@ -1,8 +1,4 @@
-"""AOT, alignment by optimal transport, compares distributions over the batch, not the responses of a pair.
-
-The sorted values of a batch stand for the quantiles of a distribution. So the loss depends on which pairs come
-together, needs a whole optimiser step at once (`level="batch"`), and means little for a few pairs.
-"""
+"""AOT, alignment by optimal transport, compares distributions over the batch, whose quantiles are its sorted values."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid

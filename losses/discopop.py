@@ -23,15 +23,13 @@ def discopop(pairs: Pairs, *, beta: Positive = 0.05, tau: Positive = 0.05) -> tu
     m exp(-x) is computed in one exponent, so that it is 0 where both factors would leave the dtype. With tau > 1, where
     it really grows as x falls, it is cut at the dtype's largest number, with **zero** gradient beyond.
 
-    Idea: A language model proposed this loss and benchmarks selected it. It is not convex: near the reference it lowers
-        the margin first.
+    Idea: A language model proposed this loss and benchmarks selected it. Near the reference it lowers the margin first.
     Assumes: nothing about preferences: the form was found by search over code, on benchmark scores.
     Dispute: not convex. At tau .05 the slope in x at pi = ref is +.78, so the first steps lower the margin, to a local
         minimum at x = -.12; the loss falls again only beyond x = .07.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .05 in the authors' code,
-            where TRL's default is .1.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; TRL's default is .1.
         tau: width of the blend in units of x, > 0.
 
     Returns:

@@ -37,8 +37,8 @@ def exo_pair(
         contested. The authors' code gives the chosen response the label 1, not 1-e, which moves the loss by less than e.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .5 in the authors' code on
-            dialogue, where TRL's default is .1.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; the default is the authors' on
+            dialogue, TRL's is .1.
         label_smoothing: e in (0, .5), > 0 because log e enters. The default is that of the authors' code, e^-10; TRL recommends 1e-3.
 
     Returns:

@@ -145,12 +145,11 @@ def register_generator(
         ... def h(R, *, p: float = 2.0):
         ...     return R**p
     """
-
-    GENERATORS.check_name(name)
+    add = GENERATORS.register(name, facts=GeneratorFacts(closed_form, paper), replace=replace)
 
     def register(h: H) -> H:
         check_signature("Bregman generator", name, h, given="R")
-        return GENERATORS.register(name, facts=GeneratorFacts(closed_form, paper), replace=replace)(h)
+        return add(h)
 
     return register
 
@@ -317,14 +316,3 @@ def sba(R: Tensor, *, lam: float = 0.0, s: float = 4.0) -> Tensor:
 def _that_have(key: str) -> str:
     names = [entry.name for entry in GENERATORS if key in hyper_parameters(entry.load())]
     return ", ".join(names) or "none of the registered ones does"
-
-
-__all__ = [
-    "GENERATORS",
-    "Generator",
-    "GeneratorSpec",
-    "box_cox",
-    "check_generator",
-    "get_generator",
-    "register_generator",
-]

@@ -46,12 +46,7 @@ def get_loss(spec: Spec, /, **params: Any) -> Loss:
         if params:
             raise LossError(f"{spec.name!r} is configured already: set hyper-parameters where it is made.")
         return spec
-    terms = [
-        (term.coefficient * inner, Loss(entry, own))
-        for term in read_terms(spec, params)
-        for entry in [find_loss(term.loss)]
-        for inner, own in expand_preset(entry, term.params)
-    ]
+    terms = [(coefficient, Loss(entry, own)) for coefficient, entry, own in find_terms(spec, params)]
     return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else LossSum(terms)
 
 
@@ -90,12 +85,30 @@ def find_loss(loss: str | Callable[..., Any]) -> Entry[LossFacts]:
     return Entry(name, loss, facts, origin=f"{getattr(loss, '__module__', '?')}.{name}")
 
 
-def expand_preset(entry: Entry[LossFacts], params: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+def find_terms(
+    spec: str | Mapping[str, Any] | Callable[..., Any],
+    params: Mapping[str, Any],
+    find: Callable[[str | Callable[..., Any]], Entry[Any]] = find_loss,
+) -> list[tuple[float, Entry[Any], dict[str, Any]]]:
+    """Return (coefficient, registry entry, given hyper-parameters) of each term, presets replaced by what they stand for.
+
+    Args:
+        find: function that looks up what a term names.
+    """
+    found = ((term, find(term.loss)) for term in read_terms(spec, params))
+    return [
+        (term.coefficient * inner, entry, own)
+        for term, entry in found
+        for inner, own in expand_preset(entry, term.params)
+    ]
+
+
+def expand_preset(entry: Entry[Any], params: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
     """Return ((coefficient, hyper-parameters), ...) of the terms that a preset stands for; without one, a single term.
 
     Hyper-parameters given with `preset` override those of the preset, in each term.
     """
-    presets, own = entry.facts.presets, dict(params)
+    presets, own = getattr(entry.facts, "presets", {}), dict(params)
     preset = own.pop("preset", None) if presets else None
     if preset is None:
         return [(1.0, own)]

@@ -37,19 +37,9 @@ class Loss(nn.Module):
         terms: ((coefficient, Loss), ...): the loss itself, or the terms of a sum.
     """
 
-    entry: Entry[LossFacts] | None
-    name: str
-    params: dict[str, Any]
-    needs: tuple[str, ...]
-    detached: tuple[str, ...]
-    against: tuple[str, ...]
-    level: str
-    assumes: str | None
-    target_margin: float | None
-
     def __init__(self, entry: Entry[LossFacts], params: Mapping[str, Any]):
         super().__init__()
-        self.entry = entry
+        self.entry: Entry[LossFacts] | None = entry
         self.target = entry.load()
         if "scorer" in params:
             raise LossError(
@@ -57,7 +47,7 @@ class Loss(nn.Module):
                 f"plo.get_variant('{entry.name}(scorer=...)')."
             )
         try:
-            self.params = resolve_params("loss", entry, params)
+            self.params: dict[str, Any] = resolve_params("loss", entry, params)
         except HyperParameterError as error:
             raise LossError(str(error)) from None
         facts = entry.facts
@@ -68,8 +58,8 @@ class Loss(nn.Module):
             check_names(entry.name, fact, _resolve(declared, self.params))
             for fact, declared in (("needs", facts.needs), ("detached", facts.detached), ("against", facts.against))
         )
-        self.assumes = check_assumption(entry.name, _resolve(facts.assumes, self.params))
-        self.target_margin = _resolve(facts.target_margin, self.params)
+        self.assumes: str | None = check_assumption(entry.name, _resolve(facts.assumes, self.params))
+        self.target_margin: float | None = _resolve(facts.target_margin, self.params)
         self.name = full_name(entry, self.params)
         self.module: nn.Module | None = None
 

@@ -1,7 +1,4 @@
-"""Ranges of hyper-parameters, and the largest exponent of a dtype, which several losses share.
-
-A range is the type hint of a hyper-parameter, `beta: Positive = 0.1`. It is checked when the loss is configured.
-"""
+"""Ranges of hyper-parameters, written as type hints (`beta: Positive = 0.1`), and the largest exponent of a dtype."""
 
 import math
 from typing import Annotated
@@ -11,6 +8,7 @@ from pydantic import Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Portion = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 

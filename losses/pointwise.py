@@ -1,8 +1,4 @@
-"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference.
-
-Their two terms do not meet in a difference, so a chosen response is held above the reference, not only above the
-rejected one (apo_down: below).
-"""
+"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference."""
 
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
@@ -34,8 +30,7 @@ def nca_pair(pairs: Pairs, *, beta: Positive = 0.01) -> tuple[Tensor, dict[str, 
         and the chosen one also from its reward-tilted target.
 
     Args:
-        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; .01 in the
-            authors' code, where TRL's default is .1.
+        beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0; TRL's default is .1.
 
     Returns:
         (pairs,) nats; 2 ln 2 where pi is the reference. Metric `margin`: r_w - r_l.
@@ -123,8 +118,7 @@ def apo_zero(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
 
     Returns:
-        (pairs,) in (0, 2); 1 where pi is the reference. Both terms saturate: a response far on the wrong side
-        has hardly any gradient. Metric `margin`: r_w - r_l.
+        (pairs,) in (0, 2); 1 where pi is the reference. Metric `margin`: r_w - r_l.
 
     Source: arXiv 2408.06266, eq. 7 (which leaves the constant 1 out); TRL's `apo_zero`.
     """

@@ -1,17 +1,12 @@
 """SePO is SimPO on the tokens that an oracle selects, the best of chosen, the worst of rejected."""
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.numbers import Positive
+from plo.losses.numbers import Portion, Positive
 from plo.losses.register import register_loss
 from plo.pairs import Pairs, Side
-
-Portion = Annotated[float, Field(gt=0, le=1)]
 
 
 @register_loss(

@@ -1,9 +1,4 @@
-"""TBPO ("TokenRatio") matches a Bradley-Terry model at every token under a Bregman divergence.
-
-    log R_t = beta (D_t(y_l) - D_t(y_w) + log w_t),   L = (1/T) sum_{t<=T} [h'(R_t) R_t - h(R_t) - h'(1/R_t)]
-
-T = min(T_w, T_l): tokens are paired by index and the longer response's tail is dropped. arXiv 2605.12288.
-"""
+"""TBPO ("TokenRatio") matches a Bradley-Terry model at every token under a Bregman divergence."""
 
 from typing import Literal
 
@@ -62,8 +57,7 @@ def tbpo_a(
     Assumes: a Bradley-Terry model at every token index, of two tokens each in its own context, over advantages under
         the reference.
     Dispute: whether the KL is the full one (the authors' surrounding code) or k3 (the paper's text), and whether
-        gradient flows through it, which the paper leaves open; here it does, as in the derivation. The released A branch
-        is empty.
+        gradient flows through it, which the paper leaves open; here it does, as in the derivation.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.
@@ -72,8 +66,7 @@ def tbpo_a(
         kl: "full", over the vocabulary; "k3", (r - 1) - log r with r = pi/ref at the logged token (the
             paper's text): cheaper, but unbiased only for tokens drawn from ref, which logged ones are not.
             Log r is cut at 50 nats there. "none": K = 0, hence w = 1: the ablation of this loss and of `tbpo_q`.
-        detach_kl: no gradient through K_t. The paper leaves it open; in its derivation R depends on pi
-            through K too.
+        detach_kl: no gradient through K_t.
         max_log_R: log R is clamped to +- this. Outside, the gradient is **zero**. The default generator's
             slope in log R is (R + 1) / 4, which does not saturate. None: no clamp.
 

@@ -1,7 +1,4 @@
-"""TwDPO is DPO on token-weighted log-ratios, the loss of AttentionPO, D2PO, TGDPO, SamPO and TIS-DPO.
-
-Those methods differ in the token scorer that makes `weights`. Weights are constants: no gradient flows through them.
-"""
+"""TwDPO is DPO on token-weighted log-ratios, the loss of AttentionPO, D2PO, TGDPO, SamPO and TIS-DPO."""
 
 from typing import Literal
 

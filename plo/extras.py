@@ -8,7 +8,7 @@ _TRACK = ("mlflow", "pandas", "filelock", "tenacity")
 EXTRAS = {  # names as they are imported; pyproject.toml has the versions
     "train": (
         "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "gguf", "psutil", "numpy",
-        "sacrebleu", "vaderSentiment", *_TRACK,
+        "sacrebleu", "vaderSentiment", "jinja2", *_TRACK,
     ),
     "track": _TRACK,
     "report": ("numpy", "scipy", "evalica", "matplotlib", *_TRACK),

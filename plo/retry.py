@@ -14,16 +14,10 @@ class RetryStopped(PloError):
     """A call is not retried, because nobody waits for its answer any more."""
 
 
-def call_with_retries(
-    call: Callable[[], T],
-    *,
-    when: Callable[[BaseException], bool],
-    retries: int,
-    stop: threading.Event | None = None,
-) -> T:
-    """Return the result of `call`, which is called again, up to `retries` times, after an error for which `when` holds.
+def call_with_retries(call: Callable[[], T], *, retries: int, stop: threading.Event) -> T:
+    """Return the result of `call`, which is called again, up to `retries` times, after an error whose attribute `later` is true.
 
-    The wait is the error's attribute `wait`, in seconds. If that is missing or None, the wait is random, below 1, 2, 4, ... 16
+    The wait is the error's attribute `wait`, in seconds. If that is None, the wait is random, below 1, 2, 4, ... 16
     seconds, so that calls which failed together are not retried together.
 
     Args:
@@ -35,7 +29,6 @@ def call_with_retries(
     """
     import tenacity  # takes 50 ms with asyncio, which a command that calls nobody need not spend
 
-    stop = stop or threading.Event()
     by_chance = tenacity.wait_random_exponential(multiplier=1, max=LONGEST)
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -48,7 +41,7 @@ def call_with_retries(
             raise RetryStopped("The call is not retried: its caller has ended.")
 
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(when),
+        retry=tenacity.retry_if_exception(lambda error: getattr(error, "later", False)),
         stop=tenacity.stop_any(tenacity.stop_after_attempt(retries + 1), tenacity.stop_when_event_set(stop)),
         wait=wait,
         sleep=sleep,

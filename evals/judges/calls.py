@@ -35,23 +35,23 @@ class BudgetedCalls:
     """
 
     def __init__(self, calls: int | None, money: float | None):
-        self.calls, self.money, self.counts = calls, money, JudgeUsage()
+        self.calls, self.money = (math.inf if limit is None else limit for limit in (calls, money))
+        self.counts = JudgeUsage()
         self._lock = threading.Lock()
         self._pending = 0.0  # maximum cost of the calls in progress
 
     def over_budget(self, judge: Judge, missing: Sequence[Question]) -> str | None:
         """Return why these questions exceed the budget, or None."""
-        calls = math.inf if self.calls is None else self.calls - self.counts.asked
-        money = math.inf if self.money is None else self.money - self.counts.cost
+        calls, money = self.calls - self.counts.asked, self.money - self.counts.cost
         cost = judge.estimate(missing) if missing else 0.0
-        if math.isnan(cost) and self.money is not None:
+        if math.isnan(cost) and self.money < math.inf:
             return (
                 f"The judge {judge.name} has no prices, so a budget in money cannot be enforced: give prices per million "
                 f"tokens, {judge.name}(price_in=..., price_out=...), or a budget in calls."
             )
         if len(missing) <= calls and not cost > money:
             return None
-        left = [f"{calls:.0f} calls"] * (self.calls is not None) + [f"{money_text(money)}"] * (self.money is not None)
+        left = [f"{calls:.0f} calls"] * (calls < math.inf) + [money_text(money)] * (money < math.inf)
         return (
             f"The judge {judge.name} would be asked {len(missing)} questions at a cost of {money_text(cost)}, and the "
             f"budget has {' and '.join(left)} left. None was asked: raise the budget, use fewer prompts, or a cheaper judge."
@@ -59,25 +59,16 @@ class BudgetedCalls:
 
     def ask(self, judge: Judge, question: Question, stop: threading.Event) -> Verdict:
         """Return a verdict; a call that fails for now is retried, with growing waits, until `stop` is set."""
-        calls = 0
-
-        def call() -> Verdict:
-            nonlocal calls
-            calls += 1
-            return self._call(judge, question)
-
         try:
-            for_now = lambda error: isinstance(error, TransientError)  # noqa: E731
-            return call_with_retries(call, when=for_now, retries=judge.retries, stop=stop)
+            return call_with_retries(lambda: self._call(judge, question), retries=judge.retries, stop=stop)
         except TransientError as error:
-            raise JudgeError(f"{error} It was called {calls} times.") from error
+            raise JudgeError(f"{error} It was called {judge.retries + 1} times.") from error
 
     def _call(self, judge: Judge, question: Question) -> Verdict:
         """Call the judge once, if the budget allows it, and count the call."""
-        most = 0.0 if self.money is None else judge.estimate([question])
+        most = judge.estimate([question]) if self.money < math.inf else 0.0
         with self._lock:
-            out_of_calls = self.calls is not None and self.counts.asked >= self.calls
-            if out_of_calls or (self.money is not None and self.counts.cost + self._pending + most > self.money):
+            if self.counts.asked >= self.calls or self.counts.cost + self._pending + most > self.money:
                 raise JudgeError(
                     f"The budget of the judge {judge.name} is spent before all questions were asked: {self.counts.asked} "
                     f"calls at a cost of {money_text(self.counts.cost)}, failed ones included. Raise the budget and start "

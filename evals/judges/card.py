@@ -2,16 +2,15 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from plo.evals.judges.judge import Judge, JudgeError, Question
+from plo.evals.judges.judge import Judge, JudgeError, JudgeSpec, Question
 from plo.evals.judges.rows import stable_hash
-from plo.evals.judges.session import JudgeSession
+from plo.evals.judges.session import JudgeSession, probabilities, win
 from plo.evals.judges.template import Template, get_template
 
 RESAMPLES = 2000
@@ -22,9 +21,9 @@ Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 class ValueWithInterval:
     """A number with its 95% interval; NaN where it is undefined."""
 
-    value: float
-    low: float
-    high: float
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
 
     def __str__(self) -> str:
         return "-" if math.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -93,7 +92,7 @@ class JudgeCard:
 
 
 def make_judge_card(
-    judge: JudgeSession | Judge | str | Mapping[str, Any] | Callable,
+    judge: JudgeSession | JudgeSpec,
     pairs: pd.DataFrame,
     template: str | Template = "instruction",
     *,
@@ -119,13 +118,11 @@ def make_judge_card(
     asked = judging.judge(template)
     found = judging.verdicts(pairs, template)
     p, gold = found[["p_ab", "p_ba"]].to_numpy(), pairs.gold.to_numpy(float)
-    says = np.where(np.isnan(p), np.nan, (1 + np.sign(p - 0.5)) / 2)  # (pairs, orders): 1 b, 0 a, 1/2 tie
+    says = win(p)  # (pairs, orders): 1 b, 0 a, 1/2 tie
     unread = np.isnan(says)
-    per_pair = 1 if asked.pointwise else 2
     first = (1 - says[:, 0] + says[:, 1]) / 2
     longer = np.sign(pairs.b.str.len().to_numpy() - pairs.a.str.len().to_numpy())
     by_length = np.where(longer == 0, np.nan, longer * (_mean(says) - gold))
-    both = (1 + np.sign(p.mean(axis=1) - 0.5)) / 2
     return JudgeCard(
         judge=asked.name,
         version=hashlib.sha256(asked.version.encode()).hexdigest()[:12],
@@ -133,13 +130,13 @@ def make_judge_card(
         pairs=len(pairs),
         source=source,
         accuracy=wilson(_mean(1 - np.abs(says - gold[:, None]))),
-        combined=wilson(1 - np.abs(both - gold)),
+        combined=wilson(1 - np.abs(win(found.p) - gold)),
         kappa=_kappa(says, gold),
         consistency=wilson(found.consistent.to_numpy()),
         position_bias=_bootstrapped(first - 0.5),
         length_bias=_bootstrapped(by_length),
         retest=_retest(judging, asked, pairs, template, says[:, 0], retest),
-        unreadable=int(unread[:, :per_pair].sum()),
+        unreadable=int(unread[:, : 1 if asked.pointwise else 2].sum()),
         unreadable_share=wilson(unread.mean(axis=1)),
     )
 
@@ -149,7 +146,7 @@ def wilson(values: np.ndarray) -> ValueWithInterval:
     values = values[~np.isnan(values)]
     n = len(values)
     if not n:
-        return ValueWithInterval(math.nan, math.nan, math.nan)
+        return ValueWithInterval()
     mean = float(values.mean())
     centre = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(mean * (1 - mean) / n + Z**2 / (4 * n**2))
@@ -160,7 +157,7 @@ def _bootstrapped(values: np.ndarray) -> ValueWithInterval:
     """Return the mean over pairs, NaN left out, with its percentile bootstrap interval."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return ValueWithInterval(math.nan, math.nan, math.nan)
+        return ValueWithInterval()
     return _figure(float(values.mean()), _weights(len(values)) @ values / len(values))
 
 
@@ -199,19 +196,17 @@ def _retest(
     judging: JudgeSession, judge: Judge, pairs: pd.DataFrame, template: str | Template, says: np.ndarray, count: int
 ) -> ValueWithInterval:
     if not count or judge.recorded:
-        return wilson(np.array([]))
+        return ValueWithInterval()
     questions = [Question(*row) for row in pairs[["prompt", "a", "b"]].itertuples(index=False)]
     picked = sorted(range(len(questions)), key=lambda i: stable_hash(repr(questions[i])))[:count]
     again = judging.ask([questions[i] for i in picked], template, fresh=True)
-    p = np.array([np.nan if verdict.p is None else verdict.p for verdict in again])
-    same = (1 + np.sign(p - 0.5)) / 2 == says[picked]
-    return wilson(np.where(np.isnan(p) | np.isnan(says[picked]), np.nan, same))
+    repeated = win(probabilities(again))
+    return wilson(np.where(np.isnan(repeated + says[picked]), np.nan, repeated == says[picked]))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over the readable orders; NaN where there is none."""
-    read = ~np.isnan(values)
-    return np.where(read, values, 0).sum(1) / np.where(read.any(1), read.sum(1), np.nan)
+    return pd.DataFrame(values).mean(axis=1).to_numpy()
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ class TransientError(JudgeError):
 
     def __init__(self, message: str, wait: float | None = None, cost: float = 0.0):
         super().__init__(message)
-        self.wait, self.cost = wait, cost
+        self.wait, self.cost, self.later = wait, cost, True
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,9 @@ class Judge:
         return self.judge([Question(prompt, a, b)])[0].p
 
 
+JudgeSpec = str | Mapping[str, Any] | Callable | Judge
+
+
 def register_judge(name: str, *, replace: bool = False) -> Callable:
     """Register a kind of judge: a subclass of `Judge`, or a function `(prompt, a, b, *, options...) -> P(b better)`.
 
@@ -149,14 +152,14 @@ def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     )
 
 
-def spec_name(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+def spec_name(spec: JudgeSpec) -> str:
     """Return the name of a specification's judge, without options."""
     if isinstance(spec, str | Mapping):
         return read_spec(spec)[0]
     return spec.name if isinstance(spec, Judge) else getattr(spec, "__name__", type(spec).__name__)
 
 
-def spec_text(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
+def spec_text(spec: JudgeSpec) -> str:
     """Return a specification as the command line takes it, with its options in brackets."""
     if not isinstance(spec, Mapping):
         return spec if isinstance(spec, str) else spec_name(spec)
@@ -164,7 +167,7 @@ def spec_text(spec: str | Mapping[str, Any] | Callable | Judge) -> str:
     return f"{name}({', '.join(f'{key}={shown(value)}' for key, value in options.items())})" if options else name
 
 
-def check_spec(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> None:
+def check_spec(spec: JudgeSpec, template: str | Template = "instruction") -> None:
     """Raise the errors of `get_judge` that show without loading a model or calling a server."""
     if isinstance(spec, str | Mapping):
         entry, _, _ = _registered(spec)
@@ -173,7 +176,7 @@ def check_spec(spec: str | Mapping[str, Any] | Callable | Judge, template: str |
     get_judge(spec, template)
 
 
-def get_judge(spec: str | Mapping[str, Any] | Callable | Judge, template: str | Template = "instruction") -> Judge:
+def get_judge(spec: JudgeSpec, template: str | Template = "instruction") -> Judge:
     """Return the judge of "kind:argument(option=value)", {"kind:argument": {option: value}}, a callable, or a judge.
 
     A callable may depend on anything, so its verdicts are cached only if it has an attribute `version`; the version of a

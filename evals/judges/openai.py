@@ -87,16 +87,14 @@ class OpenAI(Judge):
         free = math.nan if self.endpoint.is_provider else 0.0
         self.price_in = free if price_in is None else price_in / 1e6
         self.price_out = free if price_out is None else price_out / 1e6
-        self.served, self._by_length = self._made(timeout), False
-
-    def _made(self, timeout: float) -> Client:
+        self._by_length = False
         if self.endpoint.is_provider and self.endpoint.key is None:
             raise JudgeError(
                 f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name your own "
                 f"server, openai:{self.endpoint.model}@http://HOST:PORT/v1."
             )
         try:
-            return Client(self.endpoint, timeout)
+            self.served = Client(self.endpoint, timeout)
         except ImportError as error:
             raise JudgeError(f"The judge {self.name} needs the package openai: pip install 'plo[evals]'.") from error
 
@@ -115,18 +113,18 @@ class OpenAI(Judge):
 
     def estimate(self, questions: Sequence[Question]) -> float:
         """Return the cost with 3 bytes of text per token and every answer at its maximum length."""
-        texts = sum(len(m["content"].encode()) + 30 for q in questions for m in self._messages(q))
         most = self.fields.get("max_tokens") or self.fields.get("max_completion_tokens") or UNLIMITED
-        return texts / 3 * self.price_in + len(questions) * most * self.price_out
+        return self._tokens(questions) * self.price_in + len(questions) * most * self.price_out
+
+    def _tokens(self, questions: Sequence[Question]) -> float:
+        return sum(len(m["content"].encode()) + 30 for q in questions for m in self._messages(q)) / 3
 
     def _messages(self, question: Question) -> list[dict[str, str]]:
-        texts = (question.prompt, question.a, question.b)
+        texts, fill = (question.prompt, question.a, question.b), self.template.fill
         if self.longest is None:
-            return self.template.fill(*texts)
-        return self.template.fill(*fit_texts(self.name, texts, self._characters, self.longest))
-
-    def _characters(self, *texts: str) -> int:
-        return sum(len(message["content"]) for message in self.template.fill(*texts))
+            return fill(*texts)
+        count = lambda *texts: sum(len(message["content"]) for message in fill(*texts))  # noqa: E731
+        return fill(*fit_texts(self.name, texts, count, self.longest))
 
     def _ask(self, question: Question) -> Verdict:
         try:
@@ -134,35 +132,21 @@ class OpenAI(Judge):
         except CallError as error:
             if error.of_the_question:
                 return Verdict(None, error.said, refused=True)
-            cost = self._most(question) if error.answered else 0.0
-            if error.later:
-                raise TransientError(self._unasked(error), error.wait, cost) from error
-            raise JudgeError(self._unasked(error)) from error
-        text = answer.text or ""
-        p = self.template.read(text) if (likely := self._from_logprobs(answer)) is None else likely
-        return Verdict(p, text, self._cost(question, answer))
+            cost = _known(self.estimate([question])) if error.answered else 0.0  # the most that it may have cost
+            unasked = self._unasked(error)
+            raise (TransientError(unasked, error.wait, cost) if error.later else JudgeError(unasked)) from error
+        text, p = answer.text or "", self._from_logprobs(answer)
+        return Verdict(self.template.read(text) if p is None else p, text, self._cost(question, answer))
 
     def _cost(self, question: Question, answer: Answer) -> float:
         tokens_in, tokens_out = answer.usage or (0, 0)
         if answer.usage is None and (self.price_in or self.price_out):
             self._by_length = True
-            tokens_in = sum(len(m["content"].encode()) + 30 for m in self._messages(question)) / 3
+            tokens_in = self._tokens([question])
             tokens_out = len((answer.text or "").encode()) / 3
-        cost = tokens_in * self.price_in + tokens_out * self.price_out
-        return 0.0 if math.isnan(cost) else cost
-
-    def _most(self, question: Question) -> float:
-        """Return the most that a call costs, for one whose answer does not report usage."""
-        most = self.estimate([question])
-        return 0.0 if math.isnan(most) else most
+        return _known(tokens_in * self.price_in + tokens_out * self.price_out)
 
     def _unasked(self, error: CallError) -> str:
-        if error.status == 200:
-            return (
-                f"The judge {self.name} answered with no chat completion, {error.said}. Check that its address is that of an "
-                f"OpenAI-compatible server (most end in /v1)."
-            )
-        said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
         remedy = "Check the server, the key and the model's name"
         if error.status in (401, 403) and self.endpoint.key is None:
             remedy = f"Set the environment variable {self.endpoint.key_name} to the key of this host"
@@ -172,7 +156,8 @@ class OpenAI(Judge):
                 f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that requires "
                 f"or refuses a field {self.name}(request={{'FIELD': VALUE}}), None to leave it out"
             )
-        return f"The judge {self.name} cannot be asked: {said}\n{remedy}, and start again: verdicts received so far are kept."
+        said = error.explained(remedy)
+        return f"The judge {self.name} cannot be asked: {said}, and start again: verdicts received so far are kept."
 
     def _from_logprobs(self, answer: Answer) -> float | None:
         """Return P(label b) over both labels; None if the first token is no verdict, or its log-probs lack OpenAI's form."""
@@ -185,3 +170,8 @@ class OpenAI(Judge):
             return None
         a, b = (sum(p for token, p in likely if token == label) for label in self.template.labels)
         return b / (a + b) if a + b > MOST else None
+
+
+def _known(cost: float) -> float:
+    """Return a cost, or 0 where prices are unknown."""
+    return 0.0 if math.isnan(cost) else cost

@@ -1,7 +1,7 @@
 """Read rows of texts from files: recorded verdicts, and pairs with gold labels."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
     return pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
 
 
-def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
+def _gold_row(row: dict[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
     texts: tuple[Any, ...]
     if "output_1" in row:
         texts = (row.get("input"), row["output_1"], row.get("output_2"))
@@ -82,7 +82,7 @@ def _gold_row(row: Mapping[str, Any], report: DropReport) -> tuple[str, str, str
     return prompt, a, b, gold
 
 
-def _preference(raw: Mapping[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
+def _preference(raw: dict[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:
     """Return the pair of a preference; a bad row is added to the report and gives None."""
     shape = recognise(raw)
     try:

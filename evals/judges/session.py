@@ -12,7 +12,16 @@ import pandas as pd
 
 from plo.evals.judges.cache import VerdictCache
 from plo.evals.judges.calls import BudgetedCalls, money_text
-from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict, check_spec, get_judge, spec_name
+from plo.evals.judges.judge import (
+    Judge,
+    JudgeError,
+    JudgeSpec,
+    Question,
+    Verdict,
+    check_spec,
+    get_judge,
+    spec_name,
+)
 from plo.evals.judges.template import Template
 from plo.evals.judges.unreadable import REMEDY, UnreadableStreak
 from plo.threads import run_all
@@ -41,7 +50,7 @@ class JudgeSession:
 
     def __init__(
         self,
-        spec: str | Mapping[str, Any] | Callable | Judge,
+        spec: JudgeSpec,
         *,
         cache: Path | str | None = None,
         calls: int | None = None,
@@ -53,7 +62,7 @@ class JudgeSession:
         self.templates: set[str | Template] = set()
         self._path, self._tell = cache, tell or (lambda line: None)
         self._judges: dict[str | Template, Judge] = {}
-        self._read = self._unread = 0  # questions, since `begin`
+        self._readable: list[bool] = []  # for each question since `begin`
 
     @property
     def name(self) -> str:
@@ -107,10 +116,10 @@ class JudgeSession:
         once = self.judge(template).pointwise or not both
         asked = [Question(*map(str, row)) for row in questions[["prompt", "a", "b"]].itertuples(index=False)]
         swapped = [] if once else [question.swapped() for question in asked]
-        p = _numbers(self.ask([*asked, *swapped], template))
+        p = probabilities(self.ask([*asked, *swapped], template))
         forward = p[: len(asked)]
         backward = forward if once else 1 - p[len(asked) :]
-        won = [np.where(np.isnan(p), np.nan, (p > 0.5) + 0.5 * (p == 0.5)) for p in (forward, backward)]
+        won = [win(p) for p in (forward, backward)]
         same = np.where(np.isnan(forward + backward), np.nan, won[0] == won[1]) if both else np.nan
         columns = {"p_ab": forward, "p_ba": backward, "win": (won[0] + won[1]) / 2, "p": (forward + backward) / 2}
         return pd.DataFrame(columns | {"consistent": same}, index=questions.index, dtype=float)
@@ -131,8 +140,7 @@ class JudgeSession:
         """
         judge, distinct = self.judge(template), list(dict.fromkeys(questions))
         ties = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
-        known = dict(ties)
-        keep, tries = judge.cached and not fresh, dict.fromkeys(distinct, 0)
+        known, keep, tries = dict(ties), judge.cached and not fresh, dict.fromkeys(distinct, 0)
         if keep:
             for q, (verdict, had) in self.cache.get(judge, (q for q in distinct if q not in known)).items():
                 tries[q] = had
@@ -154,7 +162,7 @@ class JudgeSession:
             missing = [q for q in missing if known[q].p is None and not known[q].refused and tries[q] <= RETRIES]
             if self._calls.over_budget(judge, missing):
                 break
-        self._count_read(known[q] for q in distinct if q not in ties)
+        self._readable += [known[q].p is not None for q in distinct if q not in ties]
         if unread := [known[q] for q in distinct if known[q].p is None]:
             self.counts.unreadable += len(unread)
             count = f"{len(unread)} of {len(distinct)} answers could not be read"
@@ -169,7 +177,7 @@ class JudgeSession:
     def begin(self) -> None:
         """Begin an evaluation: forget which prompts were used and how many answers could be read."""
         self.templates.clear()
-        self._read = self._unread = 0
+        self._readable.clear()
 
     def enforce_read(self) -> None:
         """Check that at least one answer since `begin` could be read, if any question was asked.
@@ -177,15 +185,11 @@ class JudgeSession:
         Raises:
             JudgeError: none could be read.
         """
-        if self._unread and not self._read:
+        if self._readable and not any(self._readable):
             raise JudgeError(
-                f"None of the {self._unread} answers of the judge {self.name} could be read, so there is no verdict. {REMEDY}"
+                f"None of the {len(self._readable)} answers of the judge {self.name} could be read, so there is no verdict. "
+                f"{REMEDY}"
             )
-
-    def _count_read(self, verdicts: Iterable[Verdict]) -> None:
-        read = [verdict.p is not None for verdict in verdicts]
-        self._read += sum(read)
-        self._unread += len(read) - sum(read)
 
     def _ask_all(
         self,
@@ -225,5 +229,11 @@ class JudgeSession:
         return verdict
 
 
-def _numbers(verdicts: Iterable[Verdict]) -> np.ndarray:
+def win(p: Any) -> np.ndarray:
+    """Return b's win by P(b better): 1 above 1/2, 1/2 if equal, else 0; NaN stays NaN."""
+    return (1 + np.sign(np.asarray(p, float) - 0.5)) / 2
+
+
+def probabilities(verdicts: Iterable[Verdict]) -> np.ndarray:
+    """Return P(b better) of each verdict; NaN if it could not be read."""
     return np.array([np.nan if v.p is None else v.p for v in verdicts], dtype=float)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -73,7 +74,7 @@ def as_json(reports: list[Report]) -> str:
             "loss": report.name,
             "passed": report.passed,
             "seconds": round(report.seconds, 2),
-            "checks": [_plain(check.as_dict()) for check in report.checks],
+            "checks": [_plain(asdict(check)) for check in report.checks],
         }
         for report in reports
     ]

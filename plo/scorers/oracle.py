@@ -1,17 +1,13 @@
 """Scorers that compare models which are trained first: log-ratios of DPO oracles, and weights made of them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from plo.losses.numbers import Portion, Positive
 from plo.scorers.scorer import Material, Stage, register_scorer
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
 
 def _dpo(beta: float, lr: float | None, **stage: Any) -> Stage:
@@ -35,9 +31,9 @@ def log_ratio(
     material: Material,
     *,
     model: str | None = None,
-    share: Share = 0.5,
+    share: Portion = 0.5,
     oracle_beta: Positive = 0.1,
-    oracle_lr: Rate = None,
+    oracle_lr: Positive | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Score each token by the log-ratio of an oracle that DPO trains first.
 
@@ -73,11 +69,11 @@ def tis_rank(
     low: float = 0.7,
     high: float = 1.3,
     clip: Positive = 1.5,
-    keep: Share = 0.5,
+    keep: Portion = 0.5,
     model: str | None = None,
-    share: Share = 1.0,
+    share: Portion = 1.0,
     oracle_beta: Positive = 0.1,
-    oracle_lr: Rate = None,
+    oracle_lr: Positive | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Weight each token by the rank of a log-ratio between a model of good and a model of bad answers.
 
@@ -94,7 +90,7 @@ def tis_rank(
         answer has the same reward.
     Dispute: the paper's objective has a weighted KL (its code's `token_level`), which the released configuration leaves
         out, as does the default here; `kl=0.5` of the loss adds it. The code ranks log-ratios rounded to two decimals;
-        here they are not rounded.
+        here they are not rounded, as ties are ranked by position.
 
     Args:
         transform: map from a response's log-ratios to weights. "rank": their ranks, evenly from `low` to `high`;
@@ -109,8 +105,7 @@ def tis_rank(
         (T_w,), (T_l,) weights. By rank they sum to T (low + high) / 2 less those of EOS and what follows, which is T
         less about 1 for .7 and 1.3 where EOS is last.
 
-    Source: the authors' code, which rounds log-ratios to two decimals before it ranks them; here they are not, as ties are
-    ranked by position.
+    Source: the authors' code.
     """
     transforms = {
         "rank": lambda raw: ranks(raw, low, high),
@@ -137,9 +132,9 @@ def tgdpo(
     alpha: float = 0.5,
     beta: Positive = 0.1,
     model: str | None = None,
-    share: Share = 1.0,
+    share: Portion = 1.0,
     oracle_beta: Positive = 0.1,
-    oracle_lr: Rate = None,
+    oracle_lr: Positive | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Weight each token by the reward that a DPO-trained guide gives it.
 

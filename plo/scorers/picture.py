@@ -1,19 +1,19 @@
 """Pictures of token weights: a table for the terminal, and a page in one file for the browser."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from plo.data.tokenize import Pair
+from plo.losses.register import SIDES
 from plo.scorers.scorer import Scores
 
-SIDES = ("chosen", "rejected")
 STRENGTH = 0.85  # opacity of the largest weight
 
 
@@ -62,22 +62,16 @@ def to_html(pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores], ti
 
     Blue is positive, red negative, no shade 0; a token's weight shows where the pointer rests on it. Texts are escaped.
     """
-    sections = []
+    templates = Environment(loader=PackageLoader("plo.scorers"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.globals |= {"visible": visible, "strength": STRENGTH}
+    shown = []
     for pair, scores in zip(pairs, weights, strict=True):
-        largest = _largest(scores)
-        responses = "".join(
-            f"<h3>{side} <small>{_summary(values)}</small></h3><p class=tokens>{_tokens(ids, values, largest, tokenizer)}</p>"
+        sides = [
+            (side, _summary(values), zip(token_texts(ids, tokenizer), values.tolist(), strict=True))
             for side, values, ids in _sides(pair, scores)
-        )
-        sections.append(
-            f"<section><h2>{html.escape(pair.where)}</h2><pre class=prompt>{html.escape(pair.prompt)}</pre>"
-            f"{_legend(scores, largest)}<div class=both>{responses}</div></section>"
-        )
-    name = html.escape(title)
-    return (
-        '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>{name}</title><style>{STYLE}</style><h1>{name}</h1>{''.join(sections)}</html>\n"
-    )
+        ]
+        shown.append((pair, _largest(scores), min(float(values.min()) for values in scores), sides))
+    return templates.get_template("weights.html").render(title=title, pairs=shown)
 
 
 def write_html(path: Path, pairs: Sequence[Pair], tokenizer: Any, weights: Sequence[Scores], title: str) -> None:
@@ -98,41 +92,3 @@ def _largest(scores: Scores) -> float:
 
 def _summary(values: Tensor) -> str:
     return f"{len(values)} tokens, weights sum to {float(values.sum()):.4g}"
-
-
-def _tokens(ids: Sequence[int], values: Tensor, largest: float, tokenizer: Any) -> str:
-    spans = []
-    for number, (text, value) in enumerate(zip(token_texts(ids, tokenizer), values.tolist(), strict=True)):
-        shown = html.escape(visible(text) or "⋯")
-        line_end = "<br>" * text.count("\n")
-        about = html.escape(f"token {number}: {value:.4g}", quote=True)
-        spans.append(f'<span style="{_shade(value, largest)}" title="{about}">{shown}</span>{line_end}')
-    return "<wbr>".join(spans)
-
-
-def _shade(value: float, largest: float) -> str:
-    colour = "var(--negative)" if value < 0 else "var(--positive)"
-    return f"background:rgb({colour} / {STRENGTH * abs(value) / largest:.3f})"
-
-
-def _legend(scores: Scores, largest: float) -> str:
-    least = min(float(values.min()) for values in scores)
-    marks = [largest * i / 4 for i in range(-4 if least < 0 else 0, 5)]
-    boxes = "".join(f'<span style="{_shade(mark, largest)}">{mark:.3g}</span>' for mark in marks)
-    return f"<p class=legend>weight {boxes}</p>"
-
-
-STYLE = """
-:root { color-scheme: light dark; --positive: 38 120 230; --negative: 220 60 40; --edge: #8886; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem } h3 { font-size: .95rem; margin: .4rem 0 }
-small { font-weight: normal; opacity: .75 }
-section { border-top: 1px solid var(--edge); padding: .5rem 0 1.2rem }
-.prompt { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 14rem; overflow-y: auto; opacity: .8;
-  border-left: 3px solid var(--edge); padding-left: .8rem }
-.both { display: grid; grid-template-columns: 1fr 1fr; grid-template-rows: auto auto; grid-auto-flow: column; gap: 0 1.5rem }
-@media (max-width: 50rem) { .both { display: block } }
-.tokens { font: 14px/1.9 ui-monospace, monospace; overflow-wrap: anywhere; margin: 0 }
-.tokens span, .legend span { border-radius: 3px; padding: .15em .05em; outline: 1px solid #8883; unicode-bidi: isolate }
-.legend span { padding: .15em .6em; margin-left: .3em; font-variant-numeric: tabular-nums }
-"""

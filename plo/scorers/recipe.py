@@ -1,13 +1,13 @@
 """A recipe is a loss with the token scorer that a paper has for it, registered under the paper's name."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plo.configured import hints_of
+from plo.configured import accepted
 from plo.losses import LOSSES, Loss
-from plo.registry import Registry, hyper_parameters
+from plo.registry import Registry
 from plo.scorers.scorer import SCORERS, Scorer
 
 
@@ -21,31 +21,32 @@ class RecipeFacts:
 RECIPES = Registry("recipe", group="plo.recipes", facts=RecipeFacts)
 
 
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """A loss with the scorer that makes its weights. It has the hyper-parameters of both; one that both have goes to both.
 
-    Args:
+    Attributes:
         loss, scorer: registered names, looked up when the recipe is used.
         defaults: defaults of hyper-parameters that differ from those of loss and scorer.
     """
 
-    def __init__(self, loss: str, scorer: str, defaults: Mapping[str, Any]):
-        self.loss, self.scorer, self.defaults = loss, scorer, defaults
+    loss: str
+    scorer: str
+    defaults: Mapping[str, Any]
 
     @property
     def __signature__(self) -> inspect.Signature:
-        own: dict[str, inspect.Parameter] = {}
-        for target in (SCORERS[self.scorer].load(), LOSSES[self.loss].load()):
-            hints = hints_of(target)
-            for name, p in hyper_parameters(target).items():
-                default = self.defaults.get(name, p.default)
-                own[name] = p.replace(default=default, annotation=hints.get(name, p.empty))
-        return inspect.Signature(list(own.values()))
+        scorer, loss = (
+            inspect.signature(target.load(), eval_str=True).parameters.values()
+            for target in (SCORERS[self.scorer], LOSSES[self.loss])
+        )
+        own = {p.name: p for p in (*scorer, *loss) if p.kind is p.KEYWORD_ONLY}
+        return inspect.Signature([p.replace(default=self.defaults.get(p.name, p.default)) for p in own.values()])
 
     def __call__(self, **params: Any) -> tuple[Loss, Scorer]:
         """Return the loss and the scorer, each with its part of the hyper-parameters."""
         loss, scorer = LOSSES[self.loss], SCORERS[self.scorer]
-        return Loss(loss, _part(loss.load(), params)), Scorer(scorer, _part(scorer.load(), params))
+        return Loss(loss, accepted(loss.load(), params)), Scorer(scorer, accepted(scorer.load(), params))
 
     def __repr__(self) -> str:
         return f"{self.loss} + {self.scorer}"
@@ -69,11 +70,6 @@ def register_recipe(name: str, *, loss: str, scorer: str, paper: str, replace: b
         'position_decay(gamma=0.999)'
     """
     RECIPES.register(name, Recipe(loss, scorer, defaults), facts=RecipeFacts(paper), replace=replace)
-
-
-def _part(target: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    known = hyper_parameters(target)
-    return {name: value for name, value in params.items() if name in known}
 
 
 register_recipe("d2po", loss="twdpo", scorer="position_decay", paper="2502.14340")

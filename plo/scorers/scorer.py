@@ -1,8 +1,4 @@
-"""`register_scorer`, and `Scorer`, a token scorer with its hyper-parameters set.
-
-A token scorer turns every pair into constants, one a response token, once, before training. A loss reads them as
-`pairs.chosen.weights` and `pairs.rejected.weights`.
-"""
+"""Token scorers turn every pair into constants, one a response token, which a loss reads as `pairs.chosen.weights`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,12 +113,11 @@ def register_scorer(
         ...         yield tuple((torch.arange(len(ids)) < share * len(ids)).float()
         ...                     for ids in (pair.chosen_ids, pair.rejected_ids))
     """
-    SCORERS.check_name(name)
-    facts = ScorerFacts(stages, tuple(reads), seeded, paper)
+    add = SCORERS.register(name, facts=ScorerFacts(stages, tuple(reads), seeded, paper), replace=replace)
 
     def register(function: Target) -> Target:
         check_signature("token scorer", name, function, given="material")
-        return SCORERS.register(name, facts=facts, replace=replace)(function)
+        return add(function)
 
     return register
 
@@ -166,8 +161,8 @@ class Scorer:
     @property
     def source(self) -> str:
         """Hash that identifies the weights: code, hyper-parameters, and the scorer inside."""
-        parts = [code_identity(self.entry.load()), repr(self.params)]
-        return sha256([*parts, self.inner.source if self.inner is not None else None])
+        inner = self.inner.source if self.inner is not None else None
+        return sha256([code_identity(self.entry.load()), repr(self.params), inner])
 
     def __call__(self, material: Material) -> Iterator[Scores]:
         """Yield the weights of pair after pair.

@@ -2,15 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from plo.losses.numbers import Portion
 from plo.scorers.scorer import Material, register_scorer
-
-Decay = Annotated[float, Field(gt=0, le=1)]
 
 
 @register_scorer("uniform", paper="every token alike")
@@ -30,7 +28,7 @@ def uniform(material: Material) -> Iterator[tuple[Tensor, ...]]:
 
 
 @register_scorer("position_decay", paper="2502.14340 (D2PO)")
-def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[tuple[Tensor, ...]]:
+def position_decay(material: Material, *, gamma: Portion = 0.98) -> Iterator[tuple[Tensor, ...]]:
     """Weight early tokens more than late ones, by a fixed discount per token.
 
         a_t = gamma^t, t = 1, 2, ...: the first token has gamma already, EOS gamma^T
@@ -47,8 +45,7 @@ def position_decay(material: Material, *, gamma: Decay = 0.98) -> Iterator[tuple
         (T_w,), (T_l,) weights; they sum to gamma (1 - gamma^T) / (1 - gamma), at most gamma / (1 - gamma) however
         long the response.
 
-    Source: the authors' code, which discounts the first response token too. Counted from 0, every weight would be larger
-    by the factor 1 / gamma, like a larger beta.
+    Source: the authors' code. Counted from 0, every weight would be larger by 1 / gamma, like a larger beta.
     """
     for pair in material.pairs:
         yield tuple(
@@ -74,7 +71,7 @@ def subsample(material: Material) -> Iterator[tuple[Tensor, ...]]:
     Yields:
         (T_w,), (T_l,) zeros and ones; both sum to min(T_w, T_l).
 
-    Source: arXiv 2406.10957. The authors' code draws in each forward pass, for policy and reference apart.
+    Source: arXiv 2406.10957.
     """
     for pair in material.pairs:
         generator = generator_of(material, pair, "subsample")

@@ -5,7 +5,7 @@ from typing import Any
 
 from plo.configured import HyperParameterError, changed, full_name, resolve_params
 from plo.losses import LOSSES, Loss, LossError, LossSum
-from plo.losses.get import Spec, expand_preset, find_loss, read_terms
+from plo.losses.get import Spec, find_loss, find_terms
 from plo.losses.identity import loss_identity
 from plo.losses.loss import sum_name
 from plo.pairs import Pairs
@@ -160,19 +160,19 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
         return Variant(
             [(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms if loss.entry is not None]
         )
-    terms = []
-    for coefficient, loss, own in read_terms(spec, params):
-        if isinstance(loss, str) and loss in RECIPES:
-            if loss in LOSSES:
-                taken = f"of a loss ({LOSSES[loss].origin}) and of a recipe"
-                raise RegistryError(f"{loss!r} is the name {taken}: register one of them under another name.")
-            terms.append((coefficient, Term(RECIPES[loss], own)))
-            continue
-        if isinstance(loss, str) and loss not in LOSSES:
-            raise LOSSES.unknown(loss, others=RECIPES.names())
-        entry = find_loss(loss)
-        terms += [(coefficient * inner, Term(entry, part)) for inner, part in expand_preset(entry, own)]
-    return Variant(terms)
+    return Variant([(coefficient, Term(entry, own)) for coefficient, entry, own in find_terms(spec, params, _find)])
+
+
+def _find(loss: str | Callable[..., Any]) -> Entry[Any]:
+    """Return the registry's entry of a recipe or a loss."""
+    if not isinstance(loss, str) or (loss in LOSSES and loss not in RECIPES):
+        return find_loss(loss)
+    if loss not in RECIPES:
+        raise LOSSES.unknown(loss, others=RECIPES.names())
+    if loss in LOSSES:
+        taken = f"of a loss ({LOSSES[loss].origin}) and of a recipe"
+        raise RegistryError(f"{loss!r} is the name {taken}: register one of them under another name.")
+    return RECIPES[loss]
 
 
 def get_loss(spec: "Spec | Variant", /, **params: Any) -> Loss:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import optimize, stats
 
+from plo.statistics.comparisons import holm
 from plo.statistics.intervals import Array, Estimate, Table, critical, estimate, paired
 
 Name = TypeVar("Name")
@@ -55,21 +56,6 @@ def differences(
         name: Difference(**vars(one), p_holm=p, detectable=detectable)
         for (name, one), p in zip(found.items(), adjusted, strict=True)
     }
-
-
-def holm(p: Iterable[float]) -> list[float]:
-    """Return Holm's step-down adjusted p: of the k-th smallest of n, max over j <= k of (n - j + 1) p_(j), at most 1.
-
-    Rejecting those with adjusted p < alpha, the probability of any false rejection among the n is at most alpha. NaN is no
-    test: it stays NaN and does not count.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
-    """
-    values = np.asarray(list(p), dtype=float)
-    order = [place for place in np.argsort(values) if not np.isnan(values[place])]
-    adjusted = values.copy()
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)))
-    return adjusted.tolist()
 
 
 def minimal_detectable_difference(found: Iterable[Estimate], *, power: float = 0.8, alpha: float = 0.05) -> float:

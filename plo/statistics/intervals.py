@@ -105,38 +105,45 @@ def two_way(values: Array) -> tuple[Array, Array, Array]:
     return mean, np.where(constant, np.nan, se), np.where(constant, np.nan, share)
 
 
-def critical(alpha: float | Array, share: float | Array, prompts: int, seeds: int) -> Array:
+def critical(alpha: float | Array, share: float | Array, prompts: int, seeds: float | Array) -> Array:
     """Return the two-sided critical value c of |mean| / SE at level alpha, for `two_way`'s SE and share.
 
         c^2 = T_{P-1}^2 + (T_{S-1}^2 - T_{P-1}^2) share^1.5,    T_df the 1 - alpha/2 quantile of Student's t.
 
     It is exact where all variance comes from prompts (share 0) or from seeds (1). In between, Satterthwaite's t is too short
     when a few seeds agree by chance, above all in the tails that Holm's correction reads; docs/decisions.md has the simulation.
+
+    Args:
+        seeds: S, or 1 + the degrees of freedom of a seed variance that several rows share.
     """
     among_prompts = stats.t.isf(np.asarray(alpha) / 2, prompts - 1) ** 2
-    if seeds == 1:
+    if np.ndim(seeds) == 0 and seeds == 1:
         return np.sqrt(among_prompts + 0 * share)
-    among_seeds = stats.t.isf(np.asarray(alpha) / 2, seeds - 1) ** 2
+    among_seeds = stats.t.isf(np.asarray(alpha) / 2, np.asarray(seeds) - 1) ** 2
     return np.sqrt(among_prompts + (among_seeds - among_prompts) * share**1.5)
 
 
-def p_value(ratio: float | Array, share: float | Array, prompts: int, seeds: int) -> Array:
+def p_value(ratio: float | Array, share: float | Array, prompts: int, seeds: float | Array) -> Array:
     """Return the alpha at which `critical` is |ratio|, at least 1e-12; NaN for NaN.
 
     With one seed it is Student's: 2 P(T_{P-1} > |ratio|). Otherwise c^2 lies between the squares of two Student quantiles, and
     alpha between their two-sided p-values, where bisection finds it up to rounding.
+
+    Args:
+        seeds: S, or 1 + the degrees of freedom of a seed variance that several rows share, an array or a number.
     """
     ratio, share = np.broadcast_arrays(np.abs(np.asarray(ratio, dtype=float)), np.asarray(share, dtype=float))
     among_prompts = 2 * special.stdtr(prompts - 1, -ratio)
-    if seeds == 1:
+    if np.ndim(seeds) == 0 and seeds == 1:
         return np.maximum(among_prompts, LEAST_P)
-    among_seeds, weight = 2 * special.stdtr(seeds - 1, -ratio), share**1.5
+    free = np.asarray(seeds) - 1
+    among_seeds, weight = 2 * special.stdtr(free, -ratio), share**1.5
     low = np.log(np.maximum(np.minimum(among_prompts, among_seeds), LEAST_P))
     high = np.log(np.maximum(np.maximum(among_prompts, among_seeds), LEAST_P))
     for _ in range(50):
         middle = (low + high) / 2
         tail = np.exp(middle) / 2  # scipy.stats.t.isf, without its 0.1 ms of checks
-        squares = [special.stdtrit(degrees, tail) ** 2 for degrees in (prompts - 1, seeds - 1)]
+        squares = [special.stdtrit(degrees, tail) ** 2 for degrees in (prompts - 1, free)]
         accepted = (1 - weight) * squares[0] + weight * squares[1] > ratio**2
         low, high = np.where(accepted, middle, low), np.where(accepted, high, middle)
     return np.where(np.isnan(ratio + share), np.nan, np.exp(high))
@@ -150,13 +157,12 @@ def estimate(table: Table, *, level: float = 0.95, bounds: tuple[float, float] =
             per sample) it is averaged by prompt first. A prompt without a finite value in every seed is dropped and counted.
         bounds: least and greatest possible value of the mean, (0, 1) for a rate; the interval is cut to them.
     """
-    table = _by_prompt(table)
-    complete = table[np.isfinite(table).all(axis=1)]
-    (prompts, seeds), dropped = complete.shape, len(table) - len(complete)
+    kept = complete(table)
+    (prompts, seeds), dropped = kept.shape, len(by_prompt(table)) - len(kept)
     if not prompts or not seeds:
         nan = math.nan
         return Estimate(nan, nan, nan, nan, nan, nan, prompts, seeds, dropped)
-    mean, se, share = map(float, two_way(complete.to_numpy(dtype=float)))
+    mean, se, share = map(float, two_way(kept.to_numpy(dtype=float)))
     half = se * float(critical(1 - level, share, prompts, seeds))
     low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
     p = float(p_value(mean / se, share, prompts, seeds))
@@ -173,7 +179,7 @@ def paired(a: Table, b: Table) -> pd.DataFrame:
     Raises:
         StatisticsError: no seed or no prompt is common to both.
     """
-    a, b = _by_prompt(a), _by_prompt(b)
+    a, b = by_prompt(a), by_prompt(b)
     seeds = [seed for seed in a if seed in b]
     if not seeds or a.index.intersection(b.index).empty:
         lacking, values = ("seed", [list(a), list(b)]) if not seeds else ("prompt", [list(a.index), list(b.index)])
@@ -184,7 +190,13 @@ def paired(a: Table, b: Table) -> pd.DataFrame:
     return a[seeds] - b[seeds]
 
 
-def _by_prompt(values: Table) -> pd.DataFrame:
+def complete(values: Table) -> pd.DataFrame:
+    """Return means over the samples of a prompt, [prompts, seeds], for the prompts with a finite value in every seed."""
+    table = by_prompt(values)
+    return table.iloc[np.flatnonzero(np.isfinite(table.to_numpy(dtype=float)).all(axis=1))]
+
+
+def by_prompt(values: Table) -> pd.DataFrame:
     """Return means over the samples of a prompt, [prompts, seeds]; NaN where one of the samples is NaN."""
     frame = values.to_frame(0) if isinstance(values, pd.Series) else values
     return frame.astype(float).groupby(level=0, sort=True).mean(skipna=False)

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,31 +24,34 @@ FEWER = 5  # likeliest tokens, if 20 are refused
 ADAPTABLE = ("temperature", "top_p", "seed", "max_tokens", "top_logprobs", "logprobs")
 
 
+@dataclass(eq=False)
 class CallError(PloError):
     """A call had no answer.
 
     Attributes:
+        said: text of the reply, or the error without one.
         later: whether a repeated call may succeed.
         wait: seconds after which the server wants a repeated call; None if it does not say.
         of_the_question: whether the server refuses only this question, as too long or filtered.
         answered: whether the server may have computed an answer, and charge for it.
         status: HTTP status of the reply; None without a reply.
-        said: text of the reply, or the error without one.
     """
 
-    def __init__(
-        self,
-        said: str,
-        *,
-        later: bool = False,
-        wait: float | None = None,
-        of_the_question: bool = False,
-        answered: bool = False,
-        status: int | None = None,
-    ):
-        super().__init__(said)
-        self.said, self.later, self.wait, self.status = said, later, wait, status
-        self.of_the_question, self.answered = of_the_question, answered
+    said: str
+    later: bool = False
+    wait: float | None = None
+    of_the_question: bool = False
+    answered: bool = False
+    status: int | None = None
+
+    def explained(self, remedy: str) -> str:
+        """Return what was said instead of a completion, followed by the remedy, a clause."""
+        if self.status == 200:
+            return (
+                f"the reply is something that is no completion, {self.said}. Check that the address is that of an "
+                f"OpenAI-compatible server (most end in /v1)"
+            )
+        return f"{self.said if self.status is None else f'HTTP {self.status}: {self.said[:500]}'} {remedy}"
 
 
 @dataclass(frozen=True)
@@ -85,20 +88,15 @@ class Client:
         self._renamed: dict[str, str] = {}
         self._lowered: dict[str, int] = {}
         self._left_out: set[str] = set()
-        headers: dict[str, Any] = {"Authorization": f"Bearer {endpoint.key or 'none'}"}
+        key = endpoint.key or "none"
+        headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
         if not endpoint.is_provider:  # what openai reads from the environment is for the default provider only
-            custom = (
-                line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
-            )
-            names = {"OpenAI-Organization", "OpenAI-Project", *filter(None, custom)}
-            headers = dict.fromkeys(names, openai.Omit()) | headers
+            custom = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+            names = {"OpenAI-Organization", "OpenAI-Project", *(line.partition(":")[0].strip() for line in custom)}
+            headers = dict.fromkeys(names - {""}, openai.Omit()) | headers
         # The address is always given, as openai would else read one from the environment.
         self.client = openai.OpenAI(
-            api_key=endpoint.key or "none",
-            base_url=endpoint.url,
-            timeout=timeout,
-            max_retries=0,
-            default_headers=headers,
+            api_key=key, base_url=endpoint.url, timeout=timeout, max_retries=0, default_headers=headers
         )
 
     def ask(self, prompt: str | list[dict[str, str]], fields: Mapping[str, Any], ours: Collection[str] = ()) -> Answer:
@@ -113,11 +111,9 @@ class Client:
         """
         import openai
 
-        if isinstance(prompt, str):
-            make, asked = self.client.completions.with_raw_response.create, {"prompt": prompt}
-        else:
-            make, asked = self.client.chat.completions.with_raw_response.create, {"messages": prompt}
-        call = cast(Callable[..., Any], make)
+        is_text, client = isinstance(prompt, str), cast(Any, self.client)
+        call = (client.completions if is_text else client.chat.completions).with_raw_response.create
+        asked = {"prompt" if is_text else "messages": prompt}
         while True:
             sent = self._adapted(fields)
             try:
@@ -125,11 +121,8 @@ class Client:
                 reply = call(model=self.endpoint.model, extra_body=sent, **asked)
             except openai.APIStatusError as error:
                 fault = self._fault(error)
-                if (
-                    fault.status in (400, 422)
-                    and not fault.of_the_question
-                    and self._adapt(fault.said, fields, sent, ours)
-                ):
+                of_fields = fault.status in (400, 422) and not fault.of_the_question
+                if of_fields and self._adapt(fault.said, fields, sent, ours):
                     continue
                 raise fault from None  # openai's error contains the reply with the key
             except openai.APIConnectionError as error:  # time-outs too, after which the server may have answered
@@ -211,12 +204,10 @@ def _text(content: Any) -> str | None:
 def _usage(body: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the numbers of tokens of prompt and completion; None unless both are numbers."""
     usage = body.get("usage")
-    counts: list[Any] = (
-        [usage.get(f"{side}_tokens") for side in ("prompt", "completion")] if isinstance(usage, Mapping) else []
-    )
-    if len(counts) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
-        return counts[0], counts[1]
-    return None
+    if not isinstance(usage, Mapping):
+        return None
+    counts: tuple[Any, Any] = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return counts if all(type(n) is int and n >= 0 for n in counts) else None
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

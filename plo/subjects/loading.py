@@ -14,7 +14,7 @@ from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.pretrained import SHIPPED, check_there
 from plo.config import EvaluationConfig, ModelConfig
-from plo.data.tokenize import tokenizer_identity
+from plo.data.tokenize import template_of, tokenizer_identity
 from plo.faults import reason
 from plo.identity import sha256
 from plo.subjects.outputs import Outputs
@@ -61,7 +61,8 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
         backbone.policy = put_on(backbone.policy.unload(), folder).eval()
     how.append(tokenizer_identity(tokenizer))  # recorded results depend on how prompts are rendered
     name = "/".join(path.parts[-2:]) if path.is_dir() else what
-    return Policy(backbone, tokenizer, name=name, seed=seed, identity=sha256(how), config=config)
+    chat = template_of(tokenizer) is not None
+    return Policy(backbone, tokenizer, name=name, seed=seed, identity=sha256(how), config=config, chat=chat)
 
 
 def computed_with(backbone: Backbone) -> list[Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from plo.data.rows import Row, Text
 from plo.identity import sha256
-from plo.subjects.subject import Subject, SubjectError
+from plo.subjects.subject import Sampling, Subject, SubjectError
 
 
 class Outputs:
@@ -52,8 +52,8 @@ class Outputs:
         for _, row in rows:
             self.texts.setdefault(rendered(row[asked]), []).append(row[said])
 
-    def sample(self, prompts: Sequence[Text], *, samples: int = 1, **settings: Any) -> pd.DataFrame:
-        found = []
+    def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
+        found, samples = [], Sampling(**settings).samples
         for number, prompt in enumerate(prompts):
             texts = self.texts.get(rendered(prompt), [])
             if len(texts) < samples:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +17,43 @@ from plo.backbone.reference import Reference, ReferenceStore
 from plo.config import EvaluationConfig
 from plo.data import DataError, Pair, tokenize_prompt
 from plo.data.rows import Row, Text, to_chat
-from plo.data.tokenize import context_of, template_of, tokenize_rows
+from plo.data.tokenize import context_of, tokenize_rows
 from plo.identity import sha256
 from plo.margins import without_rounding
 from plo.subjects.sampling import VERSION, Prompt, continuations, eos_ids
-from plo.subjects.subject import Subject, SubjectError
+from plo.subjects.subject import Sampling, Subject, SubjectError
 
 PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
 
 
+@dataclass(eq=False)
 class Policy:
-    """The policy that a backbone holds, or its reference. See `Subject` for the attributes.
+    """The policy that a backbone holds, or its reference. See `Subject` for the other attributes.
 
     For another seed, set `seed`: it fixes only the noise of sampling.
 
     Args:
         identity: hash of weights, adapter, dtype, device and attention; outputs are kept under it.
-        trained_on: rendered prompts of the training pairs.
-        paths: local data by source.
-        chat: whether plain prompts go through the chat template; None: if there is one.
         as_reference: whether the subject is the backbone's reference.
     """
 
-    fixed = False
+    backbone: Backbone
+    tokenizer: Any
+    _: KW_ONLY
+    name: str
+    seed: int
+    identity: str
+    config: EvaluationConfig
+    chat: bool
+    trained_on: Collection[str] = frozenset()
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    as_reference: bool = False
+    reference: Subject | None = None
+    fixed: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        tokenizer: Any,
-        *,
-        name: str,
-        seed: int,
-        identity: str,
-        config: EvaluationConfig,
-        trained_on: Collection[str] = (),
-        paths: Mapping[str, Path] | None = None,
-        chat: bool | None = None,
-        as_reference: bool = False,
-    ):
-        self.backbone, self.tokenizer, self.config = backbone, tokenizer, config
-        self.name, self.seed, self.identity = name, seed, identity
-        self.trained_on: Collection[str] = frozenset(trained_on)
-        self.paths: Mapping[str, Path] = dict(paths or {})
-        self.chat = template_of(tokenizer) is not None if chat is None else chat
-        self.as_reference = as_reference
-        self.reference: Subject | None = None
-
-    def sample(
-        self,
-        prompts: Sequence[Text],
-        *,
-        samples: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 256,
-    ) -> pd.DataFrame:
+    def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
         asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
-        settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        settings = vars(Sampling(**settings))
         config = self.config.model_copy(update=settings)
         ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
         how = [VERSION, self.identity, self.seed, settings, config.batch_size, ends]
@@ -104,15 +85,12 @@ class Policy:
         if not fitting:
             raise SubjectError(f"none of the {len(rows)} rows can be scored, the first because: {pairs[0]}.")
         scored, margins = [pair for pair in pairs if not isinstance(pair, str)], np.full(len(rows), np.nan)
-        theirs = self.reference.logps(scored)
+        weights = None if self.reference.as_reference else self.reference.identity
+        kept = ReferenceStore(caches.CACHES["reference"].folder, 0)
+        theirs = kept.get(self.reference.backbone, scored, policy=weights)
         with self._as():
             margins[fitting] = log_ratio_margins(self.backbone, scored, theirs)
         return margins
-
-    def logps(self, pairs: Sequence[Pair]) -> Reference:
-        """Return log-probs of the pairs' response tokens, which are kept on disk."""
-        weights = None if self.as_reference else self.identity
-        return ReferenceStore(caches.CACHES["reference"].folder, 0).get(self.backbone, pairs, policy=weights)
 
     def tokenized(self, rows: Sequence[Row], longest: int) -> list[Pair | str]:
         """Return the token ids of each row, or the reason why it cannot be scored."""

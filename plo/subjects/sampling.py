@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -122,21 +122,20 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         kept = folder / f"{start}.json" if folder else None
-        if kept and (drawn := store.read_json(kept)) is not None:
-            for n, response in zip(rows, drawn, strict=True):
-                responses[n] = response
-            continue
-        ids = [prompts[numbers[n][0]].ids for n in rows]
-        length = max(map(len, ids))
-        padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
-        mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
-        noise = torch.stack([_noise(seed, *numbers[n], config.max_new_tokens) for n in rows])
-        sampler = LogitsProcessorList([_Sampler(noise.to(backbone.device), length, config)])
-        out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
-        for n, response in zip(rows, out[:, length:].tolist(), strict=True):
-            responses[n] = _cut_after_eos(response, eos)
-        if kept:
-            store.write_json(kept, [responses[n] for n in rows])
+        drawn = store.read_json(kept) if kept else None
+        if drawn is None:
+            ids = [prompts[numbers[n][0]].ids for n in rows]
+            length = max(map(len, ids))
+            padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
+            mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
+            noise = torch.stack([_noise(seed, *numbers[n], config.max_new_tokens) for n in rows])
+            sampler = LogitsProcessorList([_Sampler(noise.to(backbone.device), length, config)])
+            out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
+            drawn = [_cut_after_eos(response, eos) for response in out[:, length:].tolist()]
+            if kept:
+                store.write_json(kept, drawn)
+        for n, response in zip(rows, drawn, strict=True):
+            responses[n] = response
     return responses
 
 
@@ -155,7 +154,7 @@ class _Sampler(LogitsProcessor):
 
     def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
         self.noise, self.prompt_length, self.greedy = noise, prompt_length, config.temperature == 0
-        self.warpers = LogitsProcessorList()
+        self.warpers: Any = LogitsProcessorList()
         if config.temperature not in (0, 1):
             self.warpers.append(TemperatureLogitsWarper(config.temperature))
         if config.top_p < 1:
@@ -164,11 +163,7 @@ class _Sampler(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.greedy:
             return scores
-        cumulative = (
-            self.warpers(cast(torch.LongTensor, input_ids), cast(torch.FloatTensor, scores.float()))
-            .softmax(-1)
-            .cumsum(-1)
-        )
+        cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1)
         step = input_ids.shape[1] - self.prompt_length
         at = self.noise[:, step, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, at, right=True).clamp(max=scores.shape[-1] - 1)

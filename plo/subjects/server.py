@@ -15,7 +15,7 @@ from plo.retry import call_with_retries
 from plo.subjects.client import CallError, Client
 from plo.subjects.endpoint import EndpointError, read_endpoint
 from plo.subjects.outputs import Outputs, rendered
-from plo.subjects.subject import SubjectError
+from plo.subjects.subject import Sampling, SubjectError
 from plo.threads import run_all
 
 log = logging.getLogger(__name__)
@@ -49,40 +49,30 @@ class Server(Outputs):
             self.endpoint = read_endpoint(spec.removeprefix("server:"), "server")
         except EndpointError as error:
             raise SubjectError(str(error)) from None
-        self.model, self.url = self.endpoint.model, self.endpoint.url
-        self.name, self.seed, self.workers, self.retries, self.timeout = self.model, seed, workers, retries, timeout
-        self.path = f"server:{self.model}@{self.url}"
-        self.identity = sha256([self.model, self.url])
+        self.seed, self.workers, self.retries, self.timeout = seed, workers, retries, timeout
+        self.name, url = self.endpoint.model, self.endpoint.url
+        self.path = f"server:{self.name}@{url}"
+        self.identity = sha256([self.name, url])
         try:
             self.served = Client(self.endpoint, timeout)
         except ImportError:
             raise SubjectError(f"{spec} needs the package openai: pip install 'plo[evals]'.") from None
 
-    def sample(
-        self,
-        prompts: Sequence[Text],
-        *,
-        samples: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 256,
-    ) -> pd.DataFrame:
-        settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens, "model": self.model}
-
-        stop, rows = threading.Event(), {}
+    def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
+        sampling, stop, rows = Sampling(**settings), threading.Event(), {}
+        fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
 
         def row(at: tuple[int, int]) -> dict[str, Any]:
             number, k = at
             prompt = prompts[number]
-            own = settings | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
-            file = CACHES["server-outputs"].path(sha256([self.identity, prompt, own])[:32])
+            own = fields | {"seed": (self.seed * 1_000_003 + number) * 1_009 + k}
+            file = CACHES["server-outputs"].path(sha256([self.identity, prompt, own | {"model": self.name}])[:32])
             if (said := store.read_json(file)) is None:
                 said = self._ask(prompt, own, stop)
                 if not said["refused"]:  # a server with another limit or filter may accept it
                     store.write_json(file, said)
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
-            said = {"null": False, "refused": "", "adapted": [], **said}
-            return named | said | {"tokens": float("nan")}
+            return named | {"null": False, "refused": "", "adapted": []} | said | {"tokens": float("nan")}
 
         def awaited(calls: int) -> None:
             log.warning(
@@ -90,7 +80,7 @@ class Server(Outputs):
                 f"at once. Answers so far are kept: the same command continues from there."
             )
 
-        places = [(number, k) for number in range(len(prompts)) for k in range(samples)]
+        places = [(number, k) for number in range(len(prompts)) for k in range(sampling.samples)]
         run_all(row, places, self.workers, done=rows.__setitem__, stop=stop, awaited=awaited)
         drawn = pd.DataFrame([rows[place] for place in places])
         if len(drawn) and all(drawn["refused"]):
@@ -100,31 +90,22 @@ class Server(Outputs):
             )
         return drawn
 
-    def _ask(self, prompt: Text, settings: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
-        fields = {name: value for name, value in settings.items() if name != "model"}
+    def _ask(self, prompt: Text, fields: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
         try:
-            call = lambda: self.served.ask(prompt, fields, ours=fields)  # noqa: E731
-            answer = call_with_retries(
-                call, when=lambda error: getattr(error, "later", False), retries=self.retries, stop=stop
-            )
+            ask = lambda: self.served.ask(prompt, fields, ours=fields)  # noqa: E731
+            answer = call_with_retries(ask, retries=self.retries, stop=stop)
         except CallError as error:
             if error.of_the_question:  # too long or filtered; other prompts can be answered
                 return {"text": "", "finished": float("nan"), "null": False, "adapted": [], "refused": error.said}
-            raise SubjectError(self._unasked(prompt, error)) from error
-        finished = answer.choice.get("finish_reason") == "stop"
-        adapted = list(self.served.adaptations)
-        null = answer.text is None
-        return {"text": answer.text or "", "finished": finished, "null": null, "adapted": adapted, "refused": ""}
-
-    def _unasked(self, prompt: Text, error: CallError) -> str:
-        asked = repr(rendered(prompt)[:60])
-        if error.status == 200:
-            return (
-                f"{self.path} answers the prompt {asked} with something that is no completion: {error.said}. Check that its "
-                f"address is that of an OpenAI-compatible server (most end in /v1), and start again: answers so far are kept."
-            )
-        said = error.said if error.status is None else f"HTTP {error.status}: {error.said[:500]}"
-        return (
-            f"{self.path} does not answer the prompt {asked}: {said} Check the server, the model's name and the key "
-            f"({self.endpoint.key_name}), and start again: answers so far are kept."
-        )
+            remedy = f"Check the server, the model's name and the key ({self.endpoint.key_name})"
+            raise SubjectError(
+                f"{self.path} does not answer the prompt {rendered(prompt)[:60]!r}: {error.explained(remedy)}, and start "
+                f"again: answers so far are kept."
+            ) from error
+        return {
+            "text": answer.text or "",
+            "finished": answer.choice.get("finish_reason") == "stop",
+            "null": answer.text is None,
+            "adapted": self.served.adaptations,
+            "refused": "",
+        }

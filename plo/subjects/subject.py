@@ -1,6 +1,7 @@
 """Interface of subjects, which evaluations of level "model" take text from."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,16 @@ from plo.errors import PloError
 
 class SubjectError(PloError, ValueError):
     """A subject cannot be loaded, or cannot provide what an evaluation needs."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of `Subject.sample`. Temperature 0 is greedy."""
+
+    samples: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
 
 
 class Subject(Protocol):
@@ -38,15 +49,7 @@ class Subject(Protocol):
     trained_on: Collection[str]
     paths: Mapping[str, Path]
 
-    def sample(
-        self,
-        prompts: Sequence[Text],
-        *,
-        samples: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 256,
-    ) -> pd.DataFrame:
+    def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
         """Return continuations of the prompts, one row per sample, in the order of the prompts.
 
         Columns are prompt_id (index into `prompts`), sample, prompt (rendered), text, tokens (including EOS) and finished
@@ -56,7 +59,7 @@ class Subject(Protocol):
         Samples are kept on disk as they are drawn, so that the same call returns the same rows, in later processes too.
 
         Args:
-            temperature: temperature of the sampling; 0 is greedy.
+            settings: fields of `Sampling` that differ from their defaults.
 
         Raises:
             SubjectError: a file of outputs lacks a prompt, or a server refuses.

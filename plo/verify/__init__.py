@@ -2,14 +2,14 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from plo.errors import raised_at
 from plo.losses import Loss
-from plo.verify.bregman import generator_checks, generator_of
+from plo.verify.bregman import generator_checks_of, generator_of
 from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
 from plo.verify.describe import scale, step_zero
 from plo.verify.direction import directions
@@ -18,7 +18,20 @@ from plo.verify.inputs import HIDDEN, make_pairs, make_statistics, per_pair
 from plo.verify.invariance import extremes, order, padding, split
 from plo.verify.recovery import policy_recovery, stress
 
-PROPERTIES = (derivative, reach, padding, order, split, extremes, directions, step_zero, scale)
+CHECKS: dict[str, Callable[[Loss], Check | list[Check]]] = {
+    "derivative": derivative,
+    "reach": reach,
+    "padding": padding,
+    "order": order,
+    "split": split,
+    "extremes": extremes,
+    "directions": directions,
+    "step_zero": step_zero,
+    "scale": scale,
+    "generator": generator_checks_of,
+    "policy recovery": policy_recovery,
+    "labels": stress,
+}
 
 
 @dataclass(frozen=True)
@@ -54,22 +67,14 @@ def verify(loss: Loss, *, labels: bool = True) -> Report:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loss = prepared(loss)
-        checks = _called(loss)
-        if not checks:
-            for check in PROPERTIES:
-                checks += _tried(check.__name__, lambda check=check: [check(loss)])
-            checks += _tried("generator", lambda: generator_checks_of(loss))
-            checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
-            if labels:
-                checks += _tried("labels", lambda: stress(loss))
+        checks = _called(loss) or _run(loss, [name for name in CHECKS if labels or name != "labels"])
     return Report(loss.name, checks, time.perf_counter() - begin)
 
 
 def verify_generator(loss: Loss) -> Report:
     """Run the checks of the generator that a loss was configured with, and of the policy that it recovers."""
     begin = time.perf_counter()
-    checks = _tried("generator", lambda: generator_checks_of(loss))
-    checks += _tried("policy recovery", lambda: [policy_recovery(loss)])
+    checks = _run(loss, ["generator", "policy recovery"])
     generator = generator_of(loss)
     name = f"{generator.name} in {loss.entry.name}" if generator is not None and loss.entry is not None else loss.name
     return Report(name, checks, time.perf_counter() - begin)
@@ -80,10 +85,16 @@ def prepared(loss: Loss) -> Loss:
     return copy.deepcopy(loss).build(HIDDEN).double()
 
 
-def generator_checks_of(loss: Loss) -> list[Check]:
-    """Run the checks of the generator that a loss was configured with; none where it has no generator."""
-    generator = generator_of(loss)
-    return generator_checks(generator) if generator else []
+def _run(loss: Loss, names: Iterable[str]) -> list[Check]:
+    """Run some of `CHECKS`; where the loss raises, that check failed and the others go on."""
+    checks = []
+    for name in names:
+        try:
+            made = CHECKS[name](loss)
+        except Exception as error:
+            made = _raised(name, error, "the loss raised an error in this check")
+        checks += made if isinstance(made, list) else [made]
+    return checks
 
 
 def _called(loss: Loss) -> list[Check]:
@@ -98,14 +109,6 @@ def _called(loss: Loss) -> list[Check]:
         where = f"pair {pair}: {float(values[pair])}"
         return [Check("call", FAILED, "not finite", meaning, where, "logps are in [-3.3, -.3] nats there.")]
     return []
-
-
-def _tried(name: str, checks: Callable[[], list[Check]]) -> list[Check]:
-    """Run a check; where the loss raises, that check failed and the others go on."""
-    try:
-        return checks()
-    except Exception as error:
-        return [_raised(name, error, "the loss raised an error in this check")]
 
 
 def _raised(name: str, error: Exception, meaning: str) -> Check:

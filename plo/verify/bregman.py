@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plo.losses import Loss
 from plo.losses.generators import Generator, get_generator
-from plo.verify.check import FAILED, PASSED, Check, verdict
+from plo.verify.check import FAILED, Check, judge, verdict
 
 LOG_R = torch.linspace(-6.9, 6.9, 139, dtype=torch.float64)  # R from 1e-3 to 1e3
 R_DATA = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
@@ -27,6 +27,12 @@ def generator_of(loss: Loss) -> Generator | None:
     return get_generator(loss.params["generator"], of=loss.target, **offered)
 
 
+def generator_checks_of(loss: Loss) -> list[Check]:
+    """Run the checks of the generator that a loss was configured with; none where it has no generator."""
+    generator = generator_of(loss)
+    return generator_checks(generator) if generator else []
+
+
 def generator_checks(generator: Generator) -> list[Check]:
     """Run all checks of a generator: convexity, monotone h', closed form, minimum at R_data."""
     return [convex(generator), monotone(generator), closed_form(generator), stationary(generator)]
@@ -37,14 +43,13 @@ def convex(generator: Generator) -> Check:
     R = LOG_R.exp().requires_grad_()
     slope = torch.autograd.grad(generator.h(R).sum(), R, create_graph=True)[0]
     second = torch.autograd.grad(slope.sum(), R)[0] if slope.requires_grad else torch.zeros_like(R)
-    lowest = int(second.nan_to_num(nan=-torch.inf).argmin())
-    name, meaning = "h convex", "least h''(R), R from 1e-3 to 1e3: h is strictly convex"
-    measured, values = f"h'' = {float(second[lowest]):.2g}, above 0", {"least": float(second[lowest])}
-    if (second > 0).all() and second.isfinite().all():
-        return Check(name, PASSED, measured, meaning, values=values)
-    where = f"R = {float(R[lowest].detach()):.3g}"
-    return Check(
-        name, FAILED, measured, meaning, where, "h must be strictly convex on R > 0 to define a divergence.", values
+    return _check_positive(
+        "h convex",
+        second,
+        R.detach(),
+        "h'' = ",
+        "least h''(R), R from 1e-3 to 1e3: h is strictly convex",
+        "h must be strictly convex on R > 0 to define a divergence.",
     )
 
 
@@ -53,15 +58,21 @@ def monotone(generator: Generator) -> Check:
     R = LOG_R.exp()
     chords = generator.h(R).diff() / R.diff()  # slopes of h between neighbours, which rise where h' does
     rise = chords.diff() / torch.maximum(chords[1:].abs(), chords[:-1].abs()).clamp(min=1e-300)
-    lowest = int(rise.nan_to_num(nan=-torch.inf).argmin())
-    name, meaning = "h' rising", "least relative rise of h's slope between neighbours 10% apart"
-    measured, values = f"{float(rise[lowest]):.2g}, above 0", {"least": float(rise[lowest])}
-    if (rise > 0).all():
-        return Check(name, PASSED, measured, meaning, values=values)
-    where = f"R = {float(R[lowest + 1]):.3g}"
-    return Check(
-        name, FAILED, measured, meaning, where, "h' must rise strictly; h may be miswritten or lose digits.", values
+    return _check_positive(
+        "h' rising",
+        rise,
+        R[1:],
+        "",
+        "least relative rise of h's slope between neighbours 10% apart",
+        "h' must rise strictly; h may be miswritten or lose digits.",
     )
+
+
+def _check_positive(name: str, values: Tensor, R: Tensor, symbol: str, meaning: str, remedy: str) -> Check:
+    lowest = int(values.nan_to_num(nan=-torch.inf).argmin())
+    least, where = float(values[lowest]), f"R = {float(R[lowest]):.3g}"
+    positive = bool((values > 0).all() and values.isfinite().all())
+    return judge(positive, name, f"{symbol}{least:.2g}, above 0", meaning, where, remedy, {"least": least})
 
 
 def closed_form(generator: Generator) -> Check:
@@ -69,8 +80,8 @@ def closed_form(generator: Generator) -> Check:
     ours, defined = generator.loss(LOG_R), generator.definition(LOG_R)
     error = ((ours - defined).abs() / defined.abs().clamp(min=1)).nan_to_num(nan=float("inf"))
     worst = int(error.argmax())
-    where = f"R = {float(LOG_R[worst].exp()):.3g}: "
-    where += f"closed form {float(ours[worst]):.6g}, definition {float(defined[worst]):.6g}"
+    found = f"closed form {float(ours[worst]):.6g}, definition {float(defined[worst]):.6g}"
+    where = f"R = {float(LOG_R[worst].exp()):.3g}: {found}"
     meaning = "the loss is h'(R) R - h(R) - h'(1/R)"
     if generator.closed_form is None:
         meaning += " (no closed form registered: it is the definition)"
@@ -81,8 +92,8 @@ def closed_form(generator: Generator) -> Check:
 def stationary(generator: Generator) -> Check:
     """Check that the population loss with P(a preferred) = 1 / (1 + R_data) is least at R_data.
 
-    Measured: the largest distance in nats between log R_data and where the derivative changes sign (bisection);
-    infinite where it has another sign somewhere on R_data * [1e-2, 1e2].
+    Measured: the largest distance in nats between log R_data and where the derivative changes sign; infinite where it has
+    another sign somewhere on R_data * [1e-2, 1e2].
     """
     log_data = torch.tensor(R_DATA, dtype=torch.float64).log()
     offsets = torch.cat([-LOG_R[LOG_R > 0.01].flip(0), LOG_R[LOG_R > 0.01]]) * (4.6 / 6.9)

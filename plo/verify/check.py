@@ -1,7 +1,6 @@
 """`Check` is the result of a check: what was measured, what it means, and for a failure the place and the remedy."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 PASSED, FAILED, NOT_APPLICABLE, DESCRIBED = "passed", "failed", "does not apply", "described"
 
@@ -28,15 +27,18 @@ class Check:
     remedy: str = ""
     values: dict[str, float] | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields by name."""
-        return asdict(self)
+
+def judge(
+    passed: bool, name: str, measured: str, meaning: str, where: str, remedy: str, values: dict[str, float]
+) -> Check:
+    """Return a check that passed, or failed with `where` and `remedy`."""
+    if passed:
+        return Check(name, PASSED, measured, meaning, values=values)
+    return Check(name, FAILED, measured, meaning, where, remedy, values)
 
 
 def verdict(name: str, value: float, threshold: float, unit: str, meaning: str, where: str, remedy: str) -> Check:
-    """Return a check that passed where value <= threshold (nan is not), and else failed with `where` and `remedy`."""
+    """Return a check that passes where value <= threshold, which nan is not."""
     measured = f"{value:.1e} {unit}, at most {threshold:.0e}"
     values = {"value": value, "threshold": threshold}
-    if value <= threshold:
-        return Check(name, PASSED, measured, meaning, values=values)
-    return Check(name, FAILED, measured, meaning, where, remedy, values)
+    return judge(value <= threshold, name, measured, meaning, where, remedy, values)

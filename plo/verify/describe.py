@@ -3,11 +3,10 @@
 import math
 
 import torch
-from torch import Tensor
 
 from plo.losses import Loss, get_loss
 from plo.verify.check import DESCRIBED, Check
-from plo.verify.inputs import make_pairs, make_statistics, mean, per_pair
+from plo.verify.inputs import Statistics, gradients_in, make_pairs, make_statistics, mean, per_pair
 
 KL_STATISTICS = ("kl_ref_pi", "kl_pi_ref")  # 0 where the policy is the reference
 
@@ -30,29 +29,27 @@ def step_zero(loss: Loss) -> Check:
 
 def scale(loss: Loss) -> Check:
     """Describe the norm of the gradient in logps at step 0, relative to DPO's with the same beta (.1 by default)."""
-    beta = _beta(loss)
-    norms = [_norm(each) for each in (loss, get_loss("dpo", beta=beta))]
-    ratio = norms[0] / norms[1]
+    beta = beta_of(loss, default=0.1)
+    ratio = _gradient_norm(loss) / _gradient_norm(get_loss("dpo", beta=beta))
     meaning = (
         f"gradient in logps at step 0 relative to dpo(beta={beta:g}); Adam undoes a constant factor, clipping does not"
     )
     return Check("gradient scale", DESCRIBED, f"{ratio:.3g} x DPO's", meaning, values={"ratio": ratio})
 
 
-def _beta(loss: Loss) -> float:
+def beta_of(loss: Loss, default: float) -> float:
+    """Return the loss's beta, or the default where it has none."""
     beta = loss.params.get("beta")
-    return float(beta) if isinstance(beta, int | float) and beta > 0 else 0.1
+    return float(beta) if isinstance(beta, int | float) and beta > 0 else default
 
 
-def _norm(loss: Loss) -> float:
+def _gradient_norm(loss: Loss) -> float:
     statistics = _at_reference(loss)
     leaves = [side["logps"].requires_grad_() for side in statistics]
-    total = mean(loss, make_pairs(statistics, loss.needs))
-    found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else ()
-    return math.sqrt(sum(float(gradient.square().sum()) for gradient in found if gradient is not None))
+    return float(torch.stack(gradients_in(mean(loss, make_pairs(statistics, loss.needs)), leaves)).norm())
 
 
-def _at_reference(loss: Loss) -> list[dict[str, Tensor]]:
+def _at_reference(loss: Loss) -> Statistics:
     statistics = make_statistics({*loss.needs, "ref_logps"})
     for side in statistics:
         side["logps"] = side["ref_logps"].clone()

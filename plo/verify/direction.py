@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from plo.losses import Loss
+from plo.losses.register import SIDES
 from plo.verify.check import DESCRIBED, FAILED, PASSED, Check
-from plo.verify.inputs import SIDES, make_pairs, make_statistics, per_pair, rows
+from plo.verify.inputs import gradients_in, make_pairs, make_statistics, per_pair, rows
 
 REACH = 20.0  # nats: the grid of log-ratios is [-REACH, REACH] in both responses
 STEPS = 21
@@ -49,7 +50,7 @@ def directions(loss: Loss) -> Check:
     return Check("direction", DESCRIBED if wrong else PASSED, ", ".join(measured), meaning, values=values)
 
 
-def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> list[Tensor]:
     """Return (points,) dL/dD(y_w) and dL/dD(y_l)."""
     points, tokens = len(chosen), len(REFERENCE)
     ratios = [values.clone().requires_grad_() for values in (chosen, rejected)]
@@ -58,17 +59,15 @@ def _slopes(loss: Loss, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tenso
     sides = []
     for ratio in ratios:
         side = {name: values[:1, :1].expand(points, tokens, *values.shape[2:]) for name, values in constants.items()}
-        side["ref_logps"] = REFERENCE.expand(points, len(REFERENCE))
+        side["ref_logps"] = REFERENCE.expand(points, tokens)
         side["logps"] = side["ref_logps"] + ratio[:, None] / tokens
         sides.append(side)
     pairs = make_pairs(sides, loss.needs, masks)
     if loss.level == "batch":  # a point is a batch of its own: others would change its rank
-        total = torch.stack([per_pair(loss, rows(pairs, [point])).sum() for point in range(points)]).sum()
+        total = torch.stack([per_pair(loss, rows(pairs, [point])) for point in range(points)]).sum()
     else:
         total = per_pair(loss, pairs).sum()
-    found = torch.autograd.grad(total, ratios, allow_unused=True) if total.requires_grad else (None, None)
-    first, second = (torch.zeros(points, dtype=torch.float64) if g is None else g for g in found)
-    return first, second
+    return gradients_in(total, ratios)
 
 
 def _sentence(wish: str, name: str, good: Tensor, flat: Tensor, bad: Tensor, chosen: Tensor, rejected: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Checks of a loss's gradient: it is the derivative, and it reaches the policy alone."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plo.losses import Loss
+from plo.losses.register import SIDES
 from plo.verify.check import FAILED, PASSED, Check, verdict
-from plo.verify.inputs import CONSTANTS, LENGTHS, SIDES, Statistics, make_pairs, make_statistics, mask_of, per_pair
+from plo.verify.inputs import (
+    CONSTANTS,
+    MASKS,
+    Key,
+    Statistics,
+    by_key,
+    gradients_in,
+    make_pairs,
+    make_statistics,
+    per_pair,
+)
 
 STEP = 1e-6  # of the difference quotients: in float64 the error of (f(x+e) - f(x-e)) / 2e is about 1e-9 of f
 TOLERANCE = 1e-6  # of the largest entry of the gradient
@@ -32,7 +44,7 @@ def derivative(loss: Loss) -> Check:
         gradients = _autograd(loss, statistics)
         largest = max(float(gradient.abs().max()) for gradient in gradients.values())
         quotients = _differences(loss, statistics, list(gradients))
-        held: dict[tuple[int, str], Tensor] = {}
+        held: dict[Key, Tensor] = {}
         for key, gradient in gradients.items():
             error, place = _worst(gradient, quotients[key], largest, key)
             if not error <= TOLERANCE:
@@ -61,66 +73,47 @@ def reach(loss: Loss) -> Check:
 
     `ref_logps`, `weights` and columns are constants. `hidden` requires gradient here, and must not receive any.
     """
-    meaning = "gradient reaches the policy's statistics alone: no constant, nothing off the mask or detached"
+    name, meaning = (
+        "gradient reach",
+        "gradient reaches the policy's statistics alone: no constant, nothing off the mask or detached",
+    )
+    leak = functools.partial(Check, name, FAILED, "1 leak", meaning)
     statistics = make_statistics(loss.needs)
-    inputs = {}
-    for which, side in enumerate(statistics):
-        for name, values in side.items():
-            if name not in ("ref_logps", "weights"):
-                inputs[which, name] = values.requires_grad_()
+    inputs = {
+        key: v.requires_grad_() for key, v in by_key(statistics).items() if key[1] not in ("ref_logps", "weights")
+    }
     values = per_pair(loss, make_pairs(statistics, loss.needs))
-    own = [*loss.parameters()]
-    known = {id(leaf) for leaf in (*inputs.values(), *own)}
+    known = {id(leaf) for leaf in (*inputs.values(), *loss.parameters())}
     for leaf in _leaves(values):
         if id(leaf) not in known:
             where = f"a tensor {tuple(leaf.shape)} that {_origin(leaf, statistics)} receives gradient"
-            return Check(
-                "gradient reach", FAILED, "1 leak", meaning, where, "detach it, or make it no leaf of the graph."
+            return leak(where, "detach it, or make it no leaf of the graph.")
+    gradients = gradients_in(values.sum(), list(inputs.values()))
+    reached = {key: gradient for key, gradient in zip(inputs, gradients, strict=True) if (gradient != 0).any()}
+    for key, gradient in reached.items():
+        if key[1] == "hidden" or (key[1] != "logps" and _declared(loss, key)):
+            return leak(f"{_shown(key)} receives gradient", "detach it in the loss.")
+        off = ~MASKS[key[0]] & (gradient != 0)
+        if off.any():
+            pair, token = off.nonzero()[0].tolist()
+            return leak(
+                f"pair {pair}, token {token} of {_shown(key)}, off the mask", "mask the values that the loss sums."
             )
-    leaves = list(inputs.values())
-    gradients = (
-        torch.autograd.grad(values.sum(), leaves, allow_unused=True) if values.requires_grad else [None] * len(leaves)
-    )
-    reached = {key: g for key, g in zip(inputs, gradients, strict=True) if g is not None and bool((g != 0).any())}
-    for (which, name), gradient in reached.items():
-        off = ~mask_of(LENGTHS[which])
-        if name == "hidden" or (name != "logps" and _declared(loss, (which, name))):
-            where, remedy = f"{SIDES[which]}.{name} receives gradient", "detach it in the loss."
-            return Check("gradient reach", FAILED, "1 leak", meaning, where, remedy)
-        if gradient[off].any():
-            pair, token = (int(i) for i in (off & (gradient != 0)).nonzero()[0])
-            where = f"pair {pair}, token {token} of {SIDES[which]}.{name}, off the mask"
-            return Check("gradient reach", FAILED, "1 leak", meaning, where, "mask the values that the loss sums.")
-    if not any(name == "logps" for _, name in reached):
-        where, remedy = (
-            "neither side's logps receive any gradient",
-            "use logps without detach: nothing would be trained.",
-        )
-        return Check("gradient reach", FAILED, "0 inputs", meaning, where, remedy)
-    measured = f"{len(reached)} inputs: {', '.join(_shown(key) for key in reached)}"
-    return Check("gradient reach", PASSED, measured, meaning, values={"inputs": len(reached)})
+    if not any(key[1] == "logps" for key in reached):
+        where = "neither side's logps receive any gradient"
+        return Check(name, FAILED, "0 inputs", meaning, where, "use logps without detach: nothing would be trained.")
+    measured = f"{len(reached)} inputs: {', '.join(map(_shown, reached))}"
+    return Check(name, PASSED, measured, meaning, values={"inputs": len(reached)})
 
 
-def _autograd(loss: Loss, statistics: Statistics) -> dict[tuple[int, str], Tensor]:
+def _autograd(loss: Loss, statistics: Statistics) -> dict[Key, Tensor]:
     leaves = {
-        (which, name): values.clone().requires_grad_()
-        for which, side in enumerate(statistics)
-        for name, values in side.items()
-        if name not in CONSTANTS
+        key: values.clone().requires_grad_() for key, values in by_key(statistics).items() if key[1] not in CONSTANTS
     }
-    total = _total(loss, statistics, leaves)
-    if not total.requires_grad:
-        return {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
-    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {
-        key: torch.zeros_like(leaf) if gradient is None else gradient
-        for (key, leaf), gradient in zip(leaves.items(), gradients, strict=True)
-    }
+    return dict(zip(leaves, gradients_in(_total(loss, statistics, leaves), list(leaves.values())), strict=True))
 
 
-def _differences(
-    loss: Loss, statistics: Statistics, keys: list[tuple[int, str]], hold: bool = False
-) -> dict[tuple[int, str], Tensor]:
+def _differences(loss: Loss, statistics: Statistics, keys: list[Key], hold: bool = False) -> dict[Key, Tensor]:
     """Return central differences at every response token; with `hold`, stopped values are held fixed."""
     kept: list[Any] | None = None
     if hold:
@@ -132,7 +125,7 @@ def _differences(
     for which, name in keys:
         values = statistics[which][name]
         quotient = torch.zeros_like(values)
-        for pair, token in mask_of(LENGTHS[which]).nonzero().tolist():
+        for pair, token in MASKS[which].nonzero().tolist():
             ends = []
             for step in (STEP, -STEP):
                 moved = values.clone()
@@ -170,12 +163,12 @@ class _StopGradients(TorchFunctionMode):
         return held if held.shape == result.shape else result
 
 
-def _total(loss: Loss, statistics: Statistics, moved: dict[tuple[int, str], Tensor]) -> Tensor:
+def _total(loss: Loss, statistics: Statistics, moved: dict[Key, Tensor]) -> Tensor:
     sides = [{**side, **{n: v for (w, n), v in moved.items() if w == which}} for which, side in enumerate(statistics)]
     return per_pair(loss, make_pairs(sides, loss.needs)).sum()
 
 
-def _worst(gradient: Tensor, quotient: Tensor, largest: float, key: tuple[int, str]) -> tuple[float, str]:
+def _worst(gradient: Tensor, quotient: Tensor, largest: float, key: Key) -> tuple[float, str]:
     """Return the largest difference as a share of the largest gradient entry of all inputs, and its place."""
     errors = ((gradient - quotient).abs() / max(largest, 1e-6)).nan_to_num(nan=float("inf"))
     pair, token = divmod(int(errors.argmax()), errors.shape[1])
@@ -183,11 +176,11 @@ def _worst(gradient: Tensor, quotient: Tensor, largest: float, key: tuple[int, s
     return float(errors.max()), f"pair {pair}, token {token}, {_shown(key)}: {found}"
 
 
-def _declared(loss: Loss, key: tuple[int, str]) -> bool:
+def _declared(loss: Loss, key: Key) -> bool:
     return key[1] in loss.detached or _shown(key) in loss.detached
 
 
-def _shown(key: tuple[int, str]) -> str:
+def _shown(key: Key) -> str:
     return f"{SIDES[key[0]]}.{key[1]}"
 
 
@@ -208,9 +201,8 @@ def _leaves(values: Tensor) -> list[Tensor]:
 def _origin(leaf: Tensor, statistics: Statistics) -> str:
     if isinstance(leaf, nn.Parameter):
         return "is a parameter outside the loss's own module"
-    for which, side in enumerate(statistics):
-        for name, values in side.items():
-            mask = mask_of(LENGTHS[which])
-            if leaf.shape == values.shape and torch.equal(leaf.detach()[mask], values.detach()[mask]):
-                return f"equals {SIDES[which]}.{name}"
+    for key, values in by_key(statistics).items():
+        mask = MASKS[key[0]]
+        if leaf.shape == values.shape and torch.equal(leaf.detach()[mask], values.detach()[mask]):
+            return f"equals {_shown(key)}"
     return "is no input of the loss"

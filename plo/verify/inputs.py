@@ -11,15 +11,18 @@ from plo.pairs import Pairs, Side
 LENGTHS = ((5, 1, 3, 4), (2, 4, 3, 6))  # response tokens of the four pairs: chosen, rejected
 WIDTH = 6
 HIDDEN = 7
-SIDES = ("chosen", "rejected")
 CONSTANTS = ("ref_logps", "weights", "hidden")  # statistics without gradient, like columns
 
 Statistics = list[dict[str, Tensor]]  # [chosen, rejected]
+Key = tuple[int, str]  # 0 for chosen or 1 for rejected, and the name of a statistic
 
 
 def mask_of(lengths: Sequence[int], width: int = WIDTH) -> Tensor:
     """Return (pairs, width) bool: True on the first `lengths` tokens."""
     return torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+
+
+MASKS = [mask_of(lengths) for lengths in LENGTHS]
 
 
 def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, seed: int = 0) -> Statistics:
@@ -44,18 +47,14 @@ def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, se
 
 
 def make_pairs(
-    statistics: Sequence[Mapping[str, Tensor]],
-    needs: Iterable[str] = (),
-    masks: Sequence[Tensor] | None = None,
-    progress: float = 0.3,
+    statistics: Sequence[Mapping[str, Tensor]], needs: Iterable[str] = (), masks: Sequence[Tensor] = MASKS
 ) -> Pairs:
     """Make `Pairs` of [chosen, rejected] statistics, with the columns that `needs` names, each rising from .2 to .8."""
-    masks = masks or [mask_of(lengths) for lengths in LENGTHS]
     chosen, rejected = (Side(mask=mask, **side) for mask, side in zip(masks, statistics, strict=True))
     count, dtype = len(masks[0]), statistics[0]["logps"].dtype
     names = [need.removeprefix("column:") for need in needs if need.startswith("column:")]
     columns = {name: torch.linspace(0.2, 0.8, count, dtype=dtype) for name in names}
-    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=progress)
+    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=0.3)
 
 
 def rows(pairs: Pairs, index: Sequence[int] | Tensor) -> Pairs:
@@ -76,9 +75,17 @@ def per_pair(loss: Loss, pairs: Pairs) -> Tensor:
 
 def mean(loss: Loss, pairs: Pairs) -> Tensor:
     """Return the loss of the batch as the backbone computes it: each term's mean over pairs, or over tokens."""
-    total = pairs.chosen.logps.new_zeros(())
-    for coefficient, term in loss.terms:
-        value = term.evaluate(pairs)
-        count = len(pairs) if value.mask is None else value.mask.sum().clamp(min=1)
-        total = total + coefficient * value.values.sum() / count
-    return total
+    value = loss.evaluate(pairs)
+    return value.values.sum() / (len(pairs) if value.mask is None else value.mask.sum().clamp(min=1))
+
+
+def gradients_in(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient of a number in each leaf, 0 where it does not depend on the leaf."""
+    if not total.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(torch.autograd.grad(total, leaves, materialize_grads=True))
+
+
+def by_key(statistics: Statistics) -> dict[Key, Tensor]:
+    """Return the statistics of both sides in one dictionary."""
+    return {(which, name): values for which, side in enumerate(statistics) for name, values in side.items()}

@@ -1,13 +1,26 @@
 """Checks that a pair's loss depends on that pair's response tokens alone, and stays finite at extremes."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from plo.losses import Loss
+from plo.losses.register import SIDES
 from plo.verify.check import FAILED, NOT_APPLICABLE, PASSED, Check, verdict
-from plo.verify.inputs import LENGTHS, SIDES, WIDTH, Statistics, make_pairs, make_statistics, mask_of, per_pair, rows
+from plo.verify.inputs import (
+    LENGTHS,
+    MASKS,
+    WIDTH,
+    Statistics,
+    gradients_in,
+    make_pairs,
+    make_statistics,
+    mask_of,
+    per_pair,
+    rows,
+)
 
 ROUNDING = 1e-12  # relative, in float64: sums in another order or width differ by less
 EXTREME = 1e3  # nats
@@ -15,16 +28,15 @@ EXTREME = 1e3  # nats
 
 def padding(loss: Loss) -> Check:
     """Check that three more columns of padding, filled with nan, change neither values nor gradients."""
-    statistics = make_statistics(loss.needs)
+    statistics, masks = make_statistics(loss.needs), [mask_of(lengths, WIDTH + 3) for lengths in LENGTHS]
     wide = []
-    for side, lengths in zip(statistics, LENGTHS, strict=True):
-        off = ~mask_of(lengths, WIDTH + 3)
+    for side, mask in zip(statistics, masks, strict=True):
         padded = {name: torch.cat([values, torch.zeros_like(values[:, :3])], 1) for name, values in side.items()}
         for values in padded.values():
-            values[off] = float("nan")
+            values[~mask] = float("nan")
         wide.append(padded)
-    value, gradients = _value_and_gradients(loss, statistics, WIDTH)
-    value_wide, gradients_wide = _value_and_gradients(loss, wide, WIDTH + 3)
+    value, gradients = _values_and_gradients(loss, statistics)
+    value_wide, gradients_wide = _values_and_gradients(loss, wide, masks)
     errors = [(_relative(value_wide, value), "the value")]
     for which, (new, old) in enumerate(zip(gradients_wide, gradients, strict=True)):
         error = torch.cat([_relative(new[:, :WIDTH], old), new[:, WIDTH:].abs()], 1).amax(-1)
@@ -117,26 +129,16 @@ def _at_extreme(loss: Loss, which: int, sign: int, dtype: torch.dtype) -> tuple[
         side["logps"] = -tokens if index == which and sign < 0 else torch.zeros_like(tokens)
         if "ref_logps" in side:
             side["ref_logps"] = -tokens if index == which and sign > 0 else torch.zeros_like(tokens)
-        side["logps"].requires_grad_()
-    values = per_pair(loss, make_pairs(statistics, loss.needs))
-    gradients = _gradients(values, statistics)
-    return values.detach(), torch.stack([gradient.abs().sum(-1) for gradient in gradients]).sum(0)
+    values, gradients = _values_and_gradients(loss, statistics)
+    return values, torch.stack([gradient.abs().sum(-1) for gradient in gradients]).sum(0)
 
 
-def _value_and_gradients(loss: Loss, statistics: Statistics, width: int) -> tuple[Tensor, list[Tensor]]:
-    for side in statistics:
-        side["logps"].requires_grad_()
-    masks = [mask_of(lengths, width) for lengths in LENGTHS]
+def _values_and_gradients(
+    loss: Loss, statistics: Statistics, masks: Sequence[Tensor] = MASKS
+) -> tuple[Tensor, list[Tensor]]:
+    leaves = [side["logps"].requires_grad_() for side in statistics]
     values = per_pair(loss, make_pairs(statistics, loss.needs, masks))
-    return values.detach(), _gradients(values, statistics)
-
-
-def _gradients(values: Tensor, statistics: Statistics) -> list[Tensor]:
-    leaves = [side["logps"] for side in statistics]
-    found = torch.autograd.grad(values.sum(), leaves, allow_unused=True) if values.requires_grad else (None, None)
-    return [
-        torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found, strict=True)
-    ]
+    return values.detach(), gradients_in(values.sum(), leaves)
 
 
 def _relative(new: Tensor, old: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from plo.configured import HyperParameterError, read_call
+from plo.configured import read_call
 from plo.losses import GENERATORS, LOSSES, Loss, LossError, get_loss
 from plo.losses.generators import Generator, get_generator
 from plo.registry import Entry, load_plugin
@@ -18,7 +18,7 @@ def load_loss(spec: str, generator: str | None = None, get: Callable[..., Loss] 
         get: makes a loss of a name and hyper-parameters; `plo.get_loss` also knows recipes and scorers.
 
     Raises:
-        LossError, RegistryError: what `get_loss` raises, or the file has nothing of that name.
+        LossError, HyperParameterError, RegistryError: what `get_loss` raises, or the file has nothing of that name.
     """
     params = {} if generator is None else {"generator": load_generator(generator)}
     if ".py:" not in spec:
@@ -31,11 +31,8 @@ def load_generator(spec: str) -> str | Generator:
     """Return a registered name as it is, and a `Generator` for one with hyper-parameters or of a file."""
     if spec in GENERATORS:
         return spec
-    target, own = _of_file(spec, GENERATORS) if ".py:" in spec else _call(spec)
-    try:
-        return get_generator(target).configured(**own) if own or not isinstance(target, str) else target
-    except ValueError as error:
-        raise LossError(str(error)) from error
+    target, own = _of_file(spec, GENERATORS) if ".py:" in spec else read_call(spec)
+    return get_generator(target).configured(**own) if own or not isinstance(target, str) else target
 
 
 def _of_file(spec: str, registry: Iterable[Entry[Any]]) -> tuple[str | Callable[..., Any], dict[str, Any]]:
@@ -43,7 +40,7 @@ def _of_file(spec: str, registry: Iterable[Entry[Any]]) -> tuple[str | Callable[
     path, text = spec.split(".py:", 1)
     path = Path(f"{path}.py").resolve()
     module = load_plugin(path)
-    name, params = _call(text)
+    name, params = read_call(text)
     in_file = {entry.name: entry for entry in registry if entry.origin.startswith(f"{path}:")}
     if name in in_file:
         return name, params
@@ -54,11 +51,3 @@ def _of_file(spec: str, registry: Iterable[Entry[Any]]) -> tuple[str | Callable[
             f"{path.name} has no {name!r}. It has: {', '.join(sorted({*in_file, *functions})) or 'nothing'}."
         )
     return target, params
-
-
-def _call(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the keywords of "name" or "name(key=value)"."""
-    try:
-        return read_call(text)
-    except HyperParameterError as error:
-        raise LossError(str(error)) from None

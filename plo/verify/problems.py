@@ -32,6 +32,7 @@ near-certainty at a small beta, where a wrong policy could hide. For the descrip
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,7 +86,9 @@ def bradley_terry(beta: float, given: str = "optimal") -> Problem:
     context = torch.arange(contexts).repeat_interleave(responses)
     actions = torch.full((contexts * responses, longest), FORCED)
     actions[:, 0] = torch.arange(responses).repeat(contexts)
-    first, second = _both(contexts * responses, lambda a, b: context[a] == context[b])
+    first, second = _all_pairs(contexts * responses)
+    same = context[first] == context[second]
+    first, second = first[same], second[same]
     return Problem(
         ref=ref,
         target=target,
@@ -119,27 +122,15 @@ def chosen(beta: float) -> Problem:
     return replace(problem, target=(_won(problem) / 10).log())  # ten pairs a context
 
 
-def token_q(beta: float, given: str = "optimal") -> Problem:
-    """Make the tree with labels by Q."""
-    return _tree(beta, given, advantage=False)
-
-
-def token_a(beta: float, given: str = "optimal") -> Problem:
-    """Make the tree with labels by A."""
-    return _tree(beta, given, advantage=True)
-
-
 def advantage(beta: float, given: str = "optimal") -> Problem:
     """Make the problem of whole responses of the tree, through states 0, 1 + a1 and 4 + 3 a1 + a2."""
-    problem = _tree(beta, given, advantage=True)
+    problem = tree(beta, given, advantage=True)
     path = torch.cartesian_prod(*[torch.arange(VOCABULARY)] * DEPTH)
     reward = _tree_reward()
-    first, second = _both(len(path), lambda a, b: torch.ones_like(a, dtype=torch.bool))
+    first, second = _all_pairs(len(path))
     return replace(
         problem,
-        states=torch.stack(
-            [torch.zeros(len(path), dtype=torch.long), 1 + path[:, 0], 4 + 3 * path[:, 0] + path[:, 1]], 1
-        ),
+        states=torch.stack([0 * path[:, 0], 1 + path[:, 0], 4 + 3 * path[:, 0] + path[:, 1]], 1),
         actions=path,
         lengths=torch.full((len(path),), DEPTH),
         first=first,
@@ -150,7 +141,7 @@ def advantage(beta: float, given: str = "optimal") -> Problem:
     )
 
 
-def _tree(beta: float, given: str, advantage: bool) -> Problem:
+def tree(beta: float, given: str = "optimal", *, advantage: bool) -> Problem:
     """Make the problem of one-token items (s,a), every two of them compared, labelled by Q or by A."""
     states = sum(VOCABULARY**t for t in range(DEPTH))
     policy = torch.cos(1.3 * torch.arange(states * VOCABULARY, dtype=torch.float64)).view(states, VOCABULARY)
@@ -164,7 +155,7 @@ def _tree(beta: float, given: str, advantage: bool) -> Problem:
     ref, target = (torch.cat(each) for each in zip(*rows, strict=True))
     score = torch.cat(score).reshape(-1)
     items = states * VOCABULARY
-    first, second = _both(items, lambda a, b: torch.ones_like(a, dtype=torch.bool))
+    first, second = _all_pairs(items)
     state = torch.arange(items) // VOCABULARY
     depth = (state > 0).long() + (state > 3).long()
     return Problem(
@@ -202,11 +193,9 @@ def _tree_value(log_pi: Tensor) -> float:
     return float(value)
 
 
-def _both(items: int, compared: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return first and second of every unordered pair of different items that is compared."""
-    a, b = torch.triu_indices(items, items, offset=1)
-    keep = compared(a, b)
-    return a[keep], b[keep]
+def _all_pairs(items: int) -> Tensor:
+    """Return (2, pairs): first and second of every unordered pair of different items."""
+    return torch.triu_indices(items, items, offset=1)
 
 
 def _won(problem: Problem) -> Tensor:
@@ -221,8 +210,8 @@ PROBLEMS = {
     "identity": identity,
     "chosen": chosen,
     "advantage": advantage,
-    "token_q": token_q,
-    "token_a": token_a,
+    "token_q": partial(tree, advantage=False),
+    "token_a": partial(tree, advantage=True),
 }
 
 
@@ -239,20 +228,16 @@ def variants(model: str | None, beta: float) -> dict[str, Problem]:
     They are of the tree for its preference models, and of the bandit otherwise; pi* is that of the reward.
     """
     problem = PROBLEMS[model if model in ("advantage", "token_q", "token_a") else "bradley_terry"](beta, "reference")
-    if model in (
-        "token_q",
-        "token_a",
-    ):  # a fifth of the comparisons, because a learned baseline takes long
+    if model in ("token_q", "token_a"):  # a fifth of the comparisons, because a learned baseline takes long
         near = torch.isin(problem.second - problem.first, torch.tensor([1, 2, 5, 11]))
         problem = replace(problem, first=problem.first[near], second=problem.second[near], p=problem.p[near])
     a, b = problem.first, problem.second
-    noisy = flipped(problem, 0.2)
     longer = torch.sigmoid(torch.logit(problem.p) + 0.3 * (problem.lengths[a] - problem.lengths[b]))
     cycle = (problem.island[a] == problem.island[b]) & (problem.rank[a] < 3) & (problem.rank[b] < 3)
     wins = (problem.rank[b] - problem.rank[a]) % 3 == 1  # 0 over 1 over 2 over 0, nine times of ten
     turning = torch.where(cycle, torch.where(wins, 0.9, 0.1).double(), problem.p)
     kept = problem.island[a] == problem.island[b]
-    known = {"clean": problem, "20% of labels flipped": noisy}
+    known = {"clean": problem, "20% of labels flipped": flipped(problem, 0.2)}
     if len(set(problem.lengths.tolist())) > 1:
         known["labels prefer the longer"] = replace(problem, p=longer)
     known["a cycle among three"] = replace(problem, p=turning)

@@ -14,7 +14,8 @@ from plo.extras import is_installed
 from plo.losses import Loss
 from plo.losses.register import PREFERENCE_MODELS
 from plo.pairs import Pairs, Side
-from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
+from plo.verify.check import DESCRIBED, NOT_APPLICABLE, Check, judge
+from plo.verify.describe import beta_of
 from plo.verify.problems import FORCED, Problem, problem_of, variants
 
 THRESHOLD = 1e-8  # nats
@@ -48,8 +49,7 @@ def policy_recovery(loss: Loss) -> Check:
     declared = loss.assumes if loss.assumes in PREFERENCE_MODELS else None
     if loss.assumes and not declared:
         return Check(name, NOT_APPLICABLE, meaning=loss.assumes)
-    problem = problem_of(declared, beta_of(loss), loss.params)
-    outcome = minimise(loss, problem)
+    outcome = minimise(loss, problem_of(declared, beta_of(loss, default=1.0), loss.params))
     measured = f"KL {outcome.kl:.1e} nats"
     values = {"kl": outcome.kl, "threshold": THRESHOLD, "gradient_left": outcome.left}
     recovered = outcome.kl <= THRESHOLD
@@ -61,12 +61,10 @@ def policy_recovery(loss: Loss) -> Check:
         return Check(name, DESCRIBED, measured, meaning, values=values)
     meaning = f"KL(pi* || pi) of the population loss's minimiser, labels of its own model ({declared})"
     measured += f", at most {THRESHOLD:.0e}"
-    if recovered:
-        return Check(name, PASSED, measured, meaning, values=values)
-    where = f"expected reward {outcome.reward:.3g}; pi* has {outcome.best:.3g}, ref {outcome.start:.3g}"
-    where += _unfinished(outcome)
+    rewards = f"expected reward {outcome.reward:.3g}; pi* has {outcome.best:.3g}, ref {outcome.start:.3g}"
+    where = rewards + _unfinished(outcome)
     remedy = "a sign or factor of beta, an assumption the loss does not share with its assumes=, or a wrong gradient."
-    return Check(name, FAILED, measured, meaning, where, remedy, values)
+    return judge(recovered, name, measured, meaning, where, remedy, values)
 
 
 def stress(loss: Loss) -> list[Check]:
@@ -74,7 +72,7 @@ def stress(loss: Loss) -> list[Check]:
     if _cannot(loss):
         return []
     found = []
-    for name, problem in variants(loss.assumes, beta_of(loss)).items():
+    for name, problem in variants(loss.assumes, beta_of(loss, default=1.0)).items():
         outcome = minimise(loss, problem, rounds=1)
         measured = f"KL {outcome.kl:.2g} nats, reward {outcome.reward:.3f}"
         meaning = f"to pi* of the reward, which has {outcome.best:.3f}, ref {outcome.start:.3f}{_unfinished(outcome)}"
@@ -83,20 +81,13 @@ def stress(loss: Loss) -> list[Check]:
     return found
 
 
-def beta_of(loss: Loss) -> float:
-    """Return the loss's beta, 1 where it has none."""
-    beta = loss.params.get("beta")
-    return float(beta) if isinstance(beta, int | float) and beta > 0 else 1.0
-
-
 def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
     """Minimise the population loss over the policy, from the reference, and over the loss's own parameters.
 
     LBFGS in float64 over log-ratios times beta, which gives every beta the same scale. Where part of the
     gradient is stopped there is no such minimum, but a policy at which the gradient vanishes: least squares.
     """
-    loss = copy.deepcopy(loss)
-    loss.build(len(problem.ref) + 1).double()
+    loss = copy.deepcopy(loss).build(len(problem.ref) + 1).double()
     shift = torch.zeros_like(problem.ref, requires_grad=True)
 
     def log_pi() -> Tensor:
@@ -113,32 +104,24 @@ def minimise(loss: Loss, problem: Problem, rounds: int = ROUNDS) -> Outcome:
         _lbfgs(parameters, lambda: population(loss, problem, log_pi()), start, rounds)
     left = float(gradient_in_shift().abs().max()) / max(start, 1e-300)
     with torch.no_grad():
-        policy = log_pi()
+        policy, best, reference = log_pi(), problem.reward(problem.target), problem.reward(problem.ref)
         if not float(shift.abs().max()) < FAR:
-            return Outcome(math.inf, math.nan, problem.reward(problem.target), problem.reward(problem.ref), math.inf)
-        rewards = [problem.reward(each) for each in (policy, problem.target, problem.ref)]
-        return Outcome(problem.kl(policy), *rewards, left)  # pyright: ignore[reportCallIssue]
+            return Outcome(math.inf, math.nan, best, reference, math.inf)
+        return Outcome(problem.kl(policy), problem.reward(policy), best, reference, left)
 
 
 def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
     """Return the exact expectation of the loss over pairs and labels: both orders, weighted by their probability."""
-    chosen = torch.cat([problem.first, problem.second])
-    rejected = torch.cat([problem.second, problem.first])
+    both = torch.stack([problem.first, problem.second])
     weights = torch.cat([problem.p, 1 - problem.p])
     columns = {need.removeprefix("column:"): torch.ones_like(weights) for need in loss.needs if ":" in need}
-    pairs = Pairs(
-        chosen=_side(problem, log_pi, chosen, loss.needs),
-        rejected=_side(problem, log_pi, rejected, loss.needs),
-        columns=columns,
-        progress=0.5,
-    )
+    one, other = (_side(problem, log_pi, items, loss.needs) for items in (both.flatten(), both.flip(0).flatten()))
+    pairs = Pairs(chosen=one, rejected=other, columns=columns, progress=0.5)
     total = log_pi.new_zeros(())
     for coefficient, term in loss.terms:
         value = term.evaluate(pairs)
-        if value.mask is None:
-            total = total + coefficient * (weights * value.values).sum() / weights.sum()
-        else:
-            total = total + coefficient * (weights * value.values.sum(-1)).sum() / (weights * value.mask.sum(-1)).sum()
+        values, counts = (value.values, 1) if value.mask is None else (value.values.sum(-1), value.mask.sum(-1))
+        total = total + coefficient * (weights * values).sum() / (weights * counts).sum()
     return total
 
 
@@ -209,8 +192,7 @@ def _solve(shift: Tensor, gradient: Callable[[], Tensor]) -> None:
 def _cannot(loss: Loss) -> str:
     if loss.level == "batch":
         return 'level="batch": values depend on which pairs share a batch, so there is no sum over single pairs'
-    unknown = [need for need in loss.needs if need not in GIVEN and not need.startswith("column:")]
-    if unknown:
+    if unknown := [need for need in loss.needs if need not in GIVEN and not need.startswith("column:")]:
         return f"it needs {', '.join(unknown)}, which only a language model's head gives"
     if loss.detached and not loss.has_parameters and not is_installed("scipy"):
         return "part of its gradient is stopped, and to find where the rest vanishes takes scipy: pip install 'plo[report]'"

@@ -6,7 +6,7 @@ import torch
 
 from plo.errors import PloError
 from plo.losses import Loss, LossError
-from plo.verify.inputs import CONSTANTS, HIDDEN, make_pairs, make_statistics, mean
+from plo.verify.inputs import CONSTANTS, HIDDEN, by_key, make_pairs, make_statistics, mean
 
 
 def check_trainable(loss: Loss) -> None:
@@ -19,9 +19,7 @@ def check_trainable(loss: Loss) -> None:
             no gradient in any of the policy's statistics.
     """
     statistics = make_statistics(loss.needs)
-    carriers = [
-        values.requires_grad_() for side in statistics for name, values in side.items() if name not in CONSTANTS
-    ]
+    carriers = [values.requires_grad_() for (_, name), values in by_key(statistics).items() if name not in CONSTANTS]
     try:
         with torch.random.fork_rng(devices=[]):
             total = mean(copy.deepcopy(loss).build(HIDDEN).double(), make_pairs(statistics, loss.needs))

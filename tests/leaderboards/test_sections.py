@@ -114,12 +114,11 @@ def test_differences_read_unresolved_below_the_detectable_one(board):
 
 def test_no_difference_of_two_rates_exceeds_one(board):
     name = "duel.win_rate_chosen"
-    how = board.descriptions[name]
     wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
     for row in wide.rows[1:]:
         row.differences[name] = replace(row.differences[name], detectable=1.3)
-    assert mdd_suffix(wide, name, how) == ", MDD > 1.000"
-    assert mdd_suffix(board, name, how) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
+    assert mdd_suffix(wide, name) == ", MDD > 1.000"
+    assert mdd_suffix(board, name) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):

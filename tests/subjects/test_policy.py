@@ -113,7 +113,7 @@ def test_margins_are_taken_to_the_model_that_is_compared_with(models):
 
 def test_margins_of_a_policy_to_the_reference_in_its_own_backbone(models, adapter):
     subject = load_subject(str(adapter()), 0, CONFIG)
-    common = {"seed": 0, "config": CONFIG}
+    common = {"seed": 0, "config": CONFIG, "chat": subject.chat}
     reference = Policy(
         subject.backbone, subject.tokenizer, name="reference", identity="base", as_reference=True, **common
     )

@@ -182,7 +182,7 @@ def test_failures_change_nothing(serve):
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        ("garbage", r"no chat completion.*end in /v1.*3 times"),
+        ("garbage", r"no completion.*end in /v1.*3 times"),
         ("500", r"(?s)cannot be asked: HTTP 500: .*later.*3 times"),
     ],
 )
@@ -256,7 +256,7 @@ def test_an_odd_wait_is_none_or_a_number(asked):
 
 def test_a_reply_nested_too_deep_is_no_completion(serve):
     server = serve(lambda body: (200, b"[" * 100_000, ()))
-    with pytest.raises(TransientError, match="no chat completion"):
+    with pytest.raises(TransientError, match="no completion"):
         get_judge(f"openai:m@{server.url}").judge([Question("p", "x", "y")])
 
 
