@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from pathlib import Path
 
 BASELINES = {"trl": "TRL as shipped", "trl_best": "TRL at its best"}
@@ -23,6 +24,10 @@ BATCH, MAX_LENGTH, BETA = 4, 512, 0.1
 LR = {"lora": 1e-3, "full": 3e-5}  # at which the loss falls by .2 and more
 FILES = {"hh": "hh/harmless-base_test.jsonl.gz", "tldr": "tldr/comparisons.jsonl"}
 PASSED_ON = ("data", "peft", "dtype", "rows", "epochs", "loss", "checkpointing", "threads", "plain", "seed")
+
+
+def data_file(name: str) -> Path:
+    return Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data")) / FILES[name]
 
 
 def main() -> None:
@@ -83,16 +88,12 @@ def record(file: Path, rounds: list[dict]) -> None:
 
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     hardware = f"{machine}; torch {torch.__version__}, transformers {transformers.__version__}"
+    command = f"python {' '.join(a for a in sys.argv if str(file) not in a)}".replace(" --record", "")
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     for result in rounds:
-        new = {
-            "loss": result["against"].removeprefix("plo:"),
-            "peft": result["peft"],
-            "ratio": round(result["step_ratio"], 3),
-        }
-        new |= {"command": f"python {' '.join(a for a in sys.argv if str(file) not in a)}".replace(" --record", "")}
-        known = [each for each in known if (each["loss"], each["peft"]) != (new["loss"], new["peft"])]
-        known.append(new | {"hardware": hardware})
+        loss, peft, ratio = result["against"].removeprefix("plo:"), result["peft"], round(result["step_ratio"], 3)
+        known = [each for each in known if (each["loss"], each["peft"]) != (loss, peft)]
+        known.append({"loss": loss, "peft": peft, "ratio": ratio, "command": command, "hardware": hardware})
     file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
@@ -114,8 +115,7 @@ def table(result: dict) -> str:
     losses = result["plo"]["losses"]
     lines.append(
         f"plo is {result['ratio']:.2f} times as fast (by means {result['mean_ratio']:.2f}, steps alone "
-        f"{result['step_ratio']:.2f}) with "
-        f"{result['memory_ratio']:.2f} of the memory; its losses fall from {losses[0]:.3f} to {min(losses):.3f} and "
+        f"{result['step_ratio']:.2f}) with {result['memory_ratio']:.2f} of the memory; its losses fall from {losses[0]:.3f} to {min(losses):.3f} and "
         f"differ by at most {result['largest_loss_difference']:.3f}."
     )
     return "\n".join(lines)
@@ -149,12 +149,7 @@ def matmul_tflops(args: argparse.Namespace, size: int = 2048) -> float:
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.randn(size, size, device=device, dtype=getattr(torch, args.dtype))
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        (a @ a).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e12
+    return 2 * size**3 / min(timeit.repeat(lambda: (a @ a).sum().item(), repeat=10, number=1)) / 1e12
 
 
 # Inside a worker.
@@ -176,9 +171,8 @@ def worker(args: argparse.Namespace) -> None:
     args.worker, _, other_loss = args.worker.partition(":")
     args.loss = other_loss or args.loss
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
-    root = Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data"))
     pairs = load_data(
-        args.data, root / FILES[args.data], tokenizer=tokenizer, limit=args.rows, eval_limit=1, max_length=MAX_LENGTH
+        args.data, data_file(args.data), tokenizer=tokenizer, limit=args.rows, eval_limit=1, max_length=MAX_LENGTH
     ).train
     sys.stdin.readline()
     trainer, reference_seconds = (_plo if args.worker == "plo" else _trl)(args, pairs)
@@ -230,7 +224,7 @@ def _turnstile():
 def _plo(args, pairs):
     from plo.backbone.load import load_backbone
     from plo.backbone.reference import ReferenceStore
-    from plo.backbone.token_statistics import STATISTICS, needs_reference
+    from plo.backbone.token_statistics import needs_reference
     from plo.backbone.trainer import PreferenceTrainer
     from plo.config import ModelConfig, TrainConfig
     from plo.losses import get_loss
@@ -239,7 +233,7 @@ def _plo(args, pairs):
     loss = get_loss(args.loss)
     backbone.reset(args.seed, loss)
     started = time.perf_counter()
-    hidden = needs_reference([need for need in loss.needs if need in STATISTICS])
+    hidden = needs_reference(loss.needs)
     reference = ReferenceStore(args.folder / "store").get(backbone, pairs, hidden=hidden)
     seconds = time.perf_counter() - started
     config = TrainConfig(

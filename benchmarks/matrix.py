@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import yaml
-from backbone import BATCH, FILES, LR, MAX_LENGTH
+from backbone import BATCH, FILES, LR, MAX_LENGTH, data_file
 
 from plo.embedded import embedded_model
 
@@ -46,11 +46,10 @@ def main() -> None:
 
 
 def plo(args: argparse.Namespace, folder: Path) -> float:
-    root = Path(os.environ.get("PLO_DATA", Path(__file__).parents[2] / "shared" / "data"))
     experiment = {
         "name": "matrix", "model": {"name": "embedded", "peft": args.peft, "dtype": "bfloat16"}, "losses": args.losses, "seeds": list(SEEDS),
         "data": {
-            "source": args.data, "path": str((root / FILES[args.data]).resolve()), "limit": args.rows, "eval_limit": 4,
+            "source": args.data, "path": str(data_file(args.data).resolve()), "limit": args.rows, "eval_limit": 4,
             "max_length": MAX_LENGTH,
         },
         "train": {"lr": LR[args.peft], "batch_size": BATCH, "epochs": args.epochs, "warmup": 0.0}, "eval_at": [1.0],

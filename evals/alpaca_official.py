@@ -1,7 +1,4 @@
-"""AlpacaEval 2's definitions: rates by the alpaca-eval package, order of the answers, judge prompt.
-
-Nothing is downloaded if local files are given, nothing is written into the package, and no patch remains.
-"""
+"""AlpacaEval 2's definitions: rates by the alpaca-eval package, order of the answers, judge prompt."""
 
 import contextlib
 import hashlib

@@ -66,11 +66,7 @@ def load_tasks(tasks: Sequence[str], include_path: Path | None) -> tuple[Any, li
 
 @contextlib.contextmanager
 def _known_metrics(task: str) -> Iterator[None]:
-    """Refuse a task with a metric that lm-eval does not know, which lm-eval itself only logs.
-
-    Raises:
-        EvaluationError: a metric is unknown.
-    """
+    """Refuse a task with a metric that lm-eval does not know, which lm-eval itself only logs."""
     lost: list[str] = []
 
     class Listener(logging.Handler):
@@ -80,22 +76,17 @@ def _known_metrics(task: str) -> Iterator[None]:
 
     logger, listener = logging.getLogger("lm_eval"), Listener()
     logger.addHandler(listener)
-    error: Exception | None = None
     try:
         yield
-    except Exception as caught:
-        error = caught
     finally:
         logger.removeHandler(listener)
-    if lost:
-        from lm_eval.api.registry import metric_registry
+        if lost:  # whatever else lm-eval raises because of it
+            from lm_eval.api.registry import metric_registry
 
-        raise EvaluationError(
-            f"The lm-eval task {task!r} names the metric {lost[0]!r}, which lm-eval does not have."
-            f"{_near(lost[0], metric_registry)} Fix the metric_list of its task file."
-        ) from error
-    if error is not None:
-        raise error
+            raise EvaluationError(
+                f"The lm-eval task {task!r} names the metric {lost[0]!r}, which lm-eval does not have."
+                f"{_near(lost[0], metric_registry)} Fix the metric_list of its task file."
+            )
 
 
 @cache

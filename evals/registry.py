@@ -89,16 +89,12 @@ def register_evaluation(
             f"Evaluation {name!r}: main_score={main_score!r} is none of its metrics ({', '.join(directions)}). "
             f"Add it to higher_is_better."
         )
-    each: list[Any] = [
-        dict(given) if isinstance(given, Mapping) else {"*": given} for given in (bounds, digits, meaning)
-    ]
+    main = main_score or next(iter(directions), "")
+    each: list[Any] = [given if isinstance(given, Mapping) else {"*": given} for given in (bounds, digits, meaning)]
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        first = next(iter(directions), "")
-        facts = EvaluationFacts(
-            level, main_score or first, directions, each[0], each[1], each[2], judged, license, citation
-        )
+        facts = EvaluationFacts(level, main, directions, each[0], each[1], each[2], judged, license, citation)
         EVALUATIONS.register(name, function, facts=facts)
         return function
 

@@ -83,8 +83,7 @@ def evaluate(samples: pd.DataFrame, names: Iterable[str], reference: pd.DataFram
 
 
 def _check(samples: pd.DataFrame, which: str) -> None:
-    missing = [column for column in COLUMNS if column not in samples.columns]
-    if missing:
+    if missing := [column for column in COLUMNS if column not in samples.columns]:
         raise EvaluationError(
             f"The {which} frame lacks the columns {', '.join(missing)}. plo.evals.sample_level lists the columns of a "
             f"samples frame."
@@ -114,19 +113,16 @@ def _run(entry: Entry[EvaluationFacts], samples: pd.DataFrame, reference: pd.Dat
     frame = function(*arguments)
     if sorted(frame.columns) != sorted(declared):
         raise EvaluationError(
-            f"The evaluation {entry.name!r} ({entry.origin}) declared the metrics {sorted(declared)} "
-            f"but returned {sorted(frame.columns)}. "
-            f"List them in register_evaluation(higher_is_better={{...}})."
+            f"The evaluation {entry.name!r} ({entry.origin}) declared the metrics {sorted(declared)} but returned "
+            f"{sorted(frame.columns)}. List them in register_evaluation(higher_is_better={{...}})."
         )
     return frame[declared].astype(float)
 
 
 def _join(left: pd.DataFrame, right: pd.DataFrame, entry: Entry[EvaluationFacts]) -> pd.DataFrame:
-    taken = [column for column in right.columns if column in left.columns]
-    if taken:
+    if taken := [column for column in right.columns if column in left.columns]:
         raise EvaluationError(
-            f"The evaluation {entry.name!r} ({entry.origin}) returned {', '.join(taken)}, "
-            f"which is taken. Rename its metric."
+            f"The evaluation {entry.name!r} ({entry.origin}) returned {', '.join(taken)}, which is taken. Rename its metric."
         )
     rows = "samples" if entry.facts.level == "sample" else "prompts"
     if not right.index.sort_values().equals(left.index.sort_values()):

@@ -130,7 +130,6 @@ def win_rates(
             p_ab and p_ba are P(subject better), shown second and shown first.
         shown: the prompt as the judge sees it, for each of `asked`.
         against: "chosen", the row's preferred response, and "reference", samples of `subject.reference` drawn alike.
-        template: the judge prompt.
         think_end_token: end of a thought at the beginning of a sample, which is removed first; None: the thought stays.
 
     Raises:

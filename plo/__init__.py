@@ -4,10 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plo.losses import Loss, register_generator, register_loss
-    from plo.pairs import Pairs, Side
-    from plo.registry import Registry
-    from plo.scorers import Variant, get_loss, get_variant
+    from plo.losses import Loss as Loss
+    from plo.losses import register_generator as register_generator
+    from plo.losses import register_loss as register_loss
+    from plo.pairs import Pairs as Pairs
+    from plo.pairs import Side as Side
+    from plo.registry import Registry as Registry
+    from plo.scorers import Variant as Variant
+    from plo.scorers import get_loss as get_loss
+    from plo.scorers import get_variant as get_variant
 
 __version__ = "0.1.0"
 # Module of each public name. Names are imported on first use: torch takes a second, which `plo --help` need not wait.
@@ -22,17 +27,7 @@ _HOMES = {
     "register_generator": "losses",
     "register_loss": "losses",
 }
-__all__ = [
-    "Loss",
-    "Pairs",
-    "Registry",
-    "Side",
-    "Variant",
-    "get_loss",
-    "get_variant",
-    "register_generator",
-    "register_loss",
-]
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

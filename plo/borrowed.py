@@ -1,7 +1,7 @@
 """Private and undocumented names of other libraries, checked when plo is imported.
 
-A package that uses such names has a module `borrowed`, which lists them and is the only one to use them. If a new version
-of the library renames one, importing that module fails with a sentence, instead of training without it.
+A package that uses such names lists them in a module `borrowed`, the only one to use them. If a new version of a library
+renames one, importing that module fails with a sentence.
 """
 
 import importlib

@@ -1,22 +1,10 @@
 """Caches under PLO_HOME: their places and contents, and listing and pruning of their entries.
 
-    from plo import caches
-
-    for entry in caches.entries():                    # caches.entries(["reference"]) lists only these caches
-        entry.cache, entry.key, entry.path            # "reference", "3f2a...", Path
-        entry.size, entry.last_use, entry.held        # bytes, seconds since the epoch, whether a running process uses it
-        entry.damage()                                # None if it is intact, else a description; reads all its files
-    caches.CACHES["reference"].holds, .remade         # what an entry is, and how it is made again
-
-    pruned = caches.prune(["outputs"], unused_for=30 * 86_400, keep_bytes=10e9, dry_run=True)
-    pruned.removed, pruned.held                       # entries; `held` stay because a running process uses them
-
 Writers get the place of an entry from `CACHES[name].path(key)` and write it with `plo.store`. They `hold` or `lock` what
 they use, so that `prune` does not remove it while their process runs.
 """
 
 import fcntl
-import hashlib
 import logging
 import sqlite3
 import threading
@@ -26,11 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from filelock import FileLock
 
 from plo import store
-from plo.paths import plo_home
+from plo.paths import plo_home, text_digest
 
 FORM = 1  # version of the keys; with another number, `note_form` logs which caches are filled anew
 LEFTOVERS = {".lock", ".partial", ".part", ".sha256"}  # suffixes of files next to entries
@@ -62,13 +51,6 @@ class Cache:
     def path(self, key: str = "") -> Path:
         """Return the place of the entry with this key."""
         return plo_home() / self.pattern.replace("*", key)
-
-    def entries(self, held: frozenset[Path] = frozenset()) -> list["Entry"]:
-        """List the entries on disk; `held` are the paths that running processes use."""
-        others = {cache.folder for cache in CACHES.values()}
-        found = [p for p in plo_home().glob(self.pattern) if p.suffix not in LEFTOVERS and p not in others]
-        suffix = self.pattern.rpartition("*")[2]
-        return [Entry(self.name, path.name.removesuffix(suffix), path, path in held) for path in sorted(found)]
 
 
 CACHES = {
@@ -155,19 +137,6 @@ class Entry:
         return [file for file in beside if file.exists()]
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """Result of `prune`.
-
-    Attributes:
-        removed: deleted entries; with `dry_run`, those that would be deleted.
-        held: entries that stay only because a running process uses them.
-    """
-
-    removed: list[Entry]
-    held: list[Entry]
-
-
 def entries(names: Iterable[str] | None = None) -> list[Entry]:
     """List the entries of the caches `names`, or of all of them, in the order of `CACHES`.
 
@@ -176,7 +145,15 @@ def entries(names: Iterable[str] | None = None) -> list[Entry]:
     """
     with _uses_lock():
         held = _held()
-    return [entry for name in (CACHES if names is None else names) for entry in CACHES[name].entries(held)]
+    folders = {cache.folder for cache in CACHES.values()}
+    found = []
+    for name in CACHES if names is None else names:
+        pattern = CACHES[name].pattern
+        for path in sorted(plo_home().glob(pattern)):
+            if path.suffix not in LEFTOVERS and path not in folders:
+                key = path.name.removesuffix(pattern.rpartition("*")[2])
+                found.append(Entry(name, key, path, path in held))
+    return found
 
 
 def prune(
@@ -185,7 +162,7 @@ def prune(
     unused_for: float | None = None,
     keep_bytes: float | None = None,
     dry_run: bool = False,
-) -> Pruned:
+) -> tuple[list[Entry], list[Entry]]:
     """Delete entries of the caches `names`, or of all caches that are not expensive to fill again.
 
     Without `unused_for` and `keep_bytes` all entries are deleted. Entries that a running process uses always stay.
@@ -194,26 +171,25 @@ def prune(
         unused_for: delete entries that were not used for this number of seconds.
         keep_bytes: delete the least recently used entries until the rest takes at most this number of bytes.
         dry_run: delete nothing, and return what would be deleted.
+
+    Returns:
+        The deleted entries, and those that stay only because a running process uses them.
     """
     if names is None:
         names = [cache.name for cache in CACHES.values() if not cache.expensive]
-    found = sorted(entries(names), key=lambda entry: entry.last_use, reverse=True)
-    due, kept = [], 0.0
-    for entry in found:
-        kept += entry.size
+    removed, held, kept = [], [], 0.0
+    for entry in sorted(entries(names), key=lambda entry: entry.last_use, reverse=True):
         old = unused_for is not None and time.time() - entry.last_use > unused_for
-        too_much = keep_bytes is not None and kept > keep_bytes
-        if old or too_much or (unused_for is None and keep_bytes is None):
-            kept -= entry.size
-            due.append(entry)
-    pruned = Pruned([], [])
-    for entry in due:
+        too_much = keep_bytes is not None and kept + entry.size > keep_bytes
+        if not (old or too_much or (unused_for is None and keep_bytes is None)):
+            kept += entry.size
+            continue
         with _uses_lock():  # no process can begin to use the entry now
-            held = entry.path in _held()
-            if not held and not dry_run:
+            in_use = entry.path in _held()
+            if not in_use and not dry_run:
                 entry.remove()
-        (pruned.held if held else pruned.removed).append(entry)
-    return pruned
+        (held if in_use else removed).append(entry)
+    return removed, held
 
 
 _uses: dict[Path, IO[str]] = {}  # by PLO_HOME: open file that lists what this process holds
@@ -229,8 +205,7 @@ def hold(path: Path) -> None:
         with _uses_lock():
             uses = _uses.get(plo_home())
             if uses is None:
-                file = locks_folder() / f"{hashlib.sha256(repr((time.time_ns(), path)).encode()).hexdigest()[:16]}.uses"
-                uses = _uses[plo_home()] = file.open("w", encoding="utf-8")
+                uses = _uses[plo_home()] = (locks_folder() / f"{uuid4().hex}.uses").open("w", encoding="utf-8")
                 fcntl.flock(uses, fcntl.LOCK_EX)  # the system releases it, however the process ends
             uses.write(f"{path}\n")
             uses.flush()
@@ -246,8 +221,7 @@ def lock(path: Path) -> FileLock:
 
 def named_lock(*names: str) -> FileLock:
     """Return a lock for something that is not a file, in a folder that only this user can write to."""
-    digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
-    return FileLock(locks_folder() / f"{digest}.lock")
+    return FileLock(locks_folder() / f"{text_digest(' '.join(names))[:16]}.lock")
 
 
 def locks_folder() -> Path:
@@ -263,7 +237,7 @@ def note_form() -> None:
     known = file.read_text().strip() if file.exists() else None
     if known == str(FORM):
         return
-    if CACHES["reference"].entries():  # keys of the other caches have not changed
+    if entries(["reference"]):  # keys of the other caches have not changed
         log.warning(
             "Another version of plo wrote the cache of references in %s with other keys: what is needed is computed again. "
             "`plo cache prune --name reference --yes` frees the space.",

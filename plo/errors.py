@@ -1,5 +1,7 @@
 """The base class of the errors that plo writes for its users."""
 
+import traceback
+
 
 class PloError(Exception):
     """An error whose message is written for the user: it names the thing, the place and the remedy.
@@ -19,8 +21,5 @@ def one_line(error: BaseException, most: int = 400) -> str:
 
 def raised_at(error: BaseException) -> str:
     """Return file and line of the innermost call that raised."""
-    frames, where = error.__traceback__, "nowhere"
-    while frames is not None:
-        where = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
-        frames = frames.tb_next
-    return where
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"

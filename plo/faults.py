@@ -15,24 +15,22 @@ DENIED = re.compile(r"permission denied|unable to open database file|os error 13
 DISK = {
     errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EROFS: READ_ONLY, errno.EACCES: DENIED, errno.EPERM: DENIED,
 }  # fmt: skip
+REMEDIES = {  # what follows "FILE cannot be"
+    FULL: "written: the disk is full. Make room there",
+    READ_ONLY: "written: the disk is read-only. Mount it to be written",
+    DENIED: "read or written: permission is denied. Change its permissions",
+}
 PLACES = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY)
 
 
 def disk_fault(error: BaseException) -> str | None:
     """Return a sentence if `error`, or an error that caused it, is that a disk cannot be written."""
     for one in _behind(error):
-        number = one.errno if isinstance(one, OSError) else None
-        kind = DISK.get(number or 0) or next(
-            (kind for kind in (FULL, READ_ONLY, DENIED) if kind.search(str(one))), None
-        )
-        if kind is None:
-            continue
-        place = _place(one) or "a file of the MLflow store, of --out or of PLO_HOME"
-        if kind is FULL:
-            return f"{place} cannot be written: the disk is full. Make room there, or {ELSEWHERE}."
-        if kind is READ_ONLY:
-            return f"{place} cannot be written: the disk is read-only. Mount it to be written, or {ELSEWHERE}."
-        return f"{place} cannot be read or written: permission is denied. Change its permissions, or {ELSEWHERE}."
+        by_number = DISK.get(getattr(one, "errno", None) or 0)
+        if kind := by_number or next((kind for kind in REMEDIES if kind.search(str(one))), None):
+            place = getattr(one, "filename2", None) or getattr(one, "filename", None)
+            place = place or "a file of the MLflow store, of --out or of PLO_HOME"
+            return f"{place} cannot be {REMEDIES[kind]}, or {ELSEWHERE}."
     return None
 
 
@@ -65,8 +63,3 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _place(error: BaseException) -> str | None:
-    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
-    return str(name) if name else None

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 log = logging.getLogger("plo")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,23 +29,16 @@ Awaited = str | Callable[[], str]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it.
-
-    Attributes:
-        exit_code: 130 after SIGINT, 143 after SIGTERM, as a shell reports them.
-    """
+    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it."""
 
     def __init__(self, number: int):
         super().__init__(f"ended by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        self.exit_code = 128 + number  # as a shell reports it
 
 
-@dataclass(frozen=True)
-class _Wait:
-    """A wait of the process: what for, in words, and whether a signal raises at once."""
-
+class _Wait(NamedTuple):
     what: Awaited
-    raises: bool
+    raises: bool  # whether a signal raises at once
 
 
 _waits = [_Wait("the run ends", raises=True)]
@@ -56,11 +49,7 @@ _listening = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM in the block. Inside another `listening`, or in another thread, this does nothing.
-
-    The sentence is logged as a warning by a thread of its own, so that a main thread that is busy or waits in compiled code
-    does not delay it.
-    """
+    """Handle SIGINT and SIGTERM in the block. Inside another `listening`, or in another thread, this does nothing."""
     global _received, _listening, _at_signal
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -68,7 +57,7 @@ def listening() -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     _listening, _received, _at_signal = True, None, None
-    watch = threading.Thread(target=_answer, args=(ours,), daemon=True)
+    watch = threading.Thread(target=_answer, args=(ours,), daemon=True)  # it logs even while the main thread is busy
     watch.start()
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
@@ -86,25 +75,16 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def awaiting(what: Awaited) -> Iterator[None]:
-    """Let a signal raise `Interrupted` at once in the block.
-
-    Args:
-        what: what the process waits for, as the sentence has it ("waiting for 3 calls to the judge"), or a function that
-            returns it.
-    """
+    """Let a signal raise `Interrupted` at once in the block; `what` says in words what the process waits for."""
     check()
-    with _waiting(_Wait(what, raises=True)):
+    with _waiting(what, raises=True):
         yield
 
 
 @contextmanager
 def finishing(what: Awaited) -> Iterator[None]:
-    """Let something be finished before a signal raises: in the block it is only noted (see `requested`), after it it raises.
-
-    Args:
-        what: as in `awaiting`.
-    """
-    with _waiting(_Wait(what, raises=False)):
+    """Let something be finished before a signal raises: in the block it is only noted (see `requested`), after it it raises."""
+    with _waiting(what, raises=False):
         yield
     if _waits[-1].raises:
         check()
@@ -128,8 +108,8 @@ def check() -> None:
 
 
 @contextmanager
-def _waiting(wait: _Wait) -> Iterator[None]:
-    _waits.append(wait)
+def _waiting(what: Awaited, raises: bool) -> Iterator[None]:
+    _waits.append(_Wait(what, raises))
     try:
         yield
     finally:

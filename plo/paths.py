@@ -1,4 +1,4 @@
-"""The folder of plo's caches, names of folders, and digests of the content of files."""
+"""The folder of plo's caches, names of folders, and digests of texts and files."""
 
 import hashlib
 import os
@@ -21,6 +21,11 @@ def slug(name: str) -> str:
         ('evil', 'dpo-+-0.2-sft')
     """
     return re.sub(r"[^a-zA-Z0-9_.+-]+", "-", name)[:100].strip("-.") or "unnamed"
+
+
+def text_digest(*texts: str) -> str:
+    """Return the sha256 of texts, joined by line feeds."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def content_digest(path: Path) -> str:

@@ -75,11 +75,7 @@ class Registry(Generic[Facts]):
         ('#f00', True, ['red'])
     """
 
-    @overload
-    def __init__(self: "Registry[NoFacts]", kind: str, group: str | None = None) -> None: ...
-    @overload
-    def __init__(self, kind: str, group: str | None = None, *, facts: Callable[[], Facts]) -> None: ...
-    def __init__(self, kind: str, group: str | None = None, *, facts: Callable[[], Any] = NoFacts) -> None:
+    def __init__(self, kind: str, group: str | None = None, *, facts: Callable[[], Facts] = NoFacts):  # type: ignore[assignment]
         self.kind = kind
         self.group = group
         self._no_facts = facts
@@ -108,10 +104,9 @@ class Registry(Generic[Facts]):
             RegistryError: the name is taken (both origins are named), unless `replace=True`; or it cannot be written in
                 `name(key=value)`.
         """
-        if target is None:
-            self.check_name(name)
-            return lambda target: self.register(name, target, facts=facts, replace=replace) and target
         self.check_name(name)
+        if target is None:
+            return lambda target: self.register(name, target, facts=facts, replace=replace) and target
         entry = Entry(name, target, self._no_facts() if facts is None else facts, _origin(target))
         known = self._entries.get(self._aliases.get(name, name))
         if known is not None and not replace:

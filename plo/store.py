@@ -6,16 +6,17 @@ both. A file is written under another name and renamed after its checksum, so th
 
 import contextlib
 import glob
-import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from plo.paths import content_digest
 
 T = TypeVar("T")
 SUMS = "SHA256SUMS"  # the checksums of a folder's files
@@ -24,7 +25,7 @@ USE_SECONDS = 3600.0  # resolution of the time of last use
 ABANDONED = 86_400.0  # seconds after which a partial file belongs to a process that ended
 log = logging.getLogger(__name__)
 
-_verified: dict[Path, tuple[int, int, int]] = {}  # state of each file when this process found its sha256 right
+_verified: dict[Path, tuple[int, int, int] | None] = {}  # state of each file when this process found its sha256 right
 _unsummed: set[Path] = set()  # folders for which a missing checksum was reported
 
 
@@ -37,41 +38,32 @@ def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -
         durable: wait until the disk has the file. Values that can be computed again need not wait: the worst that a power
             failure leaves is a file with a wrong checksum.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    try:
+    with _replacing(path, durable) as aside:
         writer(aside)
-        digest, state = _digest(aside), _existing_state(aside)
-        if durable:
-            _sync(aside)
-        _put(_sums(path), f"{digest}  {path.name}\n", durable)
-        os.replace(aside, path)
-        if durable:
-            _sync(path.parent)
-        _verified[path] = state
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a text file; see `write`."""
-    write(path, lambda aside: aside.write_text(text, encoding="utf-8"), durable=durable)
+        state = _state(aside)
+        with _replacing(_sums(path), durable) as sums:
+            sums.write_text(f"{content_digest(aside)}  {path.name}\n", encoding="utf-8")
+    if durable:
+        _sync(path.parent)
+    _verified[path] = state
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write a JSON file; see `write`."""
-    write_text(path, json.dumps(value), durable=durable)
+    write(path, lambda aside: aside.write_text(json.dumps(value), encoding="utf-8"), durable=durable)
 
 
 def seal(folder: Path) -> None:
     """Write the checksums of a folder that another library has written completely; `intact` verifies them."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_sums(file))
-    lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    lines = [f"{content_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     for file in files:
         _sync(file)
-        _verified[file] = _existing_state(file)
-    _put(folder / SUMS, "".join(lines), durable=True)
+        _verified[file] = _state(file)
+    with _replacing(folder / SUMS, durable=True) as sums:
+        sums.write_text("".join(lines), encoding="utf-8")
 
 
 def is_sealed(folder: Path) -> bool:
@@ -124,7 +116,7 @@ def damage(path: Path) -> str | None:
             return f"lacks {name}"
         if _verified.get(file) == state:
             continue
-        if _digest(file) != digest:
+        if content_digest(file) != digest:
             what = "is damaged" if file == path else f"is damaged in {name}"
             return f"{what} (its sha256 differs from the recorded one)"
         _verified[file] = state
@@ -165,20 +157,11 @@ def remove(path: Path) -> None:
     _sums(path).unlink(missing_ok=True)
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _state(file: Path) -> tuple[int, int, int] | None:
     with contextlib.suppress(OSError):
-        return _existing_state(file)
+        found = file.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
     return None
-
-
-def _existing_state(file: Path) -> tuple[int, int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _sums(path: Path) -> Path:
@@ -204,10 +187,12 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
-def _put(path: Path, text: str, durable: bool) -> None:
+@contextlib.contextmanager
+def _replacing(path: Path, durable: bool) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` unless the block raises."""
     aside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        aside.write_text(text, encoding="utf-8")
+        yield aside
         if durable:
             _sync(aside)
         os.replace(aside, path)

@@ -6,8 +6,6 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader without dates: it reads 2026-11-29 as a text."""
-
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

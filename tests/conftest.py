@@ -45,6 +45,21 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenize_row():
+    """Tokenise one row as training does; BadRow if it would be dropped."""
+    from plo.data.errors import BadRow
+    from plo.data.tokenize import tokenize_rows
+
+    def make(row, tokenizer, max_length: int = 512, truncation: str = "keep_start"):
+        ((_, pair, _),) = tokenize_rows([row], tokenizer, max_length, truncation)
+        if isinstance(pair, str):
+            raise BadRow(pair)
+        return pair
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_llama():
     """A factory of tiny random Llamas; the same seed gives the same weights."""
 

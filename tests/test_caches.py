@@ -25,7 +25,7 @@ def fill(name, key, size=100, days=0.0):
     """An entry of `size` bytes, last used `days` ago."""
     path = CACHES[name].path(key)
     file = path / "0.json" if path.suffix == "" else path
-    store.write_text(file, "x" * size)
+    store.write(file, lambda aside: aside.write_text("x" * size))
     then = time.time() - days * DAY
     for part in (file, store._sums(file)):
         os.utime(part, (then, then))
@@ -79,7 +79,7 @@ def test_prune_by_age_by_size_and_by_name():
         fill("reference", key, size=100_000, days=days)
     fill("stages", "trained", days=99)
 
-    assert keys(caches.prune(unused_for=2.5 * DAY, dry_run=True).removed) == [("reference", "d")]
+    assert keys(caches.prune(unused_for=2.5 * DAY, dry_run=True)[0]) == [("reference", "d")]
     assert len(caches.entries()) == 5, "a dry run removes nothing"
     caches.prune(unused_for=2.5 * DAY)
     assert keys(caches.entries(["reference"])) == [("reference", key) for key in "abc"]
@@ -97,12 +97,12 @@ def test_what_another_process_uses_stays_until_it_ends(home):
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
 
-    pruned = caches.prune()
+    removed, held = caches.prune()
 
-    assert (keys(pruned.removed), keys(pruned.held)) == ([("reference", "free")], [("reference", "used")])
+    assert (keys(removed), keys(held)) == ([("reference", "free")], [("reference", "used")])
     other.kill()  # not even then is anything left behind
     other.wait()
-    assert keys(caches.prune().removed) == [("reference", "used")]
+    assert keys(caches.prune()[0]) == [("reference", "used")]
     assert list(home.glob("locks/*.uses")) == []
 
 
@@ -110,7 +110,7 @@ def test_this_process_holds_what_it_locks(home):
     with caches.lock(CACHES["scores"].path("made")):
         fill("scores", "made")
 
-    assert keys(caches.prune().held) == [("scores", "made")]
+    assert keys(caches.prune()[1]) == [("scores", "made")]
 
 
 def test_old_caches_are_reported_once(home, caplog):

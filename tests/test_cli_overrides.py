@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plo.cli.overrides import sort_settings, split, with_hyper_parameters
-from plo.config import ConfigError, field_names, load_experiment
+from plo.config import ConfigError, fields, load_experiment
 from plo.errors import PloError
 from plo.experiment.preflight import configured_variants
 from plo.losses import LOSSES
@@ -213,4 +213,4 @@ def test_the_remedy_of_a_message_works(settings, message, remedy):
     "key", ["train.learning_rate", "batch", "lossess", "max_len", "num_train_epochs", "eval_pairs"]
 )
 def test_a_near_name_is_a_setting(key):
-    assert near(key, field_names()) and set(near(key, field_names())) <= set(field_names())
+    assert near(key, fields()) and set(near(key, fields())) <= set(fields())

@@ -103,17 +103,16 @@ def test_a_cache_that_does_not_exist_is_named(kept):
 
 def planned(**changes):
     cells = [
-        PlannedCell("reference", 0, "k1", "finished", 0, 0),
-        PlannedCell("dpo", 0, "k2", "resumes", 50, 20),
-        PlannedCell("reference", 1, "k3", "to do", 0, 0),
-        PlannedCell("dpo", 1, None, "to do", 50, 0),
+        PlannedCell("reference", 0, "finished", 0, 0),
+        PlannedCell("dpo", 0, "resumes", 50, 20),
+        PlannedCell("reference", 1, "to do", 0, 0),
+        PlannedCell("dpo", 1, "to do", 50, 0),
     ]
-    stages = [PlannedStage("sft", ("sft", "dpo"), 25, 200, "finished", 12.5)]
+    stages = [PlannedStage("sft", ("sft", "dpo"), 25, 200, "finished")]
     facts = {
         "experiment": Experiment(losses=("dpo",), name="mine", eval_at=(0.5,)),
         "data": "200 pairs",
         "pairs": 200,
-        "held_out": 20,
     }
     facts |= {"store": "sqlite:///plo.db", "comparison": None, "cells": tuple(cells), "stages": tuple(stages)}
     facts |= {"evaluations": ("repetition",), "model_evaluations": (), "training_seconds": 1234.0}

@@ -24,6 +24,10 @@ def another_process(monkeypatch):
     return forget
 
 
+def write_text(path, text):
+    store.write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def flip(file, place=-1):
     data = bytearray(file.read_bytes())
     data[place] ^= 1
@@ -31,7 +35,7 @@ def flip(file, place=-1):
 
 
 def test_a_value_has_its_checksum_alongside(tmp_path):
-    store.write_text(tmp_path / "a" / "value.txt", "é\n")
+    write_text(tmp_path / "a" / "value.txt", "é\n")
 
     assert (tmp_path / "a" / "value.txt").read_bytes() == "é\n".encode()
     digest = hashlib.sha256("é\n".encode()).hexdigest()
@@ -72,7 +76,7 @@ def test_a_damaged_file_is_dropped_with_a_line(tmp_path, caplog, another_process
 
 def test_damage_within_the_process_is_seen_by_the_file_s_time(tmp_path):
     path = tmp_path / "value.txt"
-    store.write_text(path, "a" * 9)
+    write_text(path, "a" * 9)
     assert store.intact(path)
     flip(path)
     assert not store.intact(path)
@@ -80,10 +84,10 @@ def test_damage_within_the_process_is_seen_by_the_file_s_time(tmp_path):
 
 def test_a_file_is_read_through_once_a_process(tmp_path, monkeypatch, another_process):
     path, read = tmp_path / "value.txt", []
-    store.write_text(path, "a")
+    write_text(path, "a")
     another_process()
-    digest = store._digest
-    monkeypatch.setattr(store, "_digest", lambda file: read.append(file) or digest(file))
+    digest = store.content_digest
+    monkeypatch.setattr(store, "content_digest", lambda file: read.append(file) or digest(file))
 
     assert all(store.intact(path) for _ in range(3))
     assert read == [path]
@@ -125,7 +129,7 @@ def test_files_of_an_earlier_version_are_made_again_with_one_line_a_folder(tmp_p
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "value.txt"
-    store.write_text(path, "old")
+    write_text(path, "old")
 
     def fails(aside):
         aside.write_text("new")
@@ -148,13 +152,13 @@ def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_again(tmp_
     for file in (abandoned, other):
         os.utime(file, (two_days_ago, two_days_ago))
 
-    store.write_text(path, "whole")
+    write_text(path, "whole")
 
     assert not abandoned.exists() and live.exists() and other.exists()
 
 
 def test_an_intact_file_that_is_none_of_its_kind_is_dropped(tmp_path, caplog):
-    store.write_text(tmp_path / "value.json", "{")
+    write_text(tmp_path / "value.json", "{")
     assert store.read_json(tmp_path / "value.json") is None
     assert "cannot be read" in caplog.text and not (tmp_path / "value.json").exists()
 
@@ -171,7 +175,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
 
 def test_many_threads_write_one_value(tmp_path):
     path, text = tmp_path / "value.txt", "x" * 100_000
-    threads = [threading.Thread(target=store.write_text, args=(path, text)) for _ in range(8)]
+    threads = [threading.Thread(target=write_text, args=(path, text)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -131,7 +131,7 @@ def test_a_table_comes_back_exactly(tracker):
     kl = [0.1, 1 / 3, np.nan, 2e-300, 5]
     frame = pd.DataFrame({"prompt_id": range(5), "text": texts, "finished": [True] * 4 + [False], "kl": kl})
     cell.table(frame, "samples.json")
-    cell.data_input("sentiment", "d" * 64)
+    tracker.data_input(cell.run_id, "sentiment", "d" * 64)
     cell.finish()
     (read,) = tracker.cells("key-table")
     pd.testing.assert_frame_equal(read.table("samples.json"), frame, check_exact=True)

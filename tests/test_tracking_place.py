@@ -79,7 +79,8 @@ def test_a_copied_store_is_whole_and_writes_into_its_own_folder(recorded, tmp_pa
     assert [cell.folder.name for cell in writer.cells("one")] == ["reference", "dpo", "ipo"]
     assert {Path(cell._tracker._folder(cell.run_id)).parents[1] for cell in writer.cells()} == {here / "mlartifacts"}
     assert files(there) == before and len(Tracker(there / "plo.db", create=False).cells()) == 2
-    addresses = [run.artifacts for run in ClientReader(writer._client).search(writer._id, {"plo.kind": "cell"})]
+    reader = ClientReader(writer._client)
+    addresses = [reader.artifacts(run.run_id) for run in reader.search(writer._id, {"plo.kind": "cell"})]
     assert all(address.startswith((here / "mlartifacts").as_uri()) for address in addresses)  # MLflow's page finds them
 
 

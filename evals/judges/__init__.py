@@ -18,14 +18,11 @@ from plo.evals.judges.rows import read_gold
 from plo.evals.judges.session import JudgeSession
 from plo.evals.judges.template import Template, TemplateError, get_template
 
-for _kind, _class in {
-    "openai": "openai:OpenAI",
-    "hf": "hf:HuggingFace",
-    "reward": "reward:Reward",
-    "gold": "gold:Gold",
-    "replay": "replay:Replay",
-}.items():
-    JUDGES.register(_kind, f"plo.evals.judges.{_class}")
+JUDGES.register("openai", "plo.evals.judges.openai:OpenAI")
+JUDGES.register("hf", "plo.evals.judges.hf:HuggingFace")
+JUDGES.register("reward", "plo.evals.judges.reward:Reward")
+JUDGES.register("gold", "plo.evals.judges.gold:Gold")
+JUDGES.register("replay", "plo.evals.judges.replay:Replay")
 
 __all__ = [
     "JUDGES",

@@ -1,11 +1,12 @@
 """Verdicts on disk: one SQLite file that processes share, so that nothing is paid for twice."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -35,7 +36,7 @@ _FROM_SECOND_FORM = (
     "UPDATE verdicts SET sum = row_sum(key, p, answer)",
     "COMMIT",
 )
-_PUT = """INSERT INTO verdicts (key, judge, p, answer, tries, sum) VALUES (:key, :judge, :p, :answer, 1, :sum)
+_PUT = """INSERT INTO verdicts (key, judge, p, answer, tries, sum) VALUES (?, ?, ?, ?, 1, ?)
     ON CONFLICT (key) DO UPDATE SET p = excluded.p, answer = excluded.answer, sum = excluded.sum, tries = tries + 1
     WHERE p IS NULL"""
 
@@ -48,7 +49,6 @@ def key_of(judge: Judge, question: Question) -> str:
 
 
 def _row_sum(key: str, p: float | None, answer: str) -> str:
-    """Return the checksum of a row."""
     content = repr((key, p if p is None else float(p), answer))
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -71,61 +71,49 @@ class VerdictCache:
         caches.hold(self.path)
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Unlike all later statements, enabling the write-ahead log does not wait for other processes.
-            with FileLock(f"{self.path}.lock"):
-                self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.create_function("row_sum", 3, _row_sum, deterministic=True)
-                self._db.execute(_TABLE)
-                columns = {column[1] for column in self._db.execute("PRAGMA table_info(verdicts)")}
-                for statement in (
-                    _FROM_FIRST_FORM if "cost" in columns else () if "sum" in columns else _FROM_SECOND_FORM
-                ):
+        # Unlike all later statements, enabling the write-ahead log does not wait for other processes.
+        with FileLock(f"{self.path}.lock"), self._used():
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.create_function("row_sum", 3, _row_sum, deterministic=True)
+            self._db.execute(_TABLE)
+            columns = {column[1] for column in self._db.execute("PRAGMA table_info(verdicts)")}
+            if "sum" not in columns:
+                for statement in _FROM_FIRST_FORM if "cost" in columns else _FROM_SECOND_FORM:
                     self._db.execute(statement)
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
 
     def get(self, judge: Judge, questions: Iterable[Question]) -> dict[Question, tuple[Verdict, int]]:
         """Return the cached verdicts, at cost 0, each with its number of answers: above 1 only after unreadable ones."""
         found = {}
-        with self._lock:
-            try:
-                for question in questions:
-                    key = key_of(judge, question)
-                    select = "SELECT p, answer, tries, sum FROM verdicts WHERE key = ?"
-                    row = self._db.execute(select, (key,)).fetchone()
-                    if row is not None and row[3] != _row_sum(key, *row[:2]):
-                        self._db.execute("DELETE FROM verdicts WHERE key = ? AND sum IS ?", (key, row[3]))
-                        logging.getLogger("plo").warning(
-                            "%s: a verdict of %s is damaged (its sha256 is not that of what was written): removed, to be "
-                            "asked again.",
-                            self.path,
-                            judge.name,
-                        )
-                    elif row is not None:
-                        found[question] = Verdict(*row[:2]), row[2]
-            except sqlite3.Error as error:
-                raise self._broken(error) from error
+        with self._used():
+            for question in questions:
+                key = key_of(judge, question)
+                select = "SELECT p, answer, tries, sum FROM verdicts WHERE key = ?"
+                row = self._db.execute(select, (key,)).fetchone()
+                if row is not None and row[3] != _row_sum(key, *row[:2]):
+                    self._db.execute("DELETE FROM verdicts WHERE key = ? AND sum IS ?", (key, row[3]))
+                    logging.getLogger("plo").warning(
+                        f"{self.path}: a verdict of {judge.name} is damaged (its sha256 is not that of what was written): "
+                        f"removed, to be asked again."
+                    )
+                elif row is not None:
+                    found[question] = Verdict(*row[:2]), row[2]
         return found
 
     def put(self, judge: Judge, question: Question, verdict: Verdict) -> None:
         """Store a verdict, unless another process already did; unreadable ones are counted until one can be read."""
-        row = {
-            "key": key_of(judge, question),
-            "judge": judge.name,
-            "p": verdict.p,
-            "answer": without_surrogates(verdict.answer),
-        }
-        row["sum"] = _row_sum(row["key"], row["p"], row["answer"])
-        with self._lock:
-            try:
-                self._db.execute(_PUT, row)
-            except sqlite3.Error as error:
-                raise self._broken(error) from error
+        key, answer = key_of(judge, question), without_surrogates(verdict.answer)
+        with self._used():
+            self._db.execute(_PUT, (key, judge.name, verdict.p, answer, _row_sum(key, verdict.p, answer)))
 
-    def _broken(self, error: sqlite3.Error) -> JudgeError:
-        return JudgeError(
-            f"The file of verdicts {self.path} cannot be used: {error}. Free space on its disk, or name another file. If you "
-            f"remove the file, its verdicts are asked, and paid for, again."
-        )
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        """Keep other threads from the file, and name it in errors."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise JudgeError(
+                f"The file of verdicts {self.path} cannot be used: {error}. Free space on its disk, or name another file. If "
+                f"you remove the file, its verdicts are asked, and paid for, again."
+            ) from error

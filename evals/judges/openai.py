@@ -12,7 +12,7 @@ from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, TransientError, Verdict
 from plo.evals.judges.template import Template
 from plo.subjects.client import Answer, CallError, Client
-from plo.subjects.endpoint import PROVIDER, EndpointError, read_endpoint
+from plo.subjects.endpoint import PROVIDER, read_endpoint
 
 MOST = 0.5  # mass of the first token above which the labels' log-probs are the verdict
 DAY = 86_400  # seconds, the longest time-out of a socket
@@ -47,7 +47,8 @@ class OpenAI(Judge):
         request: further fields of the request; one that is None is left out ({"temperature": None}).
 
     Raises:
-        JudgeError: no model is named, there is no key, or the package is not installed; when asked: the server refuses.
+        EndpointError, MissingExtra: the address is malformed, or the package openai is missing.
+        JudgeError: there is no key; when asked: the server refuses.
         TransientError: a call failed for now.
     """
 
@@ -68,10 +69,7 @@ class OpenAI(Judge):
         longest: PositiveInt | None = None,
         request: dict[str, Any] | None = None,
     ):
-        try:
-            self.endpoint = read_endpoint(argument, "openai", PROVIDER)
-        except EndpointError as error:
-            raise JudgeError(str(error)) from None
+        self.endpoint = read_endpoint(argument, "openai", PROVIDER)
         own = "@" in argument
         self.name = f"openai:{self.endpoint.model}@{self.endpoint.url}" if own else f"openai:{argument}"
         self.template, self.concurrency, self.retries, self.timeout = template, concurrency, retries, timeout
@@ -93,10 +91,7 @@ class OpenAI(Judge):
                 f"The judge {self.name} needs a key: set the environment variable OPENAI_API_KEY, or name your own "
                 f"server, openai:{self.endpoint.model}@http://HOST:PORT/v1."
             )
-        try:
-            self.served = Client(self.endpoint, timeout)
-        except ImportError as error:
-            raise JudgeError(f"The judge {self.name} needs the package openai: pip install 'plo[evals]'.") from error
+        self.served = Client(self.endpoint, timeout)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         return [self._ask(question) for question in questions]

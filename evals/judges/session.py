@@ -70,12 +70,7 @@ class JudgeSession:
         return spec_name(self.spec)
 
     def check(self) -> None:
-        """Check the specification without loading a model or calling a server.
-
-        Raises:
-            JudgeError, RegistryError, HyperParameterError: as `get_judge`, except for what only the model itself can show.
-            DataError: a record cannot be read.
-        """
+        """Raise the errors of `get_judge` that show without loading a model or calling a server."""
         check_spec(self.spec)
 
     @cached_property
@@ -180,11 +175,7 @@ class JudgeSession:
         self._readable.clear()
 
     def enforce_read(self) -> None:
-        """Check that at least one answer since `begin` could be read, if any question was asked.
-
-        Raises:
-            JudgeError: none could be read.
-        """
+        """Raise a JudgeError if questions were asked since `begin` and no answer could be read."""
         if self._readable and not any(self._readable):
             raise JudgeError(
                 f"None of the {len(self._readable)} answers of the judge {self.name} could be read, so there is no verdict. "

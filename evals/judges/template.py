@@ -109,11 +109,5 @@ def _parse(path: Path, text: str) -> Template:
     if lacking := [what for what, is_fault in faults.items() if is_fault]:
         raise TemplateError(f"The judge prompt {path} lacks {'; '.join(lacking)}.")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Template(
-        path.stem,
-        facts["version"],
-        (labels[0], labels[1]),
-        answer,
-        messages,
-        f"{path.stem} {facts['version']} {digest}",
-    )
+    name, version = path.stem, facts["version"]
+    return Template(name, version, (labels[0], labels[1]), answer, messages, f"{name} {version} {digest}")

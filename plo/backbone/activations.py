@@ -1,9 +1,8 @@
 """RMS norms and gated MLPs that keep less for the backward pass.
 
-autograd keeps what every operation multiplies: for an RMS norm its input and its intermediate results, for a gated MLP,
-down(act(gate) * up), the tensors gate, act(gate), up and their product, which are the widest of a layer. All but the
-norm's input, gate and up can be computed again by cheap elementwise work. This saves a third of what SmolLM2 keeps in
-bfloat16.
+autograd keeps what every operation multiplies: of a gated MLP, down(act(gate) * up), the tensors gate, act(gate), up and
+their product. All but an RMS norm's input, gate and up can be computed again by cheap elementwise work, which saves a third
+of what SmolLM2 keeps in bfloat16.
 """
 
 import copy
@@ -51,15 +50,13 @@ _verdicts: WeakKeyDictionary[nn.Module, _Make | None] = WeakKeyDictionary()
 
 def _replacement(module: nn.Module) -> _Make | None:
     """Return the function that makes a forward method which keeps less for `module`; None if none agrees with it."""
-    if _is_trained_gated_mlp(module):
-        makes = (_gated_mlp,)
-    elif isinstance(getattr(module, "variance_epsilon", None), float) and [
-        name for name, _ in module.named_parameters(recurse=False)
-    ] == ["weight"]:
-        makes = (_rms_norm, _whole_again) if _is_trained_rms_norm(module) else (_rms_norm,)
-    elif _is_trained_rms_norm(module):
-        makes = (_whole_again,)
-    else:
+    parameters = [name for name, _ in module.named_parameters(recurse=False)]
+    makes: list[_Make] = [_gated_mlp] if _is_trained_gated_mlp(module) else []
+    if parameters == ["weight"] and isinstance(getattr(module, "variance_epsilon", None), float):
+        makes.append(_rms_norm)
+    if _is_trained_rms_norm(module):
+        makes.append(_whole_again)
+    if not makes:
         return None
     if module not in _verdicts:
         _verdicts[module] = next((make for make in makes if agrees(module, make)), None)
@@ -67,15 +64,14 @@ def _replacement(module: nn.Module) -> _Make | None:
 
 
 def _gated_mlp(mlp: Any) -> Callable[[Tensor], Tensor]:
-    return lambda x: _again(partial(_down, mlp), mlp.gate_proj(x), mlp.up_proj(x))
+    def down(gate: Tensor, up: Tensor) -> Tensor:
+        return mlp.down_proj(mlp.act_fn(gate) * up)
+
+    return lambda x: _again(down, mlp.gate_proj(x), mlp.up_proj(x))
 
 
 def _whole_again(module: nn.Module) -> Callable[..., Tensor]:
     return partial(_again, module.forward)
-
-
-def _down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
-    return mlp.down_proj(mlp.act_fn(gate) * up)
 
 
 def _rms_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -110,7 +106,7 @@ class _RMSNorm(torch.autograd.Function):
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Call a function that draws nothing at random, and keep its inputs alone for the backward pass.
 
-    The backward pass computes it again up to the last tensor that is needed: in `_down`, before the product with its weight.
+    The backward pass computes it again up to the last tensor that is needed: of a gated MLP, before the product with its weight.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)

@@ -1,9 +1,7 @@
 """Attention of packed groups: each prompt once with its responses after it, many groups in one row, nothing padded.
 
-A token sees its own group's prompt and its own response up to itself. The work for a group of n tokens is at most n^2,
-with columns rounded up to whole `LANES`, whatever else is in the row. The layout takes the place of the attention mask:
-transformers' models pass a 4-D mask on unchanged, so that it reaches every layer, and the second forward pass of a
-checkpointed layer.
+A token sees its own group's prompt and its own response up to itself. The layout takes the place of the attention mask:
+transformers' models pass a 4-D mask on unchanged to every layer, also in the second pass of a checkpointed layer.
 """
 
 from collections.abc import Callable, Sequence

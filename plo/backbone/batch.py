@@ -1,12 +1,13 @@
 """Batches of token ids as tensors, made of groups (a prompt and its responses) as packed or padded rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from plo.backbone.attention import layout
 from plo.data import DataError, Pair
@@ -73,30 +74,24 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with every tensor on `device`."""
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        columns = {name: values.to(device) for name, values in self.columns.items()}
+        return replace(self, **tensors, columns=columns)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {name: tensor.to(device) for name, tensor in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def collate(
-    pairs: Sequence[Pair], columns: Sequence[str] = (), *, packed: bool = False, padding_side: str = "right"
-) -> Batch:
+def collate(pairs: Sequence[Pair], columns: Sequence[str] = (), *, packed: bool = False) -> Batch:
     """Return pairs as one batch, chosen before rejected, with the named columns of the data set.
 
     Raises:
         DataError: a pair lacks a column, or has no prompt or no response.
     """
     groups = [(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
-    batch = collate_groups(groups, packed=packed, padding_side=padding_side)
+    batch = collate_groups(groups, packed=packed)
     values = {name: torch.tensor([_column(p, name) for p in pairs], dtype=torch.float32) for name in columns}
     return replace(batch, columns=values)
 
 
-def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_side: str = "right") -> Batch:
+def collate_groups(groups: Sequence[Group], *, packed: bool = False) -> Batch:
     """Return prompts with the same number of responses each as one batch.
 
     A padded batch has a row for each prompt and response: the first response of every group, then the second of every
@@ -112,32 +107,26 @@ def collate_groups(groups: Sequence[Group], *, packed: bool = False, padding_sid
             raise DataError(f"Row {row} of the batch has no prompt or no response: nothing to predict from, or to.")
     lengths = torch.tensor([len(response) for _, response in sequences])
     return Batch(
-        **(_packed(groups) if packed else _padded(sequences, padding_side)),
+        **(_packed(groups) if packed else _padded(sequences)),
         mask=torch.arange(int(lengths.max())) < lengths[:, None],
         targets=torch.tensor([token for _, response in sequences for token in response]),
         tokens=sum(len(prompt) + len(response) for prompt, response in sequences),
     )
 
 
-def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], padding_side: str) -> dict[str, Any]:
-    sizes = [len(prompt) + len(response) for prompt, response in sequences]
-    shape = (len(sequences), max(sizes))
-    input_ids = torch.full(shape, PAD)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
+def _padded(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Any]:
+    rows = [torch.tensor([*prompt, *response]) for prompt, response in sequences]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=PAD)
+    steps = torch.arange(input_ids.shape[1])
+    attention_mask = (steps < torch.tensor([[len(row)] for row in rows])).long()
     positions = []
-    for row, ((prompt, response), size) in enumerate(zip(sequences, sizes, strict=True)):
-        first = shape[1] - size if padding_side == "left" else 0
-        span = slice(first, first + size)
-        input_ids[row, span] = torch.tensor([*prompt, *response])
-        attention_mask[row, span] = 1
-        position_ids[row, span] = torch.arange(size)
-        last_of_prompt = row * shape[1] + first + len(prompt) - 1
+    for row, (prompt, response) in enumerate(sequences):
+        last_of_prompt = row * len(steps) + len(prompt) - 1
         positions.append(torch.arange(last_of_prompt, last_of_prompt + len(response)))
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "position_ids": position_ids,
+        "position_ids": steps * attention_mask,
         "positions": torch.cat(positions),
     }
 

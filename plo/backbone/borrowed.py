@@ -1,8 +1,7 @@
 """Private and undocumented names of torch, transformers, peft and accelerate; no other module of the backbone uses them.
 
-Importing this module checks that they exist. A new version could also keep a name and change what it does. Packed
-attention, LoRA layers, norms and clipping are therefore compared in numbers where they are used, and the trainer's hooks
-are checked to be called.
+Importing this module checks that they exist. As a new version could also keep a name and change what it does, packed
+attention, LoRA layers, norms and clipping are compared in numbers where they are used.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from plo import distributed
 from plo.borrowed import TORCH, Library
 
 TRANSFORMERS = Library("transformers", tried=("5.21.0", "5.23.0"))
@@ -24,13 +24,8 @@ ACCELERATE = Library("accelerate", tried=("1.12.0", "1.15.0"))
 
 # torch
 
-_torch = TORCH.require(
-    "torch",
-    "_softmax_backward_data",
-    "autocast_increment_nesting",
-    "autocast_decrement_nesting",
-    "clear_autocast_cache",
-)
+_torch = TORCH.require("torch", "_softmax_backward_data", "clear_autocast_cache")
+TORCH.require("torch", "autocast_increment_nesting", "autocast_decrement_nesting")
 TORCH.require("torch.optim:Adam", ".grad_scale")
 _backends = TORCH.require("torch.backends.cpu", "get_cpu_capability")
 _cpu = TORCH.require("torch.cpu", "get_capabilities")
@@ -65,8 +60,8 @@ def divide_gradients(optimizer: Optimizer, by: Tensor) -> None:
 def multiplies_bfloat16() -> bool:
     """Return whether the CPU has instructions for products in bfloat16, and torch uses them.
 
-    Without them products in bfloat16 are many times slower than in float32. `ATEN_CPU_CAPABILITY` holds torch below
-    what the CPU has. Nothing is measured, as the dtype is part of what identifies a run.
+    Without them such products are many times slower than in float32. The environment variable `ATEN_CPU_CAPABILITY` may
+    hold torch below what the CPU has.
     """
     capabilities, used = _cpu.get_capabilities(), _backends.get_cpu_capability()
     return used.startswith("AVX512") and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -88,6 +83,20 @@ sdpa_mask = TRANSFORMERS.require("transformers.masking_utils", "sdpa_mask").sdpa
 def attention_of(model: PreTrainedModel) -> str:
     """Return the name of the attention that a model computes with."""
     return str(model.config._attn_implementation)
+
+
+@contextmanager
+def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let a model attend by another implementation inside, and by its own again afterwards."""
+    before = attention_of(model)
+    if implementation == before:
+        yield
+        return
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def decoder_layers(model: PreTrainedModel) -> set[str]:
@@ -181,12 +190,23 @@ def repeatable(loader: DataLoader, arguments: TrainingArguments) -> DataLoader:
     )
 
 
-class HookedTrainer(Trainer):
-    """transformers' `Trainer`, whose private methods call hooks with plain names, each of them checked to be called.
+def check_unscaled(loss: Tensor, scaler: Any) -> None:
+    """Raise a BorrowedError in the backward pass of `loss` if it was scaled since `compute_loss` returned it.
 
     Args:
-        checkpoints: hooks that write and read checkpoints (`plo.backbone.checkpoints.Checkpoints`).
+        scaler: accelerate's gradient scaler, if there is one.
     """
+    expected = 1.0 if scaler is None else scaler.get_scale()
+
+    def check(gradient: Tensor) -> None:
+        if float(gradient) != expected:
+            raise TRANSFORMERS.error(f"Trainer.training_step multiplies the loss by {float(gradient) / expected:.3g}")
+
+    loss.register_hook(check)
+
+
+class HookedTrainer(Trainer):
+    """transformers' `Trainer`, whose private methods call `clip_gradient` and `Checkpoints`, each checked to be called."""
 
     clip_gradient: Callable[[], Tensor]
 
@@ -195,7 +215,6 @@ class HookedTrainer(Trainer):
         self.checkpoints = checkpoints
         self.sharded = False
         self.called: set[str] = set()
-        self.computed: Tensor | None = None  # what `compute_loss` returned last
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # the latter tells it before 5.19
         self.add_callback(_HooksAreCalled(self))
 
@@ -206,17 +225,6 @@ class HookedTrainer(Trainer):
             if hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # since 5.23, as the other one
                 TRANSFORMERS.require("transformers:Trainer", "_defer_fsdp_gradient_reduction")
         self.sharded = self.is_distributed_loading_by_transformers = sharded
-
-    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """Train on a micro-batch, and check on the first one that transformers leaves the loss as `compute_loss` gave it."""
-        loss = super().training_step(*arguments, **keywords)
-        if "training_step" not in self.called and self.computed is not None and self.computed.isfinite():
-            self.called.add("training_step")
-            if not torch.equal(loss, self.computed):
-                raise TRANSFORMERS.error(
-                    f"Trainer.training_step makes {loss.item():.6g} of the loss {self.computed.item():.6g} of a micro-batch"
-                )
-        return loss
 
     def _defer_fsdp_gradient_reduction(self):
         """Defer nothing: shards of the gradient add up over micro-batches, and a whole gradient might not fit."""
@@ -246,7 +254,7 @@ class HookedTrainer(Trainer):
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         self.called.add("random_states_saved")
-        self.checkpoints.random_states_saved()
+        distributed.gather(None)  # all processes have written theirs before the main one declares the checkpoint whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         self.called.add("load_weights")
@@ -260,11 +268,7 @@ class HookedTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def check_called(self, when: str, *hooks: str) -> None:
-        """Raise where transformers did not call a hook that it should have called by now.
-
-        Raises:
-            BorrowedError: with the hook, and the versions that call it.
-        """
+        """Raise a BorrowedError where transformers did not call a hook that it should have called by now."""
         if missing := [hook for hook in hooks if hook not in self.called]:
             raise TRANSFORMERS.error(f"Trainer did not call the method behind {', '.join(missing)} {when}")
 

@@ -1,7 +1,4 @@
-"""Checkpoints of a training, which hold everything that is trained and nothing else.
-
-The last two are kept, so that a damaged one costs its steps and not the training.
-"""
+"""Checkpoints of a training, which hold everything that is trained; the last two are kept, as one may be damaged."""
 
 import json
 import re
@@ -46,11 +43,7 @@ def last_checkpoint(folder: Path, lacking: Callable[[int, int], str | None] = la
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a training.
-
-    Args:
-        folder: folder of the training.
-    """
+    """Writes and reads the checkpoints of a training, in its folder."""
 
     def __init__(self, backbone: Backbone, folder: Path):
         self.backbone, self.folder = backbone, folder
@@ -74,19 +67,13 @@ class Checkpoints:
             save_file(trained, folder / TRAINED)
 
     def load_weights(self, folder: Path) -> None:
-        """Read back what `save_weights` wrote.
-
-        Raises:
-            ModelError: it belongs to another model or loss.
-        """
+        """Read back what `save_weights` wrote; raise a ModelError if it belongs to another model or loss."""
         saved = load_file(folder / TRAINED)
         trained = self.backbone.trained()
         if saved.keys() != trained.keys():
             different = sorted(saved.keys() ^ trained.keys())[:5]
             raise ModelError(f"The checkpoint {folder} is of another model or loss: {different} ...")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(sharding.like(saved[name], parameter))
+        sharding.copy(saved, trained)
 
     def save_optimizer(self, folder: Path, optimizer: Any, schedule: Any) -> None:
         """Write a sharded optimiser's state in full, so that another number of processes, sharded or not, can continue."""
@@ -104,7 +91,3 @@ class Checkpoints:
             state["state"][number] = {name: sharding.like(v, parameters[number]) for name, v in values.items()}
         optimizer.load_state_dict(state)
         schedule.load_state_dict(torch.load(folder / SCHEDULER_FILE, weights_only=True))
-
-    def random_states_saved(self) -> None:
-        """Wait until each process has written its own, before the main one declares the checkpoint whole."""
-        distributed.gather(None)

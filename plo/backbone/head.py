@@ -1,9 +1,11 @@
 """The step from a causal LM's last hidden state to its logits."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from plo.backbone.borrowed import BaseTunerLayer
@@ -27,11 +29,7 @@ def scaled(config: PreTrainedConfig, logits: Tensor) -> Tensor:
 
 
 def check_plain(model: PreTrainedModel) -> None:
-    """Raise if a model has adapters already, which the trained ones would replace, as they have the same name.
-
-    Raises:
-        ModelError: the model has an adapter.
-    """
+    """Raise a ModelError if a model has adapters already, which the trained ones would replace, having the same name."""
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError(
             f"The model {model.name_or_path!r} has an adapter already. New adapters would replace it, and training would start "
@@ -39,17 +37,30 @@ def check_plain(model: PreTrainedModel) -> None:
         )
 
 
-def check_head(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None:
-    """Compare `head` of the last hidden state with the model's own logits, as families differ in what follows the LM head.
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Compare `scaled` of the LM head's output with the model's own logits, as families differ in what follows the head.
 
     Raises:
         ModelError: the logits differ, or the model's own are not finite.
     """
     device = next(model.parameters()).device
     ids = torch.arange(1, 9, device=device)[None] % model.config.get_text_config().vocab_size
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
-        got = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        head: Any = model.get_output_embeddings()
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        got = scaled(model.config, head(states)).float()
     if not expected.isfinite().all():
         raise ModelError(
             f"The model {model.name_or_path!r} answers with numbers that are not finite: its weights are damaged, or "

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plo.backbone.head import ModelError
+from plo.backbone.steps import longest
 from plo.data import Pair
 
 
@@ -18,13 +19,9 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raise if a tokenizer writes ids that the model has no embedding of.
+    """Raise a ModelError if a tokenizer writes ids that the model has no embedding of.
 
     Special tokens other than EOS are ignored, as many tokenizers have a padding token that their model has never seen.
-    `check_rows` checks the tokens that rows really contain.
-
-    Raises:
-        ModelError: the tokenizer belongs to another model.
     """
     size = vocabulary_of(model)
     unused = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
@@ -50,14 +47,11 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 
 def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) -> None:
-    """Raise if a sequence has more tokens than the model has learned positions.
+    """Raise a ModelError if a sequence has more tokens than the model has learned positions.
 
     Args:
         what: the sequence, for the message.
         remedy: what to do about it, for the message.
-
-    Raises:
-        ModelError: the sequence is too long.
     """
     limit = learned_positions(model)
     if limit is not None and tokens > limit:
@@ -67,17 +61,12 @@ def check_length(model: PreTrainedModel, tokens: int, what: str, remedy: str) ->
 
 
 def check_rows(model: PreTrainedModel, pairs: Sequence[Pair]) -> None:
-    """Raise if a pair has token ids or positions that the model does not know.
-
-    Raises:
-        ModelError: the message names the row.
-    """
+    """Raise a ModelError, which names the row, if a pair has token ids or positions that the model does not know."""
     size = vocabulary_of(model)
     limit = learned_positions(model)
     for pair in pairs:
         if limit is not None:
-            tokens = len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-            check_length(model, tokens, f"{pair.where}", f"set data.max_length={limit} or less")
+            check_length(model, longest(pair), pair.where, f"set data.max_length={limit} or less")
         if (largest := max(map(max, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)))) >= size:
             raise ModelError(
                 f"{pair.where} holds the token id {largest}, and {model.name_or_path} has embeddings of {size} tokens: take "

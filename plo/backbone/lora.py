@@ -1,10 +1,9 @@
 """LoRA adapters, and their linear layer as one operation: the numbers of peft's layer with fewer passes over its output.
 
-peft computes y = x W^T and adds s (x A^T) B^T to it. That takes two more tensors of y's size forward and two backward, for
-products whose inner dimension is the rank. Here they are accumulated in place.
+peft computes y = x W^T and adds s (x A^T) B^T to it, which takes two more tensors of y's size forward and two backward.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -35,14 +34,14 @@ def fuse(policy: PeftModel, autocast: bool) -> None:
     for layer in policy.modules():
         plain = type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
         if plain and _agrees():
-            layer.forward = _Forward(layer)
+            layer.forward = partial(_forward, layer)
         if autocast and isinstance(layer, BaseTunerLayer):
             keep_input_dtype(layer)
 
 
 @cache
 def _agrees() -> bool:
-    """Return whether `_Forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
+    """Return whether `_forward` computes the numbers and gradients of the installed peft's LoRA layer, tried on a small one."""
     config = LoraConfig(r=3, lora_alpha=7, target_modules=["0"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         torch.manual_seed(0)
@@ -50,32 +49,26 @@ def _agrees() -> bool:
         layer, x = policy.base_model.model[0], torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
         inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
         found = []
-        for forward in (layer.forward, _Forward(layer)):
+        for forward in (layer.forward, partial(_forward, layer)):
             y = forward(x)
             found.append([y.detach(), *torch.autograd.grad(y.square().sum(), inputs)])
     return all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(*found, strict=True))
 
 
-class _Forward:
-    """The forward method of a plain LoRA layer; it calls peft's own for anything else."""
-
-    def __init__(self, layer: Any):
-        self.layer = layer
-
-    def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
-        layer = self.layer
-        if layer.disable_adapters and not layer.merged:
-            return layer.base_layer(x)
-        [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
-        plain = name in layer.lora_A and not (layer.merged or args or kwargs)
-        if not plain or isinstance(layer.lora_dropout[name], nn.Dropout):
-            return type(layer).forward(layer, x, *args, **kwargs)
-        base = layer.base_layer
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        a, b, weight = (p.to(dtype) for p in (layer.lora_A[name].weight, layer.lora_B[name].weight, base.weight))
-        bias = base.bias.to(dtype) if base.bias is not None else None
-        y = _LoraLinear.apply(x.to(dtype).flatten(0, -2), weight, bias, a, b, layer.scaling[name])
-        return y.unflatten(0, x.shape[:-1])
+def _forward(layer: Any, x: Tensor, *args, **kwargs) -> Tensor:
+    """Compute what a plain LoRA layer does; peft's own forward computes anything else."""
+    if layer.disable_adapters and not layer.merged:
+        return layer.base_layer(x)
+    [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
+    plain = name in layer.lora_A and not (layer.merged or args or kwargs)
+    if not plain or isinstance(layer.lora_dropout[name], nn.Dropout):
+        return type(layer).forward(layer, x, *args, **kwargs)
+    base = layer.base_layer
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    a, b, weight = (p.to(dtype) for p in (layer.lora_A[name].weight, layer.lora_B[name].weight, base.weight))
+    bias = base.bias.to(dtype) if base.bias is not None else None
+    y = _LoraLinear.apply(x.to(dtype).flatten(0, -2), weight, bias, a, b, layer.scaling[name])
+    return y.unflatten(0, x.shape[:-1])
 
 
 class _LoraLinear(torch.autograd.Function):

@@ -8,6 +8,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -15,10 +16,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc reuse freed blocks instead of returning them to the system. Without glibc nothing happens.
+    """Let glibc's malloc, if there is one, reuse freed blocks instead of returning them to the system.
 
-    By default every tensor of more than 32 MB (casts of weights, gradients, logits) is mapped anew in every step, and its
-    pages are zeroed one fault at a time.
+    By default every tensor of more than 32 MB is mapped anew in every step, and its pages are zeroed one fault at a time.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -33,7 +33,7 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     try:
-        return _kilobytes(r"VmHWM:\s+(\d+)", Path("/proc/self/status")) * 1024 / 1e9
+        return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024 / 1e9
     except (OSError, LookupError):  # not Linux: the peak of the whole process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -69,17 +69,9 @@ def saved_bytes(module: torch.nn.Module, batch: Any) -> int:
     return sum(storages.values())
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Return the free memory of a device in bytes; None if the system does not report it."""
+def available_bytes(device: torch.device) -> int:
+    """Return the free memory of a device in bytes."""
     if device.type == "cuda":
         kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept_by_torch
-    try:
-        return _kilobytes(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo")) * 1024
-    except (OSError, LookupError):
-        return None
-
-
-def _kilobytes(pattern: str, file: Path) -> int:
-    """Return the number that a file of the Linux kernel gives after a name."""
-    return int(re.findall(pattern, file.read_text())[0])
+    return psutil.virtual_memory().available

@@ -13,8 +13,7 @@ from plo.backbone.head import ModelError
 from plo.backbone.memory import available_bytes, saved_bytes
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
-from plo.backbone.steps import arrange, tokens_of
-from plo.backbone.token_statistics import STATISTICS, needs_reference
+from plo.backbone.steps import arrange, longest, tokens_of
 from plo.config import ConfigError
 from plo.data import Pair
 
@@ -56,11 +55,11 @@ class TrainingPairs:
         weights: Sequence[tuple[Tensor, Tensor]] | None,
         most: int,
     ):
-        longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
-        if backbone.packed and backbone.longest and longest > backbone.longest:
+        tokens = max(map(longest, pairs))
+        if backbone.packed and backbone.longest and tokens > backbone.longest:
             raise ModelError(
-                f"Pairs of up to {longest} tokens, and packing was tried with {backbone.longest}: "
-                f"load_backbone(..., longest={longest}) tries it for them."
+                f"Pairs of up to {tokens} tokens, and packing was tried with {backbone.longest}: "
+                f"load_backbone(..., longest={tokens}) tries it for them."
             )
         needs = backbone.loss.needs
         if "weights" in needs and weights is None:
@@ -70,7 +69,6 @@ class TrainingPairs:
         self.backbone, self.pairs, self.reference, self.most = backbone, pairs, reference, most
         self.weights = weights if "weights" in needs else None
         self.columns = [need.removeprefix("column:") for need in needs if need.startswith("column:")]
-        self.whole_reference = needs_reference(need for need in needs if need in STATISTICS)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -87,12 +85,6 @@ class TrainingPairs:
         mine = parts[distributed.rank() * micro : (distributed.rank() + 1) * micro]
         return [self._micro_batch(rows or step[:1], filler=not rows) for rows in mine]
 
-    def completed(self, batch: Batch) -> Batch:
-        """Return the batch with the reference's hidden states if the loss needs them, computed if the store has none."""
-        if not self.whole_reference or batch.ref_hidden is not None:
-            return batch
-        return replace(batch, ref_hidden=ref_hidden(self.backbone, batch))
-
     def names(self, rows: Sequence[int], finite: Tensor) -> list[str]:
         """Return the places in the data of the pairs whose loss is not finite; if all are finite, of all pairs."""
         bad = [self.pairs[i].where for i, good in zip(rows, finite.tolist(), strict=True) if not good]
@@ -102,15 +94,13 @@ class TrainingPairs:
         """Return whether the backward pass must compute layers again, because what they keep for it would not fit.
 
         What the shortest pair keeps is counted (the difference between two of it and one, as casts of weights are kept
-        once), and scaled by tokens to the largest possible micro-batch. The number of logits that are kept has a limit;
-        they are part of the slack.
+        once), and scaled by tokens to the largest possible micro-batch. Logits are part of the slack.
 
         Args:
             setting: "on", "off", or "auto", which decides by the free memory.
         """
         backbone = self.backbone
-        free = available_bytes(backbone.device)
-        if setting != "auto" or free is None or sharding.is_sharded(backbone):
+        if setting != "auto" or sharding.is_sharded(backbone):
             return setting == "on"
         sizes = [tokens_of(pair, backbone.packed) for pair in self.pairs]
         shortest = sizes.index(min(sizes))
@@ -122,7 +112,7 @@ class TrainingPairs:
         activations = once + (twice - once) / sizes[shortest] * most
         state = sum(3 * p.numel() * p.element_size() for p in backbone.trained().values())  # gradient and Adam's two
         here = distributed.processes() if backbone.device.type == "cpu" else 1  # that share the memory
-        return activations > SHARE_OF_FREE_MEMORY * (free / here - state)
+        return activations > SHARE_OF_FREE_MEMORY * (available_bytes(backbone.device) / here - state)
 
     def _micro_batch(self, rows: Sequence[int], *, filler: bool) -> MicroBatch:
         batch = self.batch(rows)
@@ -138,16 +128,10 @@ class TrainingPairs:
 
     def _saved_bytes(self, rows: Sequence[int]) -> int:
         backbone = self.backbone
-        batch = self.completed(self.batch(rows).to(backbone.device))
+        batch = backbone.with_reference(self.batch(rows).to(backbone.device), backbone.loss.needs)
         kept, backbone.kept_logits = backbone.kept_logits, 0
         try:
             with torch.random.fork_rng():  # LoRA's dropout draws here too
                 return saved_bytes(backbone, batch)
         finally:
             backbone.kept_logits = kept
-
-
-def ref_hidden(backbone: Backbone, batch: Batch) -> Tensor:
-    """Compute the reference's final hidden states of a batch, (n, d)."""
-    with backbone.holding(backbone.reference):
-        return backbone.measure(batch, (), hidden=True)["hidden"]

@@ -1,7 +1,8 @@
 """The module that is trained: a causal LM and the loss's own parameters, with the forward pass from a batch to a loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from plo.backbone import sharding
 from plo.backbone.activations import compare_parts, keep_less
 from plo.backbone.attention import PACKED
 from plo.backbone.batch import Batch
-from plo.backbone.borrowed import BaseTunerLayer, attention_of, decoder_layers, recompute_layers
-from plo.backbone.head import ModelError, check_head, scaled
-from plo.backbone.modes import attending, casts_kept
+from plo.backbone.borrowed import BaseTunerLayer, attending, attention_of, decoder_layers, recompute_layers
+from plo.backbone.disk import OnDisk
+from plo.backbone.head import ModelError, check_head, evaluating, scaled
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
 from plo.backbone.token_statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
 from plo.backbone.trainable import TrainableModel
@@ -58,14 +59,17 @@ class Backbone(TrainableModel):
         # transformers' generate takes a strided slice of the prompt's hidden states, for which a bfloat16 linear layer
         # on the CPU copies the LM head once a row: 13 s for 200 rows of SmolLM2 instead of 20 ms.
         self.lm_head.register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
-        self._check_head()
+        with self._autocast():
+            check_head(model)
         self.kept_logits = KEPT_ELEMENTS  # of a trained head, for the backward pass
         self.packed = False
         self.longest: int | None = None  # tokens that packing was tried with
         if distributed.is_sharding_requested():
             compare_parts(self.policy)
             sharding.shard(self, decoder_layers(model), ("measure", "generate"), device or self.device)
-        self.keep_base()
+        if settings.peft == "full":  # the only copy of what training will change, once the weights are where they stay
+            tensors = OnDisk(dict(model.named_parameters()))
+            self.base = self.start = self.reference = Weights(self.base.identity, tensors)
 
     def use_packed(self, packed: bool) -> None:
         """Set whether batches of pairs are packed. `load_backbone` sets it by what the model supports."""
@@ -77,16 +81,12 @@ class Backbone(TrainableModel):
         keep_less(self.causal_lm, not on)
         recompute_layers(self.causal_lm, on)
 
-    def casts_kept(self):
-        """Cast each trained weight to the compute dtype once inside, until the optimiser changes it."""
-        return casts_kept(self)
-
     def reset(self, seed: int, loss: Loss | None = None) -> None:
         """Go back to the start, in place, with a fresh loss. `seed` fixes the initialisation of LoRA and of the loss."""
         self.reset_policy(seed)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)  # the loss's draw does not depend on the adapters'
-            self.loss: Any = loss.build(self.hidden_size).to(self.device) if loss is not None else None
+            self.loss = loss.build(self.hidden_size).to(self.device) if loss is not None else None
         self._reference_weights = None
 
     def compare_with(self, other: "Backbone") -> None:
@@ -120,31 +120,15 @@ class Backbone(TrainableModel):
         """Everything that training changes, the loss's own parameters included: what a checkpoint holds."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def loss_parameters(self) -> list[nn.Parameter]:
-        return list(self.loss.parameters()) if self.loss is not None else []
-
-    # The forward pass.
-
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Compute the loss and the metrics of a batch that has its `ref_logps`.
 
-        A loss that compares with the reference's whole distribution reads `ref_hidden`; without it the reference makes
-        one more pass.
-
         Returns:
-            sums: (terms,) weighted sum of each term of the loss over its pairs or tokens, with gradient;
-            counts: (terms,) how many pairs or tokens each sum is over;
-            finite: (pairs,) whether all terms are finite for the pair;
-            metrics: name -> (pairs,), detached.
+            The attributes of `Terms` as a dictionary, which DDP and FSDP look into, with the metrics that are always logged.
         """
-        pairs = self._pairs(batch, self.loss.needs)
+        pairs = self._pairs(self.with_reference(batch, self.loss.needs), self.loss.needs)
         terms = evaluate(self.loss, pairs)
-        return {
-            "sums": terms.sums,
-            "counts": terms.counts,
-            "finite": terms.finite,
-            "metrics": terms.metrics | always_logged(pairs, self.head_dtype),
-        }
+        return vars(terms) | {"metrics": terms.metrics | always_logged(pairs, self.head_dtype)}
 
     def count(self, batch: Batch) -> list[int]:
         """Return how many pairs or tokens each term of the loss averages over, without a forward pass."""
@@ -155,11 +139,18 @@ class Backbone(TrainableModel):
         """Return statistics (n,) of a batch without gradient, and with `hidden` the final hidden states (n, d)."""
         if self._other is not None:
             return self._other.measure(batch, names, hidden=hidden)
-        batch = batch.to(self.device)
+        batch = self.with_reference(batch.to(self.device), names)
         with self.evaluating():
             states = self._hidden(batch)
             statistics = self._statistics(batch, names, states)
         return statistics | ({"hidden": states.to(self.head_dtype)} if hidden else {})
+
+    def with_reference(self, batch: Batch, names: Iterable[str]) -> Batch:
+        """Return the batch with the reference's hidden states, if one of `names` compares with its whole distribution."""
+        if batch.ref_hidden is not None or not needs_reference(names):
+            return batch
+        with self.holding(self.reference):
+            return replace(batch, ref_hidden=self.measure(batch, (), hidden=True)["hidden"])
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
         """Generate with the policy in evaluation mode, and return the ids, left-padded prompts included."""
@@ -199,22 +190,15 @@ class Backbone(TrainableModel):
         )
 
     def _statistics(self, batch: Batch, names: tuple[str, ...], hidden: Tensor) -> dict[str, Tensor]:
-        ref_hidden = None
-        if needs_reference(names):
-            ref_hidden = batch.ref_hidden
-            if ref_hidden is None:
-                with self.evaluating(), self.holding(self.reference):
-                    ref_hidden = self._hidden(batch)
-        ref_head = self._reference_head() if ref_hidden is not None else None
-        head = self.lm_head
+        reference, ref_hidden = self.reference, batch.ref_hidden if needs_reference(names) else None
         return token_statistics(
             names,
             hidden,
             batch.targets,
             self._head,
             ref_hidden,
-            ref_head,
-            frozen=not any(p.requires_grad for p in head.parameters()),
+            (reference.model or self)._head_with(reference) if ref_hidden is not None else None,
+            frozen=not any(p.requires_grad for p in self.lm_head.parameters()),
             vocabulary=self.causal_lm.config.get_text_config().vocab_size,
             kept=self.kept_logits,
         )
@@ -235,10 +219,6 @@ class Backbone(TrainableModel):
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self._scaled(self.lm_head(hidden))
-
-    def _reference_head(self) -> Head:
-        reference = self.reference
-        return (reference.model or self)._head_with(reference)
 
     def _head_with(self, weights: Weights) -> Head:
         """Return the LM head with `weights` and without an adapter, gathered once for all chunks if it is sharded."""
@@ -262,20 +242,11 @@ class Backbone(TrainableModel):
     def _scaled(self, logits: Tensor) -> Tensor:
         return scaled(self.causal_lm.config, logits)
 
-    def _check_head(self) -> None:
-        with self._autocast():
-            check_head(self.causal_lm, self._head)
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Put the policy into evaluation mode inside, in the compute dtype and without gradient."""
-        training = self.policy.training
-        self.policy.eval()
-        try:
-            with torch.no_grad(), self._autocast():
-                yield
-        finally:
-            self.policy.train(training)
+        with evaluating(self.policy), torch.no_grad(), self._autocast():
+            yield
 
     def _with_attention(self, implementation: str):
         """Attend by an implementation inside. Training keeps its own, as a checkpointed layer runs once more later."""

@@ -36,7 +36,7 @@ def disagreement(backbone: Backbone, longest: int) -> str | None:
     """Compare log-probs of random groups at full length, packed and padded, and let the backbone pack if they agree.
 
     Returns:
-        The reason why it must not pack; None if packed and padded rows agree.
+        The reason why it must not pack; None if they agree.
     """
     if not agrees():
         return "the gradient of packed attention is not that of autograd with this version of torch"

@@ -2,6 +2,8 @@
 
 import difflib
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,49 +36,25 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
         ModelError: there is no such folder, or an adapter that does not fit.
         OSError, ValueError, ImportError: transformers cannot load it.
     """
-    name = str(SHIPPED[name]()) if name in SHIPPED else name
-    check_there(name)
-    if adapter_folder(name) is None:
-        return _model(kind, name, dtype, keywords), AutoTokenizer.from_pretrained(_place(name))
-    model, tokenizer, own = _merged(kind, name, keywords, dtype)
+    adapters, base = _chain(name, TASKS[kind.__name__])
+    with _loading(adapters, base):
+        model = kind.from_pretrained(base, dtype="auto" if adapters else dtype, **keywords)
+        tokenizer = _tokenizer(adapters, base)
+    if not adapters:
+        return model, tokenizer
+    own = model.dtype if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = model.float()
+    for name, folder in adapters:
+        adapted = put_on(model, folder)
+        if own != torch.float32 and (kept := share_kept(adapted, own)) < SHARE_KEPT:
+            warnings.warn(
+                f"{name}: merged into weights in {str(own).removeprefix('torch.')}, {kept:.0%} of what this adapter changes "
+                f"is left, the rest is lost to rounding. model.dtype=float32 keeps it all.",
+                stacklevel=3,
+            )
+        model = adapted.merge_and_unload()
+        rename(model, str(folder.resolve()) if Path(_place(name)).is_dir() else name)
     return model.to(own), tokenizer
-
-
-def _merged(
-    kind: type, name: str, keywords: Any, wanted: torch.dtype | str, above: tuple[Path, ...] = ()
-) -> tuple[Any, Any, torch.dtype]:
-    """Return the model in float32, its tokenizer and its target dtype; `above`: the adapters that it is the base of."""
-    check_there(name)
-    folder = adapter_folder(name)
-    if folder is None:
-        model = _model(kind, name, "auto", keywords)
-        own = model.dtype if wanted == "auto" else getattr(torch, wanted) if isinstance(wanted, str) else wanted
-        return model.float(), AutoTokenizer.from_pretrained(_place(name)), own
-    base = adapter_config(folder, TASKS[kind.__name__])["base_model_name_or_path"]
-    above = (*above, folder.resolve())
-    if Path(_place(base)).resolve() in above:
-        raise ModelError(
-            f"{folder / CONFIG} names as its base an adapter that is built on it: mend base_model_name_or_path."
-        )
-    with loading_base(folder, base):
-        model, tokenizer, own = _merged(kind, base, keywords, wanted, above)
-    adapted = put_on(model, folder)
-    if own != torch.float32 and (kept := share_kept(adapted, own)) < SHARE_KEPT:
-        warnings.warn(
-            f"{name}: merged into weights in {str(own).removeprefix('torch.')}, {kept:.0%} of what this adapter changes is "
-            f"left, the rest is lost to rounding. model.dtype=float32 keeps it all.",
-            stacklevel=5,
-        )
-    model = adapted.merge_and_unload()
-    of_hub = not Path(_place(name)).is_dir()
-    rename(model, name if of_hub else str(folder.resolve()))
-    if (folder / "tokenizer_config.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    return model, tokenizer, own
-
-
-def _model(kind: type, name: str, dtype: torch.dtype | str, keywords: Any) -> PreTrainedModel:
-    return kind.from_pretrained(_place(name), dtype=dtype, **keywords)
 
 
 def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
@@ -86,20 +64,40 @@ def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
         ModelError: there is no such folder.
         OSError, ValueError: transformers cannot load them.
     """
+    adapters, base = _chain(name)
+    with _loading(adapters, base):
+        try:
+            generation = GenerationConfig.from_pretrained(base)
+        except OSError:  # a model without the file: transformers reads its config then
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(base))
+        return _tokenizer(adapters, base), generation
+
+
+def _chain(name: str, task: str = "CAUSAL_LM", above: tuple[Path, ...] = ()) -> tuple[list[tuple[str, Path]], str]:
+    """Return name and folder of the adapters that a model consists of, from the base up, and the place of their base."""
     name = str(SHIPPED[name]()) if name in SHIPPED else name
     check_there(name)
-    if (folder := adapter_folder(name)) is None:
-        place = _place(name)
-        try:
-            generation = GenerationConfig.from_pretrained(place)
-        except OSError:  # a model without the file: transformers reads its config then
-            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(place))
-        return AutoTokenizer.from_pretrained(place), generation
-    base = adapter_config(folder, "CAUSAL_LM")["base_model_name_or_path"]
+    folder = adapter_folder(name)
+    if folder is None:
+        return [], _place(name)
+    base = adapter_config(folder, task)["base_model_name_or_path"]
+    above = (*above, folder.resolve())
+    if Path(_place(base)).resolve() in above:
+        raise ModelError(
+            f"{folder / CONFIG} names as its base an adapter that is built on it: mend base_model_name_or_path."
+        )
     with loading_base(folder, base):
-        tokenizer, generation = pretrained_tokenizer(base)
-    has_own = (folder / "tokenizer_config.json").exists()
-    return AutoTokenizer.from_pretrained(folder) if has_own else tokenizer, generation
+        below, base = _chain(base, task, above)
+    return [*below, (name, folder)], base
+
+
+def _loading(adapters: Sequence[tuple[str, Path]], base: str) -> AbstractContextManager[None]:
+    return loading_base(adapters[0][1], base) if adapters else nullcontext()
+
+
+def _tokenizer(adapters: Sequence[tuple[str, Path]], base: str) -> Any:
+    with_own = (folder for _, folder in reversed(adapters) if (folder / "tokenizer_config.json").exists())
+    return AutoTokenizer.from_pretrained(next(with_own, base))
 
 
 def _place(name: str) -> str:
@@ -108,11 +106,7 @@ def _place(name: str) -> str:
 
 
 def check_there(name: str) -> None:
-    """Raise if a name is that of a folder without a model.
-
-    Raises:
-        ModelError: the message names folders that may be meant.
-    """
+    """Raise a ModelError, which names folders that may be meant, if a name is that of a folder without a model."""
     path = Path(_place(name))
     if path.is_dir():
         files = ("config.json", CONFIG)

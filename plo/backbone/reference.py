@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from plo import caches, distributed, store
 from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
 from plo.backbone.model import Backbone
+from plo.backbone.steps import longest
 from plo.data import Pair
 from plo.identity import sha256
 
@@ -85,35 +88,33 @@ class ReferenceStore:
         for start in range(0, len(pairs), SHARD_PAIRS):
             shard = pairs[start : start + SHARD_PAIRS]
             path = self._filled(backbone, shard, hidden, policy)
-            lengths = [(len(p.chosen_ids), len(p.rejected_ids)) for p in shard]
+            lengths = [len(ids) for pair in shard for ids in (pair.chosen_ids, pair.rejected_ids)]
             with safe_open(path, framework="pt") as file:
-                values = file.get_tensor("logps")
-            offset = 0
-            for chosen, rejected in lengths:
-                middle, end = offset + chosen, offset + chosen + rejected
-                logps.append((values[offset:middle], values[middle:end]))
-                states.append((_Rows(path, offset, middle), _Rows(path, middle, end)))
-                offset = end
+                parts = file.get_tensor("logps").split(lengths)
+            rows = [partial(_hidden, path, *edges) for edges in pairwise(accumulate(lengths, initial=0))]
+            logps += zip(parts[::2], parts[1::2], strict=True)
+            states += zip(rows[::2], rows[1::2], strict=True)
             progress(start + len(shard))
         return Reference(logps, states if hidden else None)
 
     def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> Path:
-        path = self.folder / f"{_key(backbone, shard, policy)}{'-hidden' if hidden else ''}.safetensors"
-        larger = path.with_name(f"{path.name.removesuffix('.safetensors')}-hidden.safetensors")
+        key = _key(backbone, shard, policy)
+        larger = self.folder / f"{key}-hidden.safetensors"
+        path = larger if hidden else self.folder / f"{key}.safetensors"
         for candidate in (path, larger):
-            caches.hold(candidate)  # `_Rows` read it as long as the run goes on
-        found = next((candidate for candidate in (path, larger) if store.intact(candidate)), None)
+            caches.hold(candidate)  # `_hidden` reads it as long as the run goes on
+        found = next(filter(store.intact, (path, larger)), None)
         if sharding.is_sharded(backbone):  # each process holds a part of the model: all compute, or none
             if all(distributed.gather(found is not None)) and found is not None:
                 return found
             values = _compute(backbone, shard, hidden, policy)
-            distributed.on_main(lambda: _write(values, path), share=False)
+            distributed.on_main(lambda: store.write(path, partial(save_file, values)), share=False)
             return path
         if found is not None:
             return found
         with caches.lock(path):
             if not store.intact(path):  # another process may have filled it while this one waited
-                _write(_compute(backbone, shard, hidden, policy), path)
+                store.write(path, partial(save_file, _compute(backbone, shard, hidden, policy)))
         return path
 
     def _affordable(self, backbone: Backbone, pairs: Sequence[Pair]) -> bool:
@@ -121,41 +122,22 @@ class ReferenceStore:
         return tokens * backbone.hidden_size * backbone.head_dtype.itemsize <= self.disk_gb * 1e9
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a shard's hidden states, which are read when they are needed."""
-
-    path: Path
-    start: int
-    end: int
-
-    def __call__(self) -> Tensor:
-        with safe_open(self.path, framework="pt") as file:
-            return file.get_slice("hidden")[self.start : self.end]
+def _hidden(path: Path, start: int, end: int) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_slice("hidden")[start:end]
 
 
 def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> dict[str, Tensor]:
-    order = sorted(range(len(shard)), key=lambda i: (_longest(shard[i]), i))  # little padding
+    order = sorted(range(len(shard)), key=lambda i: (longest(shard[i]), i))  # little padding
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
     with backbone.holding(backbone.reference) if policy is None else nullcontext():
         for start in range(0, len(order), PASS_PAIRS):
             rows = order[start : start + PASS_PAIRS]
-            got = backbone.measure(collate([shard[i] for i in rows], packed=backbone.packed), ("logps",), hidden=hidden)
-            lengths = [
-                len(ids) for side in ("chosen_ids", "rejected_ids") for ids in (getattr(shard[i], side) for i in rows)
-            ]
-            for name, values in got.items():
-                for i, part in zip(rows * 2, values.cpu().split(lengths), strict=True):
+            batch = collate([shard[i] for i in rows], packed=backbone.packed)
+            for name, values in backbone.measure(batch, ("logps",), hidden=hidden).items():
+                for i, part in zip(rows * 2, values.cpu().split(batch.lengths), strict=True):
                     parts[name][i].append(part)
     return {name: torch.cat([t for sides in values for t in sides]) for name, values in parts.items() if any(values)}
-
-
-def _write(values: dict[str, Tensor], path: Path) -> None:
-    store.write(path, lambda aside: save_file(values, aside))
-
-
-def _longest(pair: Pair) -> int:
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
 def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:

@@ -1,8 +1,7 @@
 """FSDP2: each process holds a shard of every weight, and gathers the weights when a forward pass needs them.
 
-plo shards the model itself instead of accelerate, which would shard the loss too and could not undo it for the next cell.
-The decoder's layers are gathered one by one. Embedding, final norm and LM head belong to the root, `Backbone.forward`,
-and are gathered once a pass, however many chunks of logits there are.
+plo shards the model itself, as accelerate would shard the loss too and could not undo it for the next cell. The decoder's
+layers are gathered one by one; embedding, final norm and LM head belong to the root and are gathered once a pass.
 """
 
 import os
@@ -47,11 +46,6 @@ def shard(module: nn.Module, layers: set[str], methods: tuple[str, ...], device:
         setattr(module, name, _resharding(module, getattr(module, name)))
 
 
-def reshard(module: Any) -> None:
-    """Free the gathered weights of a sharded module."""
-    module.reshard()
-
-
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor in full, gathered if it is sharded: all processes must call it at the same moment."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -73,9 +67,8 @@ def on_main(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
             value = on_main(value)
         elif isinstance(value, Tensor):
             value = whole(value.detach())
-            value = value.to("cpu", copy=True).contiguous() if distributed.is_main() else None
         if distributed.is_main():
-            gathered[name] = value
+            gathered[name] = value.to("cpu", copy=True).contiguous() if isinstance(value, Tensor) else value
     return gathered
 
 
@@ -85,6 +78,13 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
         return tensor
     tensor = tensor.to(parameter.device)
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def copy(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Copy full tensors, by name, into parameters, sharded or not."""
+    for name, tensor in tensors.items():
+        parameters[name].copy_(like(tensor, parameters[name]))
 
 
 def _resharding(module: Any, method: Callable) -> Callable:

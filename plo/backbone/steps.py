@@ -48,7 +48,11 @@ def arrange(rows: Sequence[int], sizes: Sequence[int], parts: int, alike: bool) 
     return dealt
 
 
+def longest(pair: Pair) -> int:
+    """Return the number of tokens of a pair's longer sequence, prompt included."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
 def tokens_of(pair: Pair, packed: bool) -> int:
     """Return the number of tokens that a forward pass processes for a pair, excluding padding between pairs."""
-    prompt, chosen, rejected = map(len, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
-    return prompt + chosen + rejected if packed else 2 * (prompt + max(chosen, rejected))
+    return sum(map(len, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))) if packed else 2 * longest(pair)

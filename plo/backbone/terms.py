@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plo.losses import Loss, LossError
+from plo.losses import Loss, LossError, LossValue
 from plo.margins import wins, without_rounding
 from plo.pairs import Pairs, Side
+
+Sides = tuple[Callable[..., Side], Callable[..., Side]]  # what makes the chosen and the rejected side
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,12 @@ def count(loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: 
     """
     if all(term.level != "token" for _, term in loss.terms):
         return [len(mask) // 2] * len(loss.terms)
-    pairs = as_pairs(nothing_known(loss, mask, hidden_size), mask, columns=columns)
-    with torch.no_grad():
-        values = [term.evaluate(pairs) for _, term in loss.terms]
-    return [len(pairs) if value.mask is None else int(value.mask.sum()) for value in values]
+    values = evaluate_zeros(loss, mask, columns, hidden_size)
+    return [len(mask) // 2 if value.mask is None else int(value.mask.sum()) for value in values]
 
 
 def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
-    """Raise if a forward pass averaged over other numbers of pairs or tokens than `count` returned before it.
-
-    Raises:
-        LossError: the mask of a token-level loss depends on values.
-    """
+    """Raise a LossError if a forward pass averaged over other numbers of pairs or tokens than `count` returned before it."""
     if got != promised:
         raise LossError(
             f"The loss {loss.name!r} averages over {got} pairs or tokens where its mask promised {promised}: the mask "
@@ -71,13 +68,27 @@ def check_counts(loss: Loss, got: list[int], promised: list[int]) -> None:
         )
 
 
-def nothing_known(loss: Loss, mask: Tensor, hidden_size: int) -> dict[str, Tensor]:
-    """Return every statistic that the loss needs, 0 everywhere."""
+def parameter_groups(loss: Loss, learning_rate: float) -> list[dict[str, Any]]:
+    """Return the optimiser's groups of a loss's own parameters, one for each term that has some.
+
+    Args:
+        learning_rate: of a term that declares none.
+    """
+    groups = [(list(term.parameters()), term.learning_rate or learning_rate) for _, term in loss.terms]
+    return [{"params": own, "lr": lr, "weight_decay": 0.0} for own, lr in groups if own]
+
+
+def evaluate_zeros(
+    loss: Loss, mask: Tensor, columns: Mapping[str, Tensor], hidden_size: int, sides: Sides = (Side, Side)
+) -> list[LossValue]:
+    """Evaluate each term of a loss on statistics that are 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
     statistics = dict.fromkeys(("logps", *(need for need in loss.needs if not need.startswith("column:"))), zeros)
     if "hidden" in statistics:
         statistics["hidden"] = torch.zeros(*mask.shape, hidden_size, device=mask.device)
-    return statistics
+    pairs = as_pairs(statistics, mask, columns=columns, sides=sides)
+    with torch.no_grad():
+        return [term.evaluate(pairs) for _, term in loss.terms]
 
 
 def as_pairs(
@@ -86,7 +97,7 @@ def as_pairs(
     *,
     columns: Mapping[str, Tensor] | None = None,
     progress: float = 0.0,
-    sides: tuple[Callable[..., Side], Callable[..., Side]] = (Side, Side),
+    sides: Sides = (Side, Side),
 ) -> Pairs:
     """Make `Pairs` of statistics (2 pairs, tokens, ...), chosen before rejected; `sides` are the two classes to use."""
     half = len(mask) // 2
@@ -109,19 +120,19 @@ def scatter(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def always_logged(pairs: Pairs, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta.
-
-    Args:
-        dtype: dtype of the model's matrix products; a margin within its rounding of 0 is a tie, which counts half.
-    """
-    margin = pairs.log_ratio_margin()
-    tokens = pairs.chosen.lengths + pairs.rejected.lengths
+    """Compute the metrics that are logged whatever the loss, (pairs,), in nats, without beta."""
     metrics = {
         "logps/chosen": pairs.chosen.logp(),
         "logps/rejected": pairs.rejected.logp(),
         "log_ratios/chosen": pairs.chosen.log_ratio(),
         "log_ratios/rejected": pairs.rejected.log_ratio(),
-        "margin": margin,
-        "accuracy": wins(without_rounding(margin, tokens, dtype)),
+        "margin": pairs.log_ratio_margin(),
+        "accuracy": accuracy(pairs, dtype),
     }
     return {name: values.detach() for name, values in metrics.items()}
+
+
+def accuracy(pairs: Pairs, dtype: torch.dtype) -> Tensor:
+    """Return (pairs,) 1 for a margin above 0, 1/2 for one within the rounding of `dtype` of 0, and 0 below."""
+    tokens = pairs.chosen.lengths + pairs.rejected.lengths
+    return wins(without_rounding(pairs.log_ratio_margin(), tokens, dtype))

@@ -1,9 +1,8 @@
 """Per-token statistics of the LM head, computed from hidden states in chunks, so that logits of all tokens never coexist.
 
-A statistic is one number a token. Its gradient with respect to that token's hidden state is therefore known, except for a
-factor, as soon as its value is. If the head is frozen (LoRA), the gradient is taken in the forward pass, while the chunk's
-logits exist. If the head is trained, the backward pass computes the chunk again: from its logits if all of them can be
-kept in the dtype of the head's output, else from its hidden states.
+If the head is frozen (LoRA), a statistic's gradient for its token's hidden state is taken in the forward pass, except for
+a factor, while the chunk's logits exist. If the head is trained, the backward pass computes the chunk again: from its
+logits if all of them can be kept, else from its hidden states.
 """
 
 from collections.abc import Callable, Iterable
@@ -76,8 +75,8 @@ def log_p2(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> 
 
 
 def needs_reference(names: Iterable[str]) -> bool:
-    """Return whether any of the statistics compares with the reference's whole distribution."""
-    return any(STATISTICS[name].facts.reference for name in names)
+    """Return whether any of `names` is a statistic that compares with the reference's whole distribution."""
+    return any(name in STATISTICS and STATISTICS[name].facts.reference for name in names)
 
 
 def token_statistics(
@@ -88,8 +87,8 @@ def token_statistics(
     ref_hidden: Tensor | None = None,
     ref_head: Head | None = None,
     *,
+    vocabulary: int,
     frozen: bool = False,
-    vocabulary: int | None = None,
     kept: int = KEPT_ELEMENTS,
 ) -> dict[str, Tensor]:
     """Compute the named statistics of every token.
@@ -101,7 +100,7 @@ def token_statistics(
         head: the policy's LM head.
         ref_hidden, ref_head: hidden states and head of the reference, for statistics that compare with it.
         frozen: whether no parameter of `head` is trained.
-        vocabulary: number of logits of a token; None: found by a product with the head.
+        vocabulary: number of logits of a token.
         kept: maximum number of logits, the reference's included, that are kept for the backward pass of a trained head.
 
     Returns:
@@ -126,7 +125,6 @@ def token_statistics(
         return of_logits(head(hidden), of_reference(ref_hidden), targets)
 
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    vocabulary = vocabulary or _vocabulary(head, hidden)
     logits = len(targets) * vocabulary * (1 if ref_hidden is None else 2)
     inputs = hidden, ref_hidden
     if not torch.is_grad_enabled():
@@ -170,11 +168,6 @@ class _WithGradient(torch.autograd.Function):
                 part = (factor[:, None] * gradient).to(gradient.dtype)
                 hidden = part if hidden is None else hidden + part
         return None, hidden, None, None
-
-
-def _vocabulary(head: Head, hidden: Tensor) -> int:
-    with torch.no_grad():
-        return head(hidden[:1]).shape[-1]
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

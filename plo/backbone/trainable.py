@@ -1,9 +1,9 @@
 """A causal LM that is trained many times: its weights are exchanged, reset, saved and restored."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import get_peft_model, load_peft_weights, set_peft_model_state_dict
@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 
 from plo import distributed
 from plo.backbone import sharding
-from plo.backbone.borrowed import BaseTunerLayer, forget_casts
+from plo.backbone.borrowed import BaseTunerLayer, autocast_nested, forget_casts
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_plain
 from plo.backbone.lora import fuse, lora_config
-from plo.backbone.modes import casts_kept
 from plo.backbone.weights import Weights, model_identity
 from plo.config import ModelConfig
 from plo.faults import reason
@@ -51,12 +50,6 @@ class TrainableModel(nn.Module):
         else:
             self.policy = model
 
-    def keep_base(self) -> None:
-        """Keep a copy on disk of the weights that training will change, once they are where they stay."""
-        if self.settings.peft == "full":
-            tensors = OnDisk(dict(self.causal_lm.named_parameters()))
-            self.base = self.start = self.reference = Weights(self.base.identity, tensors)
-
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The model inside, without what peft puts around it."""
@@ -81,27 +74,32 @@ class TrainableModel(nn.Module):
         trained = {name: p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
         return Weights.on(self.base.identity, {name: sharding.whole(p).cpu().clone() for name, p in trained.items()})
 
-    # Exchanging them.
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values, by name, into the policy's parameters: from now on they are the policy's own."""
+        sharding.copy(tensors, dict(self.policy.named_parameters()))
 
-    def put(self, weights: Weights) -> None:
-        """Copy weights into the policy's parameters: from now on they are the policy's own."""
-        self._copy(weights.tensors)
+    def casts_kept(self) -> AbstractContextManager[None]:
+        """Cast each trained weight to the compute dtype once inside, until the optimiser changes it."""
+        # A cast of every gathered weight of a sharded model would be the whole model.
+        return nullcontext() if sharding.is_sharded(self) else autocast_nested()
 
     def reset_policy(self, seed: int) -> None:
         """Go back to the start, in place. Seed fixes the LoRA initialisation."""
         if sharding.is_sharded(self):
-            sharding.reshard(self)  # an earlier training may have ended between a forward pass and its backward pass
+            cast(Any, self).reshard()  # an earlier training may have ended between a forward pass and its backward pass
         self.policy.requires_grad_(self.settings.peft == "full")
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             if self.settings.peft == "lora":
                 self.policy.add_adapter("fresh", lora_config(self.settings))  # whole, where "default" may be sharded
-                fresh = {n.replace(".fresh.", ".default."): p for n, p in self._named() if ".fresh." in n}
-                self._copy(fresh)
+                fresh = {
+                    n.replace(".fresh.", ".default."): p for n, p in self.policy.named_parameters() if ".fresh." in n
+                }
+                self.put(fresh)
                 self.policy.delete_adapter("fresh")
                 self.policy.set_adapter("default")
                 fuse(self.policy, autocast=self.compute_dtype is not None)
-            self._copy(self.start.tensors)
+            self.put(self.start.tensors)
         self.policy.zero_grad(set_to_none=True)
 
     @contextmanager
@@ -116,7 +114,7 @@ class TrainableModel(nn.Module):
             return
         self._held = weights
         try:
-            with self._exchanged(weights) if weights.model is None else nullcontext(), casts_kept(self):
+            with self._exchanged(weights) if weights.model is None else nullcontext(), self.casts_kept():
                 yield
         finally:
             self._held = before
@@ -129,18 +127,14 @@ class TrainableModel(nn.Module):
         """
         if reference:
             self.check_reference_can_be_trained()
-        parameters = dict(self._named())
+        parameters = dict(self.policy.named_parameters())
         tensors = {name: sharding.like(value, parameters[name]) for name, value in weights.tensors.items()}
         self.start = Weights(weights.identity, OnDisk(tensors))
         if reference:
             self.reference = self.start
 
     def check_reference_can_be_trained(self) -> None:
-        """Raise where `start_from(..., reference=True)` is impossible.
-
-        Raises:
-            ModelError: adapters on the LM head, with the remedy.
-        """
+        """Raise a ModelError where `start_from(..., reference=True)` is impossible: with adapters on the LM head."""
         if isinstance(self.causal_lm.get_output_embeddings(), BaseTunerLayer):
             raise ModelError(
                 f"model.lora_targets={self.settings.lora_targets!r} puts adapters on the LM head of "
@@ -150,33 +144,24 @@ class TrainableModel(nn.Module):
 
     @contextmanager
     def _exchanged(self, weights: Weights) -> Iterator[None]:
-        named, own = dict(self._named()), {}
-        with self._adapters(on=bool(weights.tensors)) if self.settings.peft == "lora" else nullcontext():
-            try:
-                for name, values in weights.tensors.items():
-                    own[name] = self._replace(named[name], values)
-                forget_casts()  # it holds casts of the weights that were there before
-                yield
-            finally:
-                for name, values in own.items():
-                    self._replace(named[name], values)
-                forget_casts()
-
-    @contextmanager
-    def _adapters(self, on: bool) -> Iterator[None]:
-        if on == self._adapters_on:
-            yield
-            return
-        self._switch_adapters(on)
+        named, own, adapters_on = dict(self.policy.named_parameters()), {}, self._adapters_on
         try:
+            self._switch_adapters(bool(weights.tensors))
+            for name, values in weights.tensors.items():
+                own[name] = self._replace(named[name], values)
+            forget_casts()  # it holds casts of the weights that were there before
             yield
         finally:
-            self._switch_adapters(not on)
+            for name, values in own.items():
+                self._replace(named[name], values)
+            self._switch_adapters(adapters_on)
+            forget_casts()
 
     def _switch_adapters(self, on: bool) -> None:
-        lora = self.policy.base_model
-        lora.enable_adapter_layers() if on else lora.disable_adapter_layers()
-        self._adapters_on = on
+        if self.settings.peft == "lora" and on != self._adapters_on:
+            lora = self.policy.base_model
+            lora.enable_adapter_layers() if on else lora.disable_adapter_layers()
+            self._adapters_on = on
 
     def _replace(self, parameter: nn.Parameter, values: Tensor) -> Tensor:
         """Give a parameter other values; return its own."""
@@ -188,22 +173,11 @@ class TrainableModel(nn.Module):
             own, parameter.data = parameter.data, values.to(parameter.device)
         return own
 
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
-        parameters = dict(self._named())
-        with torch.no_grad():
-            for name, values in tensors.items():
-                parameters[name].copy_(sharding.like(values, parameters[name]))
-
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.policy.named_parameters()
-
-    # Files.
-
     def save(self, folder: Path) -> None:
         """Write the policy as `from_pretrained` reads it: the adapter, or the whole model."""
         state = None
         if sharding.is_sharded(self):
-            own = {name: p for name, p in self._named() if p.requires_grad}
+            own = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
             state = sharding.on_main(own if self.settings.peft == "lora" else self.policy.state_dict())
         if distributed.is_main():
             # peft would look for the base's vocabulary, to see whether it grew, and warn where the base is an adapter

@@ -17,21 +17,22 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from plo import distributed, interrupt
 from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
-from plo.backbone.borrowed import HookedTrainer, forget_casts, one_device, repeatable, unwrapped
+from plo.backbone.borrowed import HookedTrainer, check_unscaled, forget_casts, one_device, repeatable, unwrapped
 from plo.backbone.checkpoints import Checkpoints
 from plo.backbone.clipping import clip
 from plo.backbone.memory import reset_peak_memory
-from plo.backbone.micro_batches import MicroBatch, TrainingPairs, ref_hidden
+from plo.backbone.micro_batches import MicroBatch, TrainingPairs
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
 from plo.backbone.steps import micro_batches
-from plo.backbone.terms import check_counts
+from plo.backbone.terms import check_counts, parameter_groups
 from plo.backbone.training_log import TrainingLog
 from plo.config import LEARNING_RATES, TrainConfig
 from plo.data import Pair
 from plo.errors import PloError
 
 MICRO = "micro_batch"  # key in the dictionary of inputs, which transformers requires
+PROBED = ("kl_ref_pi", "kl_pi_ref", "entropy")  # statistics of the probe
 
 
 class NonFiniteLoss(PloError, RuntimeError):
@@ -99,11 +100,14 @@ class PreferenceTrainer(HookedTrainer):
             report_to=[],
         )
         one_device(arguments)  # several visible GPUs would mean DataParallel, which tears batches
-        self.rows: Any = range(len(pairs))
         self.metrics = TrainingLog(backbone.head_dtype)
         self._bad: list[str] = []
+        self._checked = False
         gc.collect()  # of an earlier training on these parameters, whose DDP would still reduce their gradients
-        self._probe = _probe_batch(backbone, *probe) if probe else None
+        self._probe: Batch | None = None
+        if probe:
+            batch = probe[1].added_to(collate(probe[0], packed=backbone.packed), range(len(probe[0])))
+            self._probe = backbone.with_reference(batch, PROBED)
         self._probe_every = config.probe_every
         self.probed = 0  # the step of the last probe
         self.stopped_by: int | None = None  # the signal that ends the launch
@@ -111,11 +115,11 @@ class PreferenceTrainer(HookedTrainer):
             backbone,
             arguments,
             data_collator=list,
-            train_dataset=self.rows,
+            train_dataset=cast(Any, range(len(pairs))),
             checkpoints=Checkpoints(backbone, folder),
-            callbacks=[_StopAtSignal(self), *callbacks],
+            callbacks=list(callbacks),
         )
-        self.add_callback(_Clock(self))
+        self.add_callback(_Steps(self))
         self.remove_callback(PrinterCallback)
         self.owns_sharding(sharding.is_sharded(backbone))
         reset_peak_memory()
@@ -125,20 +129,18 @@ class PreferenceTrainer(HookedTrainer):
             torch.manual_seed(seed + distributed.rank())  # each process has LoRA dropout of its own
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return indices of the pairs, in batches of whole optimiser steps' parts, the same in every process.
+        """Return indices of the pairs in batches, the same in every process; `get_batch_samples` makes tensors of them.
 
-        `get_batch_samples` makes tensors of them. accelerate would fill up the last batch with rows of the first, to
-        give all processes the same number.
+        accelerate would fill up the last batch with rows of the first, to give all processes the same number.
         """
+        rows = cast(Any, self.train_dataset)
         loader = DataLoader(
-            self.rows,
+            rows,
             batch_size=self.args.per_device_train_batch_size * distributed.processes(),
-            sampler=RandomSampler(self.rows),
+            sampler=RandomSampler(rows),
             collate_fn=list,
         )
         return repeatable(loader, self.args)
-
-    # The exact mean.
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of one optimiser step, and what each term of the loss averages over in all of them."""
@@ -154,20 +156,23 @@ class PreferenceTrainer(HookedTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum over a micro-batch, divided by the count of the whole step, times the processes, as DDP averages."""
         micro = cast(MicroBatch, inputs[MICRO])
-        batch = self.data.completed(micro.batch.to(self.args.device))
+        backbone = self.data.backbone
+        batch = backbone.with_reference(micro.batch.to(self.args.device), backbone.loss.needs)
         out = model(replace(batch, progress=self.state.global_step / max(1, self.state.max_steps)))
         terms = out["sums"] / cast(Tensor, num_items_in_batch).to(out["sums"])
         if micro.filler:
             terms = 0.0 * terms
         else:
-            check_counts(self.data.backbone.loss, out["counts"], micro.counts)
-            self.metrics.add(out["metrics"], len(micro.rows), micro.batch.tokens)
+            check_counts(backbone.loss, out["counts"], micro.counts)
+            names = [term.name for _, term in backbone.loss.terms]
+            parts = dict(zip(names, terms.tolist(), strict=True)) if len(names) > 1 else {}
+            self.metrics.add(out["metrics"], len(micro.rows), micro.batch.tokens, parts)
         loss = terms.sum() * distributed.processes()
-        self.computed = loss.detach()
         if not torch.isfinite(loss):
             self._bad += self.data.names(micro.rows, out["finite"])
-        if len(terms) > 1:
-            self.metrics.add_terms([term.name for _, term in self.data.backbone.loss.terms], terms)
+        if not self._checked:
+            check_unscaled(loss, self.accelerator.scaler)
+            self._checked = True
         return (loss, out) if return_outputs else loss
 
     def _stop_at_non_finite(self) -> None:
@@ -182,18 +187,12 @@ class PreferenceTrainer(HookedTrainer):
                 f"look at these rows."
             )
 
-    # The loss's own parameters: a group of the optimiser, left out of the clip norm.
-
     def create_optimizer(self, model=None):
         """Make the optimiser, with a group for each term of the loss that trains parameters of its own."""
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
             groups = [{"params": self.data.backbone.policy_parameters(), "weight_decay": self.args.weight_decay}]
-            for _, term in self.data.backbone.loss.terms:
-                if own := list(term.parameters()):
-                    groups.append(
-                        {"params": own, "lr": term.learning_rate or self.args.learning_rate, "weight_decay": 0.0}
-                    )
+            groups += parameter_groups(self.data.backbone.loss, self.args.learning_rate)
             self.optimizer = kind(groups, **settings)
             self.optimizer.register_step_post_hook(lambda *_: forget_casts())  # casts of the old weights
         return self.optimizer
@@ -214,7 +213,7 @@ class PreferenceTrainer(HookedTrainer):
         """
         self._stop_at_non_finite()
         backbone = self.data.backbone
-        policy, own = backbone.policy_parameters(), backbone.loss_parameters()
+        policy, own = backbone.policy_parameters(), list(backbone.loss.parameters())
         if self.sharded or self.accelerator.scaler:
             norm = sharding.whole(cast(Tensor, self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm)))
         else:
@@ -227,8 +226,6 @@ class PreferenceTrainer(HookedTrainer):
             )
         self.metrics.add_step(clipped=value > self.args.max_grad_norm)
         return norm
-
-    # Logging.
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics of the pairs since the last log, those of all processes."""
@@ -243,29 +240,12 @@ class PreferenceTrainer(HookedTrainer):
         """Return full-vocabulary KL and entropy on the probe batch, nats per response token."""
         if self._probe is None:
             return {}
-        values = self.data.backbone.measure(self._probe, ("kl_ref_pi", "kl_pi_ref", "entropy"))
+        values = self.data.backbone.measure(self._probe, PROBED)
         return {f"probe/{name}": v.mean().item() for name, v in values.items()}
 
 
-def _probe_batch(backbone: Backbone, pairs: Sequence[Pair], reference: Reference) -> Batch:
-    batch = reference.added_to(collate(pairs, packed=backbone.packed), range(len(pairs)))
-    return batch if batch.ref_hidden is not None else replace(batch, ref_hidden=ref_hidden(backbone, batch))
-
-
-class _StopAtSignal(TrainerCallback):
-    """Ends the training with a checkpoint after the step in which Ctrl-C or SIGTERM came, in all processes alike."""
-
-    def __init__(self, trainer: PreferenceTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if number := self.trainer.stopped_by:
-            interrupt.request(number)
-            control.should_save = control.should_log = control.should_training_stop = True
-
-
-class _Clock(TrainerCallback):
-    """Measures the seconds spent in optimiser steps, so that tokens per second exclude evaluation and checkpoints."""
+class _Steps(TrainerCallback):
+    """Measures the seconds of optimiser steps, without evaluation and checkpoints, and ends the training at a signal."""
 
     def __init__(self, trainer: PreferenceTrainer):
         self.trainer = trainer
@@ -276,5 +256,8 @@ class _Clock(TrainerCallback):
     def on_step_begin(self, *args, **kwargs):
         self.started = time.perf_counter()
 
-    def on_step_end(self, *args, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         self.trainer.metrics.seconds += time.perf_counter() - self.started
+        if number := self.trainer.stopped_by:  # in all processes alike
+            interrupt.request(number)
+            control.should_save = control.should_log = control.should_training_stop = True

@@ -12,28 +12,20 @@ from plo.margins import without_rounding
 
 
 class TrainingLog:
-    """Sums over the pairs and steps since the last entry.
-
-    Args:
-        dtype: dtype of the model's matrix products.
-    """
+    """Sums over the pairs and steps since the last entry, of a model whose matrix products are in `dtype`."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
-        self.seconds = 0.0  # spent in optimiser steps
         self._clear()
 
-    def add(self, metrics: Mapping[str, Tensor], pairs: int, tokens: int) -> None:
-        """Add the metrics of pairs, (pairs,) each."""
+    def add(self, metrics: Mapping[str, Tensor], pairs: int, tokens: int, terms: Mapping[str, float]) -> None:
+        """Add the metrics of a micro-batch's pairs, (pairs,) each, and its part of each term of a sum of losses."""
         for name, values in metrics.items():
             self._sums[name] += values.double().sum().item()
+        for name, value in terms.items():
+            self._terms[f"loss/{name}"] += value
         self._pairs += pairs
         self._tokens += tokens
-
-    def add_terms(self, names: Sequence[str], values: Tensor) -> None:
-        """Add a micro-batch's part of each term of a sum of losses."""
-        for name, value in zip(names, values.tolist(), strict=True):
-            self._terms[f"loss/{name}"] += value
 
     def add_step(self, *, clipped: bool) -> None:
         """Count an optimiser step."""
@@ -54,7 +46,6 @@ class TrainingLog:
             "peak_memory_gb": max(peaks),
         }
         logs |= {name: total / self.steps for name, total in _added(terms).items()}
-        self.seconds = 0.0
         self._clear()
         return logs
 
@@ -62,6 +53,7 @@ class TrainingLog:
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._terms: defaultdict[str, float] = defaultdict(float)
         self._pairs = self._tokens = self.steps = self._clipped = 0
+        self.seconds = 0.0  # spent in optimiser steps
 
     def both_falling(self, logs: Mapping[str, float], pairs: int, tokens: int) -> bool:
         """Return whether the means of both responses' log-ratios are below 0 by more than rounding."""

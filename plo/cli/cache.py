@@ -9,13 +9,8 @@ import typer
 from plo.cli.parameters import Json
 from plo.cli.shared import log
 from plo.cli.tables import print_rows
-from plo.errors import PloError
 
 DAY, GB = 86_400, 1e9
-
-
-class CacheError(PloError, LookupError):
-    """A cache that does not exist."""
 
 
 def cache(
@@ -42,7 +37,7 @@ def cache(
     from plo import caches
 
     if unknown := [each for each in name if each not in caches.CACHES]:
-        raise CacheError(f"There is no cache {', '.join(unknown)}. The caches are {', '.join(caches.CACHES)}.")
+        raise typer.BadParameter(f"there is no cache {', '.join(unknown)}. The caches are {', '.join(caches.CACHES)}.")
     if action == "list":
         if older_than is not None or larger_than is not None or yes:
             raise typer.BadParameter("--older-than, --larger-than and --yes belong to plo cache prune")
@@ -51,24 +46,24 @@ def cache(
     seconds = None if older_than is None else older_than * DAY
     size = None if larger_than is None else larger_than * GB
     prune = partial(caches.prune, name or None, unused_for=seconds, keep_bytes=size)
-    due = prune(dry_run=True)
-    rows = [_row(each, due.removed) for each in caches.CACHES if any(entry.cache == each for entry in due.removed)]
+    due, held = prune(dry_run=True)
+    rows = [row for each in caches.CACHES if (row := _row(each, due))["entries"]]
     if yes:
         prune()
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="Deleted" if yes else "Would be deleted with --yes")
     else:
         log.info("There is nothing to delete.")
-    if due.held:
-        log.info("%s entries stay, as running processes use them.", len(due.held))
+    if held:
+        log.info("%s entries stay, as running processes use them.", len(held))
 
 
 def _row(name: str, entries: list[Any]) -> dict[str, Any]:
     """Describe a cache by those of its entries that are among `entries`."""
     from plo.caches import CACHES
 
-    own = [(entry.size, (time.time() - entry.last_use) / DAY) for entry in entries if entry.cache == name]
-    sizes, days = zip(*own, strict=True) if own else ((), ())
+    own = [entry for entry in entries if entry.cache == name]
+    days = [(time.time() - entry.last_use) / DAY for entry in own]
     used = f"{min(days):.0f} to {max(days):.0f}" if days else "-"
-    row = {"cache": name, "entries": len(own), "GB": round(sum(sizes) / GB, 3), "days unused": used}
-    return row | {"holds": CACHES[name].holds, "made again": CACHES[name].remade}
+    row = {"cache": name, "entries": len(own), "GB": round(sum(entry.size for entry in own) / GB, 3)}
+    return row | {"days unused": used, "holds": CACHES[name].holds, "made again": CACHES[name].remade}

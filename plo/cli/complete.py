@@ -31,10 +31,7 @@ def built_in(kind: str) -> list[str]:
 
 
 def complete_names(kind: str) -> Callable[..., list[str]]:
-    """Make a completion of the names of a kind, or of the kind that the parameter `kind` of the command names.
-
-    Of names with commas between them, the last one is completed.
-    """
+    """Make a completion of the names of a kind, or of the kind that the parameter `kind` names; after commas, of the last."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         chosen = ctx.params.get(kind, kind)

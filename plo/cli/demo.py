@@ -38,13 +38,12 @@ def demo(
         whole, fitting = plan(experiment, speed, None), plan(experiment, speed, None if full else minutes)
         found = fitting.experiment
         log.info(
-            f"This machine multiplies matrices at {speed.float32 / 1e9:.3g} GFLOP/s in float32 and "
-            f"{speed.bfloat16 / 1e9:.3g} in bfloat16, with {_count(torch.get_num_threads(), 'thread')}.",
+            f"This machine multiplies matrices at {speed['float32'] / 1e9:.3g} GFLOP/s in float32 and "
+            f"{speed['bfloat16'] / 1e9:.3g} in bfloat16, with {_count(torch.get_num_threads(), 'thread')}.",
         )
-        evaluated = found.evaluation
         log.info(
             f"The demo trains sft, {', '.join(map(str, found.losses))} with {_count(len(found.seeds), 'seed')} on {found.data.limit} pairs in "
-            f"{found.model.dtype}, samples {_count(evaluated.samples, 'answer')} to each of {evaluated.prompts} prompts, and "
+            f"{found.model.dtype}, samples {_count(found.evaluation.samples, 'answer')} to each of {found.evaluation.prompts} prompts, and "
             f"prints the leaderboard: about {fitting.minutes:.0f} minutes.",
         )
         if fitting.number:

@@ -1,6 +1,7 @@
 """The commands that evaluate models and check judges: `eval` and `judge-check`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import split
 from plo.cli.parameters import JUDGES, Json, JudgeCalls, JudgeMoney, Plugins, Store
-from plo.cli.shared import can_ask, console, load_plugins, log, silence_libraries, terminal_progress
+from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
 from plo.terminal import say
 
 
@@ -82,9 +83,8 @@ def evaluate(
                 f"{what} is recorded in the comparison {comparison.name}: --against, --name and --seed are for models "
                 f"that plo did not train. Its cells have their own reference, name and seeds."
             )
-        failed = evaluate_recorded(
-            comparison, only, changes, tracker, terminal_progress(), plugin, typer.confirm if can_ask() else None
-        )
+        confirm = typer.confirm if sys.stdin.isatty() and sys.stdout.isatty() else None
+        failed = evaluate_recorded(comparison, only, changes, tracker, terminal_progress(), plugin, confirm)
     else:
         config = EvaluationConfig.of(changes, f"The settings of plo eval {what}")
         failed = evaluate_anything(what, against, name or "eval", config, seed or [0], Tracker(store))

@@ -1,9 +1,8 @@
 """Lists of what is registered: `list`, and `losses`, `scorers`, ... as its old names."""
 
-import inspect
 import os
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import typer
@@ -12,10 +11,11 @@ from plo.cli.complete import name_argument
 from plo.cli.parameters import Json, Plugins
 from plo.cli.shared import load_plugins
 from plo.cli.tables import print_rows
+from plo.registry import hyper_parameters
 
-KINDS = {  # kind: heading of its names, the registries, and its columns between names and defaults
-    "losses": ("loss", "plo.losses:LOSSES plo.scorers:RECIPES", ("recipe", "needs", "level", "paper")),
-    "scorers": ("scorer", "plo.scorers:SCORERS", ("trains", "reads", "paper")),
+KINDS = {  # kind: heading of its names, the registries, and the facts of an entry that are columns
+    "losses": ("loss", "plo.losses:LOSSES plo.scorers:RECIPES", ("paper",)),
+    "scorers": ("scorer", "plo.scorers:SCORERS", ("paper",)),
     "generators": ("generator", "plo.losses:GENERATORS", ("paper",)),
     "evaluations": ("evaluation", "plo.evals:EVALUATIONS", ("level", "main_score", "license", "citation")),
     "judges": ("judge", "plo.evals.judges:JUDGES", ()),
@@ -39,9 +39,10 @@ def list_registered(
     """
     load_plugins(plugin)
     heading, places, columns = KINDS[kind]
-    registries = [_registry(place) for place in places.split()]
-    rows = [_row(registry, registry[name], columns) for registry in registries for name in registry.names(pattern)]
-    rows = rows or [_row(registries[0], registries[0][pattern], columns)]  # the look-up raises, and suggests near names
+    registries = [resolve_name(place) for place in places.split()]
+    entries = [(registry, registry[name]) for registry in registries for name in registry.names(pattern)]
+    entries = entries or [(registries[0], registries[0][pattern])]  # the look-up raises, and suggests near names
+    rows = [_row(kind, registry, entry, columns) for registry, entry in entries]
     if as_json:
         return print_rows(rows, as_json=True)
     recipes = [row for row in rows if row.get("recipe")]
@@ -64,21 +65,18 @@ def old_name(kind: Kind) -> Callable[..., None]:
     return command
 
 
-def _registry(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
-
-
-def _row(registry, entry, columns: tuple[str, ...]) -> dict[str, Any]:
+def _row(kind: Kind, registry, entry, columns: tuple[str, ...]) -> dict[str, Any]:
     """Describe a registered entry: {column: value}."""
-    own = {name: COLUMNS[name](entry) if name in COLUMNS else getattr(entry.facts, name) for name in columns}
-    return {
-        "name": entry.name,
-        "aliases": registry.aliases(entry.name),
-        **own,
-        "defaults": _defaults(entry),
-        "origin": _origin(entry),
-    }
+    from plo.scorers import SCORERS
+    from plo.scorers.recipe import Recipe
+
+    target = entry.load()
+    row = {"name": entry.name, "aliases": registry.aliases(entry.name)}
+    row |= DERIVED[kind](entry) if kind in DERIVED else {}
+    row |= {name: getattr(entry.facts, name) for name in columns}
+    row["defaults"] = {n: None if p.default is p.empty else p.default for n, p in hyper_parameters(target).items()}
+    row["origin"] = SCORERS[target.scorer].origin if isinstance(target, Recipe) else entry.origin
+    return row
 
 
 def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dict[str, str]:
@@ -90,52 +88,23 @@ def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dic
     return {key: text or "-" for key, text in texts.items() if key not in ("name", "aliases", *leave_out)}
 
 
-def _recipe(entry) -> str:
-    """Name loss and scorer of a recipe; "" for a loss."""
-    from plo.scorers.recipe import Recipe
+def _of_loss(entry) -> dict[str, Any]:
+    """Describe a loss, or a recipe by its loss and scorer."""
+    from plo.scorers import RECIPES, get_variant
 
-    return repr(entry.load()) if isinstance(entry.load(), Recipe) else ""
-
-
-def _needs(entry) -> list[str]:
-    from plo.scorers import get_variant
-
-    return list(get_variant(entry.name).needs)
+    variant = get_variant(entry.name)
+    recipe = repr(entry.load()) if entry.name in RECIPES else ""
+    return {"recipe": recipe, "needs": list(variant.needs), "level": variant.loss.level}
 
 
-def _level(entry) -> str:
-    from plo.scorers import get_variant
-
-    return getattr(entry.facts, "level", None) or get_variant(entry.name).loss.level
-
-
-def _trains(entry) -> list[str]:
-    """List what is trained before the scorer can score, with its default hyper-parameters."""
+def _of_scorer(entry) -> dict[str, Any]:
+    """Describe what is trained before the scorer can score, and what it reads."""
     from plo.losses import get_loss
     from plo.scorers import get_scorer
 
-    stages = get_scorer(entry.name).stages if entry.facts.stages else {}
-    return [
-        f"{name}: {get_loss(stage.loss).name}{' on reversed pairs' * stage.reversed}" for name, stage in stages.items()
-    ]
+    stages = get_scorer(entry.name).stages.items() if entry.facts.stages else ()
+    trains = [f"{name}: {get_loss(stage.loss).name}{' on reversed pairs' * stage.reversed}" for name, stage in stages]
+    return {"trains": trains, "reads": [*entry.facts.reads, *["seed"] * entry.facts.seeded]}
 
 
-def _reads(entry) -> list[str]:
-    return [*entry.facts.reads, *(["seed"] if entry.facts.seeded else [])]
-
-
-def _defaults(entry) -> dict[str, Any]:
-    from plo.registry import hyper_parameters
-
-    parameters = hyper_parameters(entry.load())
-    return {n: None if p.default is inspect.Parameter.empty else p.default for n, p in parameters.items()}
-
-
-def _origin(entry) -> str:
-    """Return where an entry is defined; of a recipe, where its scorer is."""
-    from plo.scorers.recipe import SCORERS, Recipe
-
-    return SCORERS[entry.load().scorer].origin if isinstance(entry.load(), Recipe) else entry.origin
-
-
-COLUMNS = {"recipe": _recipe, "needs": _needs, "level": _level, "trains": _trains, "reads": _reads}
+DERIVED = {"losses": _of_loss, "scorers": _of_scorer}  # kind: function that makes further columns

@@ -8,7 +8,7 @@ from plo.cli.tables import print_rows
 from plo.terminal import say
 
 if TYPE_CHECKING:
-    from plo.experiment.plan import Plan, PlannedCell
+    from plo.experiment.plan import Plan
 
 
 def print_plan(plan: "Plan") -> None:
@@ -36,12 +36,8 @@ def _variants(plan: "Plan") -> Iterator[dict[str, str]]:
     """Describe each variant: its steps, and the state of its cell of each seed."""
     for variant in dict.fromkeys(cell.variant for cell in plan.cells):
         own = [cell for cell in plan.cells if cell.variant == variant]
-        states = {f"seed {cell.seed}": _state(cell) for cell in own}
+        states = {f"seed {c.seed}": f"resumes at step {c.done}" if c.state == "resumes" else c.state for c in own}
         yield {"variant": variant, "steps": str(own[0].steps or "-"), **states}
-
-
-def _state(cell: "PlannedCell") -> str:
-    return f"resumes at step {cell.done}" if cell.state == "resumes" else cell.state
 
 
 def _duration(seconds: float) -> str:

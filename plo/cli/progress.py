@@ -21,35 +21,24 @@ class TerminalProgress(Progress):
         return self.console.status(line(text))
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        with _bars(self.console) as bars:
+    def bar(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True) as bars:
             task = bars.add_task(plain(label), total=total)
-            yield lambda done: bars.update(task, completed=done)
+            yield lambda done, **changes: bars.update(task, completed=done, **changes)
 
-    def cells(self, work: Sequence[tuple[int, int]]) -> CellsProgress:
-        return DrawnCells(work, self.console) if self.console.is_terminal else CellsProgress(work)
+    @contextmanager
+    def cells(self, work: Sequence[tuple[int, int]]) -> Iterator[CellsProgress]:
+        if not self.console.is_terminal:
+            with super().cells(work) as cells:
+                yield cells
+            return
+        cells = CellsProgress(work)
+        with self.bar("cells", cells.units) as update:
 
+            def draw() -> None:
+                number = min(cells.cells_done + 1, len(work))
+                update(cells.units_done, description=plain(f"[{number}/{len(work)}] {cells.cell}"))
 
-class DrawnCells(CellsProgress):
-    """The progress of cells as a bar in a terminal."""
-
-    def __init__(self, work: Sequence[tuple[int, int]], console: Console):
-        super().__init__(work)
-        self.bars = _bars(console)
-        self.task = self.bars.add_task("cells", total=self.units)
-
-    def __enter__(self) -> "DrawnCells":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def draw(self) -> None:
-        text = plain(f"[{min(self.cells_done + 1, len(self.work))}/{len(self.work)}] {self.cell}")
-        self.bars.update(self.task, description=text, completed=self.units_done)
-
-
-def _bars(console: Console) -> Bars:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+            cells.draw = draw
+            yield cells

@@ -39,8 +39,7 @@ def verify(
     if [every, loss is not None or generator is not None].count(True) != 1:
         raise typer.BadParameter("give LOSS, --generator or both, or --all")
     load_plugins(plugin)
-    from plo.cli.verify_report import as_json as to_json
-    from plo.cli.verify_report import print_matrix, print_report
+    from plo.cli.verify_report import print_json, print_matrix, print_report
     from plo.losses import LOSSES
     from plo.scorers import RECIPES, get_loss
     from plo.verify import verify, verify_generator
@@ -53,11 +52,11 @@ def verify(
     else:
         reports = [verify(load_loss(loss, generator, get_loss))]
     if as_json:
-        print(to_json(reports))
+        print_json(reports)
     elif every:
-        print_matrix(reports, console)
+        print_matrix(reports)
     else:
-        print_report(reports[0], console)
+        print_report(reports[0])
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
 

@@ -1,6 +1,7 @@
 """The settings of an experiment: `settings`."""
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from textwrap import wrap
 from typing import Annotated, Any
 
@@ -11,15 +12,11 @@ from rich.padding import Padding
 from plo.cli.parameters import Json
 from plo.cli.shared import console
 from plo.cli.tables import print_rows
-from plo.errors import PloError
+from plo.near import near
 from plo.terminal import line, plain, say
 
 KINDS = {"string": "text", "boolean": "true or false", "object": "mapping"}
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-
-
-class NoSuchSetting(PloError, LookupError):
-    """A pattern that no setting matches."""
 
 
 def settings(
@@ -37,17 +34,13 @@ def settings(
         plo settings 'train.*'
         plo settings --yaml > experiment.yaml
     """
-    import fnmatch
+    from plo.config import ConfigError, fields
 
-    from plo.near import near
-
-    rows = list(describe())
-    names = [row["setting"] for row in rows]
-    rows = [row for row in rows if fnmatch.fnmatchcase(row["setting"], pattern)]
+    rows = [row for row in describe() if fnmatchcase(row["setting"], pattern)]
     if not rows:
-        meant = near(pattern.strip("*"), names)
+        meant = near(pattern.strip("*"), fields())
         hint = f"Did you mean {' or '.join(meant)}?" if meant else "plo settings lists all."
-        raise NoSuchSetting(f"No setting matches {pattern!r}. {hint}")
+        raise ConfigError(f"No setting matches {pattern!r}. {hint}")
     if as_yaml:
         print(plain("\n".join(_file(rows))))
     elif as_json:
@@ -89,7 +82,7 @@ def _print(row: Mapping[str, Any]) -> None:
     default = "" if row["required"] else f" = {_flow(row['default'])}"
     values = f"{'required, ' * row['required']}{': '.join(filter(None, (row['type'], row['allowed'])))}"
     say(console, (row["setting"], "bold"), default, (f"  ({values})", "dim"))
-    description = Padding(line(row["description"]), (0, 0, 0, 4))
+    description = Padding.indent(line(row["description"]), 4)
     console.print(description)
 
 

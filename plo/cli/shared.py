@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from plo.cli.parameters import Quiet, Verbose
 from plo.errors import PloError
 from plo.faults import sentence
 from plo.interrupt import SIGNALS, Interrupted, listening
+from plo.registry import load_plugin
 from plo.terminal import Terminal, TerminalHandler, plain
 
 if TYPE_CHECKING:
@@ -70,15 +70,8 @@ def terminal_progress() -> "TerminalProgress":
 
 def load_plugins(plugins: Iterable[Path]) -> None:
     """Run the files that `--plugin` names, for the registrations in them."""
-    from plo.registry import load_plugin
-
     for plugin in plugins:
         load_plugin(plugin)
-
-
-def can_ask() -> bool:
-    """Return whether a person at the terminal can answer a question."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def silence_libraries() -> None:

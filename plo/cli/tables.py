@@ -1,11 +1,13 @@
 """Tables of the command line."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from plo.cli.shared import console
 from plo.terminal import line, say
@@ -14,21 +16,33 @@ WIDEST = 32  # characters on one line of a column that folds last: two of them, 
 FOLDED_LAST = ("defaults", "setting")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, title: str = "") -> None:
-    """Print rows that have the same columns as a table, or as JSON; in a table a text is a cell, a line end in it is kept.
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, title: str = "", gap: int = 2) -> None:
+    """Print rows that have the same columns as a table, or as JSON, in which NaN and infinities are texts.
 
-    In a narrow window the columns between fold before the first one and those in `FOLDED_LAST`. Nothing is cut.
+    A line end in a cell is kept. In a narrow window the columns between fold before the first one and those in
+    `FOLDED_LAST`. Nothing is cut.
+
+    Args:
+        gap: number of spaces between columns.
     """
     if as_json:
-        print(json.dumps(rows, indent=2, default=str))
+        print(json.dumps(_finite(rows), indent=2, default=str))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, gap - 1), header_style="bold")
     for number, key in enumerate(rows[0]):
         widest = max(cell_len(text) for row in rows for text in [key, *str(row[key]).split("\n")])
         kept = number == 0 or key in FOLDED_LAST
         table.add_column(key, width=min(widest, WIDEST) if kept else None, overflow="fold")
     for row in rows:
-        table.add_row(*(line(str(value)) for value in row.values()))
+        table.add_row(*(value if isinstance(value, Text) else line(str(value)) for value in row.values()))
     if title:
         say(console, f"\n{title}\n", style="bold")
     console.print(table)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from plo.data.reading import read_rows
 from plo.data.report import DropReport
 from plo.data.rows import Row, to_chat
 from plo.data.split import row_digest, split_is_fixed, split_rows
-from plo.data.tokenize import TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
+from plo.data.tokenize import COUNTS, TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
+from plo.paths import text_digest
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,13 @@ def load_data(
         train_rows, eval_rows = ([to_chat(row) for row in part] for part in (train_rows, eval_rows))
     counts: Counter[str] = Counter()
     tokenized = [
-        _tokenize(rows, tokenizer, max_length, truncation, ends, most, report, counts)
-        for rows, most in ((train_rows, limit), (eval_rows, eval_limit))
+        _kept(tokenize_rows(part, tokenizer, max_length, truncation, ends), most, report, counts)
+        for part, most in ((train_rows, limit), (eval_rows, eval_limit))
     ]
     report.enforce(strict)
     _check_splits(tokenized, rows, report.source, eval_fraction)
     train, held = ([pair for _, pair in part] for part in tokenized)
     template = (template_of(tokenizer) or "") if conversational else "plain"
-    names = ("truncated_prompts", "truncated_responses", "responses_without_eos", "merged_boundaries")
-    names += ("rewritten_prompts", "rewritten_tokens")
     stats = {
         "rows": report.rows,
         "dropped": report.total,
@@ -133,16 +132,16 @@ def load_data(
         "eval_pairs": len(held),
         "train_prompts": len({pair.prompt for pair in train}),
         "eval_prompts": len({pair.prompt for pair in held}),
-        **{name: counts[name] for name in (*names, "rows_with_special_tokens")},
+        **{name: counts[name] for name in COUNTS},
         "train_rows_with_eval_prompt": left_out,
         "dated_template": int("strftime_now" in template),
     }
     fingerprints = {
-        "rows": _sha256(*(f"{split}:{row_digest(row)}" for split, part in enumerate(tokenized) for row, _ in part)),
-        "template": _sha256(template),
+        "rows": text_digest(*(f"{split}:{row_digest(row)}" for split, part in enumerate(tokenized) for row, _ in part)),
+        "template": text_digest(template),
         "tokens": _token_digest([train, held]),
     }
-    return PreferenceData(train, held, report, stats, fingerprints, _sha256(*fingerprints.values()))
+    return PreferenceData(train, held, report, stats, fingerprints, text_digest(*fingerprints.values()))
 
 
 def _one_form(rows: list[Row]) -> bool:
@@ -160,18 +159,15 @@ def _one_form(rows: list[Row]) -> bool:
     return rows[0].conversational
 
 
-def _tokenize(
-    rows: list[Row],
-    tokenizer: Any,
-    max_length: int,
-    truncation: str,
-    ends: Collection[int],
+def _kept(
+    tokenised: Iterable[tuple[Row, Pair | str, Counter[str]]],
     limit: int | None,
     report: DropReport,
     counts: Counter[str],
 ) -> list[tuple[Row, Pair]]:
+    """Return at most `limit` pairs with their rows, and record the dropped rows and the counts of the kept ones."""
     kept: list[tuple[Row, Pair]] = []
-    for row, pair, what in tokenize_rows(rows, tokenizer, max_length, truncation, ends):
+    for row, pair, what in tokenised:
         report.tokenised += 1
         if isinstance(pair, str):
             report.add(pair, row.where, row.excerpt, stage="tokenised")
@@ -188,11 +184,7 @@ def _check_arguments(
 ) -> None:
     if not 0 <= eval_fraction < 1 or math.isnan(eval_fraction):
         raise DataError(f"data.eval_fraction is {eval_fraction}. Give a share in [0, 1), such as 0.1.")
-    for name, value, least in (
-        ("limit", limit, 1),
-        ("eval_limit", eval_limit, 1),
-        ("max_length", max_length, 2),
-    ):
+    for name, value, least in (("limit", limit, 1), ("eval_limit", eval_limit, 1), ("max_length", max_length, 2)):
         if value is not None and value < least:
             raise DataError(f"data.{name} is {value}. Give {least} or more.")
     if truncation not in TRUNCATIONS:
@@ -225,7 +217,3 @@ def _token_digest(splits: list[list[Pair]]) -> str:
             for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
                 digest.update(f"{','.join(map(str, ids))};".encode())  # as text, which has no byte order
     return digest.hexdigest()
-
-
-def _sha256(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Find the characters of an answer that each response token covers, from how the text was rendered, never by search."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +7,7 @@ from plo.data.errors import DataError
 from plo.data.messages import Message
 from plo.data.rows import Row, Text
 from plo.data.tokenize import Pair, common_prefix, render
+from plo.paths import text_digest
 
 Span = tuple[int, int]  # characters [start, end)
 
@@ -60,9 +60,9 @@ def clipped_span(span: Span, start: int, end: int) -> Span:
 
 def stand_in(*texts: str) -> str:
     """Make a word that occurs in none of the texts, to find where a template puts a text that it replaces."""
-    word = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    word = text_digest(*texts)
     while any(word in text for text in texts):
-        word = hashlib.sha256(word.encode()).hexdigest()
+        word = text_digest(word)
     return word
 
 
@@ -74,7 +74,7 @@ def _answer(rendered: str, place: Span, offsets: list[Span]) -> Answer:
 
 def _places(row: Row, texts: tuple[str, str, str], tokenizer: Any) -> list[Span]:
     """Find the characters of both answers in the rendered texts; several messages count from the first to the last."""
-    if row.messages is None:  # `render` puts EOS at the end of each
+    if not row.conversational:  # `render` puts EOS at the end of each
         return [(len(row.prompt), len(text) - len(tokenizer.eos_token)) for text in texts[1:]]
     _, chosen, rejected = row.messages
     word = stand_in(*texts)

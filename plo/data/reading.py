@@ -7,7 +7,7 @@ from typing import Any
 from plo.data.errors import BadRow, DataError, Tie
 from plo.data.messages import are_messages_as_text, parse
 from plo.data.report import DropReport
-from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, Text, check, to_row
+from plo.data.rows import OWN_KEYS, SYSTEM_NAMES, Row, Text, check, names_of, to_row
 from plo.data.shapes import Raw, recognise
 from plo.data.sources import read_source
 
@@ -64,14 +64,11 @@ def read_rows(
 
 
 def _renamed(raw: Raw, columns: Mapping[str, str | None]) -> Raw:
-    if not columns:
-        return raw
     for name, given in columns.items():
         if given is not None and given not in raw:
-            present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
             raise DataError(
                 f"{raw['where']}: data.columns takes {name!r} from the column {given!r}, which is missing; there are "
-                f"{present}. Name one of them, or register a reader with plo.data.register_source."
+                f"{names_of(raw)}. Name one of them, or register a reader with plo.data.register_source."
             )
     kept = {name: value for name, value in raw.items() if name not in columns and name not in columns.values()}
     return kept | {name: raw[given] for name, given in columns.items() if given is not None}

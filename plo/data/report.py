@@ -1,6 +1,6 @@
 """The report of reading: formats, dropped rows with reasons and examples, and remarks."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from plo.data.errors import UNREADABLE, DataError
@@ -21,6 +21,7 @@ class DropReport:
         source: name of the data, for messages.
         rows: rows read.
         tokenised: rows tokenised.
+        dropped: rows dropped by stage, "read" and "tokenised".
         ties: rows that prefer neither response; they are left out.
         read_as: {format and what became of its columns: rows}, for formats other than plo's own.
         remarks: {words that follow the number of rows: rows}, for other remarks.
@@ -32,10 +33,9 @@ class DropReport:
     source: str = "data"
     rows: int = 0
     tokenised: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    dropped_read: int = 0
-    dropped_tokenised: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    dropped: Counter[str] = field(default_factory=Counter)
     ties: int = 0
     read_as: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
@@ -45,18 +45,14 @@ class DropReport:
 
     def add(self, reason: str, where: str, excerpt: str, *, stage: str = "read") -> None:
         """Count one dropped row; `stage` is "read" or "tokenised"."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        shown = self.examples.setdefault(reason, [])
-        if len(shown) < EXAMPLES:
-            shown.append((where, excerpt))
-        if stage == "read":
-            self.dropped_read += 1
-        else:
-            self.dropped_tokenised += 1
+        self.counts[reason] += 1
+        if self.counts[reason] <= EXAMPLES:
+            self.examples[reason].append((where, excerpt))
+        self.dropped[stage] += 1
 
     @property
     def total(self) -> int:
-        return self.dropped_read + self.dropped_tokenised
+        return self.dropped.total()
 
     @property
     def share(self) -> float:
@@ -64,10 +60,10 @@ class DropReport:
 
         One or two bad rows are not extrapolated: they may be chance.
         """
-        read = self.dropped_read / max(self.rows, 1)
-        if self.dropped_tokenised <= CHANCE:
+        read = self.dropped["read"] / max(self.rows, 1)
+        if self.dropped["tokenised"] <= CHANCE:
             return self.total / max(self.rows, 1)
-        return read + (1 - read) * self.dropped_tokenised / max(self.tokenised, 1)
+        return read + (1 - read) * self.dropped["tokenised"] / max(self.tokenised, 1)
 
     @property
     def notes(self) -> list[str]:
@@ -92,15 +88,15 @@ class DropReport:
         if self.total and (strict or self.share > MAX_BAD_SHARE):
             allowed = "strict allows none" if strict else f"at most {MAX_BAD_SHARE:.0%} may be"
             remedy = "Mend or remove these rows in the source"
-            if self.dropped_tokenised:
+            if self.dropped["tokenised"]:
                 remedy += ", or raise data.max_length where truncation is the reason"
             if UNREADABLE in self.counts:
                 remedy += ", or save it as JSON lines or Parquet"
             if strict:
                 remedy += ", or leave strict out to have them dropped"
-            found = f"{self.dropped_read} of {self.rows} rows read"
+            found = f"{self.dropped['read']} of {self.rows} rows read"
             if self.tokenised:
-                found += f" and {self.dropped_tokenised} of {self.tokenised} rows tokenised so far"
+                found += f" and {self.dropped['tokenised']} of {self.tokenised} rows tokenised so far"
             raise DataError(f"{self.source}: {found} are bad ({self.share:.1%}), {allowed}.\n{self}\n{remedy}.")
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from plo.data.errors import EMPTY, HALF_MESSAGES, IDENTICAL, NOT_UNICODE, PROMPTS_DIFFER, BadRow, DataError
 from plo.data.messages import Message, are_messages_as_text, read_messages
@@ -51,6 +51,12 @@ class Row:
     split: str | None = None
     system: str = ""
 
+    def __post_init__(self) -> None:
+        if len({isinstance(text, str) for text in (self.prompt, self.chosen, self.rejected)}) > 1:
+            raise DataError(
+                f"{self.where}: prompt and responses are neither all text nor all messages. Give them in one form."
+            )
+
     @property
     def conversational(self) -> bool:
         return isinstance(self.prompt, list)
@@ -58,16 +64,12 @@ class Row:
     @property
     def texts(self) -> tuple[str, str, str] | None:
         """Prompt and responses of a plain row; None for a conversational one."""
-        if isinstance(self.prompt, str) and isinstance(self.chosen, str) and isinstance(self.rejected, str):
-            return self.prompt, self.chosen, self.rejected
-        return None
+        return None if self.conversational else cast(tuple[str, str, str], (self.prompt, self.chosen, self.rejected))
 
     @property
-    def messages(self) -> tuple[list[Message], list[Message], list[Message]] | None:
-        """Prompt and responses of a conversational row; None for a plain one."""
-        if isinstance(self.prompt, list) and isinstance(self.chosen, list) and isinstance(self.rejected, list):
-            return self.prompt, self.chosen, self.rejected
-        return None
+    def messages(self) -> list[list[Message]]:
+        """Prompt, chosen and rejected of a conversational row; empty for a plain one."""
+        return cast(list[list[Message]], [self.prompt, self.chosen, self.rejected]) if self.conversational else []
 
     @property
     def excerpt(self) -> str:
@@ -117,6 +119,11 @@ def to_row(raw: Mapping[str, Any]) -> Row:
     return Row(prompt, chosen, rejected, _columns(raw), where, _own_split(raw, where), system)
 
 
+def names_of(raw: Mapping) -> str:
+    """Write the names of a raw row's columns for a message."""
+    return ", ".join(repr(name) for name in raw if name not in ("where", "split")) or "none"
+
+
 def check(row: Row) -> str | None:
     """Return why a row is bad, or None. Responses that differ only in outer white space are identical."""
     chosen, rejected = _flat(row.chosen).strip(), _flat(row.rejected).strip()
@@ -163,11 +170,7 @@ def _conversation(prompt: Text | None, chosen: list, rejected: list, raw: Mappin
     if not any(whole):
         if prompt is None:
             raise _missing("prompt", raw, where)
-        return (
-            ([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt),
-            chosen,
-            rejected,
-        )
+        return ([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt), chosen, rejected
     if chosen == rejected:
         raise BadRow(IDENTICAL)
     pairs = enumerate(zip(chosen, rejected, strict=False))
@@ -269,8 +272,7 @@ def _own_split(raw: Mapping, where: str) -> str | None:
 
 
 def _missing(name: str, raw: Mapping, where: str) -> DataError:
-    present = [key for key in raw if key not in ("where", "split")]
-    free = [key for key in present if key not in OWN_KEYS]
+    free = [key for key in raw if key not in OWN_KEYS]
     wanted = [key for key in ("prompt", "chosen", "rejected") if key not in raw]
     names = {key: next(iter(difflib.get_close_matches(key, free, n=1, cutoff=0.5)), "NAME") for key in wanted}
     hint = (
@@ -279,8 +281,7 @@ def _missing(name: str, raw: Mapping, where: str) -> DataError:
     )
     if name == "prompt":
         hint += " Without a prompt 'chosen' and 'rejected' must be whole conversations: lists of messages."
-    found = ", ".join(map(repr, present)) or "none"
-    return DataError(f"{where}: the column {name!r} is missing; there are {found}. {hint}")
+    return DataError(f"{where}: the column {name!r} is missing; there are {names_of(raw)}. {hint}")
 
 
 def _reply(text: str) -> list[Message]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from plo.data.errors import BadRow, DataError, Tie
 from plo.data.messages import are_messages_as_text, parse, read_messages
+from plo.data.rows import CellNumber, names_of
 
 Raw = dict[str, Any]  # a row as its source gave it, with "where" added
 
@@ -19,19 +20,34 @@ class Shape:
     Args:
         name: name of the format.
         columns: columns that a row must have; "a|b" means one of the two.
-        convert: converts a raw row to a form of `to_row`, and keeps the columns that it does not use.
         how: what becomes of the columns, for the report.
         fits: returns whether a row with these columns has the format.
+        convert: converts a raw row to a form of `to_row`, and keeps the columns that it does not use.
     """
 
     name: str
-    columns: tuple[str, ...]
-    convert: Callable[[Raw], Raw]
+    columns: list[str]
     how: str
-    fits: Callable[[Raw], bool] = lambda raw: True
+    fits: Callable[[Raw], bool]
+    convert: Callable[[Raw], Raw]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.how}"
+
+
+SHAPES: list[Shape] = []  # a row has the first that fits
+
+
+def _shape(
+    name: str, columns: str, how: str, fits: Callable[[Raw], bool] = lambda raw: True
+) -> Callable[[Callable[[Raw], Raw]], Callable[[Raw], Raw]]:
+    """Add the format that a function converts; see `Shape`."""
+
+    def add(convert: Callable[[Raw], Raw]) -> Callable[[Raw], Raw]:
+        SHAPES.append(Shape(name, columns.split(), how, fits, convert))
+        return convert
+
+    return add
 
 
 def recognise(raw: Raw) -> Shape | None:
@@ -45,47 +61,72 @@ def recognise(raw: Raw) -> Shape | None:
     return None
 
 
+@_shape(
+    "HH",
+    "chosen rejected",
+    "the prompt ends at the last 'Assistant:' of the dialogues",
+    lambda raw: isinstance(raw["chosen"], str) and raw["chosen"].startswith("\n\nHuman:"),
+)
 def hh(raw: Raw) -> Raw:
     """Convert Anthropic/hh-rlhf: `chosen` and `rejected` are dialogues, whose prompt ends at the last "Assistant:"."""
     cut = {}
     for side in ("chosen", "rejected"):
-        text = raw[side]
+        text = raw.get(side)
         if not isinstance(text, str) or are_messages_as_text(text):
+            found = f"{type(text).__name__} {str(text)[:40]!r}, not a dialogue as text" if side in raw else "missing"
             raise DataError(
-                f"{raw['where']}: {side!r} is {type(text).__name__} {str(text)[:40]!r}, not a dialogue as text. Lists of messages are read "
-                "where the file or folder itself is data.source."
+                f"{raw['where']}: {side!r} is {found}; there are {names_of(raw)}. Give the file or folder itself as "
+                "data.source, which reads lists of messages too, with data.columns: {prompt: ..., chosen: ..., "
+                "rejected: ...} for columns of other names."
             )
         before, mark, response = text.rpartition("\n\nAssistant:")
         cut |= {side: response, f"{side}_prompt": before + mark} if mark else {side: "", f"{side}_prompt": text}
     return raw | cut
 
 
+@_shape(
+    "TL;DR comparisons",
+    "input_text candidate_0 candidate_1 choice",
+    "prompt from input_text, chosen the candidate that choice names",
+)
 def tldr(raw: Raw) -> Raw:
     """Convert openai/summarize_from_feedback as exported: `choice` names the better of `candidate_0` and `candidate_1`."""
     better = _one_of(raw, "choice", {0: 0, 1: 1})
     return _oriented(raw, "input_text", ("candidate_0", "candidate_1"), better, "choice")
 
 
+@_shape(
+    "OpenAI's preference format",
+    "input preferred_output non_preferred_output",
+    "prompt from input.messages, chosen from preferred_output, rejected from non_preferred_output",
+)
 def openai(raw: Raw) -> Raw:
     """Convert OpenAI's preference format: `input` holds the messages (and tools), the two outputs are messages."""
     given = raw["input"] if isinstance(raw["input"], Mapping) else _parsed(raw, "input")
     if not isinstance(given, Mapping) or "messages" not in given:
         raise DataError(f"{raw['where']}: 'input' has no messages. Write {{\"messages\": [...]}}.")
+    sides = {"chosen": raw["preferred_output"], "rejected": raw["non_preferred_output"]}
+    tools = {"tools": given["tools"]} if given.get("tools") else {}  # which `to_row` refuses
     used = {"input", "preferred_output", "non_preferred_output"}
-    row = {**_others(raw, used), "prompt": _turns(given, "messages", raw["where"])}
-    if given.get("tools"):
-        row["tools"] = given["tools"]
-    sides = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
-    return row | {side: _turns(raw, name, raw["where"]) for side, name in sides.items()}
+    return _others(raw, used) | tools | {"prompt": given["messages"]} | sides
 
 
+@_shape(
+    "ShareGPT",
+    "conversations|messages chosen rejected",
+    "prompt from the turns of conversations or messages",
+)
 def sharegpt(raw: Raw) -> Raw:
     """Convert ShareGPT with a chosen and a rejected turn (hiyouga/DPO-En-Zh-20k, LLaMA-Factory), or with `messages`."""
-    name = "conversations" if "conversations" in raw else "messages"
-    sides = {side: _turns(raw, side, raw["where"]) for side in ("chosen", "rejected")}
-    return _others(raw, {name}) | {"prompt": _turns(raw, name, raw["where"])} | sides
+    return _renamed(raw, "conversations" if "conversations" in raw else "messages")
 
 
+@_shape(
+    "Nectar",
+    "prompt answers",
+    "chosen the answer of the best rank, rejected that of the last, margin the ranks between them",
+    lambda raw: not {"chosen", "rejected"} & set(raw),
+)
 def nectar(raw: Raw) -> Raw:
     """Convert berkeley-nest/Nectar: `answers` with ranks, 1 the best; the best is chosen, the last rejected.
 
@@ -110,6 +151,16 @@ def nectar(raw: Raw) -> Raw:
     return _others(raw, {"answers"}) | pair
 
 
+@_shape(
+    "HelpSteer3",
+    "context response1 response2 overall_preference",
+    "prompt from context, chosen by the sign of overall_preference, margin its size",
+)
+@_shape(
+    "HelpSteer2",
+    "prompt response_1 response_2 preference_strength",
+    "chosen by the sign of preference_strength, margin its size",
+)
 def helpsteer(raw: Raw) -> Raw:
     """Convert nvidia/HelpSteer3 and HelpSteer2: from -3 (the first response is much better) to 3 (the second is)."""
     third = "overall_preference" in raw
@@ -118,22 +169,38 @@ def helpsteer(raw: Raw) -> Raw:
     if strength == 0:
         raise Tie
     sides = ("response1", "response2") if third else ("response_1", "response_2")
-    row = _oriented(raw, prompt, sides, int(strength > 0), label)
-    return row | {"prompt": _turns(raw, prompt, raw["where"]), "margin": abs(strength)}
+    return _oriented(raw, prompt, sides, int(strength > 0), label) | {"margin": abs(strength)}
 
 
+@_shape(
+    "SHP",
+    "history human_ref_A human_ref_B labels",
+    "prompt from history, chosen human_ref_A where labels is 1, else human_ref_B",
+)
 def shp(raw: Raw) -> Raw:
     """Convert stanfordnlp/SHP and SHP-2: `labels` is 1 if human_ref_A scored better, by the factor `score_ratio`."""
     better = _one_of(raw, "labels", {1: 0, 0: 1})
     return _oriented(raw, "history", ("human_ref_A", "human_ref_B"), better, "labels")
 
 
+@_shape(
+    "PKU-SafeRLHF",
+    "prompt response_0 response_1 better_response_id",
+    "chosen by better_response_id; for the safer one set data.columns: {better_response_id: safer_response_id}",
+)
 def safe_rlhf(raw: Raw) -> Raw:
     """Convert PKU-SafeRLHF: `better_response_id` is the more helpful of two responses, `safer_response_id` the safer."""
     better = _one_of(raw, "better_response_id", {0: 0, 1: 1})
     return _oriented(raw, "prompt", ("response_0", "response_1"), better, "better_response_id", "safer_response_id")
 
 
+@_shape(
+    "Alpaca",
+    "instruction output",
+    "prompt from instruction and input, output is [chosen, rejected]",
+    lambda raw: not isinstance(raw["output"], str) or raw["output"].lstrip().startswith("["),
+)
+@_shape("Alpaca", "instruction chosen rejected", "prompt from instruction, and from input below it")
 def alpaca(raw: Raw) -> Raw:
     """Convert Alpaca: an `instruction` with an optional `input` below it, and earlier turns in `history`.
 
@@ -159,10 +226,10 @@ def alpaca(raw: Raw) -> Raw:
     return row
 
 
+@_shape("Orca", "question|input chosen rejected", "prompt from question or input")
 def orca(raw: Raw) -> Raw:
     """Convert Intel/orca_dpo_pairs (`question`) and argilla/distilabel-intel-orca-dpo-pairs (`input`), each with a `system`."""
-    name = "question" if "question" in raw else "input"
-    return _others(raw, {name}) | {"prompt": raw[name]}
+    return _renamed(raw, "question" if "question" in raw else "input")
 
 
 def _is_conversation(value: Any) -> bool:
@@ -174,75 +241,12 @@ def _is_conversation(value: Any) -> bool:
     return bool(turns) and turns[0]["role"] != "assistant"
 
 
-def _is_dialogue(raw: Raw) -> bool:
-    return isinstance(raw["chosen"], str) and raw["chosen"].startswith("\n\nHuman:")
-
-
-SHAPES = (
-    Shape("HH", ("chosen", "rejected"), hh, "the prompt ends at the last 'Assistant:' of the dialogues", _is_dialogue),
-    Shape(
-        "TL;DR comparisons",
-        ("input_text", "candidate_0", "candidate_1", "choice"),
-        tldr,
-        "prompt from input_text, chosen the candidate that choice names",
-    ),
-    Shape(
-        "OpenAI's preference format",
-        ("input", "preferred_output", "non_preferred_output"),
-        openai,
-        "prompt from input.messages, chosen from preferred_output, rejected from non_preferred_output",
-    ),
-    Shape(
-        "ShareGPT",
-        ("conversations|messages", "chosen", "rejected"),
-        sharegpt,
-        "prompt from the turns of conversations or messages",
-    ),
-    Shape(
-        "Nectar",
-        ("prompt", "answers"),
-        nectar,
-        "chosen the answer of the best rank, rejected that of the last, margin the ranks between them",
-        lambda raw: not {"chosen", "rejected"} & set(raw),
-    ),
-    Shape(
-        "HelpSteer3",
-        ("context", "response1", "response2", "overall_preference"),
-        helpsteer,
-        "prompt from context, chosen by the sign of overall_preference, margin its size",
-    ),
-    Shape(
-        "HelpSteer2",
-        ("prompt", "response_1", "response_2", "preference_strength"),
-        helpsteer,
-        "chosen by the sign of preference_strength, margin its size",
-    ),
-    Shape(
-        "SHP",
-        ("history", "human_ref_A", "human_ref_B", "labels"),
-        shp,
-        "prompt from history, chosen human_ref_A where labels is 1, else human_ref_B",
-    ),
-    Shape(
-        "PKU-SafeRLHF",
-        ("prompt", "response_0", "response_1", "better_response_id"),
-        safe_rlhf,
-        "chosen by better_response_id; for the safer one set data.columns: {better_response_id: safer_response_id}",
-    ),
-    Shape("Alpaca", ("instruction", "chosen", "rejected"), alpaca, "prompt from instruction, and from input below it"),
-    Shape(
-        "Alpaca",
-        ("instruction", "output"),
-        alpaca,
-        "prompt from instruction and input, output is [chosen, rejected]",
-        lambda raw: not isinstance(raw["output"], str) or raw["output"].lstrip().startswith("["),
-    ),
-    Shape("Orca", ("question|input", "chosen", "rejected"), orca, "prompt from question or input"),
-)
-
-
 def _others(raw: Raw, used: set[str]) -> Raw:
     return {name: value for name, value in raw.items() if name not in used}
+
+
+def _renamed(raw: Raw, prompt: str) -> Raw:
+    return _others(raw, {prompt}) | {"prompt": raw[prompt]}
 
 
 def _oriented(raw: Raw, prompt: str, sides: tuple[str, str], better: int, *labels: str) -> Raw:
@@ -271,17 +275,9 @@ def _parsed(raw: Raw, name: str) -> Any:
         return None
 
 
-def _turns(holder: Mapping, name: str, where: str) -> Any:
-    """Return the messages of a column in any notation; return plain text unchanged."""
-    value = holder[name]
-    if isinstance(value, list | Mapping) or are_messages_as_text(value):
-        return read_messages(value, name, where)
-    return value
-
-
 def _string(raw: Raw, name: str) -> str:
     value = raw.get(name)
-    value = getattr(value, "text", value)  # a number in a CSV file
+    value = value.text if isinstance(value, CellNumber) else value
     if value is not None and not isinstance(value, str):
         raise DataError(f"{raw['where']}: {name!r} is {type(value).__name__} {str(value)[:40]!r}. Give text.")
     return value or ""

@@ -122,7 +122,7 @@ def hh(path: Path | None, *, subset: str | None = None) -> Iterator[Raw]:
     else:
         rows = read_path(path / subset if subset else path)
     for raw in rows:
-        yield shapes.hh(_require(raw, "chosen", "rejected"))
+        yield shapes.hh(raw)
 
 
 @register_source("tldr")
@@ -132,12 +132,7 @@ def tldr(path: Path | None) -> Iterator[Raw]:
     Local rows may have that form (prompt, chosen, rejected), or input_text, candidate_0, candidate_1 and
     choice (0 or 1).
     """
-    rows = _load("trl-lib/tldr-preference", splits=("train", "validation")) if path is None else read_path(path)
-    for raw in rows:
-        if "prompt" in raw and "chosen" in raw:
-            yield raw
-            continue
-        yield shapes.tldr(_require(raw, "input_text", "candidate_0", "candidate_1", "choice"))
+    yield from _load("trl-lib/tldr-preference", splits=("train", "validation")) if path is None else read_path(path)
 
 
 @register_source("ultrafeedback")
@@ -176,16 +171,6 @@ def pocket(path: Path | None, *, seed: int = 0, pairs: int = 2000, held_out: str
         yield from pocket_pairs(seed, pairs, held_out)
     except PocketError as error:
         raise DataError(f"{error} It is data.options.held_out.") from error
-
-
-def _require(raw: Raw, *names: str) -> Raw:
-    if missing := [name for name in names if name not in raw]:
-        present = ", ".join(repr(key) for key in raw if key not in ("where", "split")) or "none"
-        raise DataError(
-            f"{raw['where']}: the column {missing[0]!r} is missing; there are {present}. "
-            "Give the file or folder itself as data.source, with data.columns: {prompt: ..., chosen: ..., rejected: ...}."
-        )
-    return raw
 
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:

@@ -1,11 +1,11 @@
 """Split rows into training and held-out ones by hash: the same on every machine, no prompt in both."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
 
 from plo.data.rows import Row
+from plo.paths import text_digest
 
 
 def prompt_key(row: Row) -> str:
@@ -16,17 +16,11 @@ def prompt_key(row: Row) -> str:
 
 def row_digest(row: Row) -> str:
     """Return the sha256 of a row's prompt, responses and columns; its place does not count."""
-    return _sha256(_canonical([row.prompt, row.chosen, row.rejected, row.columns]))
+    return _digest(row.prompt, row.chosen, row.rejected, row.columns)
 
 
-def _text_digest(row: Row) -> str:
-    """Return the hash that orders rows: of texts alone, so that more columns change neither order nor limit."""
-    return _sha256(_canonical([row.prompt, row.chosen, row.rejected]))
-
-
-def _canonical(value: object) -> str:
-    """Return the only JSON that a value has here."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+def _digest(*values: object) -> str:
+    return text_digest(json.dumps(values, sort_keys=True, separators=(",", ":")))
 
 
 def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], list[Row], int]:
@@ -37,7 +31,8 @@ def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], li
     hash, and training rows whose prompt is also held out are left out. The order of the rows in the source does not
     matter, so that a limit takes the same rows everywhere.
     """
-    rows = sorted(rows, key=lambda row: (_text_digest(row), row_digest(row)))
+    # The texts come first, so that more columns change neither order nor limit.
+    rows = sorted(rows, key=lambda row: (_digest(row.prompt, row.chosen, row.rejected), row_digest(row)))
     if split_is_fixed(rows):
         held_out = {prompt_key(row) for row in rows if row.split == "eval"}
         fixed = {prompt_key(row) for row in rows if row.split == "train"}
@@ -47,14 +42,11 @@ def split_rows(rows: Iterable[Row], eval_fraction: float) -> tuple[list[Row], li
     train, held, left_out = [], [], 0
     for row in rows:
         prompt = prompt_key(row)
-        if row.split == "eval" or (row.split is None and prompt in held_out):
-            held.append(row)
-        elif row.split == "train":
-            if prompt in held_out:
-                left_out += 1
-            else:
-                train.append(row)
-        elif prompt not in fixed and _fraction(prompt) < eval_fraction:
+        if row.split == "train" and prompt in held_out:
+            left_out += 1
+        elif row.split == "eval" or (
+            row.split is None and (prompt in held_out or (prompt not in fixed and _fraction(prompt) < eval_fraction))
+        ):
             held.append(row)
         else:
             train.append(row)
@@ -68,8 +60,4 @@ def split_is_fixed(rows: Iterable[Row]) -> bool:
 
 def _fraction(text: str) -> float:
     """Return a number in [0, 1) from a hash of the text, independent of the hash that orders rows."""
-    return int(_sha256("split:" + text)[:13], 16) / 16**13
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return int(text_digest("split:" + text)[:13], 16) / 16**13

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,15 @@ TRUNCATED_EMPTY = "truncation leaves a response empty"
 TRUNCATED_IDENTICAL = "truncation leaves identical responses"
 NO_PROMPT = "no prompt token before the response"
 TRUNCATIONS = ("keep_start", "keep_end")
+COUNTS = (
+    "truncated_prompts",
+    "truncated_responses",
+    "responses_without_eos",
+    "merged_boundaries",
+    "rewritten_prompts",
+    "rewritten_tokens",  # tokens of such prompts that are gone
+    "rows_with_special_tokens",
+)
 BATCH = 256  # rows per call of the tokenizer
 
 Ids = tuple[int, ...]
@@ -60,10 +70,6 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
         eos = tokenizer.eos_token
         chosen, rejected = (prompt + text + ("" if text.endswith(eos) else eos) for text in responses)
         return prompt, chosen, rejected
-    if row.messages is None:
-        raise DataError(
-            f"{row.where}: prompt and responses are neither all text nor all messages. Give them in one form."
-        )
     messages, *answers = row.messages
     try:
         chosen, rejected = (_apply(tokenizer, messages + answer) for answer in answers)
@@ -83,24 +89,9 @@ def tokenize_prompt(prompt: Text, tokenizer: Any) -> Ids:
     return tuple(_encode([text], tokenizer, not isinstance(prompt, str))[0])
 
 
-def tokenize_row(
-    row: Row, tokenizer: Any, max_length: int = 512, truncation: str = "keep_start", ends: Collection[int] = ()
-) -> Pair:
-    """Tokenise one row; see `tokenize_rows`.
-
-    Raises:
-        BadRow: the row must be dropped.
-        DataError: as in `render`.
-    """
-    _, pair, _ = next(tokenize_rows([row], tokenizer, max_length, truncation, ends))
-    if isinstance(pair, str):
-        raise BadRow(pair)
-    return pair
-
-
 def tokenize_rows(
     rows: Iterable[Row], tokenizer: Any, max_length: int, truncation: str, ends: Collection[int] = ()
-) -> Iterator[tuple[Row, Pair | str, dict[str, int]]]:
+) -> Iterator[tuple[Row, Pair | str, Counter[str]]]:
     """Tokenise rows, and yield each with its `Pair` or the reason to drop it, and counts of what happened to it.
 
     Prompt and response are tokenised jointly. The response starts where the prompt's own ids and those of
@@ -113,9 +104,7 @@ def tokenize_rows(
         ends: ids that end a response in addition to the tokenizer's EOS, such as those of `generation_config`.
 
     Yields:
-        row, pair or reason, and {"truncated_prompts": 0 or 1, "truncated_responses": 0 to 2,
-        "responses_without_eos": 0 to 2, "merged_boundaries": 0 or 1, "rewritten_prompts": 0 or 1,
-        "rewritten_tokens": tokens of such a prompt that are gone, "rows_with_special_tokens": 0 or 1}.
+        row, pair or reason, and the counts of `COUNTS`.
     """
     numbers = list(range(len(tokenizer)))  # one object per id instead of one per occurrence takes a fifth of the memory
     special = re.compile("|".join(map(re.escape, sorted(set(tokenizer.all_special_tokens)))) or "(?!)")
@@ -124,9 +113,9 @@ def tokenize_rows(
         texts = [render(row, tokenizer) for row in chunk]
         encoded = _encode_rows(chunk, texts, tokenizer)
         for row, (prompt, *sides), ids in zip(chunk, texts, encoded, strict=True):
-            counts = {"rows_with_special_tokens": int(_has_special(row, special, tokenizer.eos_token))}
+            counts = Counter(rows_with_special_tokens=int(_has_special(row, special, tokenizer.eos_token)))
             try:
-                cut = _cut(*ids, max_length, truncation, {tokenizer.eos_token_id, *ends}, counts)
+                cut = _cut(ids, max_length, truncation, {tokenizer.eos_token_id, *ends}, counts)
             except BadRow as error:
                 yield row, error.reason, counts
                 continue
@@ -141,18 +130,13 @@ def tokenize_rows(
 
 
 def _cut(
-    prompt: list[int],
-    chosen: list[int],
-    rejected: list[int],
-    max_length: int,
-    truncation: str,
-    ends: set[int],
-    counts: dict[str, int],
+    ids: Sequence[list[int]], max_length: int, truncation: str, ends: set[int], counts: Counter[str]
 ) -> tuple[list[int], list[int], list[int]]:
     """Cut the ids of the two whole sequences into those of prompt and responses, and truncate them."""
-    start = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
+    prompt, *sides = ids
+    start = min(common_prefix(prompt, side) for side in sides)
     counts["changed_tokens"] = len(prompt) - start
-    prompt, sides = prompt[:start], [chosen[start:], rejected[start:]]
+    prompt, sides = prompt[:start], [side[start:] for side in sides]
     if any(all(token in ends for token in side) for side in sides):
         raise BadRow(EMPTY)
     if sides[0] == sides[1]:
@@ -184,9 +168,7 @@ def common_prefix(a: Sequence, b: Sequence) -> int:
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _encode_rows(
-    chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any
-) -> list[tuple[list[int], list[int], list[int]]]:
+def _encode_rows(chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any) -> Iterable[Sequence[list[int]]]:
     conversational = chunk[0].conversational
     try:
         flat = _encode([text for three in texts for text in three], tokenizer, conversational)
@@ -197,11 +179,10 @@ def _encode_rows(
                 flat += _encode(list(three), tokenizer, conversational)
             except Exception as error:
                 raise DataError(
-                    f"{row.where}: {_name(tokenizer)} cannot tokenise the row: {type(error).__name__}: "
-                    f"{error}. "
-                    f"Remove or mend it."
+                    f"{row.where}: {_name(tokenizer)} cannot tokenise the row: {type(error).__name__}: {error}. "
+                    "Remove or mend it."
                 ) from error
-    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
 
 
 def _encode(texts: list[str], tokenizer: Any, conversational: bool) -> list[list[int]]:
@@ -244,7 +225,7 @@ def template_of(tokenizer: Any) -> str | None:
 def _has_special(row: Row, special: re.Pattern, eos: str) -> bool:
     """Return whether a text contains a special token's text, which becomes that token: a forged turn or end."""
     if row.texts is None:
-        return any(special.search(message["content"]) for part in row.messages or () for message in part)
+        return any(special.search(message["content"]) for part in row.messages for message in part)
     prompt, chosen, rejected = row.texts
     return any(special.search(text) for text in (prompt, chosen.removesuffix(eos), rejected.removesuffix(eos)))
 
@@ -254,7 +235,7 @@ def _name(tokenizer: Any) -> str:
 
 
 def _roles(row: Row) -> str:
-    return ", ".join(message["role"] for part in (row.messages or ())[:2] for message in part)
+    return ", ".join(message["role"] for part in row.messages[:2] for message in part)
 
 
 def tokenizer_identity(tokenizer: Any) -> str:

@@ -1,8 +1,10 @@
 """One cell of a comparison: training one variant with one seed, with evaluations along the way, all recorded."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +12,7 @@ import pandas as pd
 from plo import distributed, interrupt, store
 from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.targets import short_of_target
-from plo.backbone.token_statistics import STATISTICS, needs_reference
+from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
@@ -24,6 +26,7 @@ from plo.subjects.sampling import held_out_prompts, sample
 from plo.tracking import ActiveRun
 
 PROBE_PAIRS = 8
+log = logging.getLogger(__name__)
 
 
 def run_cell(
@@ -33,37 +36,31 @@ def run_cell(
     root: Path,
     reference_samples: pd.DataFrame | None,
     progress: Callable[..., None] = lambda units, steps=0: None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train from the last complete checkpoint, evaluate at every point, and record. Return the final metrics.
 
     Args:
-        run: the recorded run.
         root: folder of the comparison. Checkpoints and the trained adapter go into the cell's folder in it.
         reference_samples: samples of the reference with the same seed, for win rates; None for the reference itself.
         progress: receives the units of work done since the last call, and the number of steps among them.
-        note: receives notes for readers of the cell's numbers, which are also recorded as the tag `plo.notes`.
     """
     folder = cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(cell, bench, run, folder, reference_samples, progress)
+    evaluator = Evaluator(run, cell, bench, folder, reference_samples, progress)
     if cell.variant is None:
         with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
-        notes = _train(cell, cell.variant, bench, run, folder, evaluator)
-        if notes:
+        if notes := _train(cell, cell.variant, bench, run, folder, evaluator):
             run.tag("plo.notes", json.dumps(notes))
         for text in notes:
-            note(text)
+            log.info("note   %s: %s", cell.name, text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.describe(describe_metrics(bench.suite, metrics))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
-        shutil.rmtree(
-            checkpoint, ignore_errors=True
-        )  # the trained model stays; states of the optimiser are no longer needed
+        shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays, without states of the optimiser
     return metrics
 
 
@@ -81,11 +78,10 @@ def _train(
     run.tag("plo.stages", json.dumps(stages))
     backbone.reset(cell.seed, variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    registered = [need for need in variant.needs if need in STATISTICS]
     trainer = PreferenceTrainer(
         backbone,
         data.train,
-        bench.store.get(backbone, data.train, hidden=needs_reference(registered)),
+        bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs)),
         bench.experiment.train,
         seed=cell.seed,
         folder=folder,
@@ -102,23 +98,18 @@ def _train(
     return short_of_target(variant.loss, trainer.state.log_history, trainer.state.max_steps)
 
 
+@dataclass(eq=False)
 class Evaluator(CurveRecorder):
     """Records the training curve, and evaluates once at each point of `eval_at`, right after its checkpoint is complete."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        bench: Workbench,
-        run: ActiveRun,
-        folder: Path,
-        reference_samples: pd.DataFrame | None,
-        progress: Callable[..., None],
-    ):
-        super().__init__(run)
-        self.cell, self.bench, self.folder = cell, bench, folder
-        self.reference_samples, self.progress = reference_samples, progress
-        self.probe: Callable[[], dict[str, float]] = dict
-        self.points: Mapping[int, float] = {0: 1.0}
+    run: ActiveRun
+    cell: Cell
+    bench: Workbench
+    folder: Path
+    reference_samples: pd.DataFrame | None
+    progress: Callable[..., None]
+    probe: Callable[[], dict[str, float]] = dict
+    points: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})  # of the reference, which is not trained
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.points = self._points(state.max_steps)
@@ -138,12 +129,7 @@ class Evaluator(CurveRecorder):
             self.at_step(state.global_step, state.global_step)
 
     def at_step(self, step: int, now: int) -> None:
-        """Evaluate and keep the result on disk, or read the result of an earlier attempt.
-
-        Args:
-            step: step of the evaluation point.
-            now: step that the policy has reached.
-        """
+        """Evaluate the point `step` and keep the result, or read that of an earlier attempt; the policy is at step `now`."""
         metrics = distributed.on_main(lambda: self._evaluated(step))
         if metrics is None:
             if step != now:  # it was there at the start, or `missing` would have chosen an earlier checkpoint
@@ -156,7 +142,7 @@ class Evaluator(CurveRecorder):
         self.progress(EVALUATION_UNITS)
 
     def missing(self, step: int, steps: int) -> str | None:
-        """Say why a training of `steps` steps cannot continue at `step`: an earlier evaluation is missing. None: it can."""
+        """Return why a training of `steps` steps cannot continue at `step`, an earlier evaluation being missing, or None."""
         points = [point for point in self._points(steps) if point < step and self._evaluated(point) is None]
         return f"is past step {points[0]}, whose evaluation is missing" if points else None
 
@@ -178,7 +164,7 @@ class Evaluator(CurveRecorder):
         return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate now. Every process runs the model, as each may hold only a shard; the main process does the rest."""
+        """Evaluate now. Every process runs the model, as each may hold only a shard; the main one does the rest."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
         samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)

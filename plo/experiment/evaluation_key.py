@@ -15,7 +15,6 @@ class EvaluationKey:
     """Key that two findings of an evaluation must share to be compared.
 
     Attributes:
-        judging: the judge, if the evaluation has one.
         digest: hash of the evaluation's code with the code it calls, its options with the content of files they name, the
             model compared with, and the judge with the version of its weights and prompt.
         but_judge: the same hash without the judge.
@@ -29,10 +28,7 @@ class EvaluationKey:
 
     @classmethod
     def of(cls, evaluation: ModelEvaluation, judging: JudgeSession | None, against: Any = None) -> "EvaluationKey":
-        """Return the key of an evaluation.
-
-        Args:
-            against: the subject compared with, unless it is a part of what is evaluated.
+        """Return the key of an evaluation; `against` is the subject compared with, unless it is a part of what is evaluated.
 
         Raises:
             JudgeError, TemplateError: the judge cannot be loaded.

@@ -22,6 +22,7 @@ from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, suites, workbench
 from plo.identity import sha256
+from plo.subjects import Subject
 from plo.subjects.loading import load_subject, weights_digest
 from plo.subjects.policy import Policy
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
@@ -37,13 +38,7 @@ def judging_of(config: EvaluationConfig) -> JudgeSession | None:
 
 
 def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str) -> dict[str, str]:
-    """Run the workbench's evaluations of a model once on each finished cell, and record them alongside the cell.
-
-    Returns:
-        Errors by the names of failed evaluations. A failure does not stop the other evaluations.
-    """
-    if not bench.model_evaluations:
-        return {}
+    """Run the workbench's evaluations of a model once on each finished cell, and record them; return the errors by name."""
     if distributed.processes() > 1:
         names = ", ".join(e.name for e in bench.model_evaluations)
         log.info("%s: to be run afterwards in one process: plo eval %s --suite ...", names, bench.experiment.name)
@@ -51,9 +46,8 @@ def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tra
     judging, failed = judging_of(bench.experiment.evaluation), {}
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not loaded if everything is recorded already
-        for evaluation in bench.model_evaluations:
-            settings = partial(EvaluationKey.of, evaluation, judging)
-            _once(evaluation, settings, subject, tracker, parent, (cell.key, cell.name), failed)
+        start = partial(tracker.start_evaluation, parent)
+        failed |= _evaluate_all(bench.model_evaluations, judging, None, subject, (cell.key, cell.name), start)
     return failed
 
 
@@ -130,11 +124,8 @@ def evaluate_anything(
             tags = {"plo.loss": subject.name, "plo.variant": subject.name, "plo.seed": str(seed), "plo.model": ANY}
             if key not in tracker.finished(parent):
                 tracker.start_cell(parent, key, label, tags | environment()).finish()
-            for evaluation in evaluations:
-                settings = partial(EvaluationKey.of, evaluation, judging, reference)
-                of = key, label
-                if not _once(evaluation, settings, lambda: subject, tracker, parent, of, failed):
-                    log.info("%s of %s is recorded already.", evaluation.name, label)
+            start = partial(tracker.start_evaluation, parent)
+            failed |= _evaluate_all(evaluations, judging, reference, lambda: subject, (key, label), start)
     return failed
 
 
@@ -146,12 +137,10 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
     identity = bench.model_identity
     if not is_reference:
         folder = cell.folder or Path()
+        damage = store.damage(folder) if store.is_sealed(folder) else None  # not removed: it may be the only copy
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-            raise EvaluationError(
-                f"The trained policy of {cell.name} is missing in {folder}: bring the folder back, or train the cell anew "
-                f"in a comparison of another name (plo compare ... name=NAME)."
-            )
-        if store.is_sealed(folder) and (damage := store.damage(folder)):  # not removed: it may be the only copy
+            damage = "is missing"
+        if damage is not None:
             raise EvaluationError(
                 f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train the cell "
                 f"anew in a comparison of another name (plo compare ... name=NAME)."
@@ -159,59 +148,59 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])
     row = bench.data.train[0].row
-    common: dict[str, Any] = {
-        "seed": seed,
-        "config": bench.experiment.evaluation,
-        "trained_on": {pair.prompt for pair in bench.data.train},
-        "paths": {data.source: data.path} if data.path else {},
-        "chat": row is not None and row.conversational,
-    }
-    reference = Policy(
-        bench.backbone, bench.tokenizer, name="reference", identity=bench.model_identity, as_reference=True, **common
+    policy = partial(
+        Policy,
+        bench.backbone,
+        bench.tokenizer,
+        seed=seed,
+        config=bench.experiment.evaluation,
+        trained_on={pair.prompt for pair in bench.data.train},
+        paths={data.source: data.path} if data.path else {},
+        chat=row is not None and row.conversational,
     )
-    if is_reference:
-        reference.reference = reference
-        return reference
-    subject = Policy(bench.backbone, bench.tokenizer, name=cell.tags["plo.variant"], identity=identity, **common)
+    reference = policy(name="reference", identity=bench.model_identity, as_reference=True)
+    subject = reference if is_reference else policy(name=cell.tags["plo.variant"], identity=identity)
     subject.reference = reference
     return subject
 
 
-def _once(
-    evaluation: ModelEvaluation,
-    settings: Callable[[], EvaluationKey],
-    subject: Callable[[], Any],
-    tracker: Tracker,
-    parent: str,
+def _evaluate_all(
+    evaluations: Sequence[ModelEvaluation],
+    judging: JudgeSession | None,
+    against: Subject | None,
+    subject: Callable[[], Subject],
     of: tuple[str, str],
-    failed: dict[str, str],
-) -> bool:
-    """Evaluate a cell and record the findings, or add the error to `failed`; return False if they are recorded already.
+    start: Callable[..., ActiveRun | None],
+) -> dict[str, str]:
+    """Evaluate a cell and record the findings, unless they are recorded already; return errors by name of what failed.
 
     Args:
         of: key and name of the cell.
+        start: `Tracker.start_evaluation` of the comparison.
     """
-    (key, name), run = of, None
-    try:
-        own = settings()
-        tags = {"plo.of": key, "plo.evaluation": evaluation.entry.name, "plo.settings": own.digest, **environment()}
-        title = f"{evaluation.entry.name} of {name}"
-        run = tracker.start_evaluation(parent, sha256([key, own.digest]), title, tags, own.params)
-        if run is None:
-            return False
-        found = _evaluate(evaluation, own.judging, subject())
-        _record(run, evaluation, own, found)
-    except BaseException as error:
-        if run is not None:
-            run.fail(error)
-        if not isinstance(error, Exception):
-            raise
-        interrupt.check()  # a library may have replaced the exception
-        failed[f"{evaluation.name} of {name}"] = one_line(error)
-        log.error("failed %s of %s: %s", evaluation.name, name, one_line(error))
-    else:
-        _log(evaluation, name, found)
-    return True
+    (key, name), failed = of, {}
+    for evaluation in evaluations:
+        run, title = None, f"{evaluation.name} of {name}"
+        try:
+            own, plugged = EvaluationKey.of(evaluation, judging, against), evaluation.entry.name
+            tags = {"plo.of": key, "plo.evaluation": plugged, "plo.settings": own.digest, **environment()}
+            run = start(sha256([key, own.digest]), f"{plugged} of {name}", tags, own.params)
+            if run is None:
+                log.info("%s is recorded already.", title)
+                continue
+            found = _evaluate(evaluation, own.judging, subject())
+            _record(run, evaluation, own, found)
+        except BaseException as error:
+            if run is not None:
+                run.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            interrupt.check()  # a library may have replaced the exception
+            failed[title] = one_line(error)
+            log.error("failed %s: %s", title, failed[title])
+        else:
+            _log(title, found)
+    return failed
 
 
 def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject: Any) -> Findings:
@@ -270,10 +259,10 @@ def measure_judge(
     return card
 
 
-def _log(evaluation: ModelEvaluation, name: str, found: Findings) -> None:
+def _log(title: str, found: Findings) -> None:
     verdicts_first = sorted(found.metrics.items(), key=lambda metric: "win_rate" not in metric[0])
     shown = ", ".join(f"{metric} {value:.3f}" for metric, value in verdicts_first[:6])
-    log.info("done   %s of %s: %s", evaluation.name, name, shown)
+    log.info("done   %s: %s", title, shown)
     for note in found.notes:
         log.info("         %s", note)
 
@@ -284,8 +273,7 @@ def find(what: str, store: str | None) -> tuple[Tracker, Comparison, str | None]
         tracker = Tracker(store, "plo", create=False)
     except NothingRecorded:
         return None
-    comparisons = tracker.comparisons()
-    for comparison in reversed(comparisons):
+    for comparison in reversed(tracker.comparisons()):
         if what == comparison.name or (len(what) >= 8 and comparison.key.startswith(what)):
             return tracker, comparison, None
         if any(cell.run_id == what for cell in comparison.cells()):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from plo.backbone.token_statistics import STATISTICS
-from plo.config import EvaluationConfig, Experiment, TrainConfig
+from plo.config import Experiment, TrainConfig
 from plo.data import PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
@@ -19,20 +19,14 @@ WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_chec
 
 @dataclass(frozen=True)
 class Inputs:
-    """Settings, data and evaluations that all cells of a comparison share.
-
-    Attributes:
-        suite: names of the evaluations of samples.
-        model_evaluations: evaluations of a model.
-        model_identity: hash of policy and reference, which two runs must share to be compared.
-    """
+    """Settings, data and evaluations that all cells of a comparison share."""
 
     experiment: Experiment
     tokenizer: Any
     data: PreferenceData
-    suite: tuple[str, ...]
+    suite: tuple[str, ...]  # names of the evaluations of samples
     model_evaluations: tuple[ModelEvaluation, ...]
-    model_identity: str
+    model_identity: str  # hash of policy and reference, which two runs must share to be compared
 
     def base_identity(self, stage: Stage) -> list[Any]:
         """Return what identifies the model that a stage starts from."""
@@ -41,11 +35,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant (None: the reference itself) and a seed.
-
-    Attributes:
-        key: hash of everything that defines the cell's numbers.
-    """
+    """A variant (None: the reference itself) and a seed; `key` is the hash of everything that defines its numbers."""
 
     variant: Variant | None
     seed: int
@@ -77,22 +67,18 @@ class Cell:
 
 
 def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
-    """Return the hash of everything that defines a cell's numbers.
-
-    That is model, data, optimisation, evaluation, seed, and the code of the loss, its generator, its statistics and the
-    evaluations, together with the code that it calls.
-    """
+    """Return the hash of model, data, optimisation, evaluation, seed, and the code of the loss, statistics and evaluations."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
-    other = other_models(variant)
     settings = {
         "shared": shared_settings(inputs),
         "loss": [variant.name, variant.source] if variant is not None else None,
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
-        **({"stages": [inputs.base_identity(stage) for stage in other]} if other else {}),
     }
+    if other := other_models(variant):
+        settings["stages"] = [inputs.base_identity(stage) for stage in other]
     return sha256(settings)
 
 
@@ -118,11 +104,8 @@ def evaluation_settings(inputs: Inputs) -> list[Any]:
     """Return the settings that evaluations must share to be compared."""
     config = inputs.experiment.evaluation
     others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
-    return [settings_identity(config, exclude=others) | {"suite": _of_samples(config)}, inputs.suite]
-
-
-def _of_samples(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
+    of_samples = [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
+    return [settings_identity(config, exclude=others) | {"suite": of_samples}, inputs.suite]
 
 
 def comparison_key(inputs: Inputs) -> str:

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import pandas as pd
-from filelock import BaseFileLock, Timeout
+from filelock import Timeout
 
 from plo import caches, distributed, interrupt
 from plo.config import ConfigError, Experiment
@@ -19,14 +18,12 @@ from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_folder, comparison_key, evaluation_settings
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
+from plo.experiment.preflight import check_columns, checked_variants
 from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.registry import load_plugin
-from plo.scorers import Variant
-from plo.tracking import ActiveRun, RecordedCell, Tracker, closing, unrecorded
+from plo.tracking import ActiveRun, Tracker, closing, unrecorded
 
 log = logging.getLogger(__name__)
 
@@ -47,52 +44,35 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
     """
     distributed.start()
     progress = progress or Progress()
-    for plugin in experiment.plugins:
-        load_plugin(plugin)
-    plugged = digests(experiment.plugins)
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
-    variants = configured_variants(experiment)
-    trained = losses_with_stages(variants)
-    check_losses(trained)
+    variants, trained = checked_variants(experiment)
+    plugged = digests(experiment.plugins)
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
-    cells = _cells(bench, variants, experiment.seeds)
+    # Seed by seed, so that an interrupted comparison has all variants on its first seeds.
+    cells = [Cell(v, seed, cell_key(bench, v, seed)) for seed in experiment.seeds for v in (None, *variants)]
     key = comparison_key(bench)
-    with _only_one(tracker, key):
-        parent = distributed.on_main(
-            lambda: tracker.comparison(
-                experiment.name,
-                key,
-                experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {}),
-                {**environment(), "plo.data": bench.data.digest, "plo.model": bench.model_identity},
-                {cell.key: cell.name for cell in cells},
-            )
-        )
+    settings = experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {})
+    tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
+    names = {cell.key: cell.name for cell in cells}
+    with distributed.on_main(lambda: _only_one(tracker, key), share=False) or nullcontext():
+        parent = distributed.on_main(lambda: tracker.comparison(experiment.name, key, settings, tags, names))
         tracker.data_input(parent, experiment.data.source, bench.data.digest)
-        tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
         bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
         with closing(tracker, parent) as failed:
             prepare(bench, progress)
-            failed |= _run(bench, cells, tracker, parent, progress)
+            failed |= _run(bench, cells, tracker, parent, tags, progress)
             if bench.model_evaluations:
-                failed |= evaluate_cells(bench, _recorded(tracker, key, cells), tracker, parent)
+                recorded = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
+                finished = [cell for cell in recorded if cell.key in names and cell.status == "FINISHED"]
+                failed |= evaluate_cells(bench, finished, tracker, parent)
     return Outcome(parent, failed)
 
 
-def _recorded(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCell]:
-    """Return the recorded cells among `cells` that are finished."""
-    wanted = {cell.key for cell in cells}
-    found = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
-    return [cell for cell in found if cell.key in wanted and cell.status == "FINISHED"]
-
-
-def _cells(bench: Workbench, variants: list[Variant], seeds: tuple[int, ...]) -> list[Cell]:
-    """Return the cells seed by seed, so that an interrupted comparison has all variants on its first seeds."""
-    return [Cell(variant, seed, cell_key(bench, variant, seed)) for seed in seeds for variant in (None, *variants)]
-
-
-def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, progress: Progress) -> dict[str, str]:
+def _run(
+    bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, tags: dict[str, str], progress: Progress
+) -> dict[str, str]:
     experiment, root = bench.experiment, comparison_folder(bench)
     finished = distributed.on_main(lambda: tracker.finished(parent))
     failed: dict[str, str] = {}
@@ -106,15 +86,13 @@ def _run(bench: Workbench, cells: list[Cell], tracker: Tracker, parent: str, pro
     with progress.cells(work) as done:
         for cell in todo:
             done.begin(cell.name)
-            start = partial(
-                tracker.start_cell, parent, cell.key, cell.name, _tags(bench, cell), _params(experiment, cell)
-            )
+            about = tags | _tags(bench, cell), _params(experiment, cell)
+            start = partial(tracker.start_cell, parent, cell.key, cell.name, *about)
             run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
             try:
                 samples = partial(_reference_samples, tracker, references, cell)
                 reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
-                note = partial(log.info, "note   %s: %s", cell.name)
-                metrics = run_cell(cell, of_seed(cell.seed), run, root, reference, done.advance, note)
+                metrics = run_cell(cell, of_seed(cell.seed), run, root, reference, done.advance)
             except BaseException as error:
                 run.fail(error)
                 if not isinstance(error, Exception):
@@ -145,10 +123,7 @@ def _tags(bench: Workbench, cell: Cell) -> dict[str, str]:
         "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
         "plo.variant": cell.label,
         "plo.seed": str(cell.seed),
-        "plo.data": bench.data.digest,
-        "plo.model": bench.model_identity,
         "plo.evaluation": sha256(evaluation_settings(bench)),
-        **environment(),
     }
 
 
@@ -169,23 +144,11 @@ def _line(metrics: dict[str, float]) -> str:
     return ", ".join(f"{n} {metrics[n]:.3f}" for n in shown if n in metrics and not math.isnan(metrics[n]))
 
 
-@contextmanager
-def _only_one(tracker: Tracker, key: str) -> Iterator[None]:
+def _only_one(tracker: Tracker, key: str) -> AbstractContextManager[object]:
     """Let one launch at a time run a comparison of a store, in whatever folder launches are started."""
-    lock = distributed.on_main(lambda: _locked(tracker, key), share=False)
     try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _locked(tracker: Tracker, key: str) -> BaseFileLock:
-    try:
-        lock = caches.named_lock(tracker.uri, key)
-        lock.acquire(timeout=0)
+        return caches.named_lock(tracker.uri, key).acquire(timeout=0)
     except Timeout:
         raise ConfigError(
             f"Another process is running this comparison in {tracker.uri}: wait for it, or give another `name`."
         ) from None
-    return lock

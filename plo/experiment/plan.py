@@ -1,9 +1,5 @@
 """Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it.
 
-    plan = plan_comparison(experiment)      # reads the data and the store; raises what would end the comparison at once
-    plan.cells, plan.stages                 # PlannedCell, PlannedStage, in the order in which they run
-    plan.experiment                         # all settings, defaults filled in
-
 Keys depend on the weights. The plan takes those of the recorded comparison, and is right if the model still has them.
 """
 
@@ -17,11 +13,10 @@ from plo.backbone.pretrained import pretrained_tokenizer
 from plo.backbone.steps import tokens_of
 from plo.config import Experiment
 from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps, other_models
-from plo.experiment.preflight import check_columns, check_losses, configured_variants, losses_with_stages
+from plo.experiment.preflight import check_columns, checked_variants
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.workbench import read_data, sft_stage, suites
 from plo.faults import reason
-from plo.registry import load_plugin
 from plo.scorers import Stage, Variant
 from plo.tracking import Comparison, NothingRecorded, RecordedCell, Tracker, store_uri
 
@@ -30,66 +25,40 @@ State = Literal["finished", "resumes", "to do"]
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One variant with one seed.
-
-    Attributes:
-        key: key of the cell; None if it depends on weights that no recorded comparison identifies.
-        steps: optimiser steps of the whole training; 0 for the reference.
-        done: steps that need not be computed again.
-    """
+    """One variant with one seed."""
 
     variant: str
     seed: int
-    key: str | None
     state: State
-    steps: int
-    done: int
+    steps: int  # of the optimiser, in the whole training; 0 for the reference
+    done: int  # steps that need not be computed again
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A training or a scoring that cells wait for.
+    """A training or a scoring that cells wait for."""
 
-    Attributes:
-        name: recorded name, such as "sft", "oracle" or "scores NAME".
-        variants: names of the variants that need it.
-        steps: optimiser steps; 0 for a scoring.
-        seconds: recorded duration of a finished stage.
-    """
-
-    name: str
-    variants: tuple[str, ...]
-    steps: int
+    name: str  # as recorded: "sft", "oracle" or "scores NAME"
+    variants: tuple[str, ...]  # that need it
+    steps: int  # of the optimiser; 0 for a scoring
     pairs: int
     state: State
-    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a comparison: what it would do, without doing it.
+    """Plan of a comparison: what it would do, without doing it. Cells and stages are in the order in which they run."""
 
-    Attributes:
-        experiment: the experiment, with the value of every setting.
-        data: summary of the data source.
-        store: MLflow URI of the store.
-        comparison: run id of the recorded comparison that would continue; None if it would be a new one.
-        evaluations: names of the evaluations at every point of training.
-        model_evaluations: names of the evaluations of each trained model.
-        training_seconds: estimate for the cells to do, from the speed of recorded cells; None if none is recorded.
-    """
-
-    experiment: Experiment
-    data: str
+    experiment: Experiment  # with the value of every setting
+    data: str  # summary of the data source
     pairs: int
-    held_out: int
-    store: str
-    comparison: str | None
+    store: str  # MLflow URI
+    comparison: str | None  # run id of the recorded comparison that would continue
     cells: tuple[PlannedCell, ...]
     stages: tuple[PlannedStage, ...]
-    evaluations: tuple[str, ...]
-    model_evaluations: tuple[str, ...]
-    training_seconds: float | None
+    evaluations: tuple[str, ...]  # names of those at every point of training
+    model_evaluations: tuple[str, ...]  # names of those of each trained model
+    training_seconds: float | None  # estimate for the cells to do, at the speed of recorded ones
 
     @property
     def steps(self) -> int:
@@ -104,11 +73,7 @@ def plan_comparison(experiment: Experiment) -> Plan:
     Raises:
         PloError: the comparison would fail before anything is trained.
     """
-    for plugin in experiment.plugins:
-        load_plugin(plugin)
-    variants = configured_variants(experiment)
-    trained = losses_with_stages(variants)
-    check_losses(trained)
+    variants, trained = checked_variants(experiment)
     names, of_models = suites(experiment)
     try:
         tokenizer, generation = pretrained_tokenizer(experiment.model.name)
@@ -127,7 +92,6 @@ def plan_comparison(experiment: Experiment) -> Plan:
         experiment=experiment,
         data=str(data.summary()),
         pairs=len(data.train),
-        held_out=len(data.eval),
         store=address,
         comparison=recorded.run_id if recorded is not None else None,
         cells=tuple(cells),
@@ -146,10 +110,8 @@ def _recorded(inputs: Inputs) -> tuple[str, Comparison | None, Tracker | None]:
     except NothingRecorded:
         return store_uri(experiment.store), None, None
     for comparison in reversed(tracker.comparisons()):
-        identity = comparison.tags.get("plo.model", "")
-        if comparison.name == experiment.name and comparison.key == comparison_key(
-            replace(inputs, model_identity=identity)
-        ):
+        alike = replace(inputs, model_identity=comparison.tags.get("plo.model", ""))
+        if comparison.name == experiment.name and comparison.key == comparison_key(alike):
             return tracker.uri, comparison, tracker
     return tracker.uri, None, tracker
 
@@ -160,37 +122,35 @@ def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None,
     steps = cell.steps(inputs.experiment, len(inputs.data.train))
     alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
     if any(one.status == "FINISHED" for one in alike):
-        state, done = "finished", steps
-    else:
-        whole = known and (
-            s for s, path in checkpoints(cell.folder(comparison_folder(inputs))) if store.is_sealed(path)
-        )
-        done = next(iter(whole or ()), 0)
-        state = "resumes" if done else "to do"
-    return PlannedCell(cell.label, seed, cell.key or None, state, steps, done)
+        return PlannedCell(cell.label, seed, "finished", steps, steps)
+    saved = checkpoints(cell.folder(comparison_folder(inputs))) if known else ()
+    done = next((step for step, path in saved if store.is_sealed(path)), 0)
+    state: State = "resumes" if done else "to do"
+    return PlannedCell(cell.label, seed, state, steps, done)
 
 
 def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) -> list[PlannedStage]:
     """Return the stages in the order in which they run, each with the variants that need it."""
     experiment, pairs = inputs.experiment, len(inputs.data.train)
-    wanted: dict[tuple[str, str], tuple[str, Stage | None, dict[str, Any], list[str]]] = {}
-
-    def want(name: str, stage: Stage | None, params: dict[str, Any], variant: str) -> None:
-        texts = {key: str(value) for key, value in params.items()}
-        wanted.setdefault((name, repr(sorted(texts.items()))), (name, stage, texts, []))[3].append(variant)
-
+    needed: list[tuple[str, str, Stage | None, dict[str, Any]]] = []  # variant, name and parameters of the recorded run
     if "sft" in experiment.stages:
         first = sft_stage(experiment)
-        for variant in variants:
-            want("sft", first, stage_params(experiment.train, first), variant.name)
+        needed += [(variant.name, "sft", first, stage_params(experiment.train, first)) for variant in variants]
     for variant in variants:
         for scorer in _with_inner(variant.scorer):
             for label, stage in scorer.stages.items():
-                want(label, stage, stage_params(experiment.train, stage), variant.name)
+                needed.append((variant.name, label, stage, stage_params(experiment.train, stage)))
             for seed in experiment.seeds if scorer.seeded else ("all",):
-                want(f"scores {scorer.name}", None, {"scorer": scorer.name, "seed": seed, "pairs": pairs}, variant.name)
+                params = {"scorer": scorer.name, "seed": seed, "pairs": pairs}
+                needed.append((variant.name, f"scores {scorer.name}", None, params))
     made = tracker.stages() if tracker is not None else []
-    return [_stage(inputs, made, *one) for one in wanted.values()]
+    planned: dict[str, PlannedStage] = {}
+    for variant_name, name, stage, params in needed:
+        texts = {key: str(value) for key, value in params.items()}
+        key = f"{name} {sorted(texts.items())}"
+        known = planned.get(key) or _stage(inputs, made, name, stage, texts)
+        planned[key] = replace(known, variants=tuple(dict.fromkeys([*known.variants, variant_name])))
+    return list(planned.values())
 
 
 def _with_inner(scorer: Any) -> list[Any]:
@@ -199,25 +159,21 @@ def _with_inner(scorer: Any) -> list[Any]:
 
 
 def _stage(
-    inputs: Inputs,
-    made: list[dict[str, Any]],
-    name: str,
-    stage: Stage | None,
-    params: dict[str, str],
-    variants: list[str],
+    inputs: Inputs, made: list[dict[str, Any]], name: str, stage: Stage | None, params: dict[str, str]
 ) -> PlannedStage:
     ours = {"plo.data": inputs.data.digest, "plo.model": inputs.model_identity}
-    alike = [
-        run
+    finished = any(
+        run["name"] == name
+        and run["status"] == "FINISHED"
+        and params.items() <= run["params"].items()
+        and ours.items() <= run["tags"].items()
         for run in made
-        if run["name"] == name and params.items() <= run["params"].items() and ours.items() <= run["tags"].items()
-    ]
-    finished = [run for run in alike if run["status"] == "FINISHED"]
-    pairs = stage_pairs(stage, len(inputs.data.train)) if stage is not None else len(inputs.data.train)
-    steps = optimiser_steps(stage_settings(inputs.experiment.train, stage), pairs) if stage is not None else 0
-    state: State = "finished" if finished else "to do"
-    seconds = finished[-1]["metrics"].get("seconds") if finished else None
-    return PlannedStage(name, tuple(dict.fromkeys(variants)), steps, pairs, state, seconds)
+    )
+    pairs, steps = len(inputs.data.train), 0
+    if stage is not None:
+        pairs = stage_pairs(stage, pairs)
+        steps = optimiser_steps(stage_settings(inputs.experiment.train, stage), pairs)
+    return PlannedStage(name, (), steps, pairs, "finished" if finished else "to do")
 
 
 def _seconds(inputs: Inputs, cells: list[PlannedCell], attempts: list[RecordedCell]) -> float | None:

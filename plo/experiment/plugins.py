@@ -40,18 +40,18 @@ def load_recorded(
         file, digest = plugin.expanduser().resolve(), recorded.get(str(plugin))
         if file in given or (digest is not None and digest in contents):
             continue  # the command has run it
-        remedy = f"If you trust it, name it yourself: --plugin {plugin}"
         if not file.is_file():
             raise ConfigError(
                 f"The recorded comparison needs the plug-in {plugin}, which does not exist here: give it with --plugin FILE."
             )
         if digest != content_digest(file):
             why = "has changed since" if digest else "was recorded without its hash"
-            raise ConfigError(
-                f"The plug-in {file}, which the recorded comparison names, {why}; it was not run. {remedy}"
-            )
-        if confirm is None or not confirm(
-            f"The recorded comparison runs the file {file}, which has not changed since. Run it?"
-        ):
-            raise ConfigError(f"The plug-in {file} is named only by the recorded comparison; it was not run. {remedy}")
-        load_plugin(file)
+        elif confirm and confirm(f"The recorded comparison runs the file {file}, which has not changed since. Run it?"):
+            load_plugin(file)
+            continue
+        else:
+            why = "was not confirmed"
+        raise ConfigError(
+            f"The plug-in {file}, which the recorded comparison names, {why}; it was not run. If you trust it, name it "
+            f"yourself: --plugin {plugin}"
+        )

@@ -7,11 +7,22 @@ from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError, Experiment
 from plo.data import Pair
 from plo.losses import Loss, get_loss
+from plo.registry import load_plugin
 from plo.scorers import Scorer, Variant, get_variant
 from plo.verify.trainable import check_trainable
 
 OTHER_NEEDS = ("ref_logps", "hidden", "weights")  # what the backbone computes without a registered statistic
 COLUMN = "column:"
+
+
+def checked_variants(experiment: Experiment) -> tuple[list[Variant], list[Loss]]:
+    """Run an experiment's plug-ins, and return its variants and all losses that will be trained, which are checked."""
+    for plugin in experiment.plugins:
+        load_plugin(plugin)
+    variants = configured_variants(experiment)
+    losses = losses_with_stages(variants)
+    check_losses(losses)
+    return variants, losses
 
 
 def configured_variants(experiment: Experiment) -> list[Variant]:
@@ -27,8 +38,8 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
 
 def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:
     """Return the losses of variants and of the stages that their token scorers train first, each name once."""
-    scorers = [variant.scorer for variant in variants if variant.scorer is not None]
-    losses = [variant.loss for variant in variants] + [loss for scorer in scorers for loss in losses_of_stages(scorer)]
+    losses = [variant.loss for variant in variants]
+    losses += [loss for variant in variants if variant.scorer for loss in losses_of_stages(variant.scorer)]
     return list({loss.name: loss for loss in losses}.values())
 
 
@@ -38,11 +49,7 @@ def losses_of_stages(scorer: Scorer) -> list[Loss]:
 
 
 def check_losses(losses: Iterable[Loss]) -> None:
-    """Refuse losses with unknown needs or without a gradient.
-
-    Raises:
-        ConfigError, LossError: a loss is refused; the message names the remedy.
-    """
+    """Refuse losses with unknown needs or without a gradient (ConfigError, LossError)."""
     for loss in losses:
         for _, term in loss.terms:
             for need in term.needs:
@@ -51,28 +58,24 @@ def check_losses(losses: Iterable[Loss]) -> None:
 
 
 def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:
-    """Refuse losses that need a numeric column which some training pair lacks.
-
-    Raises:
-        ConfigError: the column is missing; the message says in how many rows, and which columns exist.
-    """
+    """Refuse losses that need a numeric column which some training pair lacks (ConfigError)."""
     for loss in losses:
         for name in (need.removeprefix(COLUMN) for need in loss.needs if need.startswith(COLUMN)):
             lacking = [pair for pair in pairs if name not in pair.columns]
             if not lacking:
                 continue
-            known = sorted({column for pair in pairs for column in pair.columns})
-            if len(lacking) == len(pairs):
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean 'column:{near[0]}'?" if near else ""
+            problem = f"The loss {loss.name!r} needs the numeric column {name!r}, which"
+            if len(lacking) < len(pairs):
                 raise ConfigError(
-                    f"The loss {loss.name!r} needs the numeric column {name!r}, which no row of the data has. Existing columns: "
-                    f"{', '.join(known) or 'none'}.{hint} Add the column to the data, or name another one in the loss's needs."
+                    f"{problem} {len(lacking)} of {len(pairs)} training rows lack (no value, or not a finite number), the "
+                    f"first at {lacking[0].where}. Fill it in, or remove these rows."
                 )
+            known = sorted({column for pair in pairs for column in pair.columns})
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean 'column:{near[0]}'?" if near else ""
             raise ConfigError(
-                f"The loss {loss.name!r} needs the numeric column {name!r}, which {len(lacking)} of {len(pairs)} training "
-                f"rows lack (no value, or not a finite number), the first at {lacking[0].where}. Fill it in, or "
-                f"remove these rows."
+                f"{problem} no row of the data has. Existing columns: {', '.join(known) or 'none'}.{hint} Add the column to "
+                f"the data, or name another one in the loss's needs."
             )
 
 

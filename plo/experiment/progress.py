@@ -17,6 +17,8 @@ class CellsProgress:
         work: units of work and optimiser steps of each cell, in the order in which they run.
     """
 
+    draw: Callable[[], None] = staticmethod(lambda: None)  # called after every change
+
     def __init__(self, work: Sequence[tuple[int, int]]):
         self.work = work
         self.units, self.steps = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0)
@@ -49,14 +51,11 @@ class CellsProgress:
         self.steps_done += steps
         self.draw()
 
-    def draw(self) -> None:
-        """Show the counts. A subclass that draws overrides this method."""
-
     def line(self, seconds: float) -> str:
         """Return a line about what is done after `seconds` seconds, with an estimate of the time that is left."""
         left = "time left not known yet"
         if self.units_done:
-            left = f"about {_time(seconds * (self.units - self.units_done) / self.units_done)} left"
+            left = f"about {_time(seconds * (self.units / self.units_done - 1))} left"
         return (
             f"{self.cells_done} of {len(self.work)} cells done, {self.steps_done} of {self.steps} steps; now {self.cell}; "
             f"{_time(seconds)} so far, {left}"
@@ -79,8 +78,8 @@ class Progress:
         """Show a bar while the block runs. The block calls the function that it receives with the number of items done."""
         return nullcontext(lambda done: None)
 
-    def cells(self, work: Sequence[tuple[int, int]]) -> CellsProgress:
-        """Return the progress of cells; `work` as in `CellsProgress`."""
+    def cells(self, work: Sequence[tuple[int, int]]) -> AbstractContextManager[CellsProgress]:
+        """Show the progress of cells while the block runs; `work` as in `CellsProgress`."""
         return CellsProgress(work)
 
 

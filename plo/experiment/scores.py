@@ -1,8 +1,6 @@
 """Token weights of an experiment's training pairs, which a scorer computes once.
 
-They are kept under the hash of everything they depend on: code and hyper-parameters of the scorer, the models it has
-trained, the token ids, and, if the scorer reads them, texts, initial weights of the policy and the run's seed. A killed
-scoring continues after its last complete file.
+They are kept under the hash of everything they depend on; a killed scoring continues after its last complete file.
 """
 
 import contextlib
@@ -18,34 +16,26 @@ from torch import nn
 
 from plo import distributed, store
 from plo.backbone import sharding
-from plo.backbone.modes import attending
+from plo.backbone.borrowed import attending
 from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
 from plo.data.tokenize import tokenizer_identity
-from plo.experiment.stages import Stages, folder_lock
+from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
-from plo.tracking import ActiveRun, unrecorded
 
 SHARD_PAIRS = 256  # pairs per file, which is what a crash can cost
 VERSION = 1  # of the format of the files
 
 
 def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
-    """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing.
-
-    Args:
-        stages: stages of the experiment whose pairs are scored.
-        seed: seed of the run, which a scorer may depend on.
-    """
+    """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing."""
     own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
     shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
-    name = f"scores {scorer.name}"
-    with folder_lock(own):
-        run = distributed.on_main(lambda: stages.record(own.name, name, params), share=False) or unrecorded(ActiveRun)
+    with stages.recording(own, f"scores {scorer.name}", params) as run:
         try:
             missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])
             inner: Sequence[Scores] = []
@@ -60,9 +50,6 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
                 seconds = time.perf_counter() - started
                 distributed.on_main(lambda made=made, path=path, s=seconds: _write(made, path, s), share=False)
             seconds = distributed.on_main(lambda: sum(map(_seconds, shards)))
-        except BaseException as error:
-            run.fail(error)
-            raise
         finally:
             stages.release()
         run.finish({"seconds": seconds, "pairs": len(stages.pairs)})

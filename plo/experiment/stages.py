@@ -8,8 +8,9 @@ import contextlib
 import gc
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,13 @@ Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name
 
 @dataclass
 class Stages:
-    """Trains stages on the pairs of one experiment.
+    """Trains stages on the pairs of one experiment."""
 
-    Args:
-        backbone, tokenizer: those of the policy.
-        pairs: all training pairs.
-        model, train: settings of the experiment, of which a stage changes some.
-        store: store of the reference's statistics.
-        record: function that starts the recorded run of a stage.
-    """
-
-    backbone: Backbone
+    backbone: Backbone  # of the policy, as the tokenizer
     tokenizer: Any
     pairs: Sequence[Pair]
     model: ModelConfig
-    train: TrainConfig
+    train: TrainConfig  # of which a stage changes some settings
     store: ReferenceStore
     record: Record = lambda key, name, params: unrecorded(ActiveRun)
     _others: dict[str, Backbone] = field(default_factory=dict)
@@ -77,9 +70,7 @@ class Stages:
             return self.backbone
         if stage.model not in self._others:
             config = self.model.model_copy(update={"name": stage.model})
-            backbone, tokenizer = load_backbone(
-                config, **({"longest": longest} if (longest := self.backbone.longest) else {})
-            )
+            backbone, tokenizer = load_backbone(config, self.backbone.longest or 512)
             if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise ConfigError(
                     f"The model {stage.model!r} has another tokenizer than {self.model.name!r}, and token scores refer to "
@@ -136,21 +127,27 @@ class Stages:
 
     def make(self, stage: Stage, name: str) -> None:
         """Train the stage and keep its weights, unless they are there already, and record it."""
-        key = self.key(stage)
-        folder = FOLDERS.path(key)
-        params = stage_params(self.train, stage)
-        with folder_lock(
-            folder
-        ):  # before recording: the run of another launch would look like that of a killed process
-            run = distributed.on_main(lambda: self.record(key, name, params), share=False) or unrecorded(ActiveRun)
+        folder = FOLDERS.path(self.key(stage))
+        with self.recording(folder, name, stage_params(self.train, stage)) as run:
+            if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
+                self._train(stage, folder, run)
+            run.folder(folder)
+            run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
+
+    @contextlib.contextmanager
+    def recording(self, folder: Path, name: str, params: Mapping[str, Any]) -> Iterator[ActiveRun]:
+        """Record what fills a cache folder as a run, which fails if the block raises. One launch at a time may fill it."""
+        distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
+        lock = caches.lock(folder)
+        with distributed.on_main(lock.acquire, share=False) or contextlib.nullcontext():
+            # Only now: the run of another launch would look like that of a killed process.
+            start = partial(self.record, folder.name, name, params)
+            run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
             try:
-                if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
-                    self._train(stage, folder, run)
+                yield run
             except BaseException as error:
                 run.fail(error)
                 raise
-            run.folder(folder)
-            run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
 
     def logps(self, stage: Stage, name: str, pairs: Sequence[Pair]) -> Sequence[Scores]:
         """Return the log-probs (nats) of the response tokens under the trained stage."""
@@ -189,8 +186,7 @@ class Stages:
         distributed.on_main(keep, share=False)
 
     def _reference(self, stage: Stage, backbone: Backbone, loss: Loss, count: int) -> Reference:
-        statistics = [need for need in loss.needs if need in STATISTICS]
-        reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(statistics))
+        reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(loss.needs))
         if not stage.reversed:
             return reference
         hidden = None if reference.hidden is None else [(b, a) for a, b in reference.hidden]
@@ -226,18 +222,6 @@ def _numbers(policy: Path) -> dict[str, float]:
     """Return the seconds, steps and pairs of a stage's training."""
     with safe_open(policy, framework="pt") as file:
         return {name: float(value) for name, value in (file.metadata() or {}).items() if name != IDENTITY}
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path):
-    """Let one launch at a time fill a folder. Processes of one launch share the lock."""
-    distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
-    lock = caches.lock(folder)
-    distributed.on_main(lock.acquire, share=False)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Clock(TrainerCallback):

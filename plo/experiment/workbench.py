@@ -32,16 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workbench(Inputs):
-    """The backbone, data and stores that all cells of a comparison share, each loaded once.
-
-    Attributes:
-        sft: key of the stage that every cell starts from; None if cells start from the model itself.
-    """
+    """The backbone, data and stores that all cells of a comparison share, each loaded once."""
 
     backbone: Backbone
     store: ReferenceStore
     stages: Stages
-    sft: str | None
+    sft: str | None  # key of the stage that every cell starts from; None if cells start from the model itself
 
     def of_seed(self, seed: int) -> "Workbench":
         """Return the workbench with the pairs of a seed, if the data source draws other pairs for every seed."""

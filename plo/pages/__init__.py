@@ -1,7 +1,6 @@
 """A page for each method, written from the registries and docstrings: what `plo docs` writes to docs/methods.
 
-The words of a page are in `templates/`; the facts in them are found by `plo.pages.methods`, and written as Markdown by
-`plo.pages.markdown`. Measured costs are read from `measured.json`, which `benchmarks/backbone.py --record` writes.
+Measured costs are read from `measured.json`, which `benchmarks/backbone.py --record` writes.
 """
 
 import json
@@ -11,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from plo.docstring import cell, read_docstring
+from plo.docstring import arxiv, cell, read_docstring
 from plo.losses import GENERATORS, LOSSES
 from plo.losses.register import PREFERENCE_MODELS
 from plo.pages import methods
@@ -28,7 +27,7 @@ def pages() -> dict[str, str]:
     templates = Environment(
         loader=PackageLoader("plo.pages"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    templates.filters |= {"cell": cell, "code": code}
+    templates.filters |= {"arxiv": arxiv, "cell": cell, "code": code}
     templates.globals |= {"mark": MARK, "methods": methods, "absent": dict.fromkeys(LOSSES.absent.values())}
     templates.globals |= {"LOSSES": LOSSES, "SCORERS": SCORERS, "GENERATORS": GENERATORS}
     templates.globals |= {"get_variant": get_variant, "get_scorer": get_scorer, "read_docstring": read_docstring}

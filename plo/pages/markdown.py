@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable
 
-from plo.docstring import Docstring, arxiv, markdown
+from plo.docstring import Docstring, markdown
 from plo.losses import GENERATORS, LOSSES
 from plo.pages.methods import module
 from plo.registry import Entry
@@ -12,12 +12,7 @@ from plo.scorers import RECIPES, SCORERS
 
 
 class Page:
-    """Markdown helpers that a template calls to write one page.
-
-    Args:
-        name: name of the method that the page is about; it is not linked on its own page.
-        folder: folder of the page below docs/methods.
-    """
+    """Markdown helpers for the page of the method `name`, in a `folder` below docs/methods."""
 
     def __init__(self, name: str, folder: str = ""):
         self.name, self.folder = name, folder
@@ -48,10 +43,6 @@ class Page:
             indented = note.startswith("    ")
             parts.append(code(inspect.cleandoc("\n" + note)) if indented else self.words(" ".join(note.split())))
         return "\n\n".join(parts)
-
-    def paper(self, text: str) -> str:
-        """Write a paper, with arXiv numbers as links."""
-        return arxiv(text)
 
     def code(self, names: Iterable[str]) -> str:
         """Write names as code, separated by commas; `-` where there is none."""

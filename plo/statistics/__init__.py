@@ -7,37 +7,64 @@ extras.require("report", "plo.statistics")
 from plo.statistics.comparisons import Comparison, compare, compare_pairs, holm
 from plo.statistics.components import variance_components
 from plo.statistics.differences import Difference, differences, minimal_detectable_difference
+from plo.statistics.fixed_length import cut_to_common_length
+from plo.statistics.fragility import Fragility, fragility
 from plo.statistics.intervals import Estimate, Spread, critical, estimate, p_value, paired, spread, two_way
+from plo.statistics.jackknife import pseudo_values
+from plo.statistics.length import LengthAdjusted, length_adjusted, rate_range
 from plo.statistics.looks import chance_to_settle, look_levels, settled, stop
+from plo.statistics.matched import reward_at_kl
 from plo.statistics.moderated import Pool, pool
+from plo.statistics.power import Design, cheapest_design, design_detectable, detectable_difference, sample_variance
 from plo.statistics.ranks import rank_intervals
 from plo.statistics.ratings import Ratings, head_to_head, ratings
+from plo.statistics.tuning import Optimism, edges, expected_best, optimism, robustness, search_points, select_trial
 from plo.statistics.verdicts import Verdict, equivalence_p, verdict, verdicts
 
 __all__ = [
     "Comparison",
+    "Design",
     "Difference",
     "Estimate",
+    "Fragility",
+    "LengthAdjusted",
+    "Optimism",
     "Pool",
     "Ratings",
     "Spread",
     "Verdict",
     "chance_to_settle",
+    "cheapest_design",
     "compare",
     "compare_pairs",
     "critical",
+    "cut_to_common_length",
+    "design_detectable",
+    "detectable_difference",
     "differences",
+    "edges",
     "equivalence_p",
     "estimate",
+    "expected_best",
+    "fragility",
     "head_to_head",
     "holm",
+    "length_adjusted",
     "look_levels",
     "minimal_detectable_difference",
+    "optimism",
     "p_value",
     "paired",
     "pool",
+    "pseudo_values",
     "rank_intervals",
+    "rate_range",
     "ratings",
+    "reward_at_kl",
+    "robustness",
+    "sample_variance",
+    "search_points",
+    "select_trial",
     "settled",
     "spread",
     "stop",

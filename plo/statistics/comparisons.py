@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from plo.statistics.contrasts import contrast
 from plo.statistics.intervals import (
     Array,
     Estimate,
@@ -18,7 +19,7 @@ from plo.statistics.intervals import (
     paired,
     two_way,
 )
-from plo.statistics.moderated import Pool, contrast, pool
+from plo.statistics.moderated import Pool, pool
 
 LEVEL = 0.95
 Pair = tuple[str, str]
@@ -66,7 +67,7 @@ def compare_pairs(
 
     where v~ are the moderated seed variances of `moderated.pool` and MS_p, MS_ps mean squares of the paired differences.
     The seeds' part has min(d0 + S - 1, (L - 1 - rho)(S - 1)) degrees of freedom; `critical` joins both parts. Seeds that only
-    one of the two rows has are used with the weights of `moderated.contrast`. With fewer rows the test is that of
+    one of the two rows has are used with the weights of `contrasts.contrast`. With fewer rows the test is that of
     `estimate` on the paired differences, which leaves unpaired seeds out.
 
     Args:
@@ -120,7 +121,7 @@ def _compare(a: str, b: str, tables: Mapping[str, Table], pooled: Pool | None, w
     variance = of_seeds + (_of_prompts(y[0] - y[1]) if seeds else _of_prompts(by_item[:, None]))
     if variance <= 0 or (len(both) > 1 and mean != 0 and np.ptp(by_item) <= 1e-12 * abs(mean)):
         variance = math.nan  # as in `two_way`: what never varies does not show how far it may be from the truth
-    free = min(shared.d0 + min(shared.degrees[a], shared.degrees[b]), shared.residual)
+    free = min(shared.degrees[a], shared.degrees[b], shared.residual)
     seeds_used = min(left.shape[1], right.shape[1])
     return _comparison(mean, variance, of_seeds / variance, len(both), seeds_used, dropped, free, width, True)
 

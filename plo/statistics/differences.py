@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy import optimize, stats
 
 from plo.statistics.comparisons import holm
-from plo.statistics.intervals import Array, Estimate, Table, critical, estimate, paired
+from plo.statistics.intervals import Estimate, Table, estimate, paired
+from plo.statistics.power import detectable_difference
 
 Name = TypeVar("Name")
 
@@ -82,13 +82,4 @@ def minimal_detectable_difference(found: Iterable[Estimate], *, power: float = 0
     prompts, seeds = min(one.prompts for one in usable), min(one.seeds for one in usable)
     of_seeds = float(np.mean([one.share * one.se**2 for one in usable]))
     of_prompts = float(np.mean([(1 - one.share) * one.se**2 for one in usable]))
-    true = math.sqrt(of_seeds + of_prompts)
-    levels = (np.arange(400) + 0.5) / 400
-    drawn: Array = of_seeds * (stats.chi2.ppf(levels, seeds - 1) / (seeds - 1) if seeds > 1 else np.ones(400))
-    threshold = critical(alpha / tests, drawn / (drawn + of_prompts), prompts, seeds) * np.sqrt(drawn + of_prompts)
-
-    def lacking(difference: float) -> float:
-        found = stats.norm.sf(threshold, difference, true) + stats.norm.cdf(-threshold, difference, true)
-        return power - float(np.mean(found))
-
-    return float(optimize.brentq(lacking, 0, threshold.max() + 10 * true))
+    return detectable_difference(of_seeds, of_prompts, prompts, seeds - 1, tests, power=power, alpha=alpha)

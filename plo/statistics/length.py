@@ -1,9 +1,11 @@
 """Length-adjusted win rate on any data set: one fit over all models, without given difficulties of the prompts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 from scipy.optimize import minimize_scalar
@@ -54,10 +56,13 @@ def length_adjusted(
     extrapolated along that slope, so slopes are kept near the common one. The verdicts alone would give a wider prior,
     and every rate depends on it: report the value used.
 
+    With a column `variant`, models that are seeds of one variant share d and sd: their slopes are the same in truth, and
+    more seeds make it better known.
+
     Args:
         frame: one row per verdict, with columns model, prompt_id, win (share in [0, 1]; rows with NaN, an unreadable
-            answer, are left out), length and base_length (of the model's and the opponent's text, in the same unit).
-            A model may lack prompts, or have several rows for one.
+            answer, are left out), length and base_length (of the model's and the opponent's text, in the same unit), and
+            optionally variant. A model may lack prompts, or have several rows for one.
         slope_sd: standard deviation of d_m, in logits.
         prompt_sd: standard deviation of g_i, in logits; None: estimated.
 
@@ -83,6 +88,28 @@ def length_adjusted(
     return LengthAdjusted(pd.DataFrame(columns, models), items, prompt_sd, slope_sd)
 
 
+def rate_range(
+    frame: pd.DataFrame, slope_sds: Sequence[float] = (0.1, 0.2, 0.4, 0.8), prompt_sd: float | None = None
+) -> pd.DataFrame:
+    """Return the least and greatest length-adjusted rate of each model over the standard deviations a slope may have.
+
+    The rate depends on the chosen `slope_sd` of `length_adjusted`; where the range is wide, length and quality cannot be
+    told apart.
+
+    Args:
+        frame, prompt_sd: as for `length_adjusted`; the prompts' sd, if it is not given, is estimated at the middle slope_sd.
+        slope_sds: standard deviations to try, in logits.
+
+    Returns:
+        One row per model: low, high.
+    """
+    if prompt_sd is None:
+        prompt_sd = length_adjusted(frame, slope_sd=slope_sds[len(slope_sds) // 2]).prompt_sd
+    fits = [length_adjusted(frame, slope_sd=sd, prompt_sd=prompt_sd).rates["rate"] for sd in slope_sds]
+    rates = pd.concat(fits, axis=1)
+    return pd.DataFrame({"low": rates.min(axis=1), "high": rates.max(axis=1)})
+
+
 @dataclass(frozen=True)
 class _Data:
     """The verdicts as matrices.
@@ -91,7 +118,8 @@ class _Data:
         names: names of the models.
         asked: ids of the prompts.
         y: (rows,) wins.
-        design: (rows, 2 models + 1), columns of w, phi, d.
+        design: (rows, models + 1 + variants), columns of w, phi, d.
+        variants: (models,) number of each model's variant.
         prompts: (rows, prompts), 1 at each row's prompt.
     """
 
@@ -99,20 +127,24 @@ class _Data:
     asked: list[Any]
     y: Array
     design: Any  # a sparse array, whose operators have no types
+    variants: npt.NDArray[np.intp]
     prompts: Any
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "_Data":
         model, names = pd.factorize(frame["model"], sort=True)
         prompt, asked = pd.factorize(frame["prompt_id"], sort=True)
+        variant, _ = pd.factorize(frame["variant" if "variant" in frame else "model"], sort=True)
         difference = (frame["length"] - frame["base_length"]).to_numpy(float)
-        sd = pd.Series(difference).groupby(model).std().fillna(0).to_numpy()[model]
+        sd = pd.Series(difference).groupby(variant).std().fillna(0).to_numpy()[variant]
         with np.errstate(divide="ignore", invalid="ignore"):  # a constant difference gives 0, or +-1
             x = np.tanh(np.where(difference == 0, 0.0, difference / sd))
-        rows, models = np.arange(len(x)), np.eye(len(names))[model]
-        design = sparse.csr_array(np.column_stack([models, x, models * x[:, None]]))
+        rows, slopes = np.arange(len(x)), np.eye(variant.max() + 1)[variant] * x[:, None]
+        design = sparse.csr_array(np.column_stack([np.eye(len(names))[model], x, slopes]))
         prompts = sparse.csr_array((np.ones(len(x)), (rows, prompt)))
-        return cls(list(names), list(asked), frame["win"].to_numpy(float), design, prompts)
+        of_model = np.zeros(len(names), dtype=np.intp)
+        of_model[model] = variant
+        return cls(list(names), list(asked), frame["win"].to_numpy(float), design, of_model, prompts)
 
 
 class _Fit:
@@ -125,9 +157,9 @@ class _Fit:
 
     def __init__(self, data: _Data, prompt_sd: float, slope_sd: float):
         self.data, models = data, len(data.names)
-        self.weights = np.r_[np.full(models + 1, WEAK_SD), np.full(models, slope_sd)] ** -2.0
+        self.weights = np.r_[np.full(models + 1, WEAK_SD), np.full(data.variants.max() + 1, slope_sd)] ** -2.0
         self.prompt_weight = prompt_sd**-2.0
-        self.theta: Array = np.zeros(2 * models + 1)
+        self.theta: Array = np.zeros(len(self.weights))
         self.g: Array = np.zeros(len(data.asked))
         loss = self._loss(self.theta, self.g)
         for _ in range(100):
@@ -143,7 +175,7 @@ class _Fit:
             if gain < 1e-8 * (1 + loss):  # nats; a Newton step leaves an error of the order of its square
                 break
         self._curvature()
-        self.w, self.slopes = self.theta[:models], self.theta[models] + self.theta[models + 1 :]
+        self.w, self.slopes = self.theta[:models], self.theta[models] + self.theta[models + 1 :][data.variants]
         logdet = float(np.linalg.slogdet(self.schur)[1] + np.log(self.diagonal).sum())
         self.evidence = -loss - logdet / 2 + len(self.g) * float(np.log(self.prompt_weight)) / 2
 

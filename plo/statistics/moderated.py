@@ -4,15 +4,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
+from plo.statistics.contrasts import common_variance
 from plo.statistics.intervals import Array, Table, complete
 
 MOST = 10.0  # degrees of freedom that a shared variance is worth where nothing but seeds makes it
+NOISY = 0.05  # level at which a row's variance is too large to be shared
 LEAST_ROWS = 5  # with fewer, the rows' own variances say too little about what they share
 
 
@@ -22,7 +25,8 @@ class Pool:
 
     Attributes:
         variances: moderated variance v~ of each row's seed means, beyond the seed effects that all rows share.
-        degrees: degrees of freedom of each row's own variance; S - 1 with S common seeds.
+        degrees: degrees of freedom of each moderated variance; d0 + S - 1 with S common seeds, S - 1 for a row that is so
+            noisy that it has a variance of its own.
         s0: standard deviation over seeds that the rows share, sqrt(s0^2).
         d0: number of degrees of freedom that the shared value is worth to each row; inf: all rows have the same variance.
         common: variance tau^2 of the seed effects that all rows share. It cancels in differences over common seeds.
@@ -50,23 +54,66 @@ def pool(tables: Mapping[str, Table]) -> Pool | None:
         return None
     seeds = list(dict.fromkeys(seed for frame in items.values() for seed in frame))
     means = np.array([frame.mean().reindex(seeds).to_numpy(dtype=float) for frame in items.values()])
-    raw, degrees, residual = seed_variances(means)
-    if (degrees > 0).sum() < LEAST_ROWS:
+    if (seed_variances(means)[1] > 0).sum() < LEAST_ROWS:
         return None
     prompts = reduce(pd.Index.intersection, (frame.index for frame in items.values()))
     y = np.array([frame.reindex(index=prompts, columns=seeds).to_numpy(dtype=float) for frame in items.values()])
-    rho = float(1 - np.minimum(sampling_noise(y) / max(np.nanmean(raw), 1e-300), 1))
-    d0, square = map(float, variance_prior(raw, degrees, rho))
-    shrunk = moderated(raw, degrees, d0, square)
+    found = moderate(means, sampling_noise(y))
     return Pool(
-        dict(zip(items, shrunk.tolist(), strict=True)),
-        dict(zip(items, degrees.tolist(), strict=True)),
-        math.sqrt(square),
-        d0,
-        float(common_variance(means, shrunk)),
-        rho,
-        residual * (1 - rho / (len(items) - 1)),
+        dict(zip(items, found.variances.tolist(), strict=True)),
+        dict(zip(items, found.degrees.tolist(), strict=True)),
+        math.sqrt(found.square),
+        float(found.d0),
+        float(common_variance(means, found.variances)),
+        float(found.rho),
+        float(found.residual),
     )
+
+
+class Moderated(NamedTuple):
+    """Result of `moderate`: v~ and its degrees of freedom [(tables,) rows], and [(tables)] d0, s0^2, rho and the residual ones."""
+
+    variances: Array
+    degrees: Array
+    d0: Array
+    square: Array
+    rho: Array
+    residual: Array
+
+
+def moderate(means: Array, noise: float | Array = 0.0) -> Moderated:
+    """Return the moderated seed variances of tables of seed means: `seed_variances`, `variance_prior` and `moderated`.
+
+    A row whose variance exceeds the mean of the others' by the F test at .05 / L keeps its own variance and degrees of
+    freedom, and the others share theirs without it, so that one noisy row does not decide about quiet ones. This is repeated
+    while 5 other rows remain.
+
+    Args:
+        means: [rows, seeds] or [tables, rows, seeds], as for `seed_variances`.
+        noise: [] or [tables], the result of `sampling_noise`; 0: only seed means are known.
+    """
+    if means.ndim == 2:
+        return Moderated(*(part[0] for part in moderate(means[None], noise)))
+    raw, free, residual = seed_variances(means)
+    rho = 1 - np.minimum(noise / np.maximum(np.nanmean(raw, -1), 1e-300), 1)
+    d0, square = variance_prior(raw, free, rho)
+    rows = int((free > 0).sum())
+    found = Moderated(
+        moderated(raw, free, d0, square), d0[:, None] + free, d0, square, rho, residual * (1 - rho / (rows - 1))
+    )
+    if rows <= LEAST_ROWS:
+        return found
+    largest = np.where(free > 0, raw, -1.0).argmax(-1)
+    v, f = raw.max(-1, where=free > 0, initial=0.0), free[largest]
+    others = np.maximum((np.nansum(raw * free, -1) - v * f) / (free.sum() - f), 1e-300)
+    for table in np.flatnonzero(special.fdtrc(f, residual - f, v / others) < NOISY / rows):
+        rest, row = means[table].copy(), largest[table]
+        rest[row] = np.nan
+        for whole, part in zip(found, moderate(rest, np.broadcast_to(noise, len(rho))[table]), strict=True):
+            whole[table] = part
+        found.variances[table, row] = v[table] * (rows - 1) / (rows - 2)  # double centring took part of it
+        found.degrees[table, row] = f[table]
+    return found
 
 
 def seed_variances(means: Array) -> tuple[Array, Array, int]:
@@ -86,7 +133,7 @@ def seed_variances(means: Array) -> tuple[Array, Array, int]:
         v [..., rows]; f [rows]; the residual degrees of freedom of the fit, (L - 1)(S - 1) if nothing is missing. A row
         that shares no seed with others has f 0 and v NaN.
     """
-    present = np.isfinite(means.reshape(-1, *means.shape[-2:])[0])
+    present = _present(means)
     annihilator, rows = _annihilator(present)
     residuals = means[..., present] @ annihilator
     of_row: Array = rows[:, None] == np.arange(means.shape[-2], dtype=float)
@@ -106,15 +153,16 @@ def sampling_noise(values: Array) -> Array:
     With r the residuals of `seed_variances` at each of P prompts, it is sum_ls Var_p(r_lps) / (P sum_ls (1 - h_ls)).
 
     Args:
-        values: [rows, prompts, seeds]; NaN for a seed that a row lacks.
+        values: [..., rows, prompts, seeds]; NaN for a seed that a row lacks.
     """
-    prompts = values.shape[1]
+    prompts = values.shape[-2]
     if prompts < 2:
-        return np.zeros(())
-    present: npt.NDArray[np.bool_] = np.isfinite(values[:, 0])
+        return np.zeros(values.shape[:-3])
+    by_prompt = np.moveaxis(values, -2, -3)
+    present = _present(by_prompt)
     annihilator, _ = _annihilator(present)
-    residuals = np.moveaxis(values, 1, 0)[:, present] @ annihilator
-    return residuals.var(0, ddof=1).sum() / prompts / np.trace(annihilator)
+    residuals = by_prompt[..., present] @ annihilator
+    return residuals.var(-2, ddof=1).sum(-1) / prompts / np.trace(annihilator)
 
 
 def variance_prior(variances: Array, degrees: Array, rho: float | Array = 0.0) -> tuple[Array, Array]:
@@ -178,55 +226,10 @@ def moderated(variances: Array, degrees: Array, d0: float | Array, square: float
     return square + weight * (np.where(degrees > 0, variances, square) - square)
 
 
-def common_variance(means: Array, variances: Array) -> Array:
-    """Return the variance of the seed effects that all rows share, at least 0.
-
-        tau^2 = sum_l [sum_s (m_ls - m_l)^2 - (S_l - 1) v~_l] / sum_l (S_l - 1)
-
-    Args:
-        means: [..., rows, seeds] as for `seed_variances`.
-        variances: [..., rows], moderated.
-    """
-    free = np.isfinite(means).sum(-1) - 1
-    squares = np.nansum((means - np.nanmean(means, -1, keepdims=True)) ** 2, -1)
-    return np.maximum((squares - free * variances).sum(-1) / free.sum(-1), 0.0)
-
-
-def contrast(
-    seeds: tuple[int, int, int], a: float | Array, b: float | Array, common: float | Array
-) -> tuple[Array, Array]:
-    """Return the best weights of two rows' seed means in their difference, and the variance of that difference.
-
-    Row l has the mean m_ls = row_l + c_s + e_ls in seed s, where Var(c) = tau^2 and Var(e_l) = v~_l. The generalised least
-    squares estimate of row_a - row_b uses four means: of a and of b over the C seeds that both have, and of each over the
-    seeds that only it has. Without seeds of the last two kinds it is the paired difference with variance (v~_a + v~_b) / C.
-    If tau^2 = 0 every seed counts alike. If tau^2 is large, unpaired seeds hardly count.
-
-    Args:
-        seeds: numbers of seeds that both rows have, that only a has, and that only b has.
-        a, b: v~ of the rows, [...].
-        common: tau^2, [...].
-
-    Returns:
-        weights [4, ...] of the means a (common), b (common), a (rest), b (rest); the variance [...].
-
-    Source: Aitken's generalised least squares, with the inverse of the 2 x 2 information written out.
-    """
-    paired, only_a, only_b = seeds
-    nothing = (np.asarray(a) + b + common) <= 0
-    a, b, common = (np.where(nothing, one, value) for one, value in ((1.0, a), (1.0, b), (0.0, common)))
-    a, b = np.maximum(a, 1e-12 * (a + b + common)), np.maximum(b, 1e-12 * (a + b + common))
-    determinant = common * (a + b) + a * b
-    aa, bb, ab = (
-        paired * (common + b) / determinant,
-        paired * (common + a) / determinant,
-        -paired * common / determinant,
-    )
-    rest_a, rest_b = only_a / (common + a), only_b / (common + b)
-    information = (aa + rest_a) * (bb + rest_b) - ab**2
-    to_a, to_b = (bb + rest_b + ab) / information, -(aa + rest_a + ab) / information
-    weights = np.stack([to_a * aa + to_b * ab, to_a * ab + to_b * bb, to_a * rest_a, to_b * rest_b])
-    return weights, np.where(nothing, 0.0, to_a - to_b)
+def _present(values: Array) -> npt.NDArray[np.bool_]:
+    """Return which cells [rows, seeds] of [..., rows, seeds] have values."""
+    first: Array = values.reshape(-1, *values.shape[-2:])[0]
+    return np.isfinite(first)
 
 
 def _annihilator(present: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.intp]]:

@@ -1,7 +1,4 @@
-"""Subjects, which evaluations of level "model" take text from: a policy in memory, a file of outputs, a server.
-
-All implement `Subject`; `plo.subjects.loading.load_subject` loads one by its name.
-"""
+"""Subjects, which evaluations of level "model" take text from: a policy in memory, a file of outputs, a server."""
 
 from plo import extras
 

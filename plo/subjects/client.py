@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from plo.errors import PloError
+from plo.extras import MissingExtra
 from plo.subjects.endpoint import Endpoint
 
 # Errors about one question, by code or type, or by the words of various servers for a text that is too long.
@@ -78,11 +79,14 @@ class Client:
     out, renamed or lowered as the server requires, for this and all later calls.
 
     Raises:
-        ImportError: the package openai is not installed.
+        MissingExtra: the package openai is not installed.
     """
 
     def __init__(self, endpoint: Endpoint, timeout: float):
-        import openai
+        try:
+            import openai
+        except ImportError as error:
+            raise MissingExtra(f"{endpoint.model} at {endpoint.url} needs openai: pip install 'plo[evals]'.") from error
 
         self.endpoint, self._lock = endpoint, threading.Lock()
         self._renamed: dict[str, str] = {}

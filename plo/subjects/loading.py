@@ -34,7 +34,7 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     subject once and set `subject.seed` for other seeds, as only the noise of sampling depends on it.
 
     Raises:
-        SubjectError, ModelError: the subject cannot be loaded.
+        SubjectError, ModelError, EndpointError: the subject cannot be loaded.
     """
     path = Path(what).expanduser()
     if what.startswith("server:"):

@@ -146,11 +146,7 @@ def _noise(seed: int, prompt: int, sample: int, tokens: int) -> torch.Tensor:
 
 
 class _Sampler(LogitsProcessor):
-    """Draws each row's next token by inverting the cumulative distribution at a given uniform number.
-
-    With common random numbers two policies differ by their distributions, not by chance. One number per token is also
-    cheaper than one per vocabulary entry, which multinomial sampling draws.
-    """
+    """Draws each row's next token by inverting the cumulative distribution at a uniform number, the same for every policy."""
 
     def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
         self.noise, self.prompt_length, self.greedy = noise, prompt_length, config.temperature == 0

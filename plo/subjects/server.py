@@ -13,7 +13,7 @@ from plo.data.rows import Text
 from plo.identity import sha256
 from plo.retry import call_with_retries
 from plo.subjects.client import CallError, Client
-from plo.subjects.endpoint import EndpointError, read_endpoint
+from plo.subjects.endpoint import read_endpoint
 from plo.subjects.outputs import Outputs, rendered
 from plo.subjects.subject import Sampling, SubjectError
 from plo.threads import run_all
@@ -38,25 +38,19 @@ class Server(Outputs):
         timeout: longest duration of a call in seconds.
 
     Raises:
-        SubjectError: the address is malformed or the package is missing; while sampling, the server refuses a call or
-            every prompt, or fails more often than `retries`.
+        EndpointError, MissingExtra: the address is malformed, or the package openai is missing.
+        SubjectError: while sampling, the server refuses a call or every prompt, or fails more often than `retries`.
     """
 
     fixed = False
 
     def __init__(self, spec: str, seed: int, *, workers: int = 8, retries: int = 8, timeout: float = 600.0):
-        try:
-            self.endpoint = read_endpoint(spec.removeprefix("server:"), "server")
-        except EndpointError as error:
-            raise SubjectError(str(error)) from None
+        self.endpoint = read_endpoint(spec.removeprefix("server:"), "server")
         self.seed, self.workers, self.retries, self.timeout = seed, workers, retries, timeout
         self.name, url = self.endpoint.model, self.endpoint.url
         self.path = f"server:{self.name}@{url}"
         self.identity = sha256([self.name, url])
-        try:
-            self.served = Client(self.endpoint, timeout)
-        except ImportError:
-            raise SubjectError(f"{spec} needs the package openai: pip install 'plo[evals]'.") from None
+        self.served = Client(self.endpoint, timeout)
 
     def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
         sampling, stop, rows = Sampling(**settings), threading.Event(), {}

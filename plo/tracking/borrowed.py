@@ -6,6 +6,11 @@ from plo.borrowed import Library
 
 MLFLOW = Library("mlflow", tried=("3.17.2",))
 PARENT, CONTEXT = "mlflow.parentRunId", "mlflow.data.context"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 TABLES = {
     "experiments": "name experiment_id lifecycle_stage artifact_location",
     "runs": "run_uuid name experiment_id status artifact_uri lifecycle_stage start_time",
@@ -22,12 +27,7 @@ def check_mlflow() -> None:
     Raises:
         BorrowedError: it would ignore what plo sets, or show cells without their comparison.
     """
-    MLFLOW.require(
-        "mlflow.environment_variables",
-        "MLFLOW_DISABLE_TELEMETRY",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",
-    )
+    MLFLOW.require("mlflow.environment_variables", *ENVIRONMENT)
     MLFLOW.require("mlflow.store.db.utils", "_logger")
     tags = MLFLOW.require("mlflow.utils.mlflow_tags", "MLFLOW_PARENT_RUN_ID", "MLFLOW_DATASET_CONTEXT")
     if (tags.MLFLOW_PARENT_RUN_ID, tags.MLFLOW_DATASET_CONTEXT) != (PARENT, CONTEXT):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from plo.errors import PloError
-from plo.tracking.borrowed import check_mlflow
+from plo.tracking.borrowed import ENVIRONMENT, check_mlflow
 
 T = TypeVar("T")
 BUSY_SECONDS = 60.0  # longest wait for a SQLite file that another process has locked
@@ -27,9 +27,8 @@ class TrackingError(PloError, RuntimeError):
 @cache
 def import_mlflow():
     """Import MLflow (which takes a second) without its telemetry, progress bars and log of migrations."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import mlflow
     import mlflow.entities
 

@@ -1,7 +1,6 @@
 """Recorded comparisons, cells and findings of evaluations, read back from a store."""
 
 import json
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +12,10 @@ import pandas as pd
 from plo.metric import Metric
 from plo.tracking.client import TrackingError
 from plo.tracking.recording import DESCRIBED
-from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, Store, allowed_name
 
 ANY = "any"  # value of the tag plo.model of models that plo did not train, and of comparisons of such models
 DOWNLOADS = 8  # tables fetched at once
-_INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,13 @@ class Comparison:
             if key not in best or run.status == "FINISHED" or best[key].status != "FINISHED":
                 best[key] = run
         found = self._findings()
-        return [self._cell(run, tuple(found.get(key, {}).values())) for key, run in best.items()]
+        return [
+            RecordedCell(
+                run.run_id, run.name, self.name, self.key, run.status, run.tags, run.params, run.metrics, self._tracker,
+                tuple(found.get(key, {}).values()),
+            )
+            for key, run in best.items()
+        ]  # fmt: skip
 
     def _findings(self) -> dict[str, dict[tuple[str, str], "Finding"]]:
         """Return {cell key: {(evaluation, settings): last finished finding}}, newest first."""
@@ -56,7 +59,7 @@ class Comparison:
         for run in self._tracker._children(self.run_id, "evaluation"):
             if run.status == "FINISHED":
                 tags, prefix = run.tags, allowed_name(f"{run.tags['plo.evaluation']}.")
-                metrics = {name.removeprefix(prefix): _unclipped(v) for name, v in run.metrics.items()}
+                metrics = {name.removeprefix(prefix): value for name, value in run.metrics.items()}
                 own = (run.run_id, tags["plo.evaluation"], tags["plo.settings"], run.params, metrics)
                 found.setdefault(tags["plo.of"], {}).setdefault(own[1:3], Finding(*own, self._tracker))
         return found
@@ -65,11 +68,6 @@ class Comparison:
         """List names of planned cells that are not among `cells`, because they were never started."""
         started = {cell.key for cell in cells}
         return [name for key, name in self.planned().items() if key not in started]
-
-    def _cell(self, run: Run, findings: tuple["Finding", ...]) -> "RecordedCell":
-        metrics = {name: _unclipped(value) for name, value in run.metrics.items()}
-        own = (run.run_id, run.name, self.name, self.key, run.status)
-        return RecordedCell(*own, dict(run.tags), run.params, metrics, self._tracker, findings)
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class RecordedCell:
 
     def history(self, metric: str) -> dict[int, float]:
         """Return {step: value} of a metric during training, in the order of steps."""
-        return {step: _unclipped(value) for step, value in self._tracker._reader.history(self.run_id, metric)}
+        return dict(self._tracker._reader.history(self.run_id, metric))
 
 
 def tables(cells: Sequence[RecordedCell], name: str) -> dict[str, pd.DataFrame]:
@@ -172,7 +170,3 @@ def tables(cells: Sequence[RecordedCell], name: str) -> dict[str, pd.DataFrame]:
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         found = pool.map(lambda cell: cell.table(name), cells)
         return {cell.run_id: frame for cell, frame in zip(cells, found, strict=True)}
-
-
-def _unclipped(value: float) -> float:
-    return math.copysign(math.inf, value) if abs(value) >= _INFINITY else value

@@ -72,10 +72,6 @@ class ActiveRun:
         """Record the folder of the trained model; `RecordedCell.folder` finds it even after store and folder were moved."""
         self.tag("plo.folder", self._tracker.recorded_path(path))
 
-    def data_input(self, source: str, digest: str, context: str = "training") -> None:
-        """Show the data set in MLflow's page of the run; see `Tracker.data_input`."""
-        self._tracker.data_input(self.run_id, source, digest, context)
-
     def finish(self, metrics: Mapping[str, float] | None = None) -> None:
         """Record the final numbers at the last logged step, and close the run. From then on the cell counts."""
         if metrics:

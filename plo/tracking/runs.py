@@ -4,27 +4,28 @@ Importing MLflow takes more processor time than the rest of a leaderboard, and i
 times per run. A SQLite file is therefore read directly, with four queries for any number of runs.
 """
 
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from plo.tracking.borrowed import check_tables
 
+_INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 LOCKED_SECONDS = 5.0  # longest wait of one query for another process; `client.patiently` repeats it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run. `artifacts` is the address of its folder of files, as MLflow recorded it."""
+    """A recorded run."""
 
     run_id: str
     name: str
     status: str
-    artifacts: str
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -37,26 +38,6 @@ class RecordedExperiment:
     id: str
     active: bool
     artifacts: str
-
-
-class Reader(Protocol):
-    """Reads experiments, runs and metrics from a store."""
-
-    def experiments(self) -> dict[str, RecordedExperiment]:
-        """Return all experiments by name, including deleted ones."""
-        ...
-
-    def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
-        """Return the runs of the experiment with this id that have all `tags`, newest first, without deleted runs."""
-        ...
-
-    def artifacts(self, run_id: str) -> str:
-        """Return the address of a run's folder of files."""
-        ...
-
-    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """Return (step, value) pairs of a metric, ordered by step and then by time."""
-        ...
 
 
 class SqliteReader:
@@ -78,12 +59,14 @@ class SqliteReader:
         return made
 
     def experiments(self) -> dict[str, RecordedExperiment]:
+        """Return all experiments by name, including deleted ones."""
         rows = self._connection.execute(
             "SELECT name, experiment_id, lifecycle_stage, artifact_location FROM experiments"
         )
         return {name: RecordedExperiment(str(id), stage == "active", where or "") for name, id, stage, where in rows}
 
     def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
+        """Return the runs of the experiment with this id that have all `tags`, newest first, without deleted runs."""
         having = "".join(
             " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = ? AND t.value = ?)"
             for _ in tags
@@ -91,29 +74,32 @@ class SqliteReader:
         wanted = f"FROM runs r WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active'{having}"
         given = [int(experiment), *(text for tag in tags.items() for text in tag)]
         rows = self._connection.execute(
-            f"SELECT run_uuid, name, status, artifact_uri {wanted} ORDER BY start_time DESC, run_uuid", given
+            f"SELECT run_uuid, name, status {wanted} ORDER BY start_time DESC, run_uuid", given
         )
-        found = {id: Run(id, name or "", status, where or "") for id, name, status, where in rows}
+        found = {id: Run(id, name or "", status) for id, name, status in rows}
         for table in ("tags", "params", "latest_metrics"):
-            nan = ", is_nan" if table == "latest_metrics" else ", 0"
+            nan = "is_nan" if table == "latest_metrics" else "NULL"
             rows = self._connection.execute(
-                f"SELECT run_uuid, key, value{nan} FROM {table} WHERE run_uuid IN (SELECT run_uuid {wanted})", given
+                f"SELECT run_uuid, key, value, {nan} FROM {table} WHERE run_uuid IN (SELECT run_uuid {wanted})", given
             )
             for id, key, value, is_nan in rows:
                 if id in found:  # else a run that was made after the first query
-                    getattr(found[id], table.removeprefix("latest_"))[key] = float("nan") if is_nan else value
+                    kept = value if is_nan is None else _number(value, is_nan)
+                    getattr(found[id], table.removeprefix("latest_"))[key] = kept
         return list(found.values())
 
     def artifacts(self, run_id: str) -> str:
+        """Return the address of a run's folder of files."""
         row = self._connection.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
         return row[0] or "" if row else ""
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Return (step, value) pairs of a metric, ordered by step and then by time."""
         rows = self._connection.execute(
             "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp",
             [run_id, metric],
         )
-        return [(step, float("nan") if is_nan else value) for step, value, is_nan in rows]
+        return [(step, _number(value, is_nan)) for step, value, is_nan in rows]
 
 
 class ClientReader:
@@ -133,8 +119,8 @@ class ClientReader:
         order = ["attributes.start_time DESC"]
         return [
             Run(
-                run.info.run_id, run.info.run_name, run.info.status, run.info.artifact_uri,
-                run.data.tags, run.data.params, run.data.metrics,
+                run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.params,
+                {name: _number(value) for name, value in run.data.metrics.items()},
             )
             for run in self._pages(
                 self._client.search_runs, experiment_ids=[experiment], filter_string=query, order_by=order
@@ -146,7 +132,7 @@ class ClientReader:
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         points = self._client.get_metric_history(run_id, metric)
-        return [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+        return [(p.step, _number(p.value)) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
 
     @staticmethod
     def _pages(search: Any, **query: Any) -> list[Any]:
@@ -155,3 +141,13 @@ class ClientReader:
             page = search(page_token=token, **query)
             found, token = found + list(page), page.token or ""
         return found
+
+
+Reader = SqliteReader | ClientReader
+
+
+def _number(value: float, is_nan: bool = False) -> float:
+    """Return the value of a metric, which MLflow's SQL store cannot write if it is not finite."""
+    if is_nan:
+        return math.nan
+    return math.copysign(math.inf, value) if abs(value) >= _INFINITY else value

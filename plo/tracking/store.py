@@ -1,6 +1,5 @@
 """One MLflow experiment in a store: opening it, searching its runs, reading and writing their files."""
 
-import contextlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from plo.faults import disk_fault
 from plo.tracking import place
 from plo.tracking.borrowed import CONTEXT, PARENT
 from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
-from plo.tracking.runs import ClientReader, Reader, Run, SqliteReader
+from plo.tracking.runs import ClientReader, Reader, RecordedExperiment, Run, SqliteReader
 
 STORE = "plo.db"
 log = logging.getLogger(__name__)
@@ -60,21 +59,10 @@ class Store:
             raise TrackingError(f"The MLflow store {self.file} is a folder: name a file in it, {self.file / STORE}.")
         if self.file is not None and not create and not self.file.exists():
             raise NothingRecorded(f"There is no MLflow store {self.file}. Run `plo compare` first, or give --store.")
-        if self.file is not None and create:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
         # The lock guards what must happen once: creating the store, the experiment, a comparison, an attempt.
         self._lock = FileLock(f"{self.file}.lock") if self.file is not None else named_lock(self.uri)
         try:
-            with self._lock if create else contextlib.nullcontext():
-                if create and self.file is not None and not _filled(self.file):
-                    make_sqlite_store(self.file)
-                found = self._reader.experiments()
-                if create and experiment not in found:
-                    artifacts = (self.file.parent / place.ARTIFACTS).as_uri() if self.file is not None else None
-                    self._client.create_experiment(experiment, artifact_location=artifacts)
-                    found = self._reader.experiments()
-                if create:
-                    _ = self._client  # its errors are raised now
+            found = self._created() if create else self._reader.experiments()
         except TrackingError:
             raise
         except Exception as error:
@@ -90,6 +78,19 @@ class Store:
             )
         self._id, self._former = own.id, place.former_folder(own.artifacts)
 
+    def _created(self) -> dict[str, RecordedExperiment]:
+        """Create the store and the experiment if they are missing, and return all experiments."""
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            if self.file is not None and not (self.file.exists() and self.file.stat().st_size):
+                make_sqlite_store(self.file)
+            if self.experiment not in self._reader.experiments():
+                artifacts = (self.file.parent / place.ARTIFACTS).as_uri() if self.file is not None else None
+                self._client.create_experiment(self.experiment, artifact_location=artifacts)
+            _ = self._client  # its errors are raised now
+            return self._reader.experiments()
+
     def _not_opened(self, error: Exception) -> str:
         if fault := disk_fault(error):
             return f"The MLflow store {self.uri} cannot be opened: {fault}"
@@ -102,7 +103,7 @@ class Store:
     def _reader(self) -> Reader:
         if self.file is None:
             return ClientReader(self._client)
-        return cast(Reader, Patient(SqliteReader(self.file), self.uri))
+        return cast(SqliteReader, Patient(SqliteReader(self.file), self.uri))
 
     @cached_property
     def _client(self) -> Patient:
@@ -121,11 +122,11 @@ class Store:
         recorded = self._read(run_id, name)
         return pd.DataFrame(recorded["data"], columns=recorded["columns"])
 
-    def data_input(self, run_id: str, source: str, digest: str, context: str = "training") -> None:
+    def data_input(self, run_id: str, source: str, digest: str) -> None:
         """Show the data set and the first 36 characters of its digest (MLflow's limit) in MLflow's page of a run."""
         entities = import_mlflow().entities
         data = entities.Dataset(source, digest[:36], "plo", json.dumps({"source": source, "digest": digest}))
-        tag = entities.InputTag(CONTEXT, context)
+        tag = entities.InputTag(CONTEXT, "training")
         self._client.log_inputs(run_id, datasets=[entities.DatasetInput(data, [tag])])
 
     def recorded_path(self, path: Path) -> str:
@@ -206,10 +207,6 @@ class NothingRecorded(TrackingError):
 
 class MissingFiles(TrackingError):
     """The folder of a run's files is missing where the store expects it."""
-
-
-def _filled(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from plo.tracking.borrowed import PARENT
@@ -10,6 +11,8 @@ from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
 from plo.tracking.store import Store
+
+Facts = Mapping[str, Any]  # tags or parameters by name
 
 
 class Tracker(Store):
@@ -22,7 +25,7 @@ class Tracker(Store):
         name: str,
         key: str,
         config: Mapping[str, Any],
-        tags: Mapping[str, Any] | None = None,
+        tags: Facts | None = None,
         cells: Mapping[str, str] | None = None,
     ) -> str:
         """Return the run id of the comparison with this key, which is created if it is not recorded yet.
@@ -50,17 +53,11 @@ class Tracker(Store):
 
     def finished(self, parent_id: str) -> dict[str, str]:
         """Return {cell key: run id} of the finished cells of a comparison."""
-        return {
-            run.tags["plo.cell"]: run.run_id for run in reversed(self._children(parent_id)) if run.status == "FINISHED"
-        }
+        runs = reversed(self._children(parent_id))
+        return {run.tags["plo.cell"]: run.run_id for run in runs if run.status == "FINISHED"}
 
     def start_cell(
-        self,
-        parent_id: str,
-        cell_key: str,
-        name: str,
-        tags: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
+        self, parent_id: str, cell_key: str, name: str, tags: Facts | None = None, params: Facts | None = None
     ) -> ActiveRun:
         """Start recording an attempt at a cell. One process at a time may run a cell.
 
@@ -70,12 +67,7 @@ class Tracker(Store):
         return self._start("cell", self._children(parent_id), parent_id, cell_key, name, tags, params)
 
     def start_stage(
-        self,
-        parent_id: str,
-        key: str,
-        name: str,
-        tags: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
+        self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
     ) -> ActiveRun | None:
         """Start recording a stage, as `start_cell` does; None if it is finished in any comparison of the store."""
         known = self._search(kind="stage", cell=key)
@@ -84,7 +76,7 @@ class Tracker(Store):
         return self._start("stage", known, parent_id, key, name, tags, params)
 
     def start_evaluation(
-        self, parent_id: str, key: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None
+        self, parent_id: str, key: str, name: str, tags: Facts, params: Facts | None = None
     ) -> ActiveRun | None:
         """Start recording an evaluation of level "model" of a cell; None if it is finished in the comparison.
 
@@ -136,11 +128,10 @@ class Tracker(Store):
         Raises:
             TrackingError: no comparison fits `select`; the message lists the recorded ones.
         """
-        found = []
-        for run in reversed(self._search(kind="comparison")):
-            tags = run.tags
-            own = (run.run_id, tags["plo.comparison"], tags["plo.key"], run.status)
-            found.append(Comparison(*own, tags, self))
+        found = [
+            Comparison(run.run_id, run.tags["plo.comparison"], run.tags["plo.key"], run.status, run.tags, self)
+            for run in reversed(self._search(kind="comparison"))
+        ]
         chosen = [c for c in found if select is None or c.name == select or c.key.startswith(select)]
         if select is not None and not chosen:
             known = ", ".join(f"{c.name} ({c.key[:12]})" for c in found) or "none"
@@ -155,16 +146,7 @@ class Tracker(Store):
         """List stages of a comparison, or of all, oldest first: run_id, name, key, status, metrics (seconds, ...), tags, params."""
         of_parent = {"parent": parent_id} if parent_id else {}
         return [
-            {
-                "run_id": run.run_id,
-                "name": run.name,
-                "key": run.tags["plo.cell"],
-                "status": run.status,
-                "metrics": run.metrics,
-                "tags": run.tags,
-                "params": run.params,
-            }
-            for run in reversed(self._search(kind="stage", **of_parent))
+            asdict(run) | {"key": run.tags["plo.cell"]} for run in reversed(self._search(kind="stage", **of_parent))
         ]
 
 

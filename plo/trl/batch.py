@@ -45,11 +45,7 @@ class ResponseTokens:
 
 
 def response_tokens(inputs: Mapping[str, Tensor]) -> ResponseTokens:
-    """Find the response tokens of a batch, chosen rows before rejected ones.
-
-    Raises:
-        BorrowedError: the batch lacks a column that TRL's collator makes.
-    """
+    """Find the response tokens of a batch, chosen rows before rejected ones."""
     check_batch(inputs)
     predicting = inputs["completion_mask"][:, 1:].bool()
     lengths = predicting.sum(-1, keepdim=True)

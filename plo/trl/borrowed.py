@@ -1,7 +1,6 @@
 """Private and undocumented names of TRL, transformers and PEFT that `plo.trl` uses, with the checks that they are still there.
 
-A name that a class has is checked at import, one that only instances have by `check_trainer` and `check_batch`, and a
-change that would show in numbers alone by `check_gradient`, in the first step.
+A name that a class has is checked at import, one that only instances have by `check_trainer` and `check_batch`.
 """
 
 from collections.abc import Mapping
@@ -46,35 +45,14 @@ TRL.require_text("trl:DPOTrainer.__init__", f'add_adapter("{REFERENCE_ADAPTER}"'
 
 
 def check_trainer(trainer: Any) -> None:
-    """Check the names that only an instance of `trl.DPOTrainer` has.
-
-    Raises:
-        BorrowedError: one of them is gone.
-    """
+    """Raise a BorrowedError if an instance of `trl.DPOTrainer` lacks a name that only instances have."""
     for library, names in OF_TRAINERS.items():
         for name in names:
             library.get(trainer, name)
 
 
 def check_batch(inputs: Mapping[str, Tensor], *others: str) -> None:
-    """Check the columns of a batch of TRL's collator.
-
-    Raises:
-        BorrowedError: one of them is gone.
-    """
+    """Raise a BorrowedError if a batch of TRL's collator lacks a column."""
     for name in ("input_ids", "attention_mask", "completion_mask", *others):
         if name not in inputs:
             raise TRL.error(f"the column {name!r} of DPOTrainer's batches is gone")
-
-
-def check_gradient(gradient: Tensor, expected: float) -> None:
-    """Check that a training step takes the loss as `compute_loss` returned it, already scaled for accumulation.
-
-    Args:
-        gradient: of what is differentiated with respect to the loss.
-
-    Raises:
-        BorrowedError: the loss was scaled once more.
-    """
-    if float(gradient) != expected:
-        raise TRANSFORMERS.error(f"Trainer.training_step multiplies the loss by {float(gradient) / expected:.3g}")

@@ -6,9 +6,9 @@ from typing import Any
 import trl
 from accelerate.utils import is_peft_model
 
-from plo.backbone.head import check_head, scaled
+from plo.backbone.head import check_head
 from plo.losses import Loss
-from plo.trl.batch import COLUMN, lm_head
+from plo.trl.batch import COLUMN
 from plo.trl.borrowed import check_trainer
 from plo.trl.errors import TRLError
 from plo.trl.reference import causal_lm, known_statistics
@@ -22,11 +22,7 @@ NOT_TRIED = ("use_liger_kernel", "torch_compile", "activation_offloading")
 
 
 def check_class(kind: type[trl.DPOTrainer]) -> None:
-    """Check that a trainer's class leaves the loss to TRL, whose place plo's takes.
-
-    Raises:
-        TRLError: it has a loss of its own.
-    """
+    """Raise a TRLError if a trainer's class has a loss of its own, whose place plo's would take."""
     for name in ("compute_loss", "_compute_loss"):
         if getattr(kind, name) is not getattr(trl.DPOTrainer, name):
             raise TRLError(f"{kind.__name__}.{name} computes a loss of its own, which plo's would take the place of.")
@@ -43,7 +39,7 @@ def check_fit(trainer: trl.DPOTrainer, loss: Loss) -> None:
     check_trainer(trainer)
     _check_settings(trainer, loss)
     _check_setup(trainer, loss)
-    _check_head(trainer)
+    check_head(causal_lm(trainer))
     possible = ("ref_logps", "hidden", *known_statistics(loss))
     if unknown := [need for need in loss.needs if need not in possible and not need.startswith(COLUMN)]:
         raise TRLError(
@@ -104,16 +100,6 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
             f"The loss {loss.name!r} trains parameters of its own, with a learning rate of their own: name the "
             f"optimiser in DPOConfig(optim=...) instead of passing `optimizers`, for plo to add them."
         )
-
-
-def _check_head(trainer: trl.DPOTrainer) -> None:
-    model = causal_lm(trainer)
-    training = model.training
-    model.eval()
-    try:
-        check_head(model, lambda hidden: scaled(model.config, lm_head(model)(hidden)))
-    finally:
-        model.train(training)
 
 
 def _default(field: dataclasses.Field) -> Any:

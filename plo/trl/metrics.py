@@ -6,20 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plo.backbone.terms import Terms
-from plo.margins import wins, without_rounding
+from plo.backbone.terms import Terms, accuracy
 from plo.pairs import Pairs
 from plo.trl.batch import ENTROPY, TOP1, lm_head
 from plo.trl.reference import causal_lm
 
 
 def metrics(trainer: Any, pairs: Pairs, terms: Terms, counts: Tensor, logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the metrics of a batch, over all processes.
-
-    Args:
-        counts: (terms,) pairs or tokens that each term of the loss is a sum over.
-        logged: the statistics `batch.LOGGED` of the response tokens, chosen before rejected.
-    """
+    """Compute the metrics of a batch, over all processes; `logged` are the statistics `batch.LOGGED` of its tokens."""
     accelerator = trainer.accelerator
     sides = {"chosen": pairs.chosen, "rejected": pairs.rejected}
     of_pairs = {f"logps/{name}": side.logp() for name, side in sides.items()}
@@ -28,7 +22,9 @@ def metrics(trainer: Any, pairs: Pairs, terms: Terms, counts: Tensor, logged: Ma
         rewards = {name: beta * side.log_ratio() for name, side in sides.items()}
         margins = rewards["chosen"] - rewards["rejected"]
         of_pairs |= {f"rewards/{name}": values for name, values in rewards.items()}
-        of_pairs |= {"rewards/accuracies": _accuracy(trainer, pairs), "rewards/margins": margins}
+        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = halves.get(accelerator.mixed_precision) or lm_head(causal_lm(trainer)).weight.dtype
+        of_pairs |= {"rewards/accuracies": accuracy(pairs, dtype), "rewards/margins": margins}
     of_pairs |= terms.metrics
     values = accelerator.gather(torch.stack([v.float() for v in of_pairs.values()], dim=1)).mean(0).tolist()
     found = dict(zip(of_pairs, values, strict=True))
@@ -41,11 +37,3 @@ def metrics(trainer: Any, pairs: Pairs, terms: Terms, counts: Tensor, logged: Ma
         means = accelerator.reduce(terms.sums.float() / counts.clamp(min=1), "mean").tolist()
         found |= {f"loss/{term.name}": mean for (_, term), mean in zip(trainer.plo_loss.terms, means, strict=True)}
     return found
-
-
-def _accuracy(trainer: Any, pairs: Pairs) -> Tensor:
-    """Return (pairs,) 1, 1/2 for a margin that is 0 but for rounding (TRL counts its sign), or 0."""
-    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = halves.get(trainer.accelerator.mixed_precision) or lm_head(causal_lm(trainer)).weight.dtype
-    tokens = pairs.chosen.lengths + pairs.rejected.lengths
-    return wins(without_rounding(pairs.log_ratio_margin(), tokens, dtype))

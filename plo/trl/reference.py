@@ -11,8 +11,8 @@ from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from plo.backbone.head import scaled
-from plo.backbone.terms import as_pairs, nothing_known
+from plo.backbone.head import evaluating, scaled
+from plo.backbone.terms import evaluate_zeros
 from plo.backbone.token_statistics import STATISTICS, Head, needs_reference
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
@@ -35,7 +35,7 @@ def reference_source(trainer: Any, loss: Loss) -> Source:
     Raises:
         TRLError: the loss reads the reference token by token, and the trainer keeps sums alone.
     """
-    if "ref_logps" not in loss.needs and not needs_reference(known_statistics(loss)):
+    if "ref_logps" not in loss.needs and not needs_reference(loss.needs):
         return "summed" if trainer.precompute_ref_logps else "none"
     if trainer.precompute_ref_logps and _reads_sums(loss, lm_head(causal_lm(trainer)).weight.shape[1]):
         return "summed"
@@ -68,13 +68,9 @@ class Reference:
             model = trainer.model
             policy = trainer.accelerator.unwrap_model(model)
             adapters = use_adapter(policy, REFERENCE_ADAPTER if REFERENCE_ADAPTER in policy.peft_config else None)
-        training = model.training
-        with torch.no_grad(), adapters, trainer.accelerator.autocast():
-            model.eval()  # gradient checkpointing is off too then
-            try:
-                return model(**model_inputs(inputs), plo=Request(("logps",), tokens, hidden=hidden))
-            finally:
-                model.train(training)
+        # In evaluation mode gradient checkpointing is off too.
+        with torch.no_grad(), adapters, trainer.accelerator.autocast(), evaluating(model):
+            return model(**model_inputs(inputs), plo=Request(("logps",), tokens, hidden=hidden))
 
     def head(self) -> Head:
         """Return the reference's LM head, as a function of hidden states."""
@@ -99,6 +95,7 @@ class SummedSide(Side):
     """A side whose reference is known by its sum alone, as `precompute_ref_log_probs` gives it: D(y), but no D_t."""
 
     def __init__(self, *, ref_logp: Tensor, **statistics: Tensor):
+        statistics.pop("ref_logps", None)  # not known token by token
         super().__init__(**statistics)
         self._ref_logp = ref_logp
 
@@ -126,17 +123,14 @@ def known_statistics(loss: Loss) -> list[str]:
 
 def _reads_sums(loss: Loss, hidden_size: int) -> bool:
     """Return whether the loss reads the reference by D(y) alone, by calling it with statistics that are 0 everywhere."""
-    if needs_reference(known_statistics(loss)):
+    if needs_reference(loss.needs):
         return False
     mask = torch.ones(2, 1, dtype=torch.bool)
-    statistics = nothing_known(loss, mask, hidden_size)
-    statistics.pop("ref_logps")
     columns = {need.removeprefix(COLUMN): torch.zeros(1) for need in loss.needs if need.startswith(COLUMN)}
     side = functools.partial(SummedSide, ref_logp=torch.zeros(1))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for _, term in loss.terms:
-                term.evaluate(as_pairs(statistics, mask, columns=columns, sides=(side, side)))
+        with torch.random.fork_rng(devices=[]):
+            evaluate_zeros(loss, mask, columns, hidden_size, sides=(side, side))
     except MissingStatistic:
         return False
     return True

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, scatter
+from plo.backbone.borrowed import TRANSFORMERS, check_unscaled
+from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, parameter_groups, scatter
 from plo.backbone.token_statistics import needs_reference
 from plo.losses import Loss
 from plo.pairs import Pairs
@@ -28,7 +29,6 @@ from plo.trl.batch import (
     response_tokens,
     without_columns,
 )  # fmt: skip
-from plo.trl.borrowed import TRANSFORMERS, check_gradient
 from plo.trl.checks import check_class, check_fit
 from plo.trl.errors import TRLError
 from plo.trl.metrics import metrics
@@ -41,19 +41,14 @@ def use(trainer: trl.DPOTrainer, loss: Any, /, **hyper_parameters: Any) -> trl.D
     """Make a constructed `trl.DPOTrainer` train a plo loss. Call it before `trainer.train()`.
 
     Args:
-        trainer: with its model, data, adapters, collator and callbacks, which all stay; changed in place.
+        trainer: changed in place; its model, data, adapters, collator and callbacks stay.
         loss: whatever `get_loss` takes: a name, "dpo + 0.2*sft", a dict, a function of `Pairs`.
         hyper_parameters: of the loss. `DPOConfig.beta` is not read: hand it on by `beta=trainer.args.beta`.
 
-    Returns:
-        The same trainer.
-
     Raises:
         TRLError: a setting of TRL's own loss that would have no effect, a setup this was not tried with, or a loss
-            whose statistics this trainer cannot give; the message names the remedy.
-        LossError, RegistryError: as `get_loss`.
-        ModelError: a model whose logits are not those of its LM head.
-        BorrowedError: a version of TRL or transformers that lacks a private name used here.
+            whose statistics this trainer cannot give.
+        LossError, RegistryError, ModelError, BorrowedError: the loss, the model, or a library's version does not fit.
 
     Example:
         >>> trainer = trl.DPOTrainer(model, args=args, train_dataset=dataset)  # doctest: +SKIP
@@ -89,7 +84,6 @@ class LossMixin(_Base):
         self.plo_reference = Reference(self, source)
         self.plo_columns = [need.removeprefix(COLUMN) for need in loss.needs if need.startswith(COLUMN)]
         self.plo_statistics = tuple(dict.fromkeys(("logps", *known_statistics(loss), *LOGGED)))
-        self.plo_compares = needs_reference(known_statistics(loss))
         self.plo_hidden_size = lm_head(causal_lm(self)).weight.shape[1]
         self.plo_checked = False
         give_statistics(causal_lm(self))
@@ -103,8 +97,6 @@ class LossMixin(_Base):
                 loss.build(self.plo_hidden_size).to(self.args.device)
             self.add_callback(_LossParameters(self))
         self._name, self._paper = f"the loss {loss.name} of plo", {}  # for the model card
-
-    # The loss of a batch.
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss, and record TRL's metrics under TRL's names.
@@ -155,16 +147,14 @@ class LossMixin(_Base):
                 f"Lower the learning rate, clip the loss's ratio if it is unbounded, or look at these pairs."
             )
         if not self.plo_checked:
-            scaler = self.accelerator.scaler
-            expected = 1.0 if scaler is None else scaler.get_scale()
-            loss.register_hook(lambda gradient: check_gradient(gradient, expected))
+            check_unscaled(loss, self.accelerator.scaler)
             self.plo_checked = True
 
     def _statistics(self, model, inputs: Mapping[str, Tensor], tokens: ResponseTokens) -> dict[str, Tensor]:
         """Compute everything that is known of each response token, (n,) or (n, d)."""
         reference: dict[str, Tensor] = {}
         if self.plo_reference.source == "online":
-            reference = self.plo_reference.statistics(inputs, tokens, hidden=self.plo_compares)
+            reference = self.plo_reference.statistics(inputs, tokens, hidden=needs_reference(self.plo_loss.needs))
         request = Request(
             self.plo_statistics,
             tokens,
@@ -174,8 +164,6 @@ class LossMixin(_Base):
         )
         statistics = dict(model(**model_inputs(inputs), plo=request))  # the wrapped model: DDP's hooks
         return statistics | ({"ref_logps": reference["logps"]} if reference else {})
-
-    # The exact mean.
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of one optimiser step, and what each term averages over in all processes."""
@@ -188,8 +176,6 @@ class LossMixin(_Base):
     def _count(self, inputs: Mapping[str, Tensor], tokens: ResponseTokens) -> list[int]:
         return count(self.plo_loss, tokens.mask, self._columns(inputs), self.plo_hidden_size)
 
-    # Columns of the data set.
-
     def _columns(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: inputs[COLUMN + name] for name in self.plo_columns}
 
@@ -201,17 +187,13 @@ class LossMixin(_Base):
         """Compute TRL's sums over responses, without the data set's own columns."""
         return super().compute_ref_log_probs(model, without_columns(inputs))
 
-    # The loss's own parameters are groups of the optimiser. The clip norm is over the model's alone.
-
     def create_optimizer(self, *arguments, **keywords):
-        """Make TRL's optimiser, with a group for the parameters of each term."""
-        optimizer = super().create_optimizer(*arguments, **keywords)
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for _, term in self.plo_loss.terms:
-            if own := [p for p in term.parameters() if id(p) not in known]:
-                lr = term.learning_rate or self.args.learning_rate
-                optimizer.add_param_group({"params": own, "lr": lr, "weight_decay": 0.0})
-        return optimizer
+        """Make TRL's optimiser, with a group for the parameters of each term; the clip norm is over the model's alone."""
+        if self.optimizer is None:
+            optimizer = super().create_optimizer(*arguments, **keywords)
+            for group in parameter_groups(self.plo_loss, self.args.learning_rate):
+                optimizer.add_param_group(group)
+        return self.optimizer
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model, then the loss next to it: a checkpoint's later files follow, so that it is whole with them."""

@@ -67,8 +67,6 @@ def test_layers_are_computed_twice_where_memory_asks_for_it(tiny_llama, tiny_pai
     assert tight
     torch.testing.assert_close(twice, plain, rtol=1e-6, atol=1e-7)
     assert (plain - torch.cat([p.flatten() for p in tiny_llama().parameters()])).abs().max() > 1e-3  # they moved
-    monkeypatch.setattr(micro_batches, "available_bytes", lambda device: None)  # a system that does not tell
-    assert not train("auto", tiny_llama, pairs, tmp_path / "silent")[0]
     assert train("on", tiny_llama, pairs, tmp_path / "on")[0]
 
 

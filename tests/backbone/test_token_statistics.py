@@ -37,7 +37,7 @@ def of_distributions(logits, ref_logits, targets):
 def test_statistics_equal_torch_distributions(case):
     hidden, ref_hidden, targets, head = case
     expected = of_distributions(head(hidden), head(ref_hidden), targets)
-    got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head)
+    got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head, vocabulary=11)
     for name in NAMES:
         torch.testing.assert_close(got[name], expected[name], atol=1e-12, rtol=1e-12)
 
@@ -47,7 +47,7 @@ def test_chunks_change_neither_values_nor_gradients(case, monkeypatch):
 
     def run():
         hidden.grad = None
-        got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head)
+        got = token_statistics(NAMES, hidden, targets, head, ref_hidden, head, vocabulary=11)
         sum(values.square().sum() for values in got.values()).backward()
         return [got[name].detach() for name in NAMES], hidden.grad.clone()
 
@@ -60,9 +60,9 @@ def test_chunks_change_neither_values_nor_gradients(case, monkeypatch):
 
 
 def test_a_token_of_probability_zero_gives_finite_kl_and_entropy():
-    log_probs = torch.tensor([[0.0, -torch.inf], [-0.5, -0.9327521]])
+    log_probs, head = torch.tensor([[0.0, -torch.inf], [-0.5, -0.9327521]]), torch.nn.Identity()
     got = token_statistics(
-        ("kl_ref_pi", "entropy"), log_probs, torch.tensor([0, 1]), torch.nn.Identity(), log_probs, torch.nn.Identity()
+        ("kl_ref_pi", "entropy"), log_probs, torch.tensor([0, 1]), head, log_probs, head, vocabulary=2
     )
     assert got["entropy"][0] == 0 and got["kl_ref_pi"].abs().max() < 1e-6
 
@@ -70,7 +70,9 @@ def test_a_token_of_probability_zero_gives_finite_kl_and_entropy():
 def test_a_registered_statistic_is_computed():
     register_statistic("greatest", reference=False)(lambda log_probs, ref, targets: log_probs.max(-1).values)
     try:
-        got = token_statistics(("greatest",), torch.tensor([[0.0, 0.0]]), torch.tensor([1]), torch.nn.Identity())
+        got = token_statistics(
+            ("greatest",), torch.tensor([[0.0, 0.0]]), torch.tensor([1]), torch.nn.Identity(), vocabulary=2
+        )
         assert got["greatest"].item() == pytest.approx(-0.6931471805599453)
     finally:
         del STATISTICS._entries["greatest"]
@@ -87,7 +89,7 @@ def test_a_statistic_without_gradient_beside_one_with():
         torch.manual_seed(0)
         weight, hidden = torch.randn(11, 4), torch.randn(6, 4, requires_grad=True)
         targets = torch.randint(11, (6,))
-        out = token_statistics(("hit", "logps"), hidden, targets, lambda h: h @ weight.t(), frozen=True)
+        out = token_statistics(("hit", "logps"), hidden, targets, lambda h: h @ weight.t(), frozen=True, vocabulary=11)
         factors = torch.randn(6)
         (out["logps"] * factors).sum().backward()
         log_probs = (hidden.detach() @ weight.t()).log_softmax(-1)

@@ -172,7 +172,7 @@ def test_a_non_finite_gradient_stops_the_run(train):
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
 def test_own_parameters_are_left_out_of_the_clip_norm(train, optimizer):
     trainer = train("tbpo_q", max_grad_norm=1e-9, lr=1e-30, optimizer=optimizer)
-    own, policy = trainer.model.loss_parameters(), trainer.model.policy_parameters()
+    own, policy = list(trainer.model.loss.parameters()), trainer.model.policy_parameters()
     assert [len(group["params"]) for group in trainer.optimizer.param_groups] == [len(policy), len(own)]
     assert trainer.optimizer.param_groups[1]["initial_lr"] == 1e-3
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]

@@ -46,13 +46,13 @@ def test_what_is_held_computes_and_is_gone_afterwards_whatever_happens(backbone,
     def copied_in(weights):
         """The same by hand: the values copied into the parameters, and the old ones back."""
         before = backbone.weights()
-        backbone.put(weights)
+        backbone.put(weights.tensors)
         values = logps()
-        backbone.put(before)
+        backbone.put(before.tensors)
         return values
 
     expected = [copied_in(one), copied_in(two)]
-    backbone.put(moved(backbone, 3))
+    backbone.put(moved(backbone, 3).tensors)
     own, before = logps(), state(backbone)
     initial = None
     with pytest.raises(KeyError), backbone.holding(one):
@@ -83,7 +83,7 @@ def test_weights_that_do_not_fit_leave_the_own_ones(backbone):
 def test_an_identity_is_of_the_tensors_and_of_the_base(backbone, tiny_llama):
     one = moved(backbone, 1)
     assert moved(backbone, 1).identity == one.identity != moved(backbone, 2).identity
-    backbone.put(one)
+    backbone.put(one.tensors)
     assert backbone.weights().identity == one.identity
     assert Weights.on("another base", one.tensors).identity != one.identity
     other = Backbone(tiny_llama(seed=1), ModelConfig(peft=backbone.settings.peft))

@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from plo.data import SOURCES, DataError, load_data, register_source
+from plo.data import SOURCES, DataError, DropReport, load_data, read_rows, register_source
 from plo.data.rows import to_row
 from plo.data.sources import SENTIMENT, read_source
 
@@ -165,11 +165,12 @@ def test_hh_cuts_at_the_last_assistant(write):
 
 def test_tldr_local_form(write):
     given = {"input_text": "post", "candidate_0": " zero", "candidate_1": " one", "choice": 1, "worker": 3}
-    row = read("tldr", write([given]))[0]
-    assert (row["prompt"], row["chosen"], row["rejected"], row["worker"]) == ("post", " one", " zero", 3)
-    assert "choice" not in row
-    assert "'choice' is 2" in fails("tldr", write([{**given, "choice": 2}]))
-    assert "'candidate_0' is missing" in fails("tldr", write([{"input_text": "p", "chosen": "x"}]))
+    (row,) = read_rows("tldr", write([given]), {}, DropReport())
+    assert (row.prompt, row.chosen, row.rejected, row.columns) == ("post", " one", " zero", {"worker": 3.0})
+    with pytest.raises(DataError, match="'choice' is 2"):
+        read_rows("tldr", write([{**given, "choice": 2}]), {}, DropReport())
+    with pytest.raises(DataError, match="'rejected' is missing; there are 'input_text', 'chosen'"):
+        read_rows("tldr", write([{"input_text": "p", "chosen": "x"}]), {}, DropReport())
 
 
 @pytest.fixture

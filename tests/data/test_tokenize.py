@@ -7,7 +7,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from plo.data import DataError, Row, load_data, render, tokenize_prompt
 from plo.data.rows import BadRow, to_chat
-from plo.data.tokenize import tokenize_row, tokenize_rows
+from plo.data.tokenize import tokenize_rows
 
 
 def messages(text, role="assistant"):
@@ -125,7 +125,7 @@ def test_keep_end_is_trls_but_for_one_prompt_a_pair(tokenizer, trl_rows):
     assert cut >= 1
 
 
-def test_merges_end_the_prompt_before_them(tokenizer):
+def test_merges_end_the_prompt_before_them(tokenizer, tokenize_row):
     pair = tokenize_row(PLAIN[2], tokenizer)
     assert tokenizer.decode(pair.prompt_ids) == "How do" and pair.prompt == "How do I b"
     for side, text in ((pair.chosen_ids, "How do I bake"), (pair.rejected_ids, "How do I b loaf")):
@@ -134,7 +134,7 @@ def test_merges_end_the_prompt_before_them(tokenizer):
     assert counts["merged_boundaries"] == 1
 
 
-def test_eos_once_on_plain_rows_and_the_templates_on_chat(tokenizer):
+def test_eos_once_on_plain_rows_and_the_templates_on_chat(tokenizer, tokenize_row):
     eos = tokenizer.eos_token_id
     pair = tokenize_row(PLAIN[4], tokenizer)
     assert pair.chosen_ids.count(eos) == pair.rejected_ids.count(eos) == 1
@@ -195,7 +195,7 @@ def test_the_prompt_for_sampling_has_the_ids_of_training(row, tokenizer):
     assert counts["merged_boundaries"] == (row is PLAIN[2]) and render(row, tokenizer)[0] == pair.prompt
 
 
-def test_batches_give_what_single_rows_give(tokenizer):
+def test_batches_give_what_single_rows_give(tokenizer, tokenize_row):
     many = [Row(f"{row.prompt} {i}", row.chosen, row.rejected) for i in range(60) for row in PLAIN]
     assert pairs_of(many, tokenizer) == [tokenize_row(row, tokenizer, 10_000) for row in many]
 
@@ -216,7 +216,7 @@ def test_batches_give_what_single_rows_give(tokenizer):
         (Row("q", "b<|im_end|>", "b"), {}, "identical responses"),
     ],
 )
-def test_reasons(row, settings, reason, tokenizer):
+def test_reasons(row, settings, reason, tokenizer, tokenize_row):
     with pytest.raises(BadRow, match=reason):
         tokenize_row(row, tokenizer, **settings)
 

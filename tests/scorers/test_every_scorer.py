@@ -7,7 +7,6 @@ import torch
 
 import plo.scorers
 from plo.data.rows import Row
-from plo.data.tokenize import tokenize_row
 from plo.losses import get_loss
 from plo.scorers import SCORERS, get_scorer
 
@@ -16,7 +15,7 @@ OF_ANY_DATA = [name for name in BUILT_IN if not name.startswith("gold_")]  # the
 
 
 @pytest.fixture
-def everything(material, make_tokenizer, tiny_llama):
+def everything(material, make_tokenizer, tiny_llama, tokenize_row):
     """Material with texts, a model, and random log-probs of whatever a scorer wants trained."""
     tokenizer = make_tokenizer()
     texts = [(" Yes, it is.", "No."), ("A longer answer, with several words.", "Yes."), ("No.", "naïve 🦜")]

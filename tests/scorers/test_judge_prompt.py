@@ -10,7 +10,6 @@ from plo.data import DataError
 from plo.data.offsets import answers
 from plo.data.rows import BadRow, Row, to_chat, to_row
 from plo.data.sources import read_source
-from plo.data.tokenize import tokenize_row
 from plo.embedded import embedded_model
 from plo.scorers import ScorerError, get_scorer
 from plo.scorers.attention import PARTS
@@ -48,7 +47,7 @@ def sides(pair, tokenizer):
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.where)
 @pytest.mark.parametrize("max_length", [4000, 60])
-def test_the_answers_text_is_what_training_sees_of_it(make_tokenizer, row, max_length):
+def test_the_answers_text_is_what_training_sees_of_it(make_tokenizer, row, max_length, tokenize_row):
     tokenizer = make_tokenizer()
     try:
         pair = tokenize_row(row, tokenizer, max_length)
@@ -70,7 +69,7 @@ def test_the_answers_text_is_what_training_sees_of_it(make_tokenizer, row, max_l
                 assert answer.text[start:end] in text
 
 
-def test_template_and_eos_are_none_of_the_answer(make_tokenizer):
+def test_template_and_eos_are_none_of_the_answer(make_tokenizer, tokenize_row):
     tokenizer = make_tokenizer()
     chat = to_chat(Row("Question 7?", "No.", "Yes, it is."))
     for row in (Row("Question 7?", "No.", "Yes, it is."), chat):
@@ -80,14 +79,14 @@ def test_template_and_eos_are_none_of_the_answer(make_tokenizer):
         assert answer.text == "No."
 
 
-def test_truncation_that_keeps_the_end(make_tokenizer):
+def test_truncation_that_keeps_the_end(make_tokenizer, tokenize_row):
     tokenizer = make_tokenizer()
     pair = tokenize_row(Row("Question 7?" * 9, " Yes, it is.", "No."), tokenizer, 6, "keep_end")
     assert len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) == 6
     assert [answer.text for answer in answers(pair, tokenizer)] == [" Yes, it is.", "No."]
 
 
-def test_a_response_of_several_messages_is_one_answer(make_tokenizer):
+def test_a_response_of_several_messages_is_one_answer(make_tokenizer, tokenize_row):
     tokenizer = make_tokenizer()
     turns = [{"role": "assistant", "content": "No."}, {"role": "tool", "content": "7"}]
     row = Row([{"role": "user", "content": "?"}], [*turns, {"role": "assistant", "content": "Yes."}], turns[:1])
@@ -139,7 +138,7 @@ def test_dialogues_are_written_with_their_roles(make_tokenizer):
     assert "begins ===\nUser: a\n\nAssistant: b\n\nUser: c\n=== User" in make_tokenizer().decode(prompt.ids)
 
 
-def test_pairs_that_cannot_be_read_are_named(make_tokenizer, tiny_pairs):
+def test_pairs_that_cannot_be_read_are_named(make_tokenizer, tiny_pairs, tokenize_row):
     with pytest.raises(DataError, match="row 1 was made of token ids: it has no texts"):
         answers(tiny_pairs(2)[1], make_tokenizer())
     pair = tokenize_row(Row("Question 7?", "No.", "Yes.", where="file:3"), make_tokenizer(eos_token="<|endoftext|>"))
@@ -195,7 +194,7 @@ def by_the_equations(orders, layers, sinks=1, min_length=5, length_norm=True):
 
 
 @pytest.mark.parametrize("which", ["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
-def test_weights_of_real_pairs_are_the_equations(material, shared_data, tiny_llama, which):
+def test_weights_of_real_pairs_are_the_equations(material, shared_data, tiny_llama, which, tokenize_row):
     """HH pairs, long answers cut by truncation; a random model, and the embedded one."""
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
     eager = {"attn_implementation": "eager", "dtype": torch.float32}
@@ -231,7 +230,7 @@ def test_weights_of_real_pairs_are_the_equations(material, shared_data, tiny_lla
 @pytest.mark.parametrize("options", ["", "layer=mean", "layer=rollout", "sink_tokens=0", "layer=-2, sink_tokens=3"])
 @pytest.mark.parametrize("chat", [True, False])
 def test_weights_sum_to_the_answers_tokens_and_depend_on_the_pair_alone(
-    make_tokenizer, tiny_llama, material, options, chat
+    tokenize_row, make_tokenizer, tiny_llama, material, options, chat
 ):
     tokenizer = make_tokenizer() if chat else make_tokenizer(chat_template=None)
     model = tiny_llama(

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 
 from plo.data.rows import Row
-from plo.data.tokenize import tokenize_row
 from plo.scorers.picture import to_html, to_tables, token_texts, visible, write_html
 
 HOSTILE = [
@@ -45,7 +44,7 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture(params=range(len(HOSTILE)))
-def scored(request, make_tokenizer):
+def scored(request, make_tokenizer, tokenize_row):
     """A pair of hostile texts with the weights -1, 0, 1, 2, ..."""
     tokenizer = make_tokenizer()
     chosen, rejected, prompt = (HOSTILE[(request.param + i) % len(HOSTILE)] for i in range(3))
@@ -100,7 +99,7 @@ def test_page_has_every_token_and_weight_and_nothing_of_the_texts_own(scored):
     assert f'">{max(float(values.max()) for values in weights):.3g}</span></p>' in page  # the scale's end
 
 
-def test_shade_is_the_weights_share_of_the_largest(make_tokenizer):
+def test_shade_is_the_weights_share_of_the_largest(make_tokenizer, tokenize_row):
     tokenizer = make_tokenizer()
     pair = tokenize_row(Row("Question 7?", "No.", "Yes, it is."), tokenizer)
     weights = [torch.zeros(len(ids)) for ids in (pair.chosen_ids, pair.rejected_ids)]

@@ -29,7 +29,9 @@ def test_advantages_by_hand(material):
     words = PROMISED.split()
 
     # `it came` pays 3 with probability .9 and -3 else: 2.4 is expected at `it`, so `came` is worth .6 more.
-    assert chosen[words.index("came")] == pytest.approx(3 - (0.9 * 3 - 0.1 * 3), abs=0.06)  # but for what follows praise
+    assert chosen[words.index("came")] == pytest.approx(
+        3 - (0.9 * 3 - 0.1 * 3), abs=0.06
+    )  # but for what follows praise
     assert chosen[words.index("promised")] == chosen[words.index("wine")] == 0  # nothing else may follow
     assert chosen[words.index("owner")] > 2  # the promise is made here
     value = language().values[language().grammar.start(1)]

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from plo.statistics.intervals import StatisticsError
-from plo.statistics.length import WEAK_SD, length_adjusted
+from plo.statistics.length import WEAK_SD, length_adjusted, rate_range
 
 
 def simulated(models: int, prompts: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -132,3 +132,37 @@ def test_distance_to_the_official_rates(shared_data):
 
     assert distance(length_adjusted(frame).rates) < 1.2
     assert distance(pd.concat(length_adjusted(own, prompt_sd=0.1).rates for _, own in frame.groupby("model"))) > 5
+
+
+def test_seeds_of_a_variant_share_their_slope():
+    """Five seeds of a variant with a slope of its own: shared, it is found; a seed's own slope stays near the common one."""
+    rng, errors = np.random.default_rng(0), {True: [], False: []}
+    for _ in range(10):
+        frames = []
+        for variant, (slope, shift) in {"a": (1.0, 0.0), "b": (2.2, 1.0), "c": (1.0, -0.5), "d": (1.0, 0.5)}.items():
+            for seed in range(5):
+                difference = np.rint(500 * (shift + rng.normal(size=150)))
+                win = rng.random(150) < expit(slope * np.tanh(difference / difference.std(ddof=1)))
+                frames.append(
+                    pd.DataFrame({
+                        "model": f"{variant}{seed}", "variant": variant, "prompt_id": range(150), "win": win.astype(float),
+                        "length": 2000 + difference, "base_length": 2000,
+                    })
+                )  # fmt: skip
+        frame = pd.concat(frames)
+        for shared in (True, False):
+            fit = length_adjusted(frame if shared else frame.drop(columns="variant"), prompt_sd=0.5)
+            own = fit.rates.loc[[f"b{seed}" for seed in range(5)]]
+            errors[shared].append(own["rate"].mean() - 0.5)
+            if shared:
+                assert own["slope"].nunique() == 1 and fit.rates["slope"].nunique() == 4
+    assert abs(np.mean(errors[True])) < 0.7 * abs(np.mean(errors[False]))
+
+
+def test_range_of_rates():
+    frame, *_ = simulated(4, 60)
+    fits = [length_adjusted(frame, slope_sd=sd, prompt_sd=0.8).rates["rate"] for sd in (0.1, 0.8)]
+    found = rate_range(frame, (0.1, 0.8), prompt_sd=0.8)
+    np.testing.assert_allclose(found["low"], np.minimum(*fits))
+    np.testing.assert_allclose(found["high"], np.maximum(*fits))
+    assert (rate_range(frame)["low"] <= rate_range(frame)["high"]).all()

@@ -8,8 +8,9 @@ import pytest
 from scipy import optimize, special, stats
 
 from plo.statistics import compare, estimate, paired, pool
+from plo.statistics.contrasts import contrast
 from plo.statistics.intervals import StatisticsError
-from plo.statistics.moderated import contrast, moderated, seed_variances, trigamma_inverse, variance_prior
+from plo.statistics.moderated import moderate, moderated, seed_variances, trigamma_inverse, variance_prior
 
 
 def double_centred(m):
@@ -203,3 +204,37 @@ def test_intervals_end_at_the_metrics_bounds():
     tables = rows(np.random.default_rng(0), sd=3.0)
     found = compare(tables, "a", bounds=(0.0, 1.0))["b"]
     assert found.low >= -1 and found.high <= 1
+
+
+def test_a_noisy_row_does_not_decide_about_quiet_ones():
+    rng = np.random.default_rng(0)
+    means = 0.1 * rng.normal(size=(400, 9, 3)) + rng.normal(size=(400, 1, 3))
+    quiet = moderate(means[:, :8])
+    means[:, 8] += 3 * rng.normal(size=(400, 3))  # 30 times as noisy
+    found = moderate(means)
+    alone = found.degrees[:, 8] < 2.5
+    assert alone.mean() > 0.9  # else its own 3 seeds happen to agree
+    assert found.variances[alone, :8] == pytest.approx(quiet.variances[alone])
+    assert found.residual[alone] == pytest.approx(quiet.residual[alone])
+    assert found.variances[alone, 8].mean() == pytest.approx(9, rel=0.2)
+
+
+def test_a_noisy_row_is_an_f_test_by_hand():
+    # 7 rows whose doubly centred sums of squares are known: the largest against the mean of the others, F(2, 10)
+    rng = np.random.default_rng(4)
+    for scale in (1.0, 4.0, 6.0, 12.0):
+        means = rng.normal(size=(7, 3))
+        means[2] *= scale
+        raw, *_ = seed_variances(means)
+        largest, others = raw.argmax(), np.sort(raw)[:-1].mean()
+        flagged = stats.f.sf(raw.max() / others, 2, 12 - 2) < 0.05 / 7
+        found = moderate(means)
+        assert (found.degrees[largest] < 2.5) == flagged
+        if flagged:
+            assert found.variances[largest] == pytest.approx(raw.max() * 6 / 5)
+
+
+def test_five_rows_always_share():
+    means = np.random.default_rng(0).normal(size=(5, 3))
+    means[0] *= 1000
+    assert (moderate(means).degrees > 2).all()

@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from plo.config import EvaluationConfig
+from plo.extras import MissingExtra
 from plo.paths import plo_home
 from plo.subjects import SubjectError
+from plo.subjects.endpoint import EndpointError
 from plo.subjects.loading import load_subject
 
 
@@ -94,10 +96,10 @@ def test_no_server_and_no_client(served, monkeypatch):
     with pytest.raises(SubjectError, match="server:m@http://127.0.0.1:9/v1 does not answer.*APIConnectionError"):
         Server("server:m@http://127.0.0.1:9/v1", 0, retries=0).sample(["p"])
     for spec, lacks in (("server:m", "server"), ("server:@http://x/v1", "model")):
-        with pytest.raises(SubjectError, match=f"names no {lacks}: write server:MODEL@"):
+        with pytest.raises(EndpointError, match=f"names no {lacks}: write server:MODEL@"):
             load_subject(spec, 0, EvaluationConfig())
     with pytest.raises(SubjectError, match="gives only texts, and this evaluation needs the model"):
         load_subject(served.spec, 0, EvaluationConfig()).causal_lm()
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(SubjectError, match=r"needs the package openai: pip install 'plo\[evals\]'"):
+    with pytest.raises(MissingExtra, match=r"needs openai: pip install 'plo\[evals\]'"):
         load_subject(served.spec, 0, EvaluationConfig())

@@ -3,7 +3,6 @@
 import pytest
 
 from plo.evals.judges import JudgeError, JudgeSession, Question, get_judge
-from plo.subjects import SubjectError
 from plo.subjects.endpoint import EndpointError, read_endpoint
 from plo.subjects.server import Server
 
@@ -60,9 +59,9 @@ def test_addresses(spec, model, url):
 def test_addresses_that_are_none(spec, message):
     with pytest.raises(EndpointError, match=message):
         read_endpoint(spec, "openai", "https://api.openai.com/v1")
-    with pytest.raises(JudgeError, match=message):
+    with pytest.raises(EndpointError, match=message):
         get_judge({f"openai:{spec}": {}})
-    with pytest.raises(SubjectError, match=message):
+    with pytest.raises(EndpointError, match=message):
         Server(f"server:{spec}", 0)
 
 

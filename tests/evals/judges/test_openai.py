@@ -8,6 +8,7 @@ import pytest
 from plo.configured import HyperParameterError
 from plo.evals.judges import JudgeError, JudgeSession, Question, TransientError, get_judge
 from plo.subjects.client import _wait
+from plo.subjects.endpoint import EndpointError
 
 LN = math.log
 
@@ -196,9 +197,9 @@ def test_a_server_that_always_fails(serve, failure, message):
 def test_what_is_wrong_is_named(serve):
     with pytest.raises(JudgeError, match="OPENAI_API_KEY"):
         get_judge("openai:gpt-4o")
-    with pytest.raises(JudgeError, match="names no model"):
+    with pytest.raises(EndpointError, match="names no model"):
         get_judge("openai:")
-    with pytest.raises(JudgeError, match="names no model"):
+    with pytest.raises(EndpointError, match="names no model"):
         get_judge("openai:@http://127.0.0.1:1/v1")
 
 

@@ -13,6 +13,7 @@ from plo.evals.judges import (
     register_judge,
 )
 from plo.evals.judges.judge import read_spec, spec_text
+from plo.extras import MissingExtra
 
 
 def test_options_in_the_text():
@@ -83,7 +84,7 @@ def test_check_loads_no_model_and_calls_nobody(serve):
 
 def test_check_wants_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(JudgeError, match=r"pip install 'plo\[evals\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'plo\[evals\]'"):
         JudgeSession("openai:m@http://127.0.0.1:1/v1").check()
 
 
