@@ -1,9 +1,10 @@
 """Settings of an experiment, which `plo compare` runs, read from YAML. Errors name the place and the remedy."""
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic.fields import FieldInfo
 
 from plo import extras
 from plo.errors import PloError
+from plo.grid import expand_grid
 from plo.near import near
 from plo.tasks import with_task_settings
 from plo.values import read_list, read_yaml
@@ -67,6 +69,12 @@ def _as_list(value: Any) -> Any:
     if value is None:  # `losses=` on a command line
         return []
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_losses(value: Any) -> Any:
+    """Return a list of losses, with every grid expanded."""
+    listed = _as_list(value)
+    return [one for spec in listed for one in expand_grid(spec)] if isinstance(listed, list | tuple) else listed
 
 
 def _targets(value: Any) -> Any:
@@ -129,7 +137,9 @@ LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr is not given
 
 
 class TrainConfig(Section):
-    """Optimisation, equal for every loss of a comparison."""
+    """Optimisation, equal for every loss of a comparison unless a loss has a `train` of its own."""
+
+    first_defaults: ClassVar[dict[str, Any]] = {"max_grad_norm": 1.0}
 
     lr: float | None = Field(
         default=None,
@@ -154,8 +164,10 @@ class TrainConfig(Section):
     """Optimiser: a name of transformers' OptimizerNames."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the optimiser."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Norm at which gradients are clipped."""
+    max_grad_norm: PositiveFloat | None = None
+    """Norm at which gradients are clipped; null is clip_factor times the running median norm."""
+    clip_factor: PositiveFloat = 2.0
+    """Multiple of the median norm of the last 100 steps at which gradients are clipped, without max_grad_norm."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute layers twice to save memory; auto does so where they would not fit."""
     log_every: PositiveInt = 1
@@ -229,17 +241,51 @@ class EvaluationConfig(Section):
         return found
 
 
+class TuningConfig(Section):
+    """Tuning of every loss before the comparison: trials on prompts of their own, equally many for each loss."""
+
+    trials: PositiveInt = 8
+    """Points of its search space that are tried for each loss."""
+    promote: PositiveInt = 3
+    """Number of best trials that are trained in full."""
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the steps that a first trial is trained for."""
+    max_kl: PositiveFloat | None = None
+    """Largest KL to the reference of a setting that may be chosen, in nats; null is any."""
+    seed: int = Field(default=1000, ge=1000, lt=2**32)
+    """Seed of the trials, which no final seed equals."""
+    search: dict[str, dict[str, tuple[PositiveFloat, PositiveFloat]]] = {}
+    """Ranges in place of those that losses declare, low to high, as in {dpo: {beta: [0.01, 1]}}."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> "TuningConfig":
+        for loss, ranges in self.search.items():
+            for name, (low, high) in ranges.items():
+                if low > high:
+                    raise ValueError(f"search.{loss}.{name}: [{low:g}, {high:g}] ends below its beginning")
+        if self.promote > self.trials:
+            raise ValueError(f"promote={self.promote} is more than trials={self.trials}")
+        return self
+
+
 class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
     name: str = "comparison"
     """Name of the comparison; runs of one name and equal settings are one table."""
-    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_list)] = Field(min_length=1)
-    """Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft."""
+    losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_losses)] = Field(
+        min_length=1,
+        description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft; with training settings of "
+        "their own, {dpo: {train: {lr: 1e-5}}} or dpo @ lr=1e-5; a grid of them, {dpo: {grid: {beta: [0.05, 0.1]}}}.",
+    )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
         default=(0, 1), min_length=1
     )
     """Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss."""
+    looks: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_list)] = ()
+    """Numbers of seeds after which to stop if all verdicts are settled; `seeds: {looks: [3, 5, 8]}` sets both."""
+    baseline_seeds: PositiveInt | None = None
+    """Number of seeds of the baseline; null is that of the others times the root of their number."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = ("preference",)
@@ -249,6 +295,14 @@ class Experiment(Section):
     reference: str | None = None
     """Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from."""
     train: TrainConfig = TrainConfig()
+    tuning: TuningConfig | None = None
+    """Tuning of every loss before the comparison, as in {trials: 8}; null is none."""
+    primary: str | None = None
+    """Metric that tuning improves and verdicts are about; null is the reward, or the first that has a direction."""
+    margin: PositiveFloat | None = None
+    """Difference of the primary metric below which two losses count as equivalent."""
+    baseline: str | None = None
+    """Loss or variant that the others are compared with; null is the reference."""
     eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = (
         0.1,
         0.25,
@@ -263,6 +317,24 @@ class Experiment(Section):
     """Folder of checkpoints and trained adapters."""
     store: str | None = None
     """MLflow tracking URI; null is sqlite:///plo.db in the working folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _looks(cls, values: Any) -> Any:
+        given = values.get("seeds") if isinstance(values, Mapping) else None
+        if not isinstance(given, Mapping):
+            return values
+        if given.keys() != {"looks"}:
+            raise ValueError("seeds: write a list of seeds, or {looks: [3, 5, 8]}")
+        looks = _as_list(given["looks"])
+        return {**values, "looks": looks, "seeds": list(range(int(looks[-1])))}
+
+    @field_validator("looks")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(value)):
+            raise ValueError("looks are increasing numbers of seeds, such as 3, 5, 8")
+        return value
 
     @field_validator("seeds")
     @classmethod
@@ -280,10 +352,16 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "Experiment":
+        if self.looks and (len(self.seeds) != self.looks[-1] or not (self.primary and self.baseline)):
+            raise ValueError("looks need as many seeds as the last of them, a primary metric and a baseline")
         if self.stages not in (("preference",), ("sft", "preference")):
             raise ValueError(f"stages={list(self.stages)}: write [preference] or [sft, preference]")
         if self.reference == "sft" and "sft" not in self.stages:
             raise ValueError("reference: sft requires the stage sft: stages: [sft, preference]")
+        if self.tuning and self.tuning.seed in self.seeds:
+            raise ValueError(
+                f"seeds: {self.tuning.seed} is the seed of the tuning, whose settings would be chosen on it"
+            )
         if self.sft and "sft" not in self.stages:
             raise ValueError("sft: its settings require the stage sft: stages: [sft, preference]")
         try:
@@ -324,9 +402,9 @@ def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, F
     """Return every setting by its dotted name, as in `train.lr`: what an override can set."""
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found |= fields(kind, f"{prefix}{name}.")
+        kinds = (field.annotation, *get_args(field.annotation))  # of `Section | None` too
+        if inner := [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]:
+            found |= fields(inner[0], f"{prefix}{name}.")
         else:
             found[prefix + name] = field
     return found

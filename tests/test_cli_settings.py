@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from plo import caches
 from plo.cli import app
-from plo.config import Experiment, fields, load_experiment
+from plo.config import Experiment, TuningConfig, fields, load_experiment
 from plo.experiment.plan import Plan, PlannedCell, PlannedStage
 
 runner = CliRunner()
@@ -49,9 +49,9 @@ def test_settings_are_chosen_by_wildcards():
 def test_the_file_of_defaults_is_the_defaults(tmp_path):
     text = output("settings", "--yaml")
     everything = re.sub(r"^( *)# ([a-z_]+: .*)$", r"\1\2", text, flags=re.M)
-    for content in (text, everything):
+    for content, tuning in ((text, None), (everything, TuningConfig())):
         (tmp_path / "file.yaml").write_text(content)
-        assert load_experiment(tmp_path / "file.yaml") == Experiment(losses=("dpo", "ipo"))
+        assert load_experiment(tmp_path / "file.yaml") == Experiment(losses=("dpo", "ipo"), tuning=tuning)
     assert len(yaml.safe_load(everything)["train"]) == sum(name.startswith("train.") for name in fields())
 
 

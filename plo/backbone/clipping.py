@@ -1,5 +1,7 @@
 """Clipping of a gradient by its global norm, as `torch.nn.utils.clip_grad_norm_` does it, in fewer passes over it."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from functools import cache
 
@@ -9,6 +11,25 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from plo.backbone.borrowed import divide_gradients
+
+WINDOW = 100  # steps whose norms the running median is of
+NORMS = "gradient_norms"  # key of the norms in the optimiser's first group, hence in every checkpoint
+
+
+def relative_limit(optimizer: Optimizer, factor: float) -> float:
+    """Return `factor` times the median norm of the last `WINDOW` steps' gradients; infinity before the first step.
+
+    A fixed limit treats losses by the scale of their gradients, which differs between them by four orders of magnitude:
+    it would clip some losses in every step and others in none.
+    """
+    norms = optimizer.param_groups[0].get(NORMS)
+    return factor * statistics.median(norms) if norms else math.inf
+
+
+def remember_norm(optimizer: Optimizer, norm: float) -> None:
+    """Add the norm of a step's unclipped gradient to those that `relative_limit` is relative to."""
+    group = optimizer.param_groups[0]
+    group[NORMS] = [*group.get(NORMS, []), norm][-WINDOW:]
 
 
 def clip(

@@ -19,7 +19,7 @@ from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
 from plo.backbone.borrowed import HookedTrainer, check_unscaled, forget_casts, one_device, repeatable, unwrapped
 from plo.backbone.checkpoints import Checkpoints
-from plo.backbone.clipping import clip
+from plo.backbone.clipping import clip, relative_limit, remember_norm
 from plo.backbone.memory import reset_peak_memory
 from plo.backbone.micro_batches import MicroBatch, TrainingPairs
 from plo.backbone.model import Backbone
@@ -84,7 +84,7 @@ class PreferenceTrainer(HookedTrainer):
             warmup_steps=config.warmup,  # below 1: a share of the steps
             optim=config.optimizer,
             weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
+            max_grad_norm=config.max_grad_norm or 1.0,  # any number: `clip_gradient` has the limit
             logging_steps=config.log_every,
             logging_first_step=True,
             logging_nan_inf_filter=False,
@@ -100,6 +100,7 @@ class PreferenceTrainer(HookedTrainer):
             report_to=[],
         )
         one_device(arguments)  # several visible GPUs would mean DataParallel, which tears batches
+        self._config = config
         self.metrics = TrainingLog(backbone.head_dtype)
         self._bad: list[str] = []
         self._checked = False
@@ -214,17 +215,20 @@ class PreferenceTrainer(HookedTrainer):
         self._stop_at_non_finite()
         backbone = self.data.backbone
         policy, own = backbone.policy_parameters(), list(backbone.loss.parameters())
+        optimizer = unwrapped(self.optimizer)
+        limit = self._config.max_grad_norm or relative_limit(optimizer, self._config.clip_factor)
         if self.sharded or self.accelerator.scaler:
-            norm = sharding.whole(cast(Tensor, self.accelerator.clip_grad_norm_(policy, self.args.max_grad_norm)))
+            norm = sharding.whole(cast(Tensor, self.accelerator.clip_grad_norm_(policy, limit)))
         else:
-            norm = clip(unwrapped(self.optimizer), policy, self.args.max_grad_norm, own)
+            norm = clip(optimizer, policy, limit, own)
         value = float(norm)
         if not math.isfinite(value) or not all(p.grad is None or p.grad.isfinite().all() for p in own):
             raise NonFiniteLoss(
                 f"The gradient of the loss {backbone.loss.name!r} is not finite at step "
                 f"{self.state.global_step + 1}. Lower train.lr, or clip the loss's ratio if it is unbounded."
             )
-        self.metrics.add_step(clipped=value > self.args.max_grad_norm)
+        remember_norm(optimizer, value)
+        self.metrics.add_step(clipped=value > limit)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from plo.data.errors import DataError
 from plo.data.reading import read_rows
 from plo.data.report import DropReport
 from plo.data.rows import Row, to_chat
-from plo.data.split import row_digest, split_is_fixed, split_rows
+from plo.data.split import is_for_tuning, row_digest, split_is_fixed, split_rows
 from plo.data.tokenize import COUNTS, TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
 from plo.paths import text_digest
 
@@ -38,6 +38,24 @@ class PreferenceData:
     stats: dict[str, int]
     fingerprints: dict[str, str]
     digest: str
+
+    def split_for_tuning(self) -> tuple["PreferenceData", "PreferenceData"]:
+        """Return the data with the held-out prompts that serve tuning, and with those that serve the final table.
+
+        Raises:
+            DataError: there are too few held-out prompts for both.
+        """
+        tune = [pair for pair in self.eval if is_for_tuning(pair.prompt)]
+        test = [pair for pair in self.eval if not is_for_tuning(pair.prompt)]
+        if not tune or not test:
+            raise DataError(
+                f"{self.report.source}: tuning needs held-out prompts of its own, and only {len(self.eval)} pairs are held "
+                f"out. Raise data.eval_fraction."
+            )
+        return self._with_eval(tune, "tune"), self._with_eval(test, "test")
+
+    def _with_eval(self, pairs: list[Pair], name: str) -> "PreferenceData":
+        return replace(self, eval=pairs, digest=text_digest(f"{self.digest} {name}"))
 
     def summary(self) -> Text:
         """Return a summary of what was loaded, for a console or for `str`."""

@@ -12,7 +12,6 @@ from plo.data.errors import DataError
 from plo.data.files import READERS, read_path
 from plo.data.rows import split_of
 from plo.data.shapes import Raw
-from plo.pocket import PocketError
 from plo.pocket import pairs as pocket_pairs
 from plo.registry import Registry, RegistryError, hyper_parameters
 
@@ -157,20 +156,17 @@ def sentiment(path: Path | None) -> Iterator[Raw]:
 
 
 @register_source("pocket", gold="pocket", seeded=True)
-def pocket(path: Path | None, *, seed: int = 0, pairs: int = 2000, held_out: str = "test") -> Iterator[Raw]:
+def pocket(path: Path | None, *, seed: int = 0, pairs: int = 2000) -> Iterator[Raw]:
     """Draw the pairs of the pocket task, whose reward is known for every token; a comparison draws other pairs for each seed.
 
     Args:
         seed: seed of the training pairs.
-        pairs: number of training pairs, from 980 prompts in turn.
-        held_out: set of held-out prompts, "tune" or "test"; their pairs are the same for all seeds.
+        pairs: number of training pairs, from 980 prompts in turn. Those of the 172 held-out prompts are the same for all
+            seeds.
     """
     if path is not None:
         raise DataError("The data source 'pocket' takes no path: its pairs are drawn. Leave data.path out.")
-    try:
-        yield from pocket_pairs(seed, pairs, held_out)
-    except PocketError as error:
-        raise DataError(f"{error} It is data.options.held_out.") from error
+    yield from pocket_pairs(seed, pairs)
 
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:

@@ -58,6 +58,11 @@ def split_is_fixed(rows: Iterable[Row]) -> bool:
     return {"train", "eval"} <= {row.split for row in rows}
 
 
-def _fraction(text: str) -> float:
+def is_for_tuning(prompt: str) -> bool:
+    """Return whether a held-out prompt serves tuning alone, as half of them do, by a hash of their own."""
+    return _fraction(prompt, "tune") < 0.5
+
+
+def _fraction(text: str, salt: str = "split") -> float:
     """Return a number in [0, 1) from a hash of the text, independent of the hash that orders rows."""
-    return int(text_digest("split:" + text)[:13], 16) / 16**13
+    return int(text_digest(f"{salt}:{text}")[:13], 16) / 16**13

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ def run_cell(
         reference_samples: samples of the reference with the same seed, for win rates; None for the reference itself.
         progress: receives the units of work done since the last call, and the number of steps among them.
     """
-    folder = cell.folder(root)
+    started, folder = time.monotonic(), cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(run, cell, bench, folder, reference_samples, progress)
     if cell.variant is None:
@@ -58,6 +59,7 @@ def run_cell(
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
     run.describe(describe_metrics(bench.suite, metrics))
+    run.tag("plo.seconds", f"{time.monotonic() - started:.1f}")  # of this attempt
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays, without states of the optimiser
@@ -82,7 +84,7 @@ def _train(
         backbone,
         data.train,
         bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs)),
-        bench.experiment.train,
+        cell.train(bench.experiment),
         seed=cell.seed,
         folder=folder,
         weights=weights,

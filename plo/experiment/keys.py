@@ -51,6 +51,10 @@ class Cell:
         """Name in logs and records, such as "dpo seed 0"."""
         return f"{self.label} seed {self.seed}"
 
+    def train(self, experiment: Experiment) -> TrainConfig:
+        """Return the training settings: the experiment's, with those of the variant's own."""
+        return train_settings(experiment, self.variant)
+
     def units(self, experiment: Experiment, pairs: int) -> int:
         """Return the number of units of progress that the cell takes."""
         if self.variant is None:
@@ -59,11 +63,22 @@ class Cell:
 
     def steps(self, experiment: Experiment, pairs: int) -> int:
         """Return the number of optimiser steps that the cell takes."""
-        return optimiser_steps(experiment.train, pairs) if self.variant is not None else 0
+        return optimiser_steps(self.train(experiment), pairs) if self.variant is not None else 0
 
     def folder(self, root: Path) -> Path:
         """Return the cell's folder in the folder of its comparison."""
         return root / f"{slug(self.label)}-seed{self.seed}-{self.key[:8]}"
+
+
+def train_settings(experiment: Experiment, variant: Variant | None) -> TrainConfig:
+    """Return the training settings of a variant: the experiment's, replaced by its own.
+
+    Raises:
+        ConfigError: they do not fit each other.
+    """
+    if variant is None or not variant.train:
+        return experiment.train
+    return TrainConfig.of({**experiment.train.model_dump(), **variant.train}, f"The training of {variant.name}")
 
 
 def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
@@ -73,7 +88,8 @@ def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
     settings = {
         "shared": shared_settings(inputs),
-        "loss": [variant.name, variant.source] if variant is not None else None,
+        "loss": [variant.loss.name, variant.source] if variant is not None else None,
+        **({"train": variant.train} if variant is not None and variant.train else {}),
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
     }

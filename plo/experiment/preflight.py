@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from plo.backbone.token_statistics import STATISTICS
 from plo.config import ConfigError, Experiment
 from plo.data import Pair
+from plo.experiment.keys import train_settings
 from plo.losses import Loss, get_loss
 from plo.registry import load_plugin
 from plo.scorers import Scorer, Variant, get_variant
@@ -33,6 +34,14 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
+    for variant in variants:
+        train_settings(experiment, variant)
+    bases = [one.name for one in variants if experiment.baseline in (one.name, one.registered_name)]
+    if experiment.baseline not in (None, "reference") and len(bases) != 1:
+        raise ConfigError(
+            f"baseline={experiment.baseline} is the name of {' and of '.join(bases) or 'no loss in this comparison'}: name "
+            f"one of {', '.join(names)}."
+        )
     return variants
 
 

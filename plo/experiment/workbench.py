@@ -40,11 +40,12 @@ class Workbench(Inputs):
     sft: str | None  # key of the stage that every cell starts from; None if cells start from the model itself
 
     def of_seed(self, seed: int) -> "Workbench":
-        """Return the workbench with the pairs of a seed, if the data source draws other pairs for every seed."""
+        """Return the workbench with the training pairs of a seed, if the data source draws others for every seed."""
         if not draws_anew(self.experiment):
             return self
-        data = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed)
-        return replace(self, data=data, stages=replace(self.stages, pairs=data.train, _digests={}))
+        drawn = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed).train
+        data, stages = replace(self.data, train=drawn), replace(self.stages, pairs=drawn, _digests={})
+        return replace(self, data=data, stages=stages)
 
     def base_identity(self, stage: Stage) -> list[Any]:
         return self.stages.identity(stage)

@@ -1,17 +1,16 @@
 """Preference pairs of the pocket task, drawn from the reference, and its three disjoint sets of prompts."""
 
 import functools
-import hashlib
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from plo.paths import text_digest
 from plo.pocket.language import PocketError, Prompt, language, prompts
 from plo.pocket.words import EOS, WORDS
 
-SIZES = {"train": 980, "tune": 86, "test": 86}  # prompts
+TRAIN = 980  # prompts; the others are held out
 HELD_OUT_PAIRS = 2  # per prompt
 NOISE = 2.0  # units of reward: the label is drawn from sigmoid(difference of the rewards / NOISE)
 _HELD_OUT_SEED = 2**31  # held-out pairs are the same for every seed
@@ -19,10 +18,17 @@ _HELD_OUT_SEED = 2**31  # held-out pairs are the same for every seed
 
 @functools.cache
 def prompt_sets() -> dict[str, list[Prompt]]:
-    """Return the prompts of "train", "tune" and "test", three disjoint sets chosen by hash."""
-    ordered = sorted(prompts(), key=lambda prompt: hashlib.sha256(prompt.text.encode()).hexdigest())
-    ends = np.cumsum([0, *SIZES.values()])
-    return {name: ordered[a:b] for name, (a, b) in zip(SIZES, pairwise(ends), strict=True)}
+    """Return the prompts of "train", "tune" and "test", three disjoint sets chosen by hash.
+
+    "tune" are the held-out prompts that an experiment with tuning takes for it (`plo.data.split.is_for_tuning`).
+    """
+    ordered = sorted(prompts(), key=lambda prompt: text_digest(prompt.text))
+    held_out = {prompt: int(text_digest(f"tune:{prompt.text}")[:13], 16) / 16**13 < 0.5 for prompt in ordered[TRAIN:]}
+    return {
+        "train": ordered[:TRAIN],
+        "tune": [prompt for prompt, tune in held_out.items() if tune],
+        "test": [prompt for prompt, tune in held_out.items() if not tune],
+    }
 
 
 def held_out_set(name: str) -> list[Prompt]:
@@ -41,22 +47,16 @@ def text_of(response: list[int]) -> str:
     return "".join(f" {WORDS[token]}" for token in response if WORDS[token] != EOS)
 
 
-def pairs(seed: int, count: int = 2000, held_out: str = "test") -> Iterator[dict[str, Any]]:
+def pairs(seed: int, count: int = 2000) -> Iterator[dict[str, Any]]:
     """Yield raw rows of the pocket task: `count` training pairs drawn by a seed, and the held-out pairs, equal for all seeds.
 
     Each pair is two responses that the reference gives to one prompt, labelled by a draw from
     sigmoid((R(a) - R(b)) / 2). The column `margin` is the reward of chosen less that of rejected.
-
-    Args:
-        held_out: set of the held-out prompts, "tune" or "test".
-
-    Raises:
-        PocketError: there is no such set of prompts.
     """
     known = prompt_sets()["train"]
     yield from _drawn([known[i % len(known)] for i in range(count)], seed, "train", f"pocket, seed {seed}")
-    asked = held_out_set(held_out)
-    yield from _drawn(asked * HELD_OUT_PAIRS, _HELD_OUT_SEED, "eval", f"pocket, {held_out}")
+    asked = prompt_sets()["tune"] + prompt_sets()["test"]
+    yield from _drawn(asked * HELD_OUT_PAIRS, _HELD_OUT_SEED, "eval", "pocket, held out")
 
 
 def _drawn(asked: list[Prompt], seed: int, split: str, where: str) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""`Variant` is a loss with its hyper-parameters and the token scorer that makes its weights."""
+"""`Variant` is a loss with its hyper-parameters, the token scorer that makes its weights, and training settings of its own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from plo.configured import HyperParameterError, changed, full_name, resolve_params
+from plo.config import TrainConfig
+from plo.configured import HyperParameterError, changed, full_name, resolve_params, shown
 from plo.losses import LOSSES, Loss, LossError, LossSum
 from plo.losses.get import Spec, find_loss, find_terms
 from plo.losses.identity import loss_identity
@@ -12,6 +13,9 @@ from plo.pairs import Pairs
 from plo.registry import Entry, RegistryError
 from plo.scorers.recipe import RECIPES, Recipe
 from plo.scorers.scorer import Scorer, get_scorer
+from plo.values import read_value
+
+AT = " @ "  # between a loss and the training settings of a variant's own
 
 
 class Term:
@@ -74,11 +78,12 @@ class Term:
 
 
 class Variant:
-    """A loss with its hyper-parameters and the token scorer that makes its weights: a row of a comparison.
+    """A loss with its hyper-parameters, its token scorer and its own training settings: a row of a comparison.
 
     Attributes:
         terms: ((coefficient, Term), ...), one unless the loss is a sum.
-        name: the term's name, or that of the sum: "twdpo(scorer=subsample)", "dpo + 0.2*sft".
+        train: training settings that differ from the experiment's, such as {"lr": 1e-5}.
+        name: the term's name, or that of the sum, and the settings: "twdpo(scorer=subsample)", "dpo + 0.2*sft @ lr=1e-05".
         params: every hyper-parameter of loss, scorer and recipe; of a sum, those of each term by its name.
         loss: what is trained; a call of the variant calls it.
         scorer: makes the token weights; None where no loss needs them.
@@ -87,9 +92,12 @@ class Variant:
         LossError: the terms need weights of different scorers.
     """
 
-    def __init__(self, terms: list[tuple[float, Term]]):
+    def __init__(self, terms: list[tuple[float, Term]], train: Mapping[str, Any] | None = None):
         self.terms = tuple((float(coefficient), term) for coefficient, term in terms)
-        self.name = sum_name((coefficient, term.name) for coefficient, term in self.terms)
+        loss = sum_name((coefficient, term.name) for coefficient, term in self.terms)
+        self.train = _checked_train(loss, train or {})
+        settings = " ".join(f"{name}={shown(value)}" for name, value in sorted(self.train.items()))
+        self.name = f"{loss}{AT}{settings}" if settings else loss
         single = len(self.terms) == 1 and self.terms[0][0] == 1
         self.loss: Loss = terms[0][1].loss if single else LossSum([(c, term.loss) for c, term in self.terms])
         self.params: dict[str, Any] = terms[0][1].params if single else {term.name: term.params for _, term in terms}
@@ -108,7 +116,7 @@ class Variant:
     @property
     def registered_name(self) -> str:
         """Registered name of the loss or recipe; of a sum, the sum's name."""
-        return self.terms[0][1].entry.name if self.loss.entry is not None else self.name
+        return self.terms[0][1].entry.name if self.loss.entry is not None else self.loss.name
 
     @property
     def source(self) -> str:
@@ -123,7 +131,8 @@ class Variant:
                 (coefficient * inner, part)
                 for coefficient, new in terms
                 for inner, part in (new.terms if isinstance(new, Variant) else [(1.0, new)])
-            ]
+            ],
+            self.train,
         )
 
     def __call__(self, pairs: Pairs) -> Any:
@@ -138,10 +147,12 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
     """Return a configured loss with the token scorer that makes its weights.
 
     Args:
-        spec: anything `get_loss` takes, with `scorer=...` for a loss that needs weights; or a recipe's name.
+        spec: anything `get_loss` takes, with `scorer=...` for a loss that needs weights; or a recipe's name. Training
+            settings of its own follow an @, as in "dpo(beta=0.2) @ lr=1e-5", or are the mapping `train`.
         params: hyper-parameters, `scorer` among them: a name, "position_decay(gamma=0.9)", or a mapping.
 
     Raises:
+        ConfigError: a training setting does not exist or has a wrong value.
         RegistryError: no such loss, recipe or scorer.
         LossError, HyperParameterError: a hyper-parameter that it does not have, or a spec that cannot be read.
 
@@ -160,7 +171,9 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
         return Variant(
             [(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms if loss.entry is not None]
         )
-    return Variant([(coefficient, Term(entry, own)) for coefficient, entry, own in find_terms(spec, params, _find)])
+    spec, params, train = _split_train(spec, params)
+    found = find_terms(spec, params, _find)
+    return Variant([(coefficient, Term(entry, own)) for coefficient, entry, own in found], train)
 
 
 def _find(loss: str | Callable[..., Any]) -> Entry[Any]:
@@ -208,3 +221,32 @@ def _from_loss(entry: Entry[Any], params: Mapping[str, Any]) -> tuple[dict[str, 
     if scorer is not None:
         raise LossError(f"The loss {entry.name!r} takes no scorer={scorer!r}: only losses that need token weights do.")
     return loss.params, loss, None
+
+
+def _split_train(spec: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return a spec without training settings, the hyper-parameters, and the training settings."""
+    own = dict(params)
+    train: dict[str, Any] = {}
+    if isinstance(spec, Mapping):
+        if "name" in spec:
+            own = {**{key: value for key, value in spec.items() if key != "name"}, **own}
+            spec = spec["name"]
+        elif len(spec) == 1 and isinstance(inner := next(iter(spec.values())), Mapping | None):
+            own, spec = {**(inner or {}), **own}, next(iter(spec))
+    if isinstance(spec, str) and AT in spec:
+        spec, _, text = spec.partition(AT)
+        parts = [part.partition("=") for part in text.split()]
+        if not all(name and value for name, _, value in parts):
+            raise LossError(
+                f"Cannot read the training settings {text!r} of {spec!r}: write {spec}{AT}lr=1e-5 epochs=2."
+            )
+        train = {name: read_value(value) for name, _, value in parts}
+    given = own.pop("train", None) or {}
+    if not isinstance(given, Mapping):
+        raise LossError(f"train={given!r} of {spec!r} must map training settings to values, as in train: {{lr: 1e-5}}.")
+    return spec, own, {**train, **given}
+
+
+def _checked_train(loss: str, train: Mapping[str, Any]) -> dict[str, Any]:
+    config = TrainConfig.of(train, f"The training settings of {loss}")
+    return {name: getattr(config, name) for name in train}

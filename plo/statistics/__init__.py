@@ -15,7 +15,14 @@ from plo.statistics.length import LengthAdjusted, length_adjusted, rate_range
 from plo.statistics.looks import chance_to_settle, look_levels, settled, stop
 from plo.statistics.matched import reward_at_kl
 from plo.statistics.moderated import Pool, pool
-from plo.statistics.power import Design, cheapest_design, design_detectable, detectable_difference, sample_variance
+from plo.statistics.power import (
+    Design,
+    cheapest_design,
+    design_detectable,
+    detectable_difference,
+    family_detectable,
+    sample_variance,
+)
 from plo.statistics.ranks import rank_intervals
 from plo.statistics.ratings import Ratings, head_to_head, ratings
 from plo.statistics.tuning import Optimism, edges, expected_best, optimism, robustness, search_points, select_trial
@@ -46,6 +53,7 @@ __all__ = [
     "equivalence_p",
     "estimate",
     "expected_best",
+    "family_detectable",
     "fragility",
     "head_to_head",
     "holm",

@@ -1,7 +1,7 @@
 """Differences between rows of a table, tested with pooled seed variances and corrected for their number."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,18 +46,26 @@ class Comparison(Estimate):
 
 
 def compare(
-    tables: Mapping[str, Table], baseline: str, *, bounds: tuple[float, float] = (-math.inf, math.inf)
+    tables: Mapping[str, Table],
+    baseline: str,
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    apart: Collection[str] = (),
 ) -> dict[str, Comparison]:
     """Return the difference of each row from the row `baseline`; together they are one family for Holm's correction.
 
     See `compare_pairs`, which explains the test, its arguments and its errors.
     """
     pairs = [(name, baseline) for name in tables if name != baseline]
-    return {name: one for (name, _), one in compare_pairs(tables, pairs, bounds=bounds).items()}
+    return {name: one for (name, _), one in compare_pairs(tables, pairs, bounds=bounds, apart=apart).items()}
 
 
 def compare_pairs(
-    tables: Mapping[str, Table], pairs: Iterable[Pair], *, bounds: tuple[float, float] = (-math.inf, math.inf)
+    tables: Mapping[str, Table],
+    pairs: Iterable[Pair],
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    apart: Collection[str] = (),
 ) -> dict[Pair, Comparison]:
     """Return the difference between the rows of each pair; together they are one family for Holm's correction.
 
@@ -74,11 +82,14 @@ def compare_pairs(
         tables: for each row its values [prompts, seeds], as for `estimate`. A table with a single row (only seed means,
             such as a training metric) is tested over seeds alone. Prompts that one of a pair lacks are left out there.
         bounds: least and greatest possible value of the metric; intervals are cut to the range of its differences.
+        apart: rows that do not share seed variances, because no seed effect reaches them (the untrained reference). Their
+            differences are tested as with fewer rows.
 
     Raises:
-        StatisticsError: two rows have no prompt in common or, with fewer than 5 rows, no seed.
+        StatisticsError: two rows have no prompt in common or, where variances are not shared, no seed.
     """
-    pooled, width = pool(tables), bounds[1] - bounds[0]
+    pooled = pool({name: table for name, table in tables.items() if name not in apart})
+    width = bounds[1] - bounds[0]
     found = {(a, b): _compare(a, b, tables, pooled, width) for a, b in pairs}
     adjusted = holm(one.p for one in found.values())
     return {pair: replace(one, p_holm=p) for (pair, one), p in zip(found.items(), adjusted, strict=True)}

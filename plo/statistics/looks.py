@@ -67,6 +67,9 @@ def chance_to_settle(one: Comparison, seeds: int, level: float, margin: float | 
     return significant + equivalent
 
 
+Reason = Literal["settled", "futile", "last"]
+
+
 def stop(
     compared: Mapping[str, Comparison],
     verdicts: Mapping[str, Verdict],
@@ -75,7 +78,7 @@ def stop(
     *,
     margin: float | None = None,
     chance: float = 0.05,
-) -> Literal["settled", "futile", "last"] | None:
+) -> Reason | None:
     """Return why no further seeds are needed after a look, or None if the next look should be taken.
 
     | reason  | condition                                                                                       |

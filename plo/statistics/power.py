@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
+from plo.statistics.comparisons import Comparison
 from plo.statistics.intervals import Array, StatisticsError, critical
 from plo.statistics.moderated import LEAST_ROWS, MOST
 
@@ -57,6 +58,28 @@ def detectable_difference(
         return power - float(np.mean(found))
 
     return float(optimize.brentq(lacking, 0, threshold.max() + 10 * true))
+
+
+def family_detectable(compared: Iterable[Comparison], *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Return the minimal detectable difference of a family of comparisons, from their standard errors.
+
+    See `detectable_difference`. The parts of the variance are means over the family, degrees of freedom and prompts the
+    fewest. It describes the design and decides nothing.
+
+    Args:
+        compared: the results of `compare`; those without a test do not count.
+
+    Returns:
+        The difference in the metric's units; NaN for a family without tests.
+    """
+    tests = [one for one in compared if np.isfinite(one.se)]
+    if not tests:
+        return math.nan
+    of_seeds = float(np.mean([one.share * one.se**2 for one in tests]))
+    of_prompts = float(np.mean([(1 - one.share) * one.se**2 for one in tests]))
+    degrees = min(0.0 if math.isnan(one.degrees) else one.degrees for one in tests)
+    prompts = max(2, min(one.prompts for one in tests))
+    return detectable_difference(of_seeds, of_prompts, prompts, degrees, len(tests), power=power, alpha=alpha)
 
 
 def design_detectable(

@@ -1,6 +1,6 @@
 """Ranks of a table's rows, with intervals that come from tests of all pairs of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 
 import pandas as pd
@@ -9,7 +9,9 @@ from plo.statistics.comparisons import compare_pairs
 from plo.statistics.intervals import Table, estimate
 
 
-def rank_intervals(tables: Mapping[str, Table], *, higher_is_better: bool = True, alpha: float = 0.05) -> pd.DataFrame:
+def rank_intervals(
+    tables: Mapping[str, Table], *, higher_is_better: bool = True, alpha: float = 0.05, apart: Collection[str] = ()
+) -> pd.DataFrame:
     """Return each row's rank by its mean, and an interval of the rank from tests of all pairs of rows.
 
         low = 1 + number of rows significantly better,    high = L - number of rows significantly worse
@@ -19,6 +21,7 @@ def rank_intervals(tables: Mapping[str, Table], *, higher_is_better: bool = True
 
     Args:
         tables: for each row its values [prompts, seeds], as for `estimate`.
+        apart: as for `compare_pairs`.
 
     Returns:
         One line per row, best first: mean, rank (1 is best; equal means share the better rank), low, high.
@@ -28,7 +31,7 @@ def rank_intervals(tables: Mapping[str, Table], *, higher_is_better: bool = True
     """
     means = pd.Series({name: estimate(table).mean for name, table in tables.items()}, dtype=float)
     low, high = pd.Series(1, means.index), pd.Series(len(means), means.index)
-    for (a, b), one in compare_pairs(tables, combinations(tables, 2)).items():
+    for (a, b), one in compare_pairs(tables, combinations(tables, 2), apart=apart).items():
         if one.p_holm < alpha:
             better, worse = (a, b) if (one.mean > 0) == higher_is_better else (b, a)
             low[worse] += 1

@@ -12,6 +12,7 @@ extras.require("track", "plo.tracking")
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
 from plo.tracking.recording import ActiveRun, unrecorded
+from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, NothingRecorded, allowed_name, store_uri
 from plo.tracking.tracker import Tracker, closing
 
@@ -23,6 +24,7 @@ __all__ = [
     "MissingFiles",
     "NothingRecorded",
     "RecordedCell",
+    "Run",
     "Tracker",
     "TrackingError",
     "allowed_name",

@@ -10,6 +10,7 @@ from plo.tracking.borrowed import PARENT
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
+from plo.tracking.runs import Run
 from plo.tracking.store import Store
 
 Facts = Mapping[str, Any]  # tags or parameters by name
@@ -51,9 +52,9 @@ class Tracker(Store):
             self._client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def finished(self, parent_id: str) -> dict[str, str]:
-        """Return {cell key: run id} of the finished cells of a comparison."""
-        runs = reversed(self._children(parent_id))
+    def finished(self, parent_id: str, kind: str = "cell") -> dict[str, str]:
+        """Return {cell key: run id} of the finished cells, or trials, of a comparison."""
+        runs = reversed(self._children(parent_id, kind))
         return {run.tags["plo.cell"]: run.run_id for run in runs if run.status == "FINISHED"}
 
     def start_cell(
@@ -74,6 +75,17 @@ class Tracker(Store):
         if any(run.status == "FINISHED" for run in known):
             return None
         return self._start("stage", known, parent_id, key, name, tags, params)
+
+    def start_trial(
+        self,
+        parent_id: str,
+        key: str,
+        name: str,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> ActiveRun:
+        """Start recording a trial of a tuning, as `start_cell` does. Tables do not show trials among the cells."""
+        return self._start("trial", self._children(parent_id, "trial"), parent_id, key, name, tags, params)
 
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Facts, params: Facts | None = None
@@ -137,6 +149,11 @@ class Tracker(Store):
             known = ", ".join(f"{c.name} ({c.key[:12]})" for c in found) or "none"
             raise TrackingError(f"No comparison in {self.uri} has name or key {select!r}. Known: {known}.")
         return chosen
+
+    def trials(self, parent_id: str) -> dict[str, Run]:
+        """Return {key: run} of the finished trials of a comparison."""
+        runs = reversed(self._children(parent_id, "trial"))
+        return {run.tags["plo.cell"]: run for run in runs if run.status == "FINISHED"}
 
     def cells(self, select: str | None = None) -> list[RecordedCell]:
         """List the cells of the selected comparisons; see `Comparison.cells`."""

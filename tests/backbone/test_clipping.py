@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from plo.backbone.clipping import clip
+from plo.backbone.clipping import WINDOW, clip, relative_limit, remember_norm
 
 GRADIENTS = [3.0, 4.0], [12.0], [2.0]
 
@@ -78,3 +78,15 @@ def test_a_checkpoint_of_an_optimiser_that_was_not_fused_makes_it_one_that_is_no
     clip(optimizer, [parameter], 1.0)
     optimizer.step()
     assert optimizer.state[parameter]["exp_avg"].item() == pytest.approx(0.1, rel=1e-6)
+
+
+def test_the_relative_limit_by_hand():
+    """Medians of (3), (3, 9), (3, 9, 4); then the last hundred norms are 1, 2, ..., 100, whose median is 50.5."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    assert relative_limit(optimizer, 2.0) == float("inf")
+    for norm, limit in ((3.0, 6.0), (9.0, 12.0), (4.0, 8.0)):
+        remember_norm(optimizer, norm)
+        assert relative_limit(optimizer, 2.0) == limit
+    for norm in range(1, WINDOW + 1):
+        remember_norm(optimizer, float(norm))
+    assert relative_limit(optimizer, 2.0) == 101

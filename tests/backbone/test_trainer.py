@@ -87,6 +87,27 @@ def test_resuming_changes_nothing(train, loss):
     assert_same(weights(straight), weights(resumed))
 
 
+def test_resuming_keeps_the_norms_that_clipping_is_relative_to(train):
+    """At half the median every step is clipped but the first, and by another factor if the median is forgotten."""
+    relative = dict(max_grad_norm=None, clip_factor=0.5, checkpoint_every=2, optimizer="sgd")
+    straight = train("dpo", "straight", **relative)
+    train("dpo", "broken", stop_at=3, **relative)
+    assert_same(weights(straight), weights(train("dpo", "broken", resume=True, **relative)))
+    assert [entry["clipped"] for entry in straight.state.log_history if "clipped" in entry] == [0, *[1] * 5]
+    fixed = train("dpo", "fixed", **{**relative, "max_grad_norm": 100.0})
+    assert (
+        max((a - b).abs().max() for a, b in zip(weights(fixed).values(), weights(straight).values(), strict=True))
+        > 1e-4
+    )
+
+
+def test_relative_clipping_does_not_depend_on_the_scale_of_a_loss(train):
+    relative = dict(max_grad_norm=None, clip_factor=1.0, optimizer="adamw_torch")
+    one, other = train("dpo", "one", **relative), train("10000*dpo", "other", **relative)
+    clipped = [[entry["clipped"] for entry in t.state.log_history if "clipped" in entry] for t in (one, other)]
+    assert clipped[0] == clipped[1] and 0 < sum(clipped[0]) < len(clipped[0])
+
+
 def test_resuming_at_the_very_end_trains_no_further(train):
     done = train("dpo", "run", steps=2, schedule="constant", checkpoint_every=2)  # in the middle of an epoch
     resumed = train("dpo", "run", resume=True, steps=2, schedule="constant", checkpoint_every=2)

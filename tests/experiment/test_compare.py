@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from plo.config import ConfigError
 from plo.experiment.matrix import compare
 from plo.experiment.preflight import configured_variants
 from plo.leaderboards import read, to_json
@@ -40,11 +41,11 @@ def test_a_comparison_records_every_cell_and_reference_and_sft_beside(tiny):
 
 
 def test_started_again_it_computes_nothing_and_new_losses_join(tiny, monkeypatch):
-    import plo.experiment.matrix as matrix
+    import plo.experiment.runner as runner
 
     ran = []
-    inner = matrix.run_cell
-    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    inner = runner.run_cell
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
     compare(tiny())
     assert ran == ["reference seed 0", "sft seed 0", "dpo seed 0"]
     compare(tiny())
@@ -94,11 +95,11 @@ def test_a_comparison_s_key_leaves_defaults_out():
 
 
 def test_what_changes_no_number_is_no_other_comparison(tiny, monkeypatch):
-    import plo.experiment.matrix as matrix
+    import plo.experiment.runner as runner
 
     ran = []
-    inner = matrix.run_cell
-    monkeypatch.setattr(matrix, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
+    inner = runner.run_cell
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *a: ran.append(cell.name) or inner(cell, *a))
     compare(tiny())
     compare(tiny(**{"train.log_every": 3, "train.checkpoint_every": 1, "evaluation.batch_size": 2}))
     assert len(ran) == 3
@@ -165,3 +166,15 @@ def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tm
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         results[name] = table(folder)
     assert results["killed"] == results["undisturbed"]
+
+
+def test_a_variant_trains_with_settings_of_its_own(tiny):
+    """One step with a learning rate of 0 leaves the reference; the row beside it has the experiment's."""
+    losses = ["dpo", {"dpo": {"train": {"lr": 1e-12, "epochs": 1}}}]
+    assert not compare(tiny(losses=losses, **{"train.epochs": 2})).failed
+    own, common = cells()["dpo @ epochs=1 lr=1e-12 seed 0"], cells()["dpo seed 0"]
+    assert own.params["lr"] == own.params["train.lr"] == "1e-12" and common.params["lr"] == "0.001"
+    assert len(common.history("loss")) == 2 * len(own.history("loss"))
+    assert abs(own.metrics["kl"]) < 1e-6 < common.metrics["kl"]
+    with pytest.raises(ConfigError, match=r"(?s)training of dpo @ micro_batch_size=3 cannot be used.*not a multiple"):
+        compare(tiny(losses=["dpo @ micro_batch_size=3"]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plo.config import ConfigError, load_experiment
+from plo.config import ConfigError, Experiment, load_experiment
 
 
 def write(tmp_path, text):
@@ -77,7 +77,7 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_the_learning_rate_is_by_kind_of_fine_tuning_and_recorded_as_a_number(settings, lr):
     from plo.experiment.keys import Cell
-    from plo.experiment.matrix import _params
+    from plo.experiment.runner import _params
     from plo.scorers import get_variant
 
     experiment = load_experiment(None, {"losses": ["dpo"], **settings})
@@ -85,3 +85,19 @@ def test_the_learning_rate_is_by_kind_of_fine_tuning_and_recorded_as_a_number(se
     assert float(_params(experiment, Cell(get_variant("dpo"), 0, "key"))["lr"]) == lr
     again = load_experiment(None, experiment.model_dump(mode="json"))  # as a recorded configuration is read back
     assert again.train.lr == lr
+
+
+def test_a_grid_stands_for_every_combination_of_its_values():
+    losses = Experiment(
+        losses=["ipo", {"dpo": {"label_smoothing": 0.1, "grid": {"beta": [0.1, 0.2], "train.lr": [1e-5, 1e-4]}}}]
+    ).losses
+    assert losses == (
+        "ipo",
+        *(
+            {"dpo": {"label_smoothing": 0.1, "beta": beta, "train": {"lr": lr}}}
+            for beta in (0.1, 0.2)
+            for lr in (1e-5, 1e-4)
+        ),
+    )
+    with pytest.raises(ConfigError, match=r"the grid of dpo must list values by name, as in {beta: \[0\.05, 0\.1\]"):
+        Experiment.of({"losses": {"dpo": {"grid": {"beta": 0.1}}}}, "The experiment")

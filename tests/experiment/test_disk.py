@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-import plo.experiment.matrix
+import plo.experiment.runner
 from plo.experiment.matrix import compare
 from plo.tracking import Tracker
 
@@ -17,7 +17,7 @@ def test_a_comparison_ends_where_the_disk_is_full(tiny, monkeypatch):
         tried.append(cell.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint-1")
 
-    monkeypatch.setattr(plo.experiment.matrix, "run_cell", full)
+    monkeypatch.setattr(plo.experiment.runner, "run_cell", full)
     with pytest.raises(OSError, match="No space left"):
         compare(tiny())
     assert tried == ["reference seed 0"]

@@ -71,12 +71,12 @@ def test_a_comparison_evaluates_every_cell_once_beside_its_own_metrics(tiny, len
 
 
 def test_an_evaluation_added_later_trains_nothing_and_reads_the_trained_policy(tiny, length, monkeypatch):
-    import plo.experiment.matrix as matrix
+    import plo.experiment.runner as runner
 
     compare(experiment(tiny, "repetition", "length"))
     first = finding("dpo seed 0")
     compare(experiment(tiny, "repetition"))
-    monkeypatch.setattr(matrix, "run_cell", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "run_cell", lambda *a: pytest.fail("trained again"))
     compare(experiment(tiny, "repetition", {"length": {"temperature": 0.0}}))
     assert len(length) == 6
     greedy = finding("dpo seed 0")

@@ -6,7 +6,7 @@ import pytest
 from torch.nn.functional import logsigmoid
 
 from plo.config import ConfigError
-from plo.experiment import matrix
+from plo.experiment import runner
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.losses import register_loss
@@ -49,7 +49,7 @@ def test_a_new_comparison_is_planned_from_its_settings_alone(tiny, tmp_path):
 def test_finished_cells_and_the_step_of_a_broken_one(tiny, without_weights, monkeypatch):
     settings = {"losses": ["dpo"], "train.checkpoint_every": 1}
     without_weights()
-    inner = matrix.run_cell
+    inner = runner.run_cell
 
     def broken(cell, bench, run, root, reference, progress):
         if cell.label != "dpo":
@@ -64,7 +64,7 @@ def test_finished_cells_and_the_step_of_a_broken_one(tiny, without_weights, monk
 
         return inner(cell, bench, run, root, reference, after_two)
 
-    monkeypatch.setattr(matrix, "run_cell", broken)
+    monkeypatch.setattr(runner, "run_cell", broken)
     assert compare(tiny(**settings)).failed
 
     plan = plan_comparison(tiny(**settings, seeds=[0, 1]))

@@ -9,6 +9,7 @@ import torch
 from plo.config import load_experiment
 from plo.data import DataError, load_data, read_rows
 from plo.data.report import DropReport
+from plo.data.split import is_for_tuning
 from plo.pocket import Prompt, ids_of, language, pairs, pocket_model, prompt_sets, prompts
 from plo.pocket.words import EOS, ID
 
@@ -25,7 +26,7 @@ def rows():
 
 def test_the_three_sets_of_prompts_are_disjoint_and_complete():
     sets = prompt_sets()
-    assert {name: len(own) for name, own in sets.items()} == {"train": 980, "tune": 86, "test": 86}
+    assert len(sets["train"]) == 980 and min(len(sets["tune"]), len(sets["test"])) > 70
     assert {p.text for own in sets.values() for p in own} == {p.text for p in prompts()}
 
 
@@ -52,15 +53,15 @@ def test_pairs_are_fresh_for_every_seed_and_held_out_ones_are_not(rows):
     assert rows[:50] == list(pairs(0))[:50]
 
 
-def test_held_out_prompts_are_those_of_test_or_of_tune(rows):
-    for name, drawn in (("test", rows), ("tune", list(pairs(0, 10, "tune")))):
-        held_out = {row["prompt"] for row in drawn if row["split"] == "eval"}
-        assert held_out == {prompt.text for prompt in prompt_sets()[name]}
+def test_held_out_prompts_are_those_that_an_experiment_splits_for_tuning(rows):
+    held_out = {row["prompt"] for row in rows if row["split"] == "eval"}
+    assert held_out.isdisjoint(row["prompt"] for row in rows if row["split"] == "train")
+    for name in ("tune", "test"):
+        own = {prompt.text for prompt in prompt_sets()[name]}
+        assert own == {prompt for prompt in held_out if is_for_tuning(prompt) == (name == "tune")}
 
 
-def test_the_source_refuses_what_it_cannot_do():
-    with pytest.raises(DataError, match="held_out='dev'.*tune or test.*data.options.held_out"):
-        read_rows("pocket", None, {"held_out": "dev"}, DropReport("pocket"))
+def test_the_source_refuses_a_path():
     with pytest.raises(DataError, match="takes no path"):
         read_rows("pocket", "pocket.jsonl", {}, DropReport("pocket"))
 

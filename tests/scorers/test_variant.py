@@ -9,6 +9,7 @@ import plo
 from plo import get_loss, get_variant
 from plo.cli.overrides import with_hyper_parameters
 from plo.config import load_experiment
+from plo.errors import PloError
 from plo.losses import LossError, LossSum, register_loss
 from plo.losses import get_loss as get_plain_loss
 from plo.pairs import MissingStatistic
@@ -167,3 +168,38 @@ def test_one_setting_reaches_every_variant_of_the_token_level_comparison():
 
 def test_plo_names_variants_lazily():
     assert plo.Variant is type(get_variant("dpo")) and {"Variant", "get_variant"} <= set(dir(plo))
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "train"),
+    [
+        ("dpo @ lr=1e-5", "dpo @ lr=1e-05", {"lr": 1e-5}),
+        (
+            {"dpo": {"beta": 0.2, "train": {"lr": "1e-5", "epochs": 2}}},
+            "dpo(beta=0.2) @ epochs=2 lr=1e-05",
+            {"lr": 1e-5, "epochs": 2},
+        ),
+        ({"name": "ipo", "train": {"lr": 1e-5}}, "ipo @ lr=1e-05", {"lr": 1e-5}),
+        ({"dpo + 0.2*sft": {"train": {"lr": 1e-5}}}, "dpo + 0.2*sft @ lr=1e-05", {"lr": 1e-5}),
+    ],
+)
+def test_training_settings_of_a_variants_own(spec, name, train):
+    variant = get_variant(spec)
+    assert variant.name == name and variant.train == train
+    assert "@" not in variant.loss.name and "@" not in variant.registered_name
+    again = get_variant(name).each_term(lambda term: term)
+    assert again.name == name and again.train == train
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dpo @ lr", r"Cannot read the training settings 'lr' of 'dpo': write dpo @ lr=1e-5 epochs=2"),
+        ("dpo @ lrr=1", r"(?s)training settings of dpo cannot be used.*lrr.*did you mean lr\?"),
+        ({"dpo": {"train": {"lr": -1}}}, "lr: Input should be greater than 0"),
+        ({"dpo": {"train": 3}}, r"train=3 of 'dpo' must map training settings to values"),
+    ],
+)
+def test_training_settings_that_cannot_be_used_are_refused(spec, message):
+    with pytest.raises(PloError, match=message):
+        get_variant(spec)

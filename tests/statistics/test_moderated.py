@@ -238,3 +238,13 @@ def test_five_rows_always_share():
     means = np.random.default_rng(0).normal(size=(5, 3))
     means[0] *= 1000
     assert (moderate(means).degrees > 2).all()
+
+
+def test_a_row_apart_shares_no_variance():
+    rng = np.random.default_rng(0)
+    tables = rows(rng, losses=6)
+    tables["reference"] = pd.DataFrame(rng.normal(size=(40, 3)))
+    found, without = compare(tables, "a", apart=["reference"]), compare(rows(np.random.default_rng(0), losses=6), "a")
+    assert found["b"].se == without["b"].se and not found["reference"].pooled
+    expected = estimate(paired(tables["reference"], tables["a"]))
+    assert (found["reference"].se, found["reference"].p) == pytest.approx((expected.se, expected.p))

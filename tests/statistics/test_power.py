@@ -9,7 +9,14 @@ from errorbars.power import minimum_detectable_effect
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from plo.statistics import cheapest_design, design_detectable, detectable_difference, sample_variance
+from plo.statistics import (
+    cheapest_design,
+    compare,
+    design_detectable,
+    detectable_difference,
+    family_detectable,
+    sample_variance,
+)
 from plo.statistics.intervals import StatisticsError
 
 COMPONENTS = {"loss x seed": 0.0004, "loss x prompt": 0.04, "residual": 0.16}
@@ -86,3 +93,14 @@ def test_variance_between_samples():
     rng = np.random.default_rng(0)
     many = pd.DataFrame({"loss": "a", "seed": 0, "prompt": np.repeat(range(2000), 3), "value": rng.normal(0, 2, 6000)})
     assert sample_variance(many) == pytest.approx(4, rel=0.05)
+
+
+def test_detectable_difference_of_a_family():
+    rng = np.random.default_rng(0)
+    tables = {name: pd.DataFrame([rng.normal(0, 0.1, 4)]) for name in "abcdefgh"}
+    found = compare(tables, "a")
+    one = next(iter(found.values()))
+    d = family_detectable(found.values()) / math.sqrt(np.mean([x.se**2 for x in found.values()]))
+    c, df = stats.t.isf(0.025 / 7, one.degrees), one.degrees
+    assert stats.nct.sf(c, df, d) + stats.nct.cdf(-c, df, d) == pytest.approx(0.8, abs=0.003)
+    assert math.isnan(family_detectable([]))

@@ -1,0 +1,83 @@
+"""Seeds that are added to a comparison until its verdicts are settled."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from plo.config import ConfigError, Experiment
+from plo.metric import BUILT_IN, Metric
+from plo.scorers import Variant
+from plo.statistics.sequential import Judgement, judge
+from plo.tracking import RecordedCell, allowed_name
+
+SAMPLES = "samples.json"
+
+
+def seeds_at(experiment: Experiment, variant: Variant | None, rows: int, look: int) -> tuple[int, ...]:
+    """Return the seeds that a variant (None: the reference) has at a look.
+
+    The baseline is part of every difference, so it gets more seeds than the others: the experiment's, and numbers above
+    them. The reference has the seeds of all, because win rates are against its samples of the same seed.
+    """
+    if variant is not None and experiment.baseline not in (variant.name, variant.registered_name):
+        return experiment.seeds[:look]
+    count, first = baseline_seeds(experiment, rows, look), max(experiment.seeds) + 1
+    return (*experiment.seeds, *range(first, first + count))[:count]
+
+
+def baseline_seeds(experiment: Experiment, rows: int, look: int) -> int:
+    """Return the baseline's number of seeds at a look: as given, or about S sqrt(rows - 1) where the other rows have S."""
+    if experiment.baseline is None:
+        return look
+    return max(look, experiment.baseline_seeds or round(look * math.sqrt(max(rows - 1, 1))))
+
+
+def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgement:
+    """Return the verdicts on the primary metric of finished cells.
+
+    Raises:
+        ConfigError: the primary metric has no values by prompt of the baseline, or no direction.
+    """
+    primary, tables, base = experiment.primary or "", dict[str, dict[int, pd.Series]](), ""
+    metric = None
+    for cell in cells:
+        variant, loss = cell.tags["plo.variant"], cell.tags["plo.loss"]
+        values, described = _values(cell, primary)
+        if values is None or (variant == "reference" and experiment.baseline != variant):
+            continue
+        tables.setdefault(variant, {})[int(cell.tags["plo.seed"])] = values
+        metric = described or metric
+        if experiment.baseline in (variant, loss):
+            base = variant
+    if metric is None or not metric.better or not base:
+        raise ConfigError(
+            f"primary={primary}: looks need a metric that has a direction, and recorded values by prompt of the baseline "
+            f"{experiment.baseline}. Name another one."
+        )
+    order = dict.fromkeys([*experiment.seeds, *sorted({seed for by in tables.values() for seed in by})])
+    frames = {name: pd.DataFrame({seed: by[seed] for seed in order if seed in by}) for name, by in tables.items()}
+    return judge(
+        frames,
+        base,
+        looks=experiment.looks,
+        baseline_seeds=lambda look: baseline_seeds(experiment, len(frames), look),
+        higher_is_better=metric.better != "↓",
+        margin=experiment.margin,
+        bounds=metric.bounds,
+    )
+
+
+def _values(cell: RecordedCell, name: str) -> tuple[pd.Series | None, Metric | None]:
+    """Return a metric's values by prompt and its description, from the cell's samples or from an evaluation of its model."""
+    if name in cell.metrics and cell.has_table(SAMPLES):
+        samples = cell.table(SAMPLES).rename(columns=allowed_name)
+        if name in samples:
+            return samples.groupby("prompt_id")[name].mean(), cell.described.get(name, BUILT_IN.get(name))
+    for finding in cell.findings:
+        short = name.removeprefix(f"{finding.evaluation}.")
+        if short != name and short in finding.metrics:
+            items = finding.items.rename(columns=allowed_name)
+            metrics = [Metric.from_dict(one) for one in finding.about.get("described", [])]
+            return items.groupby("prompt_id")[short].mean(), next((m for m in metrics if m.name == short), None)
+    return None, None

@@ -1,0 +1,71 @@
+"""Verdicts of a comparison whose number of seeds grows, with every look replayed from the values of all seeds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from plo.statistics.comparisons import Comparison, compare
+from plo.statistics.looks import Reason, look_levels, settled, stop
+from plo.statistics.verdicts import Verdict, verdicts
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Verdicts on the rows of a table.
+
+    Attributes:
+        compared: each row's difference from the baseline, over the seeds of the last look.
+        verdicts: each row's word. What one look has settled stays so at the next.
+        look: number of seeds at the last look; 0 if the rows have too few for the first one, and all words are "undecided".
+        alpha: level of the last look.
+        stop: why no further seeds are needed; None if the next look should be taken.
+    """
+
+    compared: dict[str, Comparison]
+    verdicts: dict[str, Verdict]
+    look: int
+    alpha: float
+    stop: Reason | None
+
+
+def judge(
+    tables: Mapping[str, pd.DataFrame],
+    baseline: str,
+    *,
+    looks: Sequence[int] = (),
+    baseline_seeds: Callable[[int], int] = lambda look: look,
+    higher_is_better: bool = True,
+    margin: float | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Judgement:
+    """Return the verdicts on all rows but the baseline, as they were or would have been reached look by look.
+
+    Args:
+        tables: for each row its values [prompts, seeds], the seeds in the order in which they were run.
+        looks: numbers of seeds at which verdicts are reached (`look_levels`); none: once, over all seeds, at level .05.
+        baseline_seeds: number of the baseline's seeds at a look.
+        margin: see `verdict`.
+        bounds: see `compare`.
+
+    Raises:
+        StatisticsError: as `compare`.
+    """
+    others = [name for name in tables if name != baseline]
+    least = min((tables[name].shape[1] for name in others), default=0)
+    levels = look_levels(looks) if looks else {least: 0.05}
+    compared, words = compare(tables, baseline, bounds=bounds), dict[str, Verdict]()
+    look, alpha, reason = 0, min(levels.values()), None
+    for seeds, level in levels.items():
+        if not seeds or seeds > least:
+            break
+        counts = {name: seeds if name != baseline else baseline_seeds(seeds) for name in tables}
+        cut = {name: table.iloc[:, : counts[name]] for name, table in tables.items()} if looks else tables
+        compared = compare(cut, baseline, bounds=bounds)
+        now = verdicts(compared, higher_is_better=higher_is_better, margin=margin, alpha=level)
+        look, alpha, words = seeds, level, settled(words, now)
+        reason = stop(compared, words, looks, seeds, margin=margin) if looks else None
+        if reason:
+            break
+    return Judgement(compared, words or dict.fromkeys(others, "undecided"), look, alpha, reason)
