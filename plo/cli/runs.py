@@ -1,5 +1,6 @@
 """The commands that compute: `verify` tries a loss, `scores` makes token weights, `compare` trains."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -159,6 +160,7 @@ def run(experiment) -> None:
     from plo.distributed import is_main
     from plo.experiment.matrix import compare
 
+    gc.freeze()  # what imports made is no garbage, and every cell would look through it
     outcome = compare(experiment, terminal_progress())
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))

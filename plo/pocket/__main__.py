@@ -29,8 +29,9 @@ def properties() -> Iterator[tuple[str, str]]:
     yield "reward: mean, sd, sd within a prompt", f"{reward.mean():.2f}, {reward.std():.2f}, {within:.2f}"
     yield "correlation of reward with the number of `!`", f"{np.corrcoef(marks, reward)[0, 1]:.2f}"
     yield "correlation of reward with length", f"{np.corrcoef(lengths, reward)[0, 1]:.2f}"
-    yield "advantage at `!`: mean, greatest size", "{:.3f}, {:.3f}".format(
-        advantage[ids == ID["!"]].mean(), np.abs(advantage[ids == ID["!"]]).max()
+    yield (
+        "advantage at `!`: mean, greatest size",
+        "{:.3f}, {:.3f}".format(advantage[ids == ID["!"]].mean(), np.abs(advantage[ids == ID["!"]]).max()),
     )
     yield "tokens with |A| > 0.5", f"{(np.abs(advantage) > 0.5).mean():.0%}"
     yield "tokens without a reward of their own", f"{1 - own.mean():.0%}"
