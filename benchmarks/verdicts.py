@@ -1,7 +1,7 @@
 """Error rates and power of the tests that verdicts and ranks are made of, on simulated tables with a known truth.
 
-    python benchmarks/verdicts.py                  # all settings, about 10 minutes of one core
-    python benchmarks/verdicts.py --tables 500     # rougher
+    python benchmarks/verdicts.py                             # all settings, about 10 minutes of one core
+    python benchmarks/verdicts.py power looks --tables 500    # two sections, rougher
 
 A table has L losses, 200 prompts and S seeds: y = loss x prompt (sd .2) + seed (sd .02) + loss x seed (sd .02) + residual
 (sd .4). Where seed variances are "spread", each loss has its own sd over seeds, .02 e^N(0, .5) scaled to the same mean square.
@@ -187,59 +187,77 @@ SETTINGS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--tables", type=int, default=3000, help="simulated tables per setting")
-    n, rng = parser.parse_args().tables, np.random.default_rng(0)
-    print("| no difference | losses | seeds | raw size | family-wise error |\n|---|---|---|---|---|", flush=True)
+def show(*cells) -> None:
+    print("|", " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells), "|", flush=True)
+
+
+def heading(*titles: str) -> None:
+    print()
+    show(*titles)
+    print("|" + "---|" * len(titles), flush=True)
+
+
+def show_error_rates(n, rng):
+    heading("no difference", "losses", "seeds", "raw size", "family-wise error")
     for title, setting in SETTINGS.items():
         for losses in (5, 8, 20):
             for seeds in (2, 3, 5, 8):
-                raw, family = error_rates(rng, n, losses, seeds, **setting)
-                print(f"| {title} | {losses} | {seeds} | {raw:.3f} | {family:.3f} |", flush=True)
-    print(
-        "\n| looks at 3, 5, 8 seeds | losses | family-wise error | power | mean seeds |\n|---|---|---|---|---|",
-        flush=True,
-    )
+                show(title, losses, seeds, *error_rates(rng, n, losses, seeds, **setting))
+
+
+def show_looks(n, rng):
+    heading("looks at 3, 5 and 8 seeds", "losses", "family-wise error", "power", "mean seeds")
     for title, setting in SETTINGS.items():
         for losses in (5, 8, 20):
-            wrong, _, used = looks(rng, n, losses, margin=None, **setting)
-            print(f"| {title} | {losses} | {wrong:.3f} | | {used:.1f} |", flush=True)
+            show(title, losses, looks(rng, n, losses, **setting)[0], "", "")
     for effect in (0.10, 0.15):
         for margin in (0.1, 0.15):
             wrong, right, used = looks(rng, n // 2, 8, effect, margin=margin)
-            print(
-                f"| three {effect} better, margin {margin} | 8 | {wrong:.3f} | {right:.2f} | {used:.1f} |", flush=True
-            )
-    print("\n| three of seven .10 better | seeds | own variance, raw / Holm | pooled, raw / Holm |\n|---|---|---|---|")
+            show(f"three {effect:.2f} better, margin {margin:.2f}", 8, wrong, right, f"{used:.1f}")
+
+
+def show_power(n, rng):
+    heading("three of seven .10 better", "seeds", "own variance, raw / Holm", "pooled, raw / Holm")
     for title, setting in list(SETTINGS.items())[:2]:
         for seeds in (2, 3, 5, 8):
             pooled_raw, pooled, raw, own = power(rng, max(n // 2, 200), seeds, **setting)
-            print(f"| {title} | {seeds} | {raw:.2f} / {own:.2f} | {pooled_raw:.2f} / {pooled:.2f} |", flush=True)
-    print(
-        "\n| identical losses | losses | seeds | separated by ranks | called equivalent at the margin |\n|---|---|---|---|---|"
-    )
+            show(title, seeds, f"{raw:.2f} / {own:.2f}", f"{pooled_raw:.2f} / {pooled:.2f}")
+
+
+def show_ranks(n, rng):
+    heading("identical losses", "losses", "seeds", "separated by ranks", "called equivalent at the margin")
     for title, setting in SETTINGS.items():
         margin = 1.0 if "prompts" in setting else 0.1
         for losses, seeds in ((6, 2), (6, 3), (6, 5), (20, 3)):
             apart = separation(rng, n, losses, seeds, **setting)
-            same = equivalence(rng, n, losses, seeds, margin, **setting)
-            print(f"| {title} | {losses} | {seeds} | {apart:.3f} | {same:.3f} |", flush=True)
-        same = equivalence(rng, n, 8, 8, margin, LOOKS, **setting)
-        print(f"| {title} | 8 | looks | | {same:.3f} |", flush=True)
-    print(
-        "\n| baseline with more seeds | common sd | variants' / baseline's seeds | raw size | family-wise | SE |\n|---|---|---|---|---|---|"
-    )
+            show(title, losses, seeds, apart, equivalence(rng, n, losses, seeds, margin, **setting))
+        show(title, 8, "looks", "", equivalence(rng, n, 8, 8, margin, LOOKS, **setting))
+
+
+def show_baseline(n, rng):
+    heading("baseline with more seeds", "common sd", "seeds", "baseline's seeds", "raw size", "family-wise error")
     for title, setting in SETTINGS.items():
         for scale in (0.0, 1.0, 5.0):
+            common = scale * setting.get("seed_sd", SEED_SD)
             for seeds, baseline in ((2, 5), (3, 8)):
-                common = scale * setting.get("seed_sd", SEED_SD)
-                raw, family, se = more_baseline_seeds(rng, n, 8, seeds, baseline, **setting | {"common": common})
-                print(
-                    f"| {title} | {common:g} | {seeds} / {baseline} | {raw:.3f} | {family:.3f} | {se:.4f} |", flush=True
-                )
+                rates = more_baseline_seeds(rng, n, 8, seeds, baseline, **setting | {"common": common})
+                show(title, f"{common:g}", seeds, baseline, *rates[:2])
+
+
+SECTIONS = {
+    "errors": show_error_rates, "looks": show_looks, "power": show_power, "ranks": show_ranks, "baseline": show_baseline,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="sections to print; none: all")
+    parser.add_argument("--tables", type=int, default=3000, help="simulated tables per setting")
+    arguments = parser.parse_args()
+    for section in arguments.sections or SECTIONS:
+        SECTIONS[section](arguments.tables, np.random.default_rng(0))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class LossFacts:
     presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] = field(default_factory=dict[str, Any])
     paper: str = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, Any])
+    ceiling: bool = False
 
 
 LOSSES = Registry("loss", group="plo.losses", facts=LossFacts)
@@ -63,6 +64,7 @@ def register_loss(
     target_margin: float | Callable[..., float | None] | None = None,
     presets: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]] | None = None,
     paper: str = "",
+    ceiling: bool = False,
     search: Mapping[str, tuple[float, float]] | None = None,
     replace: bool = False,
     model: str | Callable[..., str] | None = None,
@@ -96,6 +98,8 @@ def register_loss(
         presets: settings by name, for `name(preset=...)`: hyper-parameters that differ from the defaults, each with the
             coefficient of its term, `{"hh": [(1.0, {"lam": 1.2})]}`; several terms are a sum.
         paper: arXiv number or citation.
+        ceiling: whether the loss reads the truth that a task knows, such as the gold advantages of tokens. Tables show it
+            as an upper bound, and it takes no part in ranks.
         search: the range in which tuning tries the hyper-parameter that sets the loss's strength, low to high on a
             logarithmic scale, `{"beta": (0.025, 0.4)}`. None: a quarter to four times the default of `beta`.
         replace: replace a loss that is registered under this name.
@@ -120,7 +124,18 @@ def register_loss(
     for fact, names in (("needs", needs), ("detached", detached), ("against", against)):
         check_names(name, fact, names)
     facts = LossFacts(
-        needs, level, check, scorer, assumes, detached, against, target_margin, presets or {}, paper, search or {}
+        needs,
+        level,
+        check,
+        scorer,
+        assumes,
+        detached,
+        against,
+        target_margin,
+        presets or {},
+        paper,
+        search or {},
+        ceiling,
     )
 
     def register(target: Target) -> Target:

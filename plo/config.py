@@ -25,6 +25,7 @@ from plo import extras
 from plo.errors import PloError
 from plo.grid import expand_grid
 from plo.near import near
+from plo.tasks import with_task_settings
 from plo.values import read_list, read_yaml
 
 
@@ -86,7 +87,7 @@ class ModelConfig(Section):
     """The policy; its initial weights are the reference."""
 
     name: str = "embedded"
-    """Model to train: 'embedded', or the folder or hub name of a model or of a LoRA adapter with its base."""
+    """Model to train: 'embedded', 'pocket', or the folder or hub name of a model or of a LoRA adapter with its base."""
     peft: Literal["lora", "full"] = "lora"
     """Fine-tuning: of a LoRA adapter or of all weights."""
     lora_r: PositiveInt = 16
@@ -381,7 +382,8 @@ SHORT = {"data": "data.source", "model": "model.name"}  # `data: hh` is short fo
 def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Load an experiment from a YAML file, if any, and dotted overrides such as {"train.lr": "1e-4"}.
 
-    `data: hh` is short for `data: {source: hh}`, and `model: embedded` for `model: {name: embedded}`.
+    `data: hh` is short for `data: {source: hh}`, and `model: embedded` for `model: {name: embedded}`. `data: pocket` brings
+    settings of its own (`plo.tasks`).
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or has a wrong value.
@@ -393,7 +395,7 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
     for section, key in SHORT.items():
         if isinstance(raw.get(section), str):
             raw[section] = {key.split(".")[1]: raw[section]}
-    return Experiment.of(raw, f"The experiment of {where}")
+    return Experiment.of(with_task_settings(raw), f"The experiment of {where}")
 
 
 def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, FieldInfo]:

@@ -36,7 +36,9 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         keep_freed_memory()
     weights_dtype = torch.float32 if config.peft == "full" or compute_dtype is None else compute_dtype
     attention = None if config.attention == "auto" else config.attention
-    remedy = "Give 'embedded', a local folder, or a hub name (and, for the hub, a connection or a filled cache)."
+    remedy = (
+        "Give 'embedded', 'pocket', a local folder, or a hub name (and, for the hub, a connection or a filled cache)."
+    )
     try:
         model, tokenizer = pretrained(AutoModelForCausalLM, config.name, weights_dtype, attn_implementation=attention)
     except ModelError:

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: 'embedded', a folder or a hub name, of a model or of a LoRA adapter."""
+"""Models and tokenizers by name: 'embedded', 'pocket', a folder or a hub name, of a model or of a LoRA adapter."""
 
 import difflib
 import warnings
@@ -14,8 +14,10 @@ from plo.backbone.adapters import CONFIG, adapter_config, adapter_folder, loadin
 from plo.backbone.borrowed import rename
 from plo.backbone.head import ModelError
 from plo.embedded import embedded_model
+from plo.pocket.model import pocket_model
 
 SHARE_KEPT = 0.9  # of what an adapter changes; less is left of it in the model's dtype: a warning
+SHIPPED = {"embedded": embedded_model, "pocket": pocket_model}  # functions that return the folder of a model
 TASKS = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassification": "SEQ_CLS"}
 
 
@@ -73,7 +75,7 @@ def pretrained_tokenizer(name: str) -> tuple[Any, GenerationConfig]:
 
 def _chain(name: str, task: str = "CAUSAL_LM", above: tuple[Path, ...] = ()) -> tuple[list[tuple[str, Path]], str]:
     """Return name and folder of the adapters that a model consists of, from the base up, and the place of their base."""
-    name = str(embedded_model()) if name == "embedded" else name
+    name = str(SHIPPED[name]()) if name in SHIPPED else name
     check_there(name)
     folder = adapter_folder(name)
     if folder is None:

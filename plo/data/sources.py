@@ -12,14 +12,21 @@ from plo.data.errors import DataError
 from plo.data.files import READERS, read_path
 from plo.data.rows import split_of
 from plo.data.shapes import Raw
+from plo.pocket import pairs as pocket_pairs
 from plo.registry import Registry, RegistryError, hyper_parameters
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """Facts that `register_source` declares: `gold` names the evaluation that is the known reward of the source's task."""
+    """Facts that `register_source` declares.
+
+    Attributes:
+        gold: the evaluation that is the known reward of the source's task.
+        seeded: whether an experiment draws other pairs for every seed, through the source's option `seed`.
+    """
 
     gold: str | None = None
+    seeded: bool = False
 
 
 SOURCES = Registry("data source", group="plo.sources", facts=SourceFacts)
@@ -27,11 +34,12 @@ SENTIMENT = Path(__file__).parent / "sentiment" / "pairs.jsonl"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def register_source(name: str, *, gold: str | None = None, replace: bool = False) -> Callable:
+def register_source(name: str, *, gold: str | None = None, seeded: bool = False, replace: bool = False) -> Callable:
     """Register a function `(path: Path | None, *, options...)` that yields raw rows, each with `where`.
 
     The keyword-only arguments are the options of the source. A raw row is a mapping in one of the forms of
-    `plo.data.rows.to_row`; what comes beside them as numbers becomes the row's columns.
+    `plo.data.rows.to_row`; what comes beside them as numbers becomes the row's columns. A source with `seeded=True` has an
+    option `seed`, which an experiment sets to the seed of each cell unless data.options does.
 
     Example:
         >>> @register_source("two_rows")
@@ -39,7 +47,7 @@ def register_source(name: str, *, gold: str | None = None, replace: bool = False
         ...     for i in range(2):
         ...         yield {"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": " 7", "where": f"two_rows[{i}]"}
     """
-    return SOURCES.register(name, facts=SourceFacts(gold), replace=replace)
+    return SOURCES.register(name, facts=SourceFacts(gold, seeded), replace=replace)
 
 
 def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -> Iterator[Raw]:
@@ -145,6 +153,20 @@ def sentiment(path: Path | None) -> Iterator[Raw]:
     if path is None and not SENTIMENT.exists():
         raise DataError(f"The embedded pairs are missing at {SENTIMENT}. Install plo again.")
     yield from read_path(path or SENTIMENT)
+
+
+@register_source("pocket", gold="pocket", seeded=True)
+def pocket(path: Path | None, *, seed: int = 0, pairs: int = 2000) -> Iterator[Raw]:
+    """Draw the pairs of the pocket task, whose reward is known for every token; a comparison draws other pairs for each seed.
+
+    Args:
+        seed: seed of the training pairs.
+        pairs: number of training pairs, from 980 prompts in turn. Those of the 172 held-out prompts are the same for all
+            seeds.
+    """
+    if path is not None:
+        raise DataError("The data source 'pocket' takes no path: its pairs are drawn. Leave data.path out.")
+    yield from pocket_pairs(seed, pairs)
 
 
 def _load(hub_name: str, splits: tuple[str, ...] | None, **arguments: Any) -> Iterator[Raw]:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pandas as pd
@@ -66,6 +66,7 @@ class Runner:
         begin = tracker.start_trial if trial else tracker.start_cell
         finished = distributed.on_main(lambda: tracker.finished(parent, "trial" if trial else "cell"))
         failed: dict[str, str] = {}
+        of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
         references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
         todo = [cell for cell in cells if cell.key not in finished]
         if skipped := len(cells) - len(todo):
@@ -81,7 +82,7 @@ class Runner:
                 try:
                     samples = partial(_reference_samples, tracker, references, cell)
                     reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
-                    metrics = run_cell(cell, bench, run, root, reference, done.advance)
+                    metrics = run_cell(cell, of_seed(cell.seed), run, root, reference, done.advance)
                 except BaseException as error:
                     if trial and isinstance(error, NonFiniteLoss):  # in all processes at once
                         run.tag("plo.diverged", one_line(error))

@@ -1,7 +1,7 @@
 """Workbench: what all cells of a comparison share (model, tokenizer, data, reference, stages), each loaded once."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import GenerationConfig
@@ -39,6 +39,14 @@ class Workbench(Inputs):
     stages: Stages
     sft: str | None  # key of the stage that every cell starts from; None if cells start from the model itself
 
+    def of_seed(self, seed: int) -> "Workbench":
+        """Return the workbench with the training pairs of a seed, if the data source draws others for every seed."""
+        if not draws_anew(self.experiment):
+            return self
+        drawn = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed).train
+        data, stages = replace(self.data, train=drawn), replace(self.stages, pairs=drawn, _digests={})
+        return replace(self, data=data, stages=stages)
+
     def base_identity(self, stage: Stage) -> list[Any]:
         return self.stages.identity(stage)
 
@@ -66,10 +74,23 @@ def workbench(experiment: Experiment, progress: Progress | None = None) -> Workb
     return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages, sft)
 
 
-def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig) -> PreferenceData:
-    """Read an experiment's pairs as token ids. `generation` names further tokens that end a response."""
+def draws_anew(experiment: Experiment) -> bool:
+    """Return whether the data source draws other pairs for every seed."""
+    source, options = experiment.data.source, experiment.data.options
+    return source in SOURCES and SOURCES[source].facts.seeded and "seed" not in options
+
+
+def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig, seed: int = 0) -> PreferenceData:
+    """Read an experiment's pairs as token ids.
+
+    Args:
+        generation: names further tokens that end a response.
+        seed: seed of the pairs, where `draws_anew`.
+    """
     settings = experiment.data.model_dump()
     source, path = settings.pop("source"), settings.pop("path")
+    if draws_anew(experiment):
+        settings["options"] = {**settings["options"], "seed": seed}
     return load_data(source, path, tokenizer=tokenizer, ends=eos_ids(generation, tokenizer), **settings)
 
 
@@ -86,7 +107,8 @@ def prepare(bench: Workbench, progress: Progress | None = None) -> None:
         backbone.compare_with(_other(experiment, bench.stages))
         bench.stages.release()  # a stage of that model trains a copy of its own
     held_out = bench.data.eval[: experiment.evaluation.pairs]
-    for pairs, label in ((bench.data.train, "training"), (held_out, "held-out")):
+    training = [] if draws_anew(experiment) else [(bench.data.train, "training")]
+    for pairs, label in [*training, (held_out, "held-out")]:
         with (progress or Progress()).bar(f"reference, {label} pairs", len(pairs)) as done:
             store.get(backbone, pairs, progress=done)
 

@@ -15,7 +15,7 @@ from plo.statistics.contrasts import common_variance
 from plo.statistics.intervals import Array, Table, complete
 
 MOST = 10.0  # degrees of freedom that a shared variance is worth where nothing but seeds makes it
-NOISY = 0.05  # level at which a row's variance is too large to be shared
+NOISY = 0.005  # level at which a row's variance is too large to be shared
 LEAST_ROWS = 5  # with fewer, the rows' own variances say too little about what they share
 
 
@@ -84,7 +84,7 @@ class Moderated(NamedTuple):
 def moderate(means: Array, noise: float | Array = 0.0) -> Moderated:
     """Return the moderated seed variances of tables of seed means: `seed_variances`, `variance_prior` and `moderated`.
 
-    A row whose variance exceeds the mean of the others' by the F test at .05 / L keeps its own variance and degrees of
+    A row whose variance exceeds the mean of the others' by the F test at .005 / L keeps its own variance and degrees of
     freedom, and the others share theirs without it, so that one noisy row does not decide about quiet ones. This is repeated
     while 5 other rows remain.
 

@@ -12,7 +12,7 @@ from plo.backbone.adapters import NAMES, adapter_config, adapter_folder, loading
 from plo.backbone.head import ModelError
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
-from plo.backbone.pretrained import check_there
+from plo.backbone.pretrained import SHIPPED, check_there
 from plo.config import EvaluationConfig, ModelConfig
 from plo.data.tokenize import template_of, tokenizer_identity
 from plo.faults import reason
@@ -30,7 +30,7 @@ WEIGHTS = ("*model*.safetensors", "*model*.bin")
 def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Outputs:
     """Load a subject by its name.
 
-    Names are files of outputs, "server:MODEL@URL", 'embedded', and folders or hub names of models or LoRA adapters. Load a
+    Names are files of outputs, "server:MODEL@URL", 'embedded', 'pocket', and folders or hub names of models or LoRA adapters. Load a
     subject once and set `subject.seed` for other seeds, as only the noise of sampling depends on it.
 
     Raises:
@@ -41,10 +41,10 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
         return Server(what, seed)
     if path.is_file():
         return Outputs(path)
-    if what != "embedded":
+    if what not in SHIPPED:
         check_there(what)
     try:
-        folder = adapter_folder(what)
+        folder = None if what in SHIPPED else adapter_folder(what)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The model {what!r} cannot be found: {reason(error)}. Give a folder or a hub name."

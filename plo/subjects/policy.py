@@ -85,12 +85,15 @@ class Policy:
         if not fitting:
             raise SubjectError(f"none of the {len(rows)} rows can be scored, the first because: {pairs[0]}.")
         scored, margins = [pair for pair in pairs if not isinstance(pair, str)], np.full(len(rows), np.nan)
-        weights = None if self.reference.as_reference else self.reference.identity
-        kept = ReferenceStore(caches.CACHES["reference"].folder, 0)
-        theirs = kept.get(self.reference.backbone, scored, policy=weights)
+        theirs = self.reference.logps(scored)
         with self._as():
             margins[fitting] = log_ratio_margins(self.backbone, scored, theirs)
         return margins
+
+    def logps(self, pairs: Sequence[Pair]) -> Reference:
+        """Return log-probs (nats) of the pairs' response tokens, which are kept on disk."""
+        weights = None if self.as_reference else self.identity
+        return ReferenceStore(caches.CACHES["reference"].folder, 0).get(self.backbone, pairs, policy=weights)
 
     def tokenized(self, rows: Sequence[Row], longest: int) -> list[Pair | str]:
         """Return the token ids of each row, or the reason why it cannot be scored."""

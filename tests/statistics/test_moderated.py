@@ -227,7 +227,7 @@ def test_a_noisy_row_is_an_f_test_by_hand():
         means[2] *= scale
         raw, *_ = seed_variances(means)
         largest, others = raw.argmax(), np.sort(raw)[:-1].mean()
-        flagged = stats.f.sf(raw.max() / others, 2, 12 - 2) < 0.05 / 7
+        flagged = stats.f.sf(raw.max() / others, 2, 12 - 2) < 0.005 / 7
         found = moderate(means)
         assert (found.degrees[largest] < 2.5) == flagged
         if flagged:
