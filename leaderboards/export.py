@@ -24,7 +24,7 @@ def to_csv(board: Leaderboard) -> str:
     for row in board.rows:
         line: dict[str, Any] = {"variant": row.variant, "loss": row.loss, **row.settings}
         line |= {"status": row.status, "ceiling": row.is_ceiling or None, "verdict": row.verdict}
-        line |= {f"rank{end}": row.rank and value for end, value in zip(RANK, row.rank or RANK, strict=True)}
+        line |= {f"rank{end}": str(value) for end, value in zip(RANK, row.rank or (), strict=False)}
         line |= {f"tuning_{key}": _cell(value) for key, value in tuning_facts(board, row).items()}
         line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
         for name in board.metrics:

@@ -27,7 +27,7 @@ def seeds_at(experiment: Experiment, variant: Variant | None, rows: int, look: i
 
 
 def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgement:
-    """Return the verdicts on the primary metric of finished cells.
+    """Return the verdicts on the primary metric of finished cells; ceilings, which no table tests, have none.
 
     Raises:
         ConfigError: the primary metric has no values by prompt of the baseline, or no direction.
@@ -37,7 +37,7 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
     for cell in cells:
         variant, loss = cell.tags["plo.variant"], cell.tags["plo.loss"]
         values, described = _values(cell, primary)
-        if values is None or (variant == "reference" and experiment.baseline != variant):
+        if values is None or "plo.ceiling" in cell.tags or (variant == "reference" and experiment.baseline != variant):
             continue
         tables.setdefault(variant, {})[int(cell.tags["plo.seed"])] = values
         metric = described or metric

@@ -114,6 +114,11 @@ class Variant:
         return self.loss.needs
 
     @property
+    def is_ceiling(self) -> bool:
+        """True if a loss of the variant reads the truth of its task (`ceiling=True` in its registration)."""
+        return any(term.entry is not None and term.entry.facts.ceiling for _, term in self.loss.terms)
+
+    @property
     def registered_name(self) -> str:
         """Registered name of the loss or recipe; of a sum, the sum's name."""
         return self.terms[0][1].entry.name if self.loss.entry is not None else self.loss.name
