@@ -1,11 +1,11 @@
 """Error rates and power of the tests that verdicts and ranks are made of, on simulated tables with a known truth.
 
-    python benchmarks/verdicts.py                             # all settings, about 10 minutes of one core
+    python benchmarks/verdicts.py                             # all settings, about 15 minutes of one core
     python benchmarks/verdicts.py power looks --tables 500    # two sections, rougher
 
 A table has L losses, 200 prompts and S seeds: y = loss x prompt (sd .2) + seed (sd .02) + loss x seed (sd .02) + residual
 (sd .4). Where seed variances are "spread", each loss has its own sd over seeds, .02 e^N(0, .5) scaled to the same mean square.
-Where "seeds dominate", all sds over seeds are .2, so that prompts add nearly nothing. No loss is the better one, except where
+Where "seeds dominate", all sds over seeds are .2 and there are 50 prompts, which add nearly nothing. No loss is the better one, except where
 power is measured: there three of seven are .10 better than the baseline.
 """
 

@@ -20,7 +20,7 @@ def walk_of(samples: pd.DataFrame) -> tuple[list[Prompt], Walk]:
         raise EvaluationError(
             f"The samples are not of the pocket task: {error} Set data=pocket, model=pocket."
         ) from error
-    return asked, language().walk(asked, [response or [0] for response in ids])
+    return asked, language().walk(asked, ids)
 
 
 @register_evaluation(

@@ -32,6 +32,7 @@ def node_of_class(cls: type, file: str | None) -> ast.ClassDef | None:
     return (around or found or [None])[-1]
 
 
+@lru_cache(maxsize=4096)
 def plain_text(node: ast.AST) -> str:
     """Return a definition as text, without what does not change what it computes.
 
@@ -55,19 +56,18 @@ def references(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...],
     return tuple(sorted(names)), tuple(sorted(chains)), tuple(sorted({node.attr for node in attributes}))
 
 
-def imports(text: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (local name, module, attribute) of the imports inside a definition; relative modules begin with dots."""
+@lru_cache(maxsize=4096)
+def imports(text: str) -> tuple[tuple[str, str, str | None], ...]:
+    """Return (local name, module, attribute) of the imports inside a definition; relative modules begin with dots."""
+    found: list[tuple[str, str, str | None]] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            yield from ((alias.asname or alias.name, module, alias.name) for alias in node.names)
+            found += [(alias.asname or alias.name, module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                yield (
-                    alias.asname or alias.name.split(".")[0],
-                    alias.name if alias.asname else alias.name.split(".")[0],
-                    None,
-                )
+            whole = [(alias.asname, alias.name) for alias in node.names]
+            found += [(own or name.split(".")[0], name if own else name.split(".")[0], None) for own, name in whole]
+    return tuple(found)
 
 
 def is_state(name: str, file: str | None, *, inside: bool = False) -> bool:

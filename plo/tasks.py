@@ -8,7 +8,7 @@ TASKS: dict[str, dict[str, dict[str, Any] | list[Any]]] = {
     "pocket": {
         "model": {"name": "pocket", "peft": "full", "dtype": "float32"},
         "data": {"max_length": 64},
-        "train": {"lr": 5e-4, "batch_size": 32, "steps": 62, "probe_every": 1000},
+        "train": {"lr": 5e-4, "batch_size": 32, "steps": 62, "log_every": 10, "probe_every": 1000},
         "eval_at": [1.0],
         "evaluation": {
             "prompts": 86, "samples": 4, "max_new_tokens": 48, "batch_size": 344, "pairs": 172,

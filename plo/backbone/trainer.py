@@ -104,7 +104,8 @@ class PreferenceTrainer(HookedTrainer):
         self.metrics = TrainingLog(backbone.head_dtype)
         self._bad: list[str] = []
         self._checked = False
-        gc.collect()  # of an earlier training on these parameters, whose DDP would still reduce their gradients
+        if distributed.processes() > 1:
+            gc.collect()  # an earlier training on these parameters, whose DDP would still reduce their gradients
         self._probe: Batch | None = None
         if probe:
             batch = probe[1].added_to(collate(probe[0], packed=backbone.packed), range(len(probe[0])))

@@ -20,6 +20,12 @@ def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
     return (Path(paths[0]) if paths else None), {key: read_value(value) for key, value in pairs}
 
 
+def split_files(losses: list[str]) -> tuple[list[str], list[Path]]:
+    """Split losses such as "my_loss.py:hinge2(beta=0.2)" into losses and the files that register them."""
+    found = [loss.rpartition(".py:") for loss in losses]
+    return [loss for _, _, loss in found], [Path(f"{stem}.py") for stem, colon, _ in found if colon]
+
+
 def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split values into settings of the experiment and the rest, which are hyper-parameters of its losses."""
     from plo.config import ConfigError, fields
@@ -27,7 +33,8 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     names = fields()
     known, hyper = {}, {}
     for key, value in settings.items():
-        alike = [name for name in names if name.endswith(f".{key}")]  # train.lr for lr
+        # lr is short for train.lr; settings of tuning have no short names, as trials and share may be hyper-parameters
+        alike = [name for name in names if name.endswith(f".{key}") and not name.startswith("tuning.")]
         # `sft.lr` and `data.options.chat` are inside a setting that is a mapping
         if f"{key}.".startswith(tuple(f"{name}." for name in (*names, *SECTIONS))):
             known[key] = value

@@ -1,12 +1,13 @@
 """The commands that compute: `verify` tries a loss, `scores` makes token weights, `compare` trains."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plo.cli.complete import name_argument, name_option
-from plo.cli.overrides import check_losses_given, sort_settings, split, with_hyper_parameters
+from plo.cli.overrides import check_losses_given, sort_settings, split, split_files, with_hyper_parameters
 from plo.cli.parameters import Json, Plugins, Settings, Store
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
 
@@ -108,11 +109,14 @@ def compare(
     arguments: Settings = [],  # noqa: B006
     loss: Annotated[
         list[str],
-        name_option("losses", 'Loss to compare, such as dpo, "bpo(lam=0.5)", "dpo + 0.2*sft"; repeatable.'),
+        name_option(
+            "losses",
+            'Loss to compare: dpo, "dpo + 0.2*sft", one that a file registers, "my_loss.py:my_loss(beta=0.2)"; repeatable.',
+        ),
     ] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Seed of every loss; repeatable.")] = [],  # noqa: B006
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
-    model: Annotated[str | None, typer.Option(help="'embedded', local folder or hub name.")] = None,
+    model: Annotated[str | None, typer.Option(help="'embedded', 'pocket', local folder or hub name.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and what is finished, and train nothing.")
     ] = False,
@@ -126,10 +130,13 @@ def compare(
         plo compare experiment.yaml train.lr=1e-4 dpo.beta=0.2
         plo compare experiment.yaml --dry-run
         plo compare --loss dpo --loss "dpo + 0.2*sft" --data hh name=mine
+        plo compare --data pocket --loss my_loss.py:my_loss
     """
     from plo.config import load_experiment
 
     path, settings = split(arguments)
+    loss, files = split_files(loss)
+    plugin = list(dict.fromkeys([*plugin, *files]))
     flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
     flags = {name: value for name, value in flags.items() if value}
     known, hyper = sort_settings(settings)
@@ -153,6 +160,7 @@ def run(experiment) -> None:
     from plo.distributed import is_main
     from plo.experiment.matrix import compare
 
+    gc.freeze()  # what imports made is no garbage, and every cell would look through it
     outcome = compare(experiment, terminal_progress())
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))

@@ -138,7 +138,7 @@ class Language:
             prompts: (responses,) the prompt of each.
             responses: token ids, with EOS if it was reached.
         """
-        count, longest = len(responses), max(map(len, responses))
+        count, longest = len(responses), max([1, *map(len, responses)])
         ids, mask = np.zeros((count, longest), dtype=int), np.zeros((count, longest), dtype=bool)
         for row, response in enumerate(responses):
             ids[row, : len(response)], mask[row, : len(response)] = response, True

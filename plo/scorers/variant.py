@@ -114,14 +114,14 @@ class Variant:
         return self.loss.needs
 
     @property
-    def is_ceiling(self) -> bool:
-        """True if a loss of the variant reads the truth of its task (`ceiling=True` in its registration)."""
-        return any(term.entry is not None and term.entry.facts.ceiling for _, term in self.loss.terms)
-
-    @property
     def registered_name(self) -> str:
         """Registered name of the loss or recipe; of a sum, the sum's name."""
         return self.terms[0][1].entry.name if self.loss.entry is not None else self.loss.name
+
+    @property
+    def ceiling(self) -> bool:
+        """True if a loss of it reads the truth that a task knows: tables show it as an upper bound, without a rank."""
+        return any(getattr(term.entry.facts, "ceiling", False) for _, term in self.terms)
 
     @property
     def source(self) -> str:
