@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from plo.data.tokenize import context_of
 from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, Question, Verdict
-from plo.evals.judges.local import last_logits, load, preferred
+from plo.evals.judges.local import last_logits, load
 from plo.evals.judges.template import Template
 
 
@@ -61,7 +61,7 @@ class HuggingFace(Judge):
         a, b = (sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels)
         self._asked += 1
         self._unlikely += math.exp(a) + math.exp(b) < 0.5
-        return preferred(a, b)
+        return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:
         """Return the tokens of a question, with the generation prompt at their end."""

@@ -1,12 +1,11 @@
 """Load models that judges use in process, once, and identify them by their weights."""
 
-import math
 from functools import cache
 from typing import Any
 
 from plo.configured import accepted
 from plo.data.tokenize import tokenizer_identity
-from plo.evals.judges.judge import JudgeError, Verdict
+from plo.evals.judges.judge import JudgeError
 from plo.faults import reason
 
 
@@ -53,8 +52,3 @@ def last_logits(model: Any, ids: list[int], count: int) -> Any:
         few = accepted(model.forward, {"logits_to_keep": count})
         logits = model(torch.tensor([ids], device=model.device), use_cache=False, **few).logits
     return logits[0, -count:].float()
-
-
-def preferred(a: float, b: float) -> Verdict:
-    """Return the verdict sigmoid(b - a) on the logits or rewards of two answers; NaN is unreadable."""
-    return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))

@@ -1,11 +1,12 @@
 """Reward models as judges: each answer is scored by itself."""
 
+import math
 from collections.abc import Sequence
 
 from plo.data.tokenize import context_of
 from plo.evals.judges.fitting import fit_texts
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
-from plo.evals.judges.local import load, preferred
+from plo.evals.judges.local import load
 from plo.evals.judges.template import Template, without_surrogates
 
 
@@ -39,7 +40,7 @@ class Reward(Judge):
         self.room = context_of(self.model, self.tokenizer)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
-        return [preferred(self.score(q.prompt, q.a), self.score(q.prompt, q.b)) for q in questions]
+        return [Verdict(_sigmoid(self.score(q.prompt, q.b) - self.score(q.prompt, q.a))) for q in questions]
 
     def score(self, prompt: str, answer: str) -> float:
         """Return r(prompt, answer)."""
@@ -62,3 +63,10 @@ class Reward(Judge):
         return dict(
             self.tokenizer(self.tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)
         )
+
+
+def _sigmoid(x: float) -> float | None:
+    """Return the logistic function of x, or None for NaN."""
+    if math.isnan(x):
+        return None
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

@@ -33,7 +33,8 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     names = fields()
     known, hyper = {}, {}
     for key, value in settings.items():
-        alike = [name for name in names if name.endswith(f".{key}")]  # train.lr for lr
+        # lr is short for train.lr; settings of tuning have no short names, as trials and share may be hyper-parameters
+        alike = [name for name in names if name.endswith(f".{key}") and not name.startswith("tuning.")]
         # `sft.lr` and `data.options.chat` are inside a setting that is a mapping
         if f"{key}.".startswith(tuple(f"{name}." for name in (*names, *SECTIONS))):
             known[key] = value

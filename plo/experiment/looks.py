@@ -44,7 +44,8 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
     for cell in cells:
         variant, loss = cell.tags["plo.variant"], cell.tags["plo.loss"]
         values, described = _values(cell, primary)
-        if values is None or (variant == "reference" and experiment.baseline != variant):
+        is_row = "plo.ceiling" not in cell.tags and (variant != "reference" or experiment.baseline == variant)
+        if values is None or not is_row:
             continue
         tables.setdefault(variant, {})[int(cell.tags["plo.seed"])] = values
         metric = described or metric

@@ -121,6 +121,7 @@ def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell)
 def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dict[str, str]:
     return {
         **({"plo.tuning": json.dumps(tuning)} if tuning is not None else {}),
+        **({"plo.ceiling": "true"} if cell.variant is not None and cell.variant.ceiling else {}),
         "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
         "plo.variant": cell.label,
         "plo.seed": str(cell.seed),

@@ -119,6 +119,11 @@ class Variant:
         return self.terms[0][1].entry.name if self.loss.entry is not None else self.loss.name
 
     @property
+    def ceiling(self) -> bool:
+        """True if a loss of it reads the truth that a task knows: tables show it as an upper bound, without a rank."""
+        return any(getattr(term.entry.facts, "ceiling", False) for _, term in self.terms)
+
+    @property
     def source(self) -> str:
         """Hash that identifies the variant; of a sum, those of its terms, a line each."""
         return "\n".join(term.source for _, term in self.terms)

@@ -41,7 +41,7 @@ def test_readme_fits_its_frame():
 def test_readme_counts_the_losses():
     entries = [entry for registry in (LOSSES, RECIPES) for entry in registry]
     built_in = [entry for entry in entries if getattr(entry.load(), "__module__", "").startswith("plo.")]
-    built_in = [entry for entry in built_in if not getattr(entry.facts, "ceiling", False)]  # it is no method
+    built_in = [entry for entry in built_in if not getattr(entry.facts, "ceiling", False)]  # no method
     assert f"**{len(built_in)} losses**" in prose("README.md")
     assert f"| {len(built_in)}, TRL's among them |" in prose("README.md")
 
