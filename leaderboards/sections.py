@@ -209,6 +209,18 @@ def _card(judge: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict
     return {"card": best["card"], "informative": best["informative"]} if best else {}
 
 
+def find_primary_metric(name: str, known: Collection[str], sections: Sequence[Section]) -> str | None:
+    """Return the full name of a metric as an experiment names it: "reward", or "alpaca.win_rate" in any of its sections.
+
+    None: nothing recorded it, or several judges gave it.
+    """
+    if name in known:
+        return name
+    of_sections = [(section, full) for section in sections for full in section.metrics]
+    found = [full for section, full in of_sections if f"{section.evaluation}.{section.short_name(full)}" == name]
+    return found[0] if len(found) == 1 else None
+
+
 def choose_primary_metric(
     metrics: Sequence[str], sections: Sequence[Section], descriptions: Mapping[str, Metric]
 ) -> str | None:
