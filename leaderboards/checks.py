@@ -77,18 +77,26 @@ def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
 
 
 def stage_notes(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return notes on the stages that ran before the cells: how long each took, and which variants depend on it."""
-    dependents: dict[str, set[str]] = defaultdict(set)
+    """Return notes on the stages that ran before the cells: how long they took, and which variants and seeds share them."""
+    variants, seeds = defaultdict(set), defaultdict(set)
     for cell in cells:
         for key in json.loads(cell.tags.get("plo.stages", "[]")):
-            dependents[key].add(cell.tags.get("plo.variant", cell.name))
+            variants[key].add(cell.tags.get("plo.variant", cell.name))
+            seeds[key].add(cell.tags.get("plo.seed", "-"))
     finished = {stage["key"]: stage for stage in stages if stage["status"] == "FINISHED"}  # each once
-    return [
-        f"Stage {stage['name']} ran once, for {', '.join(sorted(dependents[key]))}: "
-        f"{stage['metrics'].get('seconds', math.nan):.0f} s (run {stage['run_id'][:8]})."
-        for key, stage in finished.items()
-        if key in dependents
-    ]
+    alike: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+    for key, stage in finished.items():
+        if key in variants:
+            alike[stage["name"], ", ".join(sorted(variants[key])), len(seeds[key]) > 1].append(key)
+    notes = []
+    for (name, names, shared), keys in alike.items():
+        for_seeds = ", ".join(sorted({seed for key in keys for seed in seeds[key]}, key=natural_key))
+        each = f"for each of the seeds {for_seeds} apart" if len(keys) > 1 else f"for seed {for_seeds}"
+        how = f"once for seeds {for_seeds} together" if shared else each
+        runs = ", ".join(finished[key]["run_id"][:8] for key in keys)
+        seconds = sum(finished[key]["metrics"].get("seconds", math.nan) for key in keys)
+        notes.append(f"Stage {name} ran {how}, for {names}: {seconds:.0f} s (run {runs}).")
+    return notes
 
 
 def natural_key(text: str) -> tuple[float, str]:

@@ -271,6 +271,8 @@ class TuningConfig(Section):
 class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
+    first_defaults: ClassVar[dict[str, Any]] = {"share_stages": True}
+
     name: str = "comparison"
     """Name of the comparison; runs of one name and equal settings are one table."""
     losses: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_as_losses)] = Field(
@@ -290,6 +292,8 @@ class Experiment(Section):
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = ("preference",)
     """Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses."""
+    share_stages: bool = False
+    """Let all seeds share the stages (SFT, oracles of token scorers); otherwise each seed trains its own."""
     sft: dict[str, Any] = {}
     """Settings of train that differ in the stage sft."""
     reference: str | None = None

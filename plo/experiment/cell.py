@@ -71,7 +71,7 @@ def _train(
 ) -> list[str]:
     backbone, data = bench.backbone, bench.data
     weights, stages = None, [bench.sft] if bench.sft is not None else []
-    if scorer := variant.scorer:
+    if scorer := cell.scorer(bench.experiment):
         weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
         while scorer is not None:

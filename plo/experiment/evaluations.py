@@ -20,7 +20,7 @@ from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
-from plo.experiment.workbench import Workbench, prepare, suites, workbench
+from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
 from plo.identity import sha256
 from plo.subjects import Subject
 from plo.subjects.loading import load_subject, weights_digest
@@ -71,7 +71,7 @@ def evaluate_recorded(
         raise ConfigError(
             f"{comparison.name} holds models that plo did not train: name the model, plo eval MODEL --name {comparison.name}."
         )
-    recorded = comparison.config()
+    recorded = {**Experiment.first_defaults, **comparison.config()}
     digests = recorded.pop(DIGESTS, {})
     recorded["evaluation"] = {**recorded.get("evaluation", {}), **changes}
     experiment = Experiment.of(recorded, f"The recorded comparison {comparison.name}")
@@ -132,6 +132,8 @@ def evaluate_anything(
 def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
     """Load a cell's policy into the workbench's backbone, and return it with the comparison's reference."""
     seed, data = int(cell.tags["plo.seed"]), bench.experiment.data
+    if has_own_sft(bench.experiment):
+        bench = bench.of_seed(seed)
     is_reference = cell.tags["plo.variant"] == "reference"
     bench.backbone.reset(seed)
     identity = bench.model_identity

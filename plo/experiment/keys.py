@@ -11,7 +11,7 @@ from plo.data import PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
 from plo.paths import slug
-from plo.scorers import Stage, Variant
+from plo.scorers import Scorer, Stage, Variant
 
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
@@ -55,6 +55,11 @@ class Cell:
         """Return the training settings: the experiment's, with those of the variant's own."""
         return train_settings(experiment, self.variant)
 
+    def scorer(self, experiment: Experiment) -> Scorer | None:
+        """Return the variant's token scorer; its stages have the cell's seed unless the experiment's seeds share them."""
+        scorer = self.variant.scorer if self.variant is not None else None
+        return scorer if scorer is None or experiment.share_stages else scorer.of_seed(self.seed)
+
     def units(self, experiment: Experiment, pairs: int) -> int:
         """Return the number of units of progress that the cell takes."""
         if self.variant is None:
@@ -93,6 +98,8 @@ def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
         "code": sorted({code_identity(function) for function in plugged}),
         "seed": seed,
     }
+    if variant is not None and variant.scorer and variant.scorer.stages and not inputs.experiment.share_stages:
+        settings["stage_seed"] = seed
     if other := other_models(variant):
         settings["stages"] = [inputs.base_identity(stage) for stage in other]
     return sha256(settings)

@@ -3,6 +3,7 @@
 Keys depend on the weights. The plan takes those of the recorded comparison, and is right if the model still has them.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -134,15 +135,15 @@ def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) ->
     experiment, pairs = inputs.experiment, len(inputs.data.train)
     needed: list[tuple[str, str, Stage | None, dict[str, Any]]] = []  # variant, name and parameters of the recorded run
     if "sft" in experiment.stages:
-        first = sft_stage(experiment)
-        needed += [(variant.name, "sft", first, stage_params(experiment.train, first)) for variant in variants]
-    for variant in variants:
-        for scorer in _with_inner(variant.scorer):
+        for seed in experiment.seeds:
+            first = sft_stage(experiment, seed)
+            needed += [(variant.name, "sft", first, stage_params(experiment.train, first)) for variant in variants]
+    for variant, seed in itertools.product(variants, experiment.seeds):
+        for scorer in _with_inner(Cell(variant, seed, "").scorer(experiment)):
             for label, stage in scorer.stages.items():
                 needed.append((variant.name, label, stage, stage_params(experiment.train, stage)))
-            for seed in experiment.seeds if scorer.seeded else ("all",):
-                params = {"scorer": scorer.name, "seed": seed, "pairs": pairs}
-                needed.append((variant.name, f"scores {scorer.name}", None, params))
+            params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": pairs}
+            needed.append((variant.name, f"scores {scorer.name}", None, params))
     made = tracker.stages() if tracker is not None else []
     planned: dict[str, PlannedStage] = {}
     for variant_name, name, stage, params in needed:

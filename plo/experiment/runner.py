@@ -133,7 +133,9 @@ def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
     if cell.variant is None:
         return {}
     train = cell.train(experiment)
+    stages = "sft" in experiment.stages or (cell.variant.scorer is not None and cell.variant.scorer.stages)
     return {
+        **({"share_stages": str(experiment.share_stages)} if stages else {}),
         **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
         **{f"train.{name}": str(value) for name, value in train.model_dump(mode="json").items()},
         "lr": f"{train.lr:g}",

@@ -37,15 +37,28 @@ class Workbench(Inputs):
     backbone: Backbone
     store: ReferenceStore
     stages: Stages
-    sft: str | None  # key of the stage that every cell starts from; None if cells start from the model itself
+    sft: str | None  # key of the stage that cells start from; None if they start from the model itself
 
     def of_seed(self, seed: int) -> "Workbench":
-        """Return the workbench with the training pairs of a seed, if the data source draws others for every seed."""
-        if not draws_anew(self.experiment):
-            return self
-        drawn = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed).train
-        data, stages = replace(self.data, train=drawn), replace(self.stages, pairs=drawn, _digests={})
-        return replace(self, data=data, stages=stages)
+        """Return the workbench of a seed: with its training pairs, and its SFT as the start, as far as seeds have their own."""
+        bench = self
+        if draws_anew(self.experiment):
+            drawn = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed).train
+            data, stages = replace(self.data, train=drawn), replace(self.stages, pairs=drawn, _digests={})
+            bench = replace(self, data=data, stages=stages)
+        return bench.started_from_sft(seed) if has_own_sft(self.experiment) else bench
+
+    def started_from_sft(self, seed: int) -> "Workbench":
+        """Let every training start from the SFT of a seed from now on; it is trained first if it is missing."""
+        stage, backbone = sft_stage(self.experiment, seed), self.backbone
+        reference = backbone.reference
+        backbone.start = backbone.reference = backbone.base  # what an SFT starts from
+        try:
+            key, weights = self.stages.key(stage), self.stages.trained(stage, "sft")
+        finally:
+            backbone.reference = reference
+        backbone.start_from(weights, reference=sft_is_reference(self.experiment))
+        return replace(self, sft=key)
 
     def base_identity(self, stage: Stage) -> list[Any]:
         return self.stages.identity(stage)
@@ -80,6 +93,16 @@ def draws_anew(experiment: Experiment) -> bool:
     return source in SOURCES and SOURCES[source].facts.seeded and "seed" not in options
 
 
+def has_own_sft(experiment: Experiment) -> bool:
+    """Return whether each seed starts from an SFT of its own."""
+    return "sft" in experiment.stages and not experiment.share_stages
+
+
+def sft_is_reference(experiment: Experiment) -> bool:
+    """Return whether the stage sft, if there is one, is the reference."""
+    return "sft" in experiment.stages and experiment.reference in (None, "sft")
+
+
 def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConfig, seed: int = 0) -> PreferenceData:
     """Read an experiment's pairs as token ids.
 
@@ -95,17 +118,18 @@ def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConf
 
 
 def prepare(bench: Workbench, progress: Progress | None = None) -> None:
-    """Train the stage sft if there is one, set the reference, and compute its statistics of the pairs."""
+    """Train the stage sft if seeds share one, set the reference, and compute its statistics of the pairs."""
     experiment, backbone, store = bench.experiment, bench.backbone, bench.store
-    if "sft" in experiment.stages:
-        stage, is_reference = sft_stage(experiment), experiment.reference in (None, "sft")
-        if is_reference:
-            backbone.check_reference_can_be_trained()
+    if sft_is_reference(experiment):
+        backbone.check_reference_can_be_trained()
+    if bench.sft is not None and not has_own_sft(experiment):
         log.info("stage sft")
-        backbone.start_from(bench.stages.trained(stage, "sft"), reference=is_reference)
+        bench.started_from_sft(0)
     if experiment.reference not in (None, "init", "sft"):
         backbone.compare_with(_other(experiment, bench.stages))
         bench.stages.release()  # a stage of that model trains a copy of its own
+    if has_own_sft(experiment) and sft_is_reference(experiment):
+        return  # every seed has a reference of its own
     held_out = bench.data.eval[: experiment.evaluation.pairs]
     training = [] if draws_anew(experiment) else [(bench.data.train, "training")]
     for pairs, label in [*training, (held_out, "held-out")]:
@@ -113,16 +137,16 @@ def prepare(bench: Workbench, progress: Progress | None = None) -> None:
             store.get(backbone, pairs, progress=done)
 
 
-def sft_stage(experiment: Experiment) -> Stage:
-    """Return the stage of supervised fine-tuning that an experiment begins with."""
-    return Stage(loss="sft", train=experiment.sft)
+def sft_stage(experiment: Experiment, seed: int = 0) -> Stage:
+    """Return the stage of supervised fine-tuning that a seed of an experiment begins with."""
+    return Stage(loss="sft", train=experiment.sft, seed=0 if experiment.share_stages else seed)
 
 
 def _identity(experiment: Experiment, stages: Stages, sft: str | None) -> str:
     """Return the hash that identifies policy and reference: weights, way of computing, and the stages before the losses."""
     how = computed_with(stages.backbone)
     if sft is not None:
-        how.append(sft)
+        how += [sft] if experiment.share_stages else [sft, "and its like for every seed"]
     if experiment.reference not in (None, "sft" if sft is not None else "init"):
         how.append("init" if experiment.reference == "init" else _other(experiment, stages).base.identity)
     return sha256(how)
@@ -173,5 +197,8 @@ def score_pairs(
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     prepare(bench, progress)
-    weights = token_weights(bench.stages, scorer, experiment.seeds[0])
+    seed = experiment.seeds[0]
+    bench = bench.of_seed(seed)
+    scorer = scorer if experiment.share_stages else scorer.of_seed(seed)
+    weights = token_weights(bench.stages, scorer, seed)
     return list(zip(bench.data.train, weights, strict=True)), bench.tokenizer

@@ -1,7 +1,8 @@
 """Token scorers turn every pair into constants, one a response token, which a loss reads as `pairs.chosen.weights`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -21,7 +22,7 @@ class ScorerError(PloError, ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A model that is trained before a scorer can score: a recorded run of its own, made once and shared.
+    """A model that is trained before a scorer can score: a recorded run of its own, shared by all that need the same one.
 
     Attributes:
         loss: anything `get_loss` takes.
@@ -29,7 +30,7 @@ class Stage:
         share: share of the training pairs, the first in their order.
         reversed: whether chosen and rejected are exchanged.
         train: settings of the optimisation that differ from the experiment's, {"lr": 5e-7}.
-        seed: seed of batch order and adapters.
+        seed: seed of batch order and adapters; that of a cell is added to it unless the experiment's seeds share stages.
     """
 
     loss: Any = "dpo"
@@ -58,7 +59,7 @@ class Material(Protocol):
 
     Attributes:
         pairs: the tokenised pairs (`plo.data.Pair`): ids of the prompt and of both responses, and `row`, their texts.
-        seed: the run's seed, for a scorer registered with `seeded=True`; 0 for the others.
+        seed: the run's seed, for a scorer whose weights depend on it; 0 for the others.
         tokenizer: the tokenizer of transformers.
     """
 
@@ -143,6 +144,17 @@ class Scorer:
         self.inner = get_scorer(inner) if inner is not None else None
         if self.inner is not None:
             self.stages |= self.inner.stages
+        self._seeded_stages = False
+
+    def of_seed(self, seed: int) -> "Scorer":
+        """Return the scorer with stages that are trained with a seed of their own, instead of one for all seeds."""
+        if not self.stages:
+            return self
+        one = copy(self)
+        one.stages = {name: replace(stage, seed=stage.seed + seed) for name, stage in self.stages.items()}
+        one.inner = self.inner.of_seed(seed) if self.inner is not None else None
+        one._seeded_stages = True
+        return one
 
     def with_params(self, changes: Mapping[str, Any]) -> "Scorer":
         """Return the same scorer with some hyper-parameters changed; the others keep their values."""
@@ -151,7 +163,8 @@ class Scorer:
     @property
     def seeded(self) -> bool:
         """True if the weights depend on the run's seed."""
-        return self.entry.facts.seeded or (self.inner is not None and self.inner.seeded)
+        inner = self.inner is not None and self.inner.seeded
+        return self.entry.facts.seeded or self._seeded_stages or inner
 
     @property
     def reads(self) -> tuple[str, ...]:

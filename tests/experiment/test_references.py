@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("oracle_loss")
 
 
 def test_sft_is_one_recorded_run_that_all_cells_start_from(tiny):
-    experiment = tiny(losses=["dpo"], seeds=[0, 1], stages=["sft", "preference"], sft={"steps": 4, "lr": 1e-2})
+    sft = {"stages": ["sft", "preference"], "sft": {"steps": 4, "lr": 1e-2}, "share_stages": True}
+    experiment = tiny(losses=["dpo"], seeds=[0, 1], **sft)
     assert not compare(experiment).failed
     assert stages_of() == [("sft", "FINISHED")]
     cells = {cell.name: cell for cell in Tracker(create=False).cells()}

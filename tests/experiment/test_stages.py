@@ -1,5 +1,6 @@
 """Stages: trained once for seeds, variants and later comparisons, recorded, resumed."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,23 @@ from staged import stages_of, trained_bench
 
 from plo import caches
 from plo.experiment import scores
+from plo.experiment.evaluations import evaluate_recorded
+from plo.experiment.keys import cell_key, comparison_key
 from plo.experiment.matrix import compare
 from plo.experiment.stages import stage_settings
+from plo.experiment.workbench import prepare, workbench
+from plo.leaderboards import read
 from plo.losses import register_loss
 from plo.registry import RegistryError
-from plo.scorers import Stage, get_scorer, register_scorer
+from plo.scorers import Stage, get_scorer, get_variant, register_scorer
 from plo.tracking import Tracker
 
+SMALL = {"eval_at": [1.0], "train.steps": 2, "evaluation.prompts": 2, "evaluation.samples": 1, "evaluation.pairs": 2}
 pytestmark = pytest.mark.usefixtures("oracle_loss")
 
 
 def test_an_oracle_is_trained_and_scored_once_for_all_seeds_and_comparisons(tiny, oracle_loss):
-    outcome = compare(tiny(losses=["weighted", "weighted(beta=0.5)"], seeds=[0, 1, 2]))
+    outcome = compare(tiny(losses=["weighted", "weighted(beta=0.5)"], seeds=[0, 1, 2], share_stages=True))
     assert not outcome.failed
     assert len(oracle_loss) == 1
     assert stages_of() == [("scores oracle_ratio", "FINISHED"), ("oracle", "FINISHED")] or stages_of() == [
@@ -36,6 +42,81 @@ def test_an_oracle_is_trained_and_scored_once_for_all_seeds_and_comparisons(tiny
     with safe_open(trained / "policy.safetensors", framework="pt") as file:
         numbers = file.metadata()
     assert float(numbers["steps"]) == 3 and float(numbers["seconds"]) > 0
+
+
+def test_each_seed_trains_its_own_oracle_unless_seeds_share_it(tiny, oracle_loss):
+    assert not compare(tiny(losses=["weighted"], seeds=[0, 1], **SMALL)).failed
+    tracker = Tracker(create=False)
+    made = tracker.stages()
+    seeds = {name: {run["params"].get("stage.seed", run["params"].get("seed")) for run in made if run["name"] == name}
+             for name in ("oracle", "scores oracle_ratio")}  # fmt: skip
+    assert seeds == {"oracle": {"0", "1"}, "scores oracle_ratio": {"0", "1"}} and len(made) == 4
+    own = {c.name: (c.key, json.loads(c.tags["plo.stages"])) for c in tracker.cells() if c.name.startswith("weighted")}
+    assert not {*own["weighted seed 0"][1]} & {*own["weighted seed 1"][1]}
+    assert not compare(tiny(losses=["weighted"], seeds=[0, 1], share_stages=True, **SMALL)).failed
+    assert len(oracle_loss) == 2  # that of seed 0 serves all
+    keys = {cell.name: {c.key for c in tracker.cells() if c.name == cell.name} for cell in tracker.cells()}
+    assert {name: len(found) for name, found in keys.items()} == {
+        "weighted seed 0": 2, "weighted seed 1": 2, "sft seed 0": 1, "sft seed 1": 1, "reference seed 0": 1,
+        "reference seed 1": 1,
+    }  # fmt: skip
+    notes = read(tracker).notes
+    assert any("oracle ran once for seeds 0, 1 together, for weighted" in note for note in notes)
+
+
+def test_a_scorer_inside_another_has_its_stages_of_the_seed(oracle_loss):
+    scorer = get_scorer("shuffled(of=oracle_ratio)")
+    own = scorer.of_seed(3)
+    assert [own.stages["oracle"].seed, own.inner.stages["oracle"].seed] == [3, 3] and own.seeded
+    assert [scorer.stages["oracle"].seed, scorer.inner.stages["oracle"].seed] == [0, 0]
+    plain = get_scorer("position_decay")
+    assert plain.of_seed(3) is plain
+
+
+@pytest.mark.parametrize(("peft", "reference"), [("lora", None), ("full", "init")])
+def test_each_seed_starts_from_its_own_sft(tiny, peft, reference):
+    settings = {"stages": ["sft", "preference"], "sft": {"steps": 3, "lr": 1e-2}, "reference": reference}
+    settings |= {"model.peft": peft, "model.dtype": "float32", "losses": ["dpo"], "seeds": [0, 1], **SMALL}
+    assert not compare(tiny(**settings)).failed
+    tracker = Tracker(create=False)
+    assert [run["params"]["stage.seed"] for run in tracker.stages()] == ["0", "1"]
+    cells = {cell.name: cell for cell in tracker.cells()}
+    bench = workbench(tiny(**settings))
+    prepare(bench)
+    found = {}
+    for seed in (1, 0, 1):
+        assert cells[f"reference seed {seed}"].metrics["kl"] == pytest.approx(0, abs=1e-6)
+        of_seed = bench.of_seed(seed)
+        assert [of_seed.sft] == json.loads(cells[f"dpo seed {seed}"].tags["plo.stages"])
+        of_seed.backbone.reset(5)
+        found.setdefault(seed, []).append(of_seed.backbone.weights().identity)
+        with safe_open(caches.CACHES["stages"].path(of_seed.sft) / "policy.safetensors", framework="pt") as file:
+            assert file.metadata()["identity"] == of_seed.backbone.start.identity
+        assert of_seed.backbone.starts_at_reference == (reference != "init")
+        losses = cells[f"dpo seed {seed}"].history("loss")
+        at_reference = losses[min(losses)] == pytest.approx(0.693147, abs=1e-5)
+        assert at_reference == (reference != "init")
+    assert found[1][0] == found[1][1] != found[0][0]
+    assert len(tracker.stages()) == 2
+    shared = workbench(tiny(**settings, share_stages=True))
+    assert shared.model_identity != bench.model_identity
+
+
+def test_a_comparison_without_stages_has_the_same_keys_either_way(tiny):
+    own, shared = (workbench(tiny(share_stages=share)) for share in (False, True))
+    assert comparison_key(own) == comparison_key(shared)
+    for variant in (None, get_variant("dpo"), get_variant("twdpo(scorer=position_decay)")):
+        assert cell_key(own, variant, 1) == cell_key(shared, variant, 1)
+
+
+def test_a_comparison_recorded_before_the_setting_is_evaluated_with_shared_stages(tiny, monkeypatch):
+    settings = {"stages": ["sft", "preference"], "sft": {"steps": 2}, **SMALL}
+    assert not compare(tiny(**settings, share_stages=True)).failed
+    tracker = Tracker(create=False)
+    [recorded] = tracker.comparisons()
+    config = {name: value for name, value in recorded.config().items() if name != "share_stages"}
+    monkeypatch.setattr(type(recorded), "config", lambda self: dict(config))
+    assert evaluate_recorded(recorded, None, {}, tracker) == {}  # else an error that weights differ
 
 
 def test_a_reversed_stage_learns_the_opposite(tiny):
