@@ -8,6 +8,7 @@ from plo.evals import ModelEvaluation
 from plo.evals.judges import JudgeSession
 from plo.identity import code_identity, sha256
 from plo.paths import content_digest
+from plo.subjects.sampling import VERSION
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class EvaluationKey:
     """Key that two findings of an evaluation must share to be compared.
 
     Attributes:
-        digest: hash of the evaluation's code with the code it calls, its options with the content of files they name, the
+        digest: hash of the evaluation's code with the code it calls, the way of sampling, its options with the content of files they name, the
             model compared with, and the judge with the version of its weights and prompt.
         but_judge: the same hash without the judge.
         params: readable part of the key: options that differ from their defaults, judge, and model compared with.
@@ -34,7 +35,7 @@ class EvaluationKey:
             JudgeError, TemplateError: the judge cannot be loaded.
         """
         params = {option: str(value) for option, value in evaluation.changed.items()}
-        parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load())]
+        parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load()), VERSION]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}

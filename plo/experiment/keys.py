@@ -12,6 +12,7 @@ from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
 from plo.paths import slug
 from plo.scorers import Scorer, Stage, Variant
+from plo.subjects.sampling import VERSION
 
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
@@ -128,7 +129,7 @@ def evaluation_settings(inputs: Inputs) -> list[Any]:
     config = inputs.experiment.evaluation
     others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
     of_samples = [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
-    return [settings_identity(config, exclude=others) | {"suite": of_samples}, inputs.suite]
+    return [settings_identity(config, exclude=others) | {"suite": of_samples, "drawn": VERSION}, inputs.suite]
 
 
 def comparison_key(inputs: Inputs) -> str:

@@ -1,5 +1,6 @@
 """Sampling of continuations of held-out prompts, with statistics of policy and reference."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from plo.config import EvaluationConfig
 from plo.data import Pair
 
 PASS_SEQUENCES = 16  # sequences per scoring pass
-VERSION = 1  # of the way a token is drawn; with another number, samples on disk are drawn anew
+VERSION = 2  # of the way a token is drawn; samples, cells and evaluations of another version are not mixed with these
+LIKELIEST = 256  # tokens with noise of their own at each position
+REST, WITHIN_REST = -1, -2  # in place of a token's id: the category of all other tokens, and the draw among them
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def sample(
 ) -> pd.DataFrame:
     """Sample continuations and return them with their statistics, one row per sample, in the order of the prompts.
 
-    The seed fixes the noise equally for every policy. `kl` and `entropy` are always those of samples at temperature 1
+    The seed fixes the noise of every token equally for every policy. `kl` and `entropy` are always those of samples at temperature 1
     and the full distribution: of the row's continuation or, if the configuration samples differently, of an additional
     one.
 
@@ -128,8 +131,8 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
             length = max(map(len, ids))
             padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
             mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
-            noise = torch.stack([_noise(seed, *numbers[n], config.max_new_tokens) for n in rows])
-            sampler = LogitsProcessorList([_Sampler(noise.to(backbone.device), length, config)])
+            keys = torch.tensor([_key(seed, *numbers[n]) for n in rows], device=backbone.device)
+            sampler = LogitsProcessorList([_Sampler(keys, length, config)])
             out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
             drawn = [_cut_after_eos(response, eos) for response in out[:, length:].tolist()]
             if kept:
@@ -139,17 +142,42 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
     return responses
 
 
-def _noise(seed: int, prompt: int, sample: int, tokens: int) -> torch.Tensor:
-    """Return uniform numbers (tokens,) for one continuation, equal for every policy, batch size and machine."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + prompt) * 1_009 + sample)
-    return torch.rand(tokens, generator=generator)
+def _key(seed: int, prompt: int, sample: int) -> int:
+    """Return the 64-bit key of one continuation's noise, equal for every policy, batch size and machine."""
+    digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _mixed(bits: torch.Tensor) -> torch.Tensor:
+    """Return int64 of which every bit depends on all 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+
+
+def _uniform(keys: torch.Tensor, position: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Return uniform numbers (rows, n) in (0, 1) that depend on a row's key, the position and the token id alone."""
+    rows = _mixed(keys + position)
+    bits = _mixed(rows[:, None] + tokens)
+    return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2**23
 
 
 class _Sampler(LogitsProcessor):
-    """Draws each row's next token by inverting the cumulative distribution at a uniform number, the same for every policy."""
+    """Draws each row's next token by Gumbel noise that belongs to the token, so that similar policies draw equal tokens.
 
-    def __init__(self, noise: torch.Tensor, prompt_length: int, config: EvaluationConfig):
-        self.noise, self.prompt_length, self.greedy = noise, prompt_length, config.temperature == 0
+        argmax over i of log p_i + G_i,    G_i = -log(-log u_i)
+
+    i runs over the `LIKELIEST` tokens and one more category, the rest, with the rest's whole probability; if that wins, a
+    further uniform number draws a token of the rest by the inverse of its cumulative distribution. So the draw is exact.
+
+    Args:
+        keys: (rows,) int64, `_key` of each continuation.
+
+    Source: Gumbel-max: Maddison et al. 2014 (arXiv:1411.0030).
+    """
+
+    def __init__(self, keys: torch.Tensor, prompt_length: int, config: EvaluationConfig):
+        self.keys, self.prompt_length, self.greedy = keys, prompt_length, config.temperature == 0
         self.warpers: Any = LogitsProcessorList()
         if config.temperature not in (0, 1):
             self.warpers.append(TemperatureLogitsWarper(config.temperature))
@@ -159,11 +187,20 @@ class _Sampler(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.greedy:
             return scores
-        cumulative = self.warpers(input_ids, scores.float()).softmax(-1).cumsum(-1)
-        step = input_ids.shape[1] - self.prompt_length
-        at = self.noise[:, step, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, at, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+        logits, position = self.warpers(input_ids, scores.float()), input_ids.shape[1] - self.prompt_length
+        values, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), sorted=False)
+        total = logits.logsumexp(-1, keepdim=True)
+        rest = total + (-torch.expm1(values.logsumexp(-1, keepdim=True) - total)).clamp(min=0).log()
+        places = torch.cat([tokens, torch.full_like(tokens[:, :1], REST)], -1)
+        noise = _uniform(self.keys, position, places).log_().neg_().log_()  # -G
+        noisy = torch.cat([values, rest], -1) - noise
+        token = tokens.gather(-1, noisy[:, :-1].argmax(-1, keepdim=True))
+        if len(rows := (noisy.argmax(-1) == tokens.shape[-1]).nonzero()[:, 0]):
+            others = (logits[rows] - total[rows]).exp_().scatter_(-1, tokens[rows], 0).cumsum(-1)
+            at = _uniform(self.keys[rows], position, torch.full_like(token[rows], WITHIN_REST)) * others[:, -1:]
+            within = torch.searchsorted(others, at, right=True).clamp(max=scores.shape[-1] - 1)
+            token[rows] = torch.where(others[:, -1:] > 0, within, token[rows])  # a rest of rounding errors is empty
+        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
 def _score(

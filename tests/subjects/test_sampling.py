@@ -1,14 +1,16 @@
 """Sampling: the right distribution, the same noise for every policy and batch size, and the numbers beside it."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import torch
 from transformers import AutoTokenizer
 
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig, ModelConfig
 from plo.embedded import embedded_model
-from plo.subjects.sampling import Prompt, _noise, _Sampler, continuations, sample
+from plo.subjects.sampling import LIKELIEST, Prompt, _key, _Sampler, _uniform, continuations, sample
 
 PROMPTS = [Prompt((5, 9), "a"), Prompt((7,), "b"), Prompt((11, 3, 4, 20), "c")]
 
@@ -22,22 +24,70 @@ def backbone(tiny_llama, seed=0):
     return Backbone(tiny_llama(seed=seed, dtype=torch.float64), ModelConfig(peft="full"))
 
 
+def drawn(scores, keys, config=EvaluationConfig(), position=0):  # noqa: B008
+    """The tokens of `keys` continuations with these scores (rows or one for all, vocabulary) at a position."""
+    ids = torch.zeros(len(keys), 3 + position, dtype=torch.long)
+    return _Sampler(keys, 3, config)(ids, scores.expand(len(keys), -1)).argmax(-1)
+
+
+def keys(count, seed=0):
+    return torch.tensor([_key(seed, i, 0) for i in range(count)])
+
+
 def test_tokens_come_from_the_models_distribution():
-    scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    rows, config = 20_000, EvaluationConfig()
-    noise = torch.rand(rows, 1, generator=torch.Generator().manual_seed(0))
-    drawn = _Sampler(noise, 3, config)(torch.zeros(rows, 3, dtype=torch.long), scores.expand(rows, 4)).argmax(-1)
-    shares = torch.bincount(drawn, minlength=4) / rows
+    rows = 20_000
+    shares = torch.bincount(drawn(torch.tensor([[0.0, 1.0, 2.0, -1.0]]), keys(rows)), minlength=4) / rows
     expected = torch.tensor([0.0871443, 0.2368828, 0.6439143, 0.0320586])  # exp(s) / sum exp(s)
     assert (shares - expected).abs().max() < 4 * (0.25 / rows) ** 0.5
 
 
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_draws_are_exact_beyond_the_likeliest_tokens(spread):
+    """Chi-square against softmax over 600 tokens, of which 344 have no noise of their own: 39% and 5% of the mass."""
+    rows, size = 60_000, 600
+    scores = spread * torch.randn(1, size, generator=torch.Generator().manual_seed(1))
+    chances = scipy.special.softmax(scores[0].double().numpy())
+    assert 0.03 < 1 - np.sort(chances)[-LIKELIEST:].sum() < 0.45
+    found = np.bincount(torch.cat([drawn(scores, part) for part in keys(rows).split(5000)]), minlength=size)
+    expected = rows * chances
+    common = expected >= 5
+    observed = [*found[common], found[~common].sum()]
+    expected = [*expected[common], expected[~common].sum() + 1e-9]
+    assert scipy.stats.chisquare(observed, np.array(expected) * sum(observed) / sum(expected)).pvalue > 1e-3
+
+
+def test_positions_and_tokens_have_independent_noise():
+    one = keys(4000)
+    a, b = drawn(torch.zeros(1, 2), one).float(), drawn(torch.zeros(1, 2), one, position=1).float()
+    assert abs(np.corrcoef(a, b)[0, 1]) < 4 / 4000**0.5
+    noise = _uniform(one, 0, torch.arange(50).expand(4000, -1))
+    assert scipy.stats.kstest(noise.flatten(), "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(noise.T) - np.eye(50)).max() < 5 / 4000**0.5
+
+
+def test_similar_policies_draw_the_same_token_as_often_as_gumbel_noise_lets_them():
+    """KL .16 a token; P(same token i) = 1 / sum_j max(p_j / p_i, q_j / q_i), far above one uniform number for all tokens."""
+    generator = torch.Generator().manual_seed(0)
+    p = 1.5 * torch.randn(1, 2000, generator=generator)
+    q = p + 0.5 * torch.randn(1, 2000, generator=generator)
+    a, b = (scores[0].double().softmax(-1) for scores in (p, q))
+    assert (a * (a / b).log()).sum() == pytest.approx(0.16, abs=0.01)
+    rows = keys(8000)
+    same = (drawn(p, rows) == drawn(q, rows)).double().mean().item()
+    uniform = torch.rand(8000, 1, generator=generator).double()
+    inverse = [torch.searchsorted(c.cumsum(-1), uniform) for c in (a, b)]  # what one number for all tokens gives
+    assert same > 0.4 and same > 4 * (inverse[0] == inverse[1]).double().mean().item()
+    few = [scores[:, :200] for scores in (p, q)]  # every token has noise of its own
+    a, b = (scores[0].double().softmax(-1) for scores in few)
+    expected = sum(1 / torch.maximum(a / a[i], b / b[i]).sum().item() for i in range(200))
+    same = (drawn(few[0], rows) == drawn(few[1], rows)).double().mean().item()
+    assert same == pytest.approx(expected, abs=4 * (0.25 / 8000) ** 0.5)
+
+
 def test_top_p_and_temperature_are_honoured():
-    scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(5000, 4)
-    noise = torch.rand(5000, 1, generator=torch.Generator().manual_seed(0))
-    ids = torch.zeros(5000, 1, dtype=torch.long)
-    assert set(_Sampler(noise, 1, EvaluationConfig(top_p=0.6))(ids, scores).argmax(-1).tolist()) == {2}
-    cold = _Sampler(noise, 1, EvaluationConfig(temperature=0.1))(ids, scores).argmax(-1)
+    scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    assert set(drawn(scores, keys(5000), EvaluationConfig(top_p=0.6)).tolist()) == {2}
+    cold = drawn(scores, keys(5000), EvaluationConfig(temperature=0.1))
     assert (cold == 2).float().mean() > 0.99  # softmax(10 s): .99995
 
 
@@ -51,10 +101,14 @@ def test_a_continuation_does_not_depend_on_its_batch(tiny_llama, tokenizer):
     assert whole.text.tolist() != other.text.tolist()
 
 
-def test_noise_is_fixed_by_seed_prompt_and_sample():
-    assert torch.equal(_noise(0, 1, 2, 5), _noise(0, 1, 2, 5))
-    assert len({tuple(_noise(*key, 3).tolist()) for key in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3))}) == 4
-    assert torch.equal(_noise(0, 1, 2, 5)[:3], _noise(0, 1, 2, 3))  # a longer continuation begins alike
+def test_noise_is_fixed_by_seed_prompt_sample_position_and_token():
+    assert [_key(0, 1, 2), _key(0, 1, 2)] == [-4655325665552881682] * 2  # on every machine
+    tokens = torch.tensor([[7, 8, 9]])
+    noise = _uniform(torch.tensor([_key(0, 1, 2)]), 5, tokens)
+    assert torch.equal(noise.flip(1), _uniform(torch.tensor([_key(0, 1, 2)]), 5, tokens.flip(1)))  # whatever the order
+    assert len({_key(*key) for key in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 12, 3), (0, 1, 23))}) == 6
+    others = [_uniform(torch.tensor([_key(0, 1, 2)]), 6, tokens), _uniform(torch.tensor([_key(1, 1, 2)]), 5, tokens)]
+    assert all((noise - other).abs().min() > 1e-6 for other in others)
 
 
 def test_statistics_of_a_sample_against_the_models_own_logits(tiny_llama, tokenizer):
