@@ -59,15 +59,16 @@ def test_the_ceiling_has_high_credit_and_a_turned_sign_negative_credit(pocket):
 
     torch.set_num_threads(1)
     started = time.process_time()
-    assert not compare(pocket(losses=["true_advantage", {"dpo": {"beta": 0.5}}, "turned"], seeds=[0])).failed
+    ceiling = {"true_advantage": {"train": {"lr": 1e-3}}}
+    assert not compare(pocket(losses=[ceiling, {"dpo": {"beta": 0.5}}, "turned"], seeds=[0])).failed
     seconds = time.process_time() - started
 
     cells = {cell.tags["plo.variant"]: cell for cell in Tracker(create=False).cells()}
     credit = {name: cell.findings[0].metrics for name, cell in cells.items()}
     print(json.dumps(credit, indent=1), f"{seconds / len(cells):.1f} s a cell")
-    ceiling = credit["true_advantage"]
-    assert ceiling["r_A"] >= 0.8 and ceiling["r_A0"] >= 0.7
-    assert abs(ceiling["exclamation"]) < 0.05
+    best = credit["true_advantage @ lr=0.001"]
+    assert best["r_A"] >= 0.8 and best["r_A0"] >= 0.7
+    assert abs(best["exclamation"]) < 0.05
     assert credit["turned"]["r_A"] < 0 and credit["turned"]["r_promiser"] < 0
     assert credit["dpo(beta=0.5)"]["r_A"] > 0.4
     assert credit["reference"]["r_A"] == 0
