@@ -57,7 +57,8 @@ class Runner:
         values = {}
         if "plo.diverged" not in run.tags:
             samples = self.tracker.table(run.run_id, "samples.json")
-            values = {name: by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
+            by_prompt = samples.groupby("prompt_id").mean(numeric_only=True)
+            values = {str(name): by.tolist() for name, by in by_prompt.items()}
         return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
 
     def cells(self, bench: Workbench, cells: Sequence[Cell], *, trial: bool = False) -> dict[str, str]:
