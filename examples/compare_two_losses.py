@@ -34,4 +34,4 @@ print(to_markdown(board))
 for row in board.rows:
     if "reward" in row.differences:
         gap = row.differences["reward"]
-        print(f"{row.name}: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], resolved: {gap.resolved}")
+        print(f"{row.name}: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], {row.verdict or 'not tested'}")

@@ -1,13 +1,23 @@
-"""The leaderboard as data: rows, metrics and notes, every number with the runs it came from."""
+"""The leaderboard as data: rows, metrics, verdicts and notes, every number with the runs it came from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.metric import Metric
-from plo.statistics import Difference, Estimate, Ratings, Spread
+from plo.statistics import Comparison, Estimate, Judgement, Pool, Spread, Verdict
 from plo.tracking import RecordedCell
+
+
+class Rank(NamedTuple):
+    """Rank of a row by its mean (1 is best), and the ranks from `low` to `high` that tests of all pairs of rows leave."""
+
+    rank: int
+    low: int
+    high: int
 
 
 @dataclass
@@ -20,7 +30,11 @@ class Row:
         metrics: mean and sd over the seeds at the final evaluation point, by metric.
         values: {metric: {run id: value}}, the values that `metrics` summarises.
         estimates: {metric: mean with an interval for a new prompt and seed}, where values of items were recorded.
-        differences: {metric: difference to the baseline's row}, paired by prompt and seed.
+        differences: {metric: difference to the baseline's row}.
+        verdict: what the difference in the primary metric shows; None for a row that is not tested.
+        rank: rank by the primary metric among the rows that were tuned alike; None for any other row.
+        tuning: record of the variant's tuning; None: untuned.
+        is_ceiling: True if the loss reads the truth of its task: the row is shown, and neither tested nor ranked.
         along: {share of training: {metric: mean over seeds}} of reward and KL.
         samples: (prompt, text) of this row's continuations of the board's two sample prompts.
     """
@@ -32,10 +46,13 @@ class Row:
     metrics: dict[str, Spread] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
-    differences: dict[str, Difference] = field(default_factory=dict)
+    differences: dict[str, Comparison] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    rank: Rank | None = None
+    tuning: Mapping[str, Any] | None = None
+    is_ceiling: bool = False
     along: dict[float, dict[str, float]] = field(default_factory=dict)
     samples: list[tuple[str, str]] = field(default_factory=list)
-    status: str = "untuned"  # the only status until there is a tuning protocol; an untuned row has no rank
 
     @property
     def name(self) -> str:
@@ -43,14 +60,40 @@ class Row:
         settings = [f"{key}={value}" for key, value in self.settings.items() if value is not None]
         return f"{self.variant} [{', '.join(settings)}]" if settings else self.variant
 
+    @property
+    def status(self) -> str:
+        """How the row was tuned: "untuned", or "tuned(N=8, 0123456789ab)" with the number of trials and the protocol's digest."""
+        return f"tuned(N={self.tuning['trials']}, {self.tuning['digest']})" if self.tuning else "untuned"
+
+
+@dataclass(frozen=True)
+class Design:
+    """Design of the test behind the verdicts of a table.
+
+    Attributes:
+        judgement: the verdicts, with the look at which they were reached.
+        looks: planned looks; empty: there is one, over all seeds.
+        margin: differences within it are equivalent; None: none is.
+        pool: seed variances that the rows share; None where each difference has its own.
+        detectable: minimal detectable difference with power .8, in units of the primary metric.
+    """
+
+    judgement: Judgement
+    looks: tuple[int, ...]
+    margin: float | None
+    pool: Pool | None
+    detectable: float
+
 
 @dataclass
 class Leaderboard:
-    """A table of variants: rows in a fixed order (reference, sft, then by name: no rank), and the notes under it.
+    """A table of variants, and the notes under it. Rows without a rank come first: reference, sft, then by name.
 
     Attributes:
         metrics: full names of the metrics, in the order of the columns.
         shared: what all runs have in common: digests of data, model and evaluation settings.
+        primary_metric: the one metric that verdicts and ranks are about.
+        design: design of the test; None where nothing is tested.
         descriptions: {metric: how it is read and shown}.
         tables: {run id: samples of the final evaluation point} of the cells that recorded them.
     """
@@ -64,8 +107,8 @@ class Leaderboard:
     cells: list[RecordedCell]
     sections: list[Section] = field(default_factory=list)
     primary_metric: str | None = None
+    design: Design | None = None
     components: pd.Series | None = None
-    ratings: Ratings | None = None
     descriptions: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 

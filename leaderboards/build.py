@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.checks import LeaderboardError, check_comparable, commit_notes, incomplete_notes, stage_notes
-from plo.leaderboards.items import fetch_samples, set_differences, values_by_prompt
+from plo.leaderboards.items import fetch_samples, values_by_prompt
 from plo.leaderboards.metrics import recorded_metrics
-from plo.leaderboards.overall import by_other_judges, components_and_ratings
+from plo.leaderboards.overall import by_other_judges, primary_components
+from plo.leaderboards.protocol import Protocol, read_protocol
 from plo.leaderboards.rows import add_samples, build_rows, find_baseline, means_along_training
-from plo.leaderboards.sections import build_sections, choose_primary_metric
+from plo.leaderboards.sections import build_sections, choose_primary_metric, find_primary_metric
+from plo.leaderboards.verdicts import judge_rows, rank_rows, set_differences
 from plo.metric import Metric
 from plo.statistics import estimate
 from plo.tracking import RecordedCell, Tracker
@@ -21,13 +23,22 @@ def read(
     comparison: str | None = None,
     baseline: str | None = None,
     metrics: Sequence[str] | None = None,
+    *,
+    primary: str | None = None,
+    margin: float | None = None,
 ) -> Leaderboard:
-    """Build the leaderboard of a store: of all its comparisons, or of those with this name or key."""
+    """Build the leaderboard of a store: of all its comparisons, or of those with this name or key.
+
+    Baseline, primary metric and margin are those that the comparisons declare, unless they are given here.
+    """
     chosen = tracker.comparisons(comparison)
     by_comparison = [(one, one.cells()) for one in chosen]
     cells = [cell for _, own in by_comparison for cell in own]
     missing = [f"{name} ({one.name})" for one, own in by_comparison for name in one.missing(own)]
-    board = build(cells, baseline, metrics, missing, tracker.judge_checks())
+    notes: list[str] = []
+    protocol = read_protocol(chosen, notes)
+    board = build(cells, baseline, metrics, missing, tracker.judge_checks(), protocol, primary=primary, margin=margin)
+    board.notes[:0] = notes
     board.notes += stage_notes(cells, tracker.stages())
     return board
 
@@ -38,18 +49,27 @@ def build(
     metrics: Sequence[str] | None = None,
     missing: Iterable[str] = (),
     checks: Sequence[Mapping[str, Any]] = (),
+    protocol: Protocol = Protocol(),  # noqa: B008
+    *,
+    primary: str | None = None,
+    margin: float | None = None,
 ) -> Leaderboard:
     """Build the leaderboard of these cells.
 
     Args:
-        baseline: variant (or loss with one variant) that differences are taken to; default "reference".
-        metrics: which to show, in this order; default: all that were recorded.
+        baseline: variant (or loss with one variant) that differences are taken to; default: as declared, or "reference".
+        metrics: which to show, in this order; default: all that were recorded. The primary metric is shown in any case.
         missing: names of planned cells that were never started, listed in the notes.
         checks: cards of judges, shown with their verdicts.
+        protocol: what the cells' experiment declares.
+        primary: metric that verdicts are about; default: as declared, or else `choose_primary_metric`.
+        margin: difference below which two variants count as equivalent; default: as declared.
 
     Raises:
         LeaderboardError: no cell is finished, the cells do not compare, or there is no such baseline or metric.
     """
+    if margin is not None:
+        protocol = replace(protocol, margin=margin)
     missing = list(missing)
     finished = [cell for cell in cells if cell.status == "FINISHED"]
     if not finished:
@@ -60,7 +80,8 @@ def build(
     shared = check_comparable(finished)
     notes: list[str] = []
     sampled = [cell for cell in finished if cell.metrics]  # `plo eval` records cells without metrics of their own
-    sections = build_sections(finished, checks, notes, metrics)
+    wanted = primary or protocol.primary
+    sections = build_sections(finished, checks, notes, None if wanted and "." in wanted else metrics)
     of_sections = [(name, by_run) for section in sections for name, by_run in section.values.items()]
     finished = [
         replace(
@@ -70,8 +91,14 @@ def build(
     ]
     known = {name for cell in finished for name in cell.metrics}
     recorded = recorded_metrics(sampled, notes)
+    named = find_primary_metric(wanted, known, sections) if wanted else None
+    if wanted and not named and not primary:
+        notes.append(f"The comparison declares the primary metric {wanted}, which no run recorded: nothing is tested.")
+    if metrics and named:
+        metrics = [named, *(name for name in metrics if name != named)]
     shown = list(metrics or [n for n in recorded if n in known] + [n for section in sections for n in section.metrics])
-    if unknown := [name for name in shown if name not in known]:
+    asked = shown if named or not primary else [*shown, primary]
+    if unknown := [name for name in asked if name not in known]:
         known |= {name for section in build_sections(finished, checks, []) for name in section.metrics}
         raise LeaderboardError(
             f"No run recorded the metric {', '.join(unknown)}. Recorded: {', '.join(sorted(known))}."
@@ -85,7 +112,7 @@ def build(
     by_item = values_by_prompt(rows, shown, samples, sections)
     notes[:0] = row_notes
 
-    base = find_baseline(rows, baseline)
+    base = _baseline(rows, baseline, protocol, notes)
     described = {name: recorded.get(name) or Metric(name, name.replace("_", " "), table="text") for name in shown}
     described |= {name: section.describe(name) for section in sections for name in section.metrics}
     bounds = {name: metric.bounds for name, metric in described.items()}
@@ -93,18 +120,20 @@ def build(
         row.estimates = {n: estimate(t[row.name], bounds=bounds[n]) for n, t in by_item.items() if row.name in t}
     if base is not None:
         set_differences(rows, base, by_item, bounds, notes)
+    chosen = named if wanted else choose_primary_metric(shown, sections, described)
+    tables, design = by_item.get(chosen or "", {}), None
+    if chosen and not any(chosen in section.metrics and section.is_hidden(chosen) for section in sections):
+        if base is not None:
+            design = judge_rows(rows, base, tables, described[chosen], protocol, chosen)
+        rank_rows(rows, base, tables, described[chosen], design.judgement.alpha if design else 0.05, notes)
+        rows.sort(key=lambda row: row.rank or (0,))
     by_run = {cell.run_id: cell for cell in finished}
     for row in rows:
         row.along = means_along_training([by_run[run] for run in row.runs.values()])
     add_samples(rows, samples)
-    notes += incomplete_notes(cells, rows, missing) + commit_notes(finished)
-    primary = choose_primary_metric(shown, sections, described)
-    components, ratings = components_and_ratings(
-        by_item.get(primary, {}) if primary else {},
-        by_other_judges(primary, sections, by_item),
-        notes,
-        higher_is_better=primary is None or described[primary].better != "↓",
-    )
+    more_seeds = base if protocol.baseline else None
+    notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
+    components = primary_components(tables, by_other_judges(chosen, sections, by_item), notes)
     return Leaderboard(
         rows,
         shown,
@@ -114,9 +143,20 @@ def build(
         notes=notes,
         cells=finished,
         sections=sections,
-        primary_metric=primary,
+        primary_metric=chosen,
+        design=design,
         components=components,
-        ratings=ratings,
         descriptions=described,
         tables=samples,
     )
+
+
+def _baseline(rows: Sequence[Row], given: str | None, protocol: Protocol, notes: list[str]) -> Row | None:
+    """Return the baseline's row; a declared one that is not finished is noted, and nothing takes its place."""
+    try:
+        return find_baseline(rows, given or protocol.baseline)
+    except LeaderboardError as error:
+        if given:
+            raise
+        notes.append(f"The comparison declares a baseline that cannot be used: {error}")
+        return None

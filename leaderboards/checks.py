@@ -44,8 +44,14 @@ def check_comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
     return shared
 
 
-def incomplete_notes(cells: Sequence[RecordedCell], rows: Iterable["Row"], missing: Iterable[str]) -> list[str]:
-    """Return notes on cells that did not finish or never started, and on seeds that a row lacks."""
+def incomplete_notes(
+    cells: Sequence[RecordedCell], rows: Iterable["Row"], missing: Iterable[str], base: "Row | None" = None
+) -> list[str]:
+    """Return notes on cells that did not finish or never started, and on seeds that a row lacks.
+
+    Args:
+        base: row that has more seeds than the others by design; None: there is none.
+    """
     rows = list(rows)
     notes = [
         f"{cell.name} ({cell.comparison}) did not finish: {cell.status}"
@@ -53,7 +59,9 @@ def incomplete_notes(cells: Sequence[RecordedCell], rows: Iterable["Row"], missi
         for cell in cells if cell.status != "FINISHED"
     ]  # fmt: skip
     notes += [f"{name} was planned and never started." for name in missing]
-    seeds = sorted({seed for row in rows for seed in row.runs}, key=natural_key)
+    own = {"reference"} | ({base.loss} if base is not None else set())
+    counted = rows if base is None else [row for row in rows if row.loss not in own]
+    seeds = sorted({seed for row in counted for seed in row.runs}, key=natural_key)
     for row in rows:
         lacking = [seed for seed in seeds if seed not in row.runs]
         if row.runs and lacking and row.loss != "reference":

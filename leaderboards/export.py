@@ -8,8 +8,14 @@ from typing import Any
 import pandas as pd
 
 from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.headline import design_facts, headline
 from plo.leaderboards.sections import Section
-from plo.statistics import Difference
+from plo.leaderboards.tuning import tuning_facts
+from plo.statistics import Comparison
+
+INTERVAL = ("mean", "low", "high")
+TEST = ("p", "p_holm")  # of the primary metric alone
+RANK = ("", "_low", "_high")
 
 
 def to_csv(board: Leaderboard) -> str:
@@ -17,7 +23,9 @@ def to_csv(board: Leaderboard) -> str:
     lines = []
     for row in board.rows:
         line: dict[str, Any] = {"variant": row.variant, "loss": row.loss, **row.settings}
-        line["status"] = row.status
+        line |= {"status": row.status, "ceiling": row.is_ceiling or None, "verdict": row.verdict}
+        line |= {f"rank{end}": str(value) for end, value in zip(RANK, row.rank or (), strict=False)}
+        line |= {f"tuning_{key}": _cell(value) for key, value in tuning_facts(board, row).items()}
         line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
         for name in board.metrics:
             hidden = board.is_hidden(name)  # values of an uninformative judge are in leaderboard.json, with its card
@@ -27,11 +35,15 @@ def to_csv(board: Leaderboard) -> str:
             if any(name in other.estimates for other in board.rows):
                 line |= {f"{name}_{end}": interval and getattr(interval, end) for end in ("low", "high")}
             if any(name in other.differences for other in board.rows):
-                ends = ("mean", "low", "high", "p", "p_holm", "detectable", "resolved")
+                ends = (*INTERVAL, *(TEST if name == board.primary_metric else ()))
                 line |= {f"{name}_difference_{end}": gap and getattr(gap, end) for end in ends}
         lines.append(line)
     frame = pd.DataFrame(lines, dtype=object)
     return frame.rename(columns=_inert).map(_inert).to_csv(index=False, lineterminator="\n")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(_finite(value)) if isinstance(value, dict | list) else value
 
 
 def _inert(value: Any) -> Any:
@@ -52,11 +64,8 @@ def to_json(board: Leaderboard) -> str:
         "comparisons": board.comparisons, "shared": board.shared, "metrics": board.metrics,
         "baseline": board.baseline and board.baseline.name, "rows": rows, "notes": board.notes,
         "evaluations": [_section_data(section) for section in board.sections], "primary": board.primary_metric,
+        "design": design_facts(board), "headline": headline(board),
         "variance_components": None if board.components is None else board.components.to_dict(),
-        "head_to_head": board.ratings and {
-            "rows": board.ratings.table.reset_index().to_dict("records"), "cycle_rate": board.ratings.cycle_rate,
-            "prompts": board.ratings.prompts,
-        },
     }  # fmt: skip
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -71,15 +80,19 @@ def _section_data(section: Section) -> dict[str, Any]:
 def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
     base_runs = list(board.baseline.runs.values()) if board.baseline else []
 
-    def difference(gap: Difference) -> dict[str, Any]:
-        return asdict(gap) | {"resolved": gap.resolved, "runs": list(row.runs.values()), "baseline_runs": base_runs}
+    def difference(name: str, gap: Comparison) -> dict[str, Any]:
+        found = asdict(gap) | {"runs": list(row.runs.values()), "baseline_runs": base_runs}
+        return (
+            found if name == board.primary_metric and row.verdict else {k: v for k, v in found.items() if k not in TEST}
+        )
 
     return {
         "name": row.name, "variant": row.variant, "loss": row.loss, "settings": row.settings,
-        "status": row.status, "runs": row.runs,
+        "status": row.status, "ceiling": row.is_ceiling, "verdict": row.verdict, "rank": row.rank and row.rank._asdict(),
+        "tuning": tuning_facts(board, row), "runs": row.runs,
         "metrics": {name: asdict(s) | {"values": row.values[name]} for name, s in row.metrics.items()},
         "intervals": {name: asdict(found) for name, found in row.estimates.items()},
-        "differences": {name: difference(gap) for name, gap in row.differences.items()},
+        "differences": {name: difference(name, gap) for name, gap in row.differences.items()},
         "along": [{"point": point, **found} for point, found in row.along.items()],
         "samples": [{"prompt": prompt, "text": text} for prompt, text in row.samples],
     }  # fmt: skip

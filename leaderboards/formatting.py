@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from plo.leaderboards.board import Row
-from plo.statistics import Difference, Estimate, Spread
+from plo.statistics import Estimate, Spread
 
 UNDEFINED = "-"
 Column = tuple[str, Callable[[Row], str]]  # a title, and the text of a row's cell
@@ -55,13 +55,11 @@ def format_interval(found: Estimate, digits: int, sign: str = "") -> str:
     return f"[{format_number(found.low, digits, sign)}, {format_number(found.high, digits, sign)}]"
 
 
-def format_difference(found: Difference | None, digits: int) -> str:
-    """Return a difference with interval, p-value and, if it is not resolved, a mark that says so."""
-    if found is None or math.isnan(found.mean):
-        return UNDEFINED
-    p = "< 0.001" if found.p_holm < 0.001 else format_number(found.p_holm, 3)
-    unresolved = "" if found.resolved else ", unresolved"
-    return f"{format_number(found.mean, digits, '+')} {format_interval(found, digits, '+')}, p {p}{unresolved}"
+def format_estimate(mean: float, found: Estimate | None, digits: int, sign: str = "") -> str:
+    """Return "mean [low, high]"; the mean alone where there is no interval."""
+    if math.isnan(mean) or found is None:
+        return format_number(mean, digits, sign)
+    return f"{format_number(mean, digits, sign)} {format_interval(found, digits, sign)}"
 
 
 _INERT = {ord(character): f"&#{ord(character)};" for character in "&<>|`\\"}

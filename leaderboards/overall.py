@@ -1,4 +1,4 @@
-"""Variance components and ratings of a table's primary metric."""
+"""Variance components of a table's primary metric."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -6,32 +6,27 @@ from typing import Any
 import pandas as pd
 
 from plo.leaderboards.sections import Section
-from plo.statistics import Ratings, head_to_head, ratings, variance_components
+from plo.statistics import variance_components
 
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
 
-def components_and_ratings(
-    tables: Tables, others: Mapping[str, Tables], notes: list[str], *, higher_is_better: bool = True
-) -> tuple[pd.Series | None, Ratings | None]:
-    """Return variance components and ratings, over the prompts and seeds that all rows have.
+def primary_components(tables: Tables, others: Mapping[str, Tables], notes: list[str]) -> pd.Series | None:
+    """Return the variance components of the primary metric, over the prompts and seeds that all rows have.
 
-    Both are None with fewer than two rows, or where no prompt and seed is common to all, which is then noted.
+    None with fewer than two rows, or where no prompt and seed is common to all, which is then noted.
 
     Args:
         others: the same metric as other judges gave it, by the titles of their sections. Where they judged every row and
             seed, the components include that of the judge.
     """
     if len(tables) < 2:
-        return None, None
+        return None
     seeds = [seed for seed in next(iter(tables.values())) if all(seed in table for table in tables.values())]
     long = _long(tables, seeds)
     if long.empty:
-        notes.append("No prompt and seed is common to all variants: no variance components and no ratings.")
-        return None, None
-    prompts = long["prompt"].unique()
-    games = (pd.DataFrame({name: table.loc[prompts, seed] for name, table in tables.items()}) for seed in seeds)
-    rated = ratings(head_to_head(games, higher_is_better=higher_is_better))
+        notes.append("No prompt and seed is common to all variants: no variance components.")
+        return None
     judged = {"": long}
     for title, other in others.items():
         if other.keys() == tables.keys() and all(set(seeds) <= set(table) for table in other.values()):
@@ -40,9 +35,9 @@ def components_and_ratings(
             notes.append(f"{title} lacks cells that other judges judged, so it has no part in the variance components.")
     same = set.intersection(*(set(one["prompt"]) for one in judged.values()))
     if len(judged) == 1 or not same:
-        return variance_components(long), rated
+        return variance_components(long)
     parts = [one[one["prompt"].isin(same)].assign(judge=title) for title, one in judged.items()]
-    return variance_components(pd.concat(parts)), rated
+    return variance_components(pd.concat(parts))
 
 
 def by_other_judges(

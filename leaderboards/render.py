@@ -1,9 +1,11 @@
 """Render a leaderboard as Markdown; `write` adds CSV and JSON."""
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.columns import difference_column, first_columns, spread_column
 from plo.leaderboards.export import to_csv, to_json
 from plo.leaderboards.formatting import (
     UNDEFINED,
@@ -14,13 +16,9 @@ from plo.leaderboards.formatting import (
     rows_table,
     setting_column,
 )
-from plo.leaderboards.render_sections import (
-    components_markdown,
-    difference_column,
-    head_to_head_markdown,
-    mean_column,
-    section_markdown,
-)
+from plo.leaderboards.headline import design_lines, headline
+from plo.leaderboards.render_sections import components_markdown, section_markdown
+from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 
 
 def write(board: Leaderboard, folder: str | Path) -> list[Path]:
@@ -35,45 +33,64 @@ def write(board: Leaderboard, folder: str | Path) -> list[Path]:
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """Return the whole leaderboard as Markdown: tables, notes, two samples per row and a legend."""
-    extra = [key for key in board.rows[0].settings if any(row.settings[key] for row in board.rows)]
+    """Return the whole leaderboard as Markdown: verdicts, notes, secondary metrics, tuning, two samples per row, a legend."""
     shared = ", ".join(f"{what} `{value[:12]}`" for what, value in board.shared.items())
-    base = board.baseline
-    columns: list[Column] = [("variant", lambda row: escape(row.variant))]
-    columns += [setting_column(key) for key in extra]
-    columns += [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
-    for name in (n for n in board.sample_metrics if board.descriptions[n].table == "reward"):
-        columns.append(mean_column(board, name))
-        if name == board.primary_metric and base:
-            columns.append(difference_column(board, name))
+    short: list[Column] = [("variant", lambda row: escape(board.title(row)))]
+    untuned = " **Untuned: no rank.**" if all(row.tuning is None for row in board.rows) else ""
     parts = [
         "# Leaderboard",
+        f"**{escape(headline(board), 2000)}**",
         f"Comparison: {', '.join(map(escape, board.comparisons))}. Shared by all runs: {shared}.",
-        "Final evaluation point; mean ± sd over seeds. **Untuned: no rank.** Rows are sorted by name.",
-        rows_table(columns, board.rows),
+        *([_bullets(design_lines(board))] if board.design else []),
+        f"Final evaluation point; mean and difference with [95% interval] for new prompts and seeds.{untuned}",
+        rows_table(short + [(escape(title), text) for title, text in first_columns(board)], board.rows),
     ]
     if board.notes:
-        parts += ["## Notes", "\n".join(f"- {escape(note, 1000)}" for note in board.notes)]
-
-    short: list[Column] = [("variant", lambda row: escape(board.title(row)))]
-    text = [mean_column(board, n) for n in board.sample_metrics if board.descriptions[n].table != "reward"]
-    if text:
-        parts += ["## Policy and text statistics", rows_table(short + text, board.rows)]
-    differing = [n for n in board.sample_metrics if any(n in row.differences for row in board.rows)]
+        parts += ["## Notes", _bullets(board.notes)]
+    parts += _secondary(board, short)
     others = [row for row in board.rows if row.runs]
-    if base and differing:
-        parts += [
-            f"## Difference from {escape(board.title(base))}",
-            "Paired by prompt and seed; [95% interval] for new prompts and new seeds (with one seed: for new prompts only).",
-            rows_table(
-                short + [difference_column(board, name) for name in differing],
-                (row for row in others if row is not base),
-            ),
-        ]
     for section in board.sections:
         parts += section_markdown(section, board, short, others)
-    parts += components_markdown(board) + head_to_head_markdown(board) + _training_curve(board) + _samples(board)
+    parts += _tuning(board, short) + _settings(board, short) + components_markdown(board)
+    parts += _training_curve(board) + _samples(board)
     return "\n\n".join([*parts, "## Legend", "\n".join(_legend(board))]) + "\n"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {escape(line, 1000)}" for line in lines)
+
+
+def _secondary(board: Leaderboard, short: Sequence[Column]) -> list[str]:
+    """Return the tables of the metrics of samples but the primary one: means, and differences without tests."""
+    names = [name for name in board.sample_metrics if name != board.primary_metric]
+    if not names:
+        return []
+    differing = [name for name in names if any(name in row.differences for row in board.rows)]
+    means = [(escape(title), text) for title, text in (spread_column(board, n) for n in names)]
+    parts = ["## Secondary, not corrected", rows_table([*short, *means], board.rows)]
+    if board.baseline and differing:
+        rows = [row for row in board.rows if row.runs and row is not board.baseline]
+        columns = [(escape(title), text) for title, text in (difference_column(board, n) for n in differing)]
+        base = escape(board.title(board.baseline))
+        parts += [
+            f"Difference from {base} with [95% interval]. Nothing is tested: of twenty such intervals about one misses the truth.",
+            rows_table([*short, *columns], rows),
+        ]
+    return parts
+
+
+def _tuning(board: Leaderboard, short: Sequence[Column]) -> list[str]:
+    rows = [row for row in board.rows if row.tuning]
+    if not rows:
+        return []
+    columns = [(escape(title), lambda row, text=text: escape(text(row))) for title, text in tuning_columns(board)]
+    return ["## Tuning", EXPLAINED, rows_table([*short, *columns], rows)]
+
+
+def _settings(board: Leaderboard, short: Sequence[Column]) -> list[str]:
+    keys = [key for key in board.rows[0].settings if any(row.settings[key] for row in board.rows)]
+    columns = [setting_column(key) for key in keys]
+    return ["## Settings", rows_table([*short, *columns], board.rows)] if columns else []
 
 
 def _training_curve(board: Leaderboard) -> list[str]:
@@ -120,13 +137,12 @@ def _legend(board: Leaderboard) -> list[str]:
     return [
         *(f"- {escape(metric.label)}: {escape(metric.meaning, 400)}." for metric in metrics),
         "- ↑: higher is better. ↓: lower is better. No arrow: neither direction is better by itself.",
-        "- Δ: difference from the baseline, paired by prompt and seed. Its interval is for a new prompt and a new seed; with "
-        "one seed, for a new prompt only.",
-        "- p: two-sided, Holm-adjusted over the variants of its column.",
-        "- MDD: minimal detectable difference, the true difference that this design finds with 80% power (p < .05 after "
-        "Holm's correction at its strictest). The MDD is itself an estimate.",
-        "- unresolved: Δ is smaller than the MDD, or p is at least .05. A true difference as large as the MDD is resolved "
-        "about half the time, one twice as large nearly always.",
+        "- Δ: difference from the baseline, over common prompts, with a 95% interval for a new prompt and a new seed; with one "
+        "seed, for a new prompt only.",
+        "- better, worse: the difference in the primary metric is significant after Holm's correction for the number of variants. "
+        "equivalent: both one-sided tests place it within the margin. undecided: neither; more seeds or prompts may tell.",
+        "- rank: by mean among the rows that were tuned alike; in brackets the ranks that tests of all pairs leave, with Holm's "
+        "correction.",
         "- `[-, -]`: undefined, because there is one prompt or no two values differ.",
         f"- `{UNDEFINED}`: undefined or not recorded. One seed has no ±.",
     ]

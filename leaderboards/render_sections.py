@@ -1,17 +1,15 @@
-"""Render as Markdown the sections of a leaderboard: evaluations of a model, variance components, head to head."""
+"""Render as Markdown the sections of a leaderboard: evaluations of a model, variance components."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.columns import difference_column, spread_column
 from plo.leaderboards.formatting import (
     UNDEFINED,
     Column,
     escape,
-    format_difference,
     format_interval,
-    format_number,
-    format_spread,
     markdown_table,
     rows_table,
 )
@@ -20,32 +18,10 @@ from plo.leaderboards.sections import Section
 UNINFORMATIVE = "uninformative judge"
 
 
-def mean_column(board: Leaderboard, name: str) -> Column:
-    """Return the column of a metric's mean and sd, under its label and the arrow of its direction."""
-    metric = board.descriptions[name]
-    title = escape(f"{metric.label} {metric.better}".strip())
-    return title, lambda row: format_spread(row.metrics.get(name), metric.digits)
-
-
-def difference_column(board: Leaderboard, name: str) -> Column:
-    """Return the column of a metric's difference from the baseline."""
-    metric, base = board.descriptions[name], board.baseline
-    title = f"Δ {escape(metric.label)} [95%]{mdd_suffix(board, name)}"
-    return title, lambda row: "baseline" if row is base else format_difference(row.differences.get(name), metric.digits)
-
-
-def mdd_suffix(board: Leaderboard, name: str) -> str:
-    """Return the minimal detectable difference for a column's title; "> 1.000" where it exceeds the metric's range."""
-    metric = board.descriptions[name]
-    found = next((row.differences[name].detectable for row in board.rows if name in row.differences), math.nan)
-    greatest = metric.bounds[1] - metric.bounds[0]
-    return f", MDD {'> ' if found > greatest else ''}{format_number(min(found, greatest), metric.digits)}"
-
-
 def section_markdown(one: Section, board: Leaderboard, short: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     """Return an evaluation's section: the judge's card, notes, and two tables.
 
-    The first table has the metrics with a direction, with intervals and differences from the baseline; the second has the
+    The first table has the metrics with a direction, with intervals and differences from the baseline but without tests; the second has the
     others, such as lengths. Where no metric has a direction, the first table has all of them.
     """
     parts = [f"## {escape(one.title)}"]
@@ -75,7 +51,8 @@ def _no_card(judge: Mapping[str, str]) -> str:
 
 def _columns(one: Section, name: str, board: Leaderboard, inference: bool) -> list[Column]:
     """Return a metric's columns; with `inference`, those of its interval and its difference too."""
-    title, text = mean_column(board, name)
+    metric, text = board.descriptions[name], spread_column(board, name)[1]
+    title = escape(f"{metric.label} {metric.better}".strip())
     if one.is_hidden(name):
         return [(title, lambda row: UNINFORMATIVE if name in row.metrics else UNDEFINED)]
     if not inference:
@@ -84,11 +61,11 @@ def _columns(one: Section, name: str, board: Leaderboard, inference: bool) -> li
     def mean(row: Row) -> str:
         if (shown := text(row)) == UNDEFINED or name not in row.estimates:
             return shown
-        return f"{shown} {format_interval(row.estimates[name], board.descriptions[name].digits)}"
+        return f"{shown} {format_interval(row.estimates[name], metric.digits)}"
 
     columns: list[Column] = [(f"{title} [95%]", mean)]
     if any(name in row.differences for row in board.rows):
-        columns.append(difference_column(board, name))
+        columns.append((f"Δ {escape(metric.label)} [95%]", difference_column(board, name)[1]))
     return columns
 
 
@@ -115,29 +92,4 @@ def components_markdown(board: Leaderboard) -> list[str]:
         f"Analysis of variance of {escape(board.primary_metric)} over the prompts and seeds that all variants have. A "
         f"negative estimate is shown as 0. {rest}",
         markdown_table(["component", "variance", "sd", "share"], body),
-    ]
-
-
-def head_to_head_markdown(board: Leaderboard) -> list[str]:
-    """Return the section with the ratings of the variants on the primary metric."""
-    if board.ratings is None or board.primary_metric is None:
-        return []
-    found, titles = board.ratings, {row.name: board.title(row) for row in board.rows}
-    body = [
-        [
-            escape(titles[str(name)]),
-            f"{row.rating:+.0f}",
-            f"{row['rank']:.0f} [{row.low:.0f}, {row.high:.0f}]",
-            f"{row.wins:.3f}",
-        ]
-        for name, row in found.table.iterrows()
-    ]
-    better = "lower" if board.descriptions[board.primary_metric].better == "↓" else "higher"
-    cycles = "undefined" if math.isnan(found.cycle_rate) else f"{found.cycle_rate:.1%}"
-    return [
-        "## Head to head",
-        f"On every prompt and seed the variant with the {better} {escape(board.primary_metric)} wins. Bradley-Terry ratings "
-        f"in Elo points (mean 0); ranks with 95% bootstrap intervals over {found.prompts} prompts, which are about other "
-        f"prompts, not other seeds. Intransitive triples: {cycles}.",
-        markdown_table(["variant", "rating", "rank [95%]", "wins"], body),
     ]

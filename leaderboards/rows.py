@@ -1,8 +1,10 @@
 """Rows of a leaderboard from recorded cells: cells that differ only in their seed make one row."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +32,7 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
             for values in row.values.values():
                 values.pop(row.runs[seed], None)
         row.runs[seed] = cell.run_id
+        row.is_ceiling = row.is_ceiling or cell.tags.get("plo.ceiling") == "true"
         for name in metrics:
             if name in cell.metrics:
                 row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
@@ -38,7 +41,9 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
         if not any(name in (row.variant, row.loss) for row in rows.values()):
             rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
             notes.append(f"{name} was not run: its row is empty.")
+    by_run = {cell.run_id: cell for cell in cells}
     for row in rows.values():
+        row.tuning = _tuning(row, [by_run[run] for run in row.runs.values()], notes)
         row.runs = dict(sorted(row.runs.items(), key=lambda item: natural_key(item[0])))
         row.metrics = {name: spread(values.values()) for name, values in row.values.items()}
         holes = [n for n, v in row.values.items() if 0 < sum(map(math.isnan, v.values())) < len(v)]
@@ -46,6 +51,17 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
             notes.append(f"{row.name}: {', '.join(holes)} is not a number in some seeds, so it has no mean.")
     order = {name: place for place, name in enumerate(ALWAYS)}
     return sorted(rows.values(), key=lambda row: (order.get(row.loss, len(ALWAYS)), _sort_key(row)))
+
+
+def _tuning(row: Row, cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, Any] | None:
+    """Return the record of the row's tuning; None if its cells were not all tuned by one protocol."""
+    records = [json.loads(cell.tags.get("plo.tuning", "null")) for cell in cells]
+    if not any(records):
+        return None
+    if not all(records) or len({record["digest"] for record in records}) > 1:
+        notes.append(f"{row.name}: its seeds were tuned by different protocols or not at all, so it counts as untuned.")
+        return None
+    return records[-1]
 
 
 def _varying_params(cells: Sequence[RecordedCell]) -> list[str]:

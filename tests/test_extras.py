@@ -90,7 +90,7 @@ def test_a_loss_is_registered_and_evaluated_without_any_extra(refused):
         (["list", "sources"], 0, "ultrafeedback"),
         (["verify", "dpo"], 0, "policy recovery"),
         (["compare", "name=none", "--loss", "dpo"], 2, r"MissingExtra: .*transformers.*pip install 'plo\[train\]'"),
-        (["leaderboard"], 2, r"MissingExtra: .*evalica.*pip install 'plo\[report\]'"),
+        (["leaderboard"], 2, r"MissingExtra: .*scipy.*pip install 'plo\[report\]'"),
     ],
 )
 def test_commands_without_any_extra(arguments, code, shown, refused, tmp_path):

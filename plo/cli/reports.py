@@ -28,7 +28,18 @@ def leaderboard(
         typer.Argument(metavar="COMPARISON", help="Name of a comparison or the beginning of its key. Default: all."),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Variant to compare the others with. Default: the reference.")
+        str | None,
+        typer.Option(help="Variant to compare the others with. Default: that of the experiment, or the reference."),
+    ] = None,
+    primary: Annotated[
+        str | None,
+        typer.Option(help="Metric that verdicts and ranks are about. Default: that of the experiment, or the reward."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Difference below which two variants are equivalent. Default: that of the experiment."
+        ),
     ] = None,
     metric: Annotated[
         list[str], typer.Option(help="A metric to show; repeatable. Default: all that were recorded.")
@@ -45,7 +56,7 @@ def leaderboard(
     from plo.leaderboards import read, to_markdown, write
     from plo.tracking import Tracker
 
-    board = read(Tracker(store, create=False), comparison, baseline, metric or None)
+    board = read(Tracker(store, create=False), comparison, baseline, metric or None, primary=primary, margin=margin)
     write(board, out)
     if console.is_terminal:
         from plo.leaderboards.terminal import to_terminal

@@ -1,6 +1,5 @@
 """Seeds that are added to a comparison until its verdicts are settled."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from plo.config import ConfigError, Experiment
 from plo.metric import BUILT_IN, Metric
 from plo.scorers import Variant
-from plo.statistics.sequential import Judgement, judge
+from plo.statistics.sequential import Judgement, baseline_seeds, judge
 from plo.tracking import RecordedCell, allowed_name
 
 SAMPLES = "samples.json"
@@ -22,19 +21,13 @@ def seeds_at(experiment: Experiment, variant: Variant | None, rows: int, look: i
     """
     if variant is not None and experiment.baseline not in (variant.name, variant.registered_name):
         return experiment.seeds[:look]
-    count, first = baseline_seeds(experiment, rows, look), max(experiment.seeds) + 1
+    count = look if experiment.baseline is None else baseline_seeds(look, rows, experiment.baseline_seeds)
+    first = max(experiment.seeds) + 1
     return (*experiment.seeds, *range(first, first + count))[:count]
 
 
-def baseline_seeds(experiment: Experiment, rows: int, look: int) -> int:
-    """Return the baseline's number of seeds at a look: as given, or about S sqrt(rows - 1) where the other rows have S."""
-    if experiment.baseline is None:
-        return look
-    return max(look, experiment.baseline_seeds or round(look * math.sqrt(max(rows - 1, 1))))
-
-
 def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgement:
-    """Return the verdicts on the primary metric of finished cells.
+    """Return the verdicts on the primary metric of finished cells; ceilings, which no table tests, have none.
 
     Raises:
         ConfigError: the primary metric has no values by prompt of the baseline, or no direction.
@@ -62,7 +55,7 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
         frames,
         base,
         looks=experiment.looks,
-        baseline_seeds=lambda look: baseline_seeds(experiment, len(frames), look),
+        baseline_seeds=lambda look: baseline_seeds(look, len(frames), experiment.baseline_seeds),
         higher_is_better=metric.better != "↓",
         margin=experiment.margin,
         bounds=metric.bounds,

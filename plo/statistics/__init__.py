@@ -1,4 +1,4 @@
-"""Uncertainty of a comparison: intervals for new seeds and new prompts, differences, components of variance, ratings."""
+"""Uncertainty of a comparison: intervals for new seeds and new prompts, differences, verdicts, ranks, power."""
 
 from plo import extras
 
@@ -6,7 +6,6 @@ extras.require("report", "plo.statistics")
 
 from plo.statistics.comparisons import Comparison, compare, compare_pairs, holm
 from plo.statistics.components import variance_components
-from plo.statistics.differences import Difference, differences, minimal_detectable_difference
 from plo.statistics.fixed_length import cut_to_common_length
 from plo.statistics.fragility import Fragility, fragility
 from plo.statistics.intervals import Estimate, Spread, critical, estimate, p_value, paired, spread, two_way
@@ -24,22 +23,22 @@ from plo.statistics.power import (
     sample_variance,
 )
 from plo.statistics.ranks import rank_intervals
-from plo.statistics.ratings import Ratings, head_to_head, ratings
+from plo.statistics.sequential import Judgement, baseline_seeds, judge
 from plo.statistics.tuning import Optimism, edges, expected_best, optimism, robustness, search_points, select_trial
 from plo.statistics.verdicts import Verdict, equivalence_p, verdict, verdicts
 
 __all__ = [
     "Comparison",
     "Design",
-    "Difference",
     "Estimate",
     "Fragility",
+    "Judgement",
     "LengthAdjusted",
     "Optimism",
     "Pool",
-    "Ratings",
     "Spread",
     "Verdict",
+    "baseline_seeds",
     "chance_to_settle",
     "cheapest_design",
     "compare",
@@ -48,18 +47,16 @@ __all__ = [
     "cut_to_common_length",
     "design_detectable",
     "detectable_difference",
-    "differences",
     "edges",
     "equivalence_p",
     "estimate",
     "expected_best",
     "family_detectable",
     "fragility",
-    "head_to_head",
     "holm",
+    "judge",
     "length_adjusted",
     "look_levels",
-    "minimal_detectable_difference",
     "optimism",
     "p_value",
     "paired",
@@ -67,7 +64,6 @@ __all__ = [
     "pseudo_values",
     "rank_intervals",
     "rate_range",
-    "ratings",
     "reward_at_kl",
     "robustness",
     "sample_variance",

@@ -30,6 +30,18 @@ class Judgement:
     stop: Reason | None
 
 
+def baseline_seeds(look: int, rows: int, given: int | None = None) -> int:
+    """Return the baseline's number of seeds at a look at which each of the other rows has `look` seeds.
+
+    The baseline is part of every difference, so it has about S sqrt(L - 1) seeds where the others have S.
+
+    Args:
+        rows: L, with the baseline.
+        given: the number that an experiment sets; never less than `look`.
+    """
+    return max(look, given or round(look * math.sqrt(max(rows - 1, 1))))
+
+
 def judge(
     tables: Mapping[str, pd.DataFrame],
     baseline: str,

@@ -36,7 +36,7 @@ def leaderboard(*arguments):
 
 def test_two_learning_rates_stand_in_one_table_and_in_one_picture(store, tmp_path):
     said = leaderboard("--store", store, "--out", str(tmp_path))
-    assert "| dpo | 0.001 |" in said and "| dpo | 0.002 |" in said
+    assert "| dpo \\[lr=0.001, beta=0.1, peft=lora\\] | 0.001 |" in said and "| 0.002 | 0.1 | lora |" in said
     assert "Reward against KL: frontier.md and .png." in said and (tmp_path / "frontier.png").exists()
     assert "| dpo \\[lr=0.001\\] | 100% | 1 | 2.000 | 0.500 |" in (tmp_path / "frontier.md").read_text()
 
@@ -61,5 +61,5 @@ def test_without_matplotlib_the_table_is_printed_and_what_lacks_is_said(store, t
     original = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", without)
     said = leaderboard("--store", store, "--out", str(tmp_path))
-    assert "| dpo | 0.002 |" in said
+    assert "| 0.002 | 0.1 | lora |" in said
     assert "Reward against KL: not drawn. The picture needs matplotlib (none here): pip install matplotlib." in said

@@ -52,8 +52,9 @@ def test_a_users_own_evaluation_is_a_column_with_its_direction_digits_and_meanin
         "shouting", "shouting", "marks a sample", 1, "↓", "reward", (0, math.inf)
     )
     assert "shouting" in board.metrics and "loss" not in board.metrics
-    first = to_markdown(board).split("\n## ")[0]
-    assert "| shouting ↓ |" in first and "| 5.0 |" in first and "- shouting: marks a sample." in to_markdown(board)
+    text = to_markdown(board)
+    secondary = text.split("## Secondary, not corrected")[1].split("\n## ")[0]
+    assert "| shouting ↓ |" in secondary and "| 5.0 |" in secondary and "- shouting: marks a sample." in text
     assert "shouting_difference_mean" in to_csv(board)
     (dpo,) = (row for row in board.rows if row.variant == "dpo")
     assert dpo.differences["shouting"].mean == 3.5 and dpo.estimates["shouting"].low == 0  # cut at its bound
@@ -64,8 +65,8 @@ def test_a_users_own_evaluation_is_a_column_with_its_direction_digits_and_meanin
 def test_fewer_is_better_where_the_evaluation_said_so(shouting, tmp_path):
     board = read(Tracker(record(tmp_path / "plo.db"), create=False), metrics=["shouting"])
     assert board.primary_metric == "shouting"
-    assert board.ratings.table.index[0] == "reference"  # it shouts less on every prompt
-    assert "the variant with the lower shouting wins" in to_markdown(board)
+    (dpo,) = (row for row in board.rows if row.variant == "dpo")
+    assert dpo.differences["shouting"].mean == 3.5 and dpo.verdict == "undecided"  # of two prompts: t = 7 with 1 degree
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_what_is_not_there_is_said(tracker):
         "different commits",
     ):  # fmt: skip
         assert said in "\n".join(board.notes) and said in text, said
-    assert "| sft | - | - | - | 0 | untuned | - |" in text
+    assert "| sft | 0 | untuned | - | - | - | - |" in text
     with pytest.raises(LeaderboardError, match="baseline 'kto'"):
         read(tracker, "holes", baseline="kto")
     with pytest.raises(LeaderboardError, match="the metric nope"):

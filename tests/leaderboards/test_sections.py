@@ -1,19 +1,18 @@
-"""Evaluations of level "model" in a leaderboard: their tables, verdicts, judges; variance components and ratings."""
+"""Evaluations of level "model" in a leaderboard: their tables, verdicts, judges; variance components."""
 
 import csv
 import io
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
-from plo.leaderboards.render_sections import mdd_suffix
 from plo.metric import Metric
-from plo.statistics import estimate
+from plo.statistics import estimate, length_adjusted
 from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
@@ -100,25 +99,20 @@ def test_a_section_per_evaluation(board):
         and "- agreement .81" in text
     )
     assert text.count("60 prompts were asked.") == 1
-    # the metric stands in its section alone
-    assert "win rate chosen" not in to_markdown(board).split("## duel")[0]
+    # the primary metric is in the first table too, the others in their section alone
+    assert "duel.win rate chosen ↑" in to_markdown(board).split("## ")[0]
+    assert "refusals" not in to_markdown(board).split("## duel")[0]
 
 
-def test_differences_read_unresolved_below_the_detectable_one(board):
-    sft, dpo = board.rows[1].differences["duel.win_rate_chosen"], board.rows[2].differences["duel.win_rate_chosen"]
-    assert abs(sft.mean) < sft.detectable and dpo.mean > dpo.detectable and dpo.p_holm < 0.05
-    lines = {line.split(" | ")[0].strip("| "): line for line in part(to_markdown(board), "duel").splitlines()}
-    assert ", unresolved" in lines["sft"] and ", unresolved" not in lines["dpo"]
-    assert "baseline" in lines["reference"] and f"MDD {dpo.detectable:.3f}" in lines["variant"]
-
-
-def test_no_difference_of_two_rates_exceeds_one(board):
-    name = "duel.win_rate_chosen"
-    wide = replace(board, rows=[replace(row, differences=dict(row.differences)) for row in board.rows])
-    for row in wide.rows[1:]:
-        row.differences[name] = replace(row.differences[name], detectable=1.3)
-    assert mdd_suffix(wide, name) == ", MDD > 1.000"
-    assert mdd_suffix(board, name) == f", MDD {board.rows[1].differences[name].detectable:.3f}"
+def test_the_first_table_has_the_verdict_and_the_sections_have_no_test(board):
+    """.95 of 60 prompts against .30 in every seed is better; .32 with as much noise is open."""
+    lines = {line.split(" | ")[0].strip("| "): line for line in to_markdown(board).split("\n## ")[0].splitlines()}
+    assert lines["variant"] == (
+        "| variant | seeds | tuning | duel.win rate chosen ↑ | Δ duel.win rate chosen | verdict |"
+    )
+    assert lines["dpo"].endswith("| better |") and lines["sft"].endswith("| undecided |")
+    assert "| baseline |" in lines["reference"]
+    assert ", p " not in to_markdown(board) and "MDD" not in to_markdown(board)
 
 
 def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
@@ -137,8 +131,8 @@ def test_an_uninformative_judge_hides_its_rates_and_nothing_else(tracker):
     text = part(to_markdown(board), "duel")
     lines = [line for line in text.splitlines() if line.startswith("| dpo")]
     assert lines == ["| dpo | uninformative judge | 0.250 |", "| dpo | uninformative judge |"]
-    assert "MDD" not in text
-    assert board.primary_metric is None and board.ratings is None and "Head to head" not in to_markdown(board)
+    assert "Δ" not in text
+    assert board.primary_metric is None and board.design is None
     row = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
     assert row["duel.win_rate_chosen"] == row["duel.discrete_win_rate"] == "" and row["duel.refusals"] == "0.25"
     data = json.loads(to_json(board))
@@ -196,24 +190,17 @@ def test_the_component_of_the_judge(tracker):
     assert "| judge | 0.08 |" in part(to_markdown(board), "Variance components")
 
 
-def test_components_and_ratings_of_the_primary_metric(board):
+def test_components_of_the_primary_metric(board):
     assert board.primary_metric == "duel.win_rate_chosen"
     text = to_markdown(board)
     shares = [line.split(" | ")[-1] for line in part(text, "Variance components").splitlines() if line.startswith("| ")]
     assert sum(int(share.strip(" |%")) for share in shares[2:]) == pytest.approx(100, abs=3)
     assert board.components["loss"] > board.components["seed"]
-    rows = [line.split(" | ") for line in part(text, "Head to head").splitlines() if line.startswith("| ")][2:]
-    assert rows[0][0] == "| dpo" and rows[0][2] == "1 [1, 1]"
-    assert {row[0] for row in rows} == {"| dpo", "| sft", "| reference"} and "60 prompts" in text
-    # of each pair and seed, dpo's share of wins with ties as half, by hand
-    wins = [
-        (np.sign(items(0.95, seed)["win_rate_chosen"] - items(RATE[other], seed)["win_rate_chosen"]) + 1).mean() / 2
-        for seed in range(3) for other in ("reference", "sft")
-    ]  # fmt: skip
-    assert board.ratings.table["wins"]["dpo"] == pytest.approx(np.mean(wins))
     data = json.loads(to_json(board))
-    assert data["head_to_head"]["rows"][0]["contestant"] == "dpo" and data["variance_components"]["residual"] > 0
-    assert data["rows"][2]["differences"]["duel.win_rate_chosen"]["resolved"] is True
+    assert data["variance_components"]["residual"] > 0
+    dpo = data["rows"][2]
+    assert dpo["verdict"] == "better" and dpo["differences"]["duel.win_rate_chosen"]["p_holm"] < 0.05
+    assert (data["design"]["tests"], data["design"]["seeds"], data["design"]["prompts"]) == (2, [3, 3], [60, 60])
 
 
 def test_judges_of_other_settings_are_not_several_judges_of_the_same(tracker):
@@ -259,7 +246,7 @@ def test_a_judge_of_some_cells_takes_nothing_from_the_others(tracker):
     board = read(tracker, "partly")
     assert board.primary_metric == "duel [judge=a].win_rate"
     pd.testing.assert_series_equal(board.components, alone.components)
-    pd.testing.assert_frame_equal(board.ratings.table, alone.ratings.table)
+    assert [row.verdict for row in board.rows] == [row.verdict for row in alone.rows]
 
 
 def test_judges_whose_readable_verdicts_share_no_prompt(tracker):
@@ -274,7 +261,7 @@ def test_judges_whose_readable_verdicts_share_no_prompt(tracker):
                     judges=[JUDGE | {"judge": judge}],
                 )  # fmt: skip
     board = read(tracker, "disjoint")
-    assert "judge" not in board.components and board.ratings.prompts == 30
+    assert "judge" not in board.components and board.design.judgement.compared["dpo"].prompts == 30
 
 
 def test_what_an_earlier_version_recorded_is_named_and_left_out(tracker):
@@ -292,7 +279,7 @@ def test_what_an_earlier_version_recorded_is_named_and_left_out(tracker):
 def test_a_name_with_a_dot_and_an_evaluation_nobody_registered(tracker):
     board = record(tracker, "dots", evaluation="duel.v0.7", name="points", described=[])
     assert [section.title for section in board.sections] == ["duel.v0.7"] and board.primary_metric is None
-    assert "| points [95%] | Δ points [95%], MDD" in to_markdown(board)
+    assert "| points [95%] | Δ points [95%] |" in to_markdown(board)
     one = read(tracker, "dots", metrics=["duel.v0.7.refusals"])
     assert one.metrics == ["duel.v0.7.refusals"] and "points" not in to_markdown(one)
     with pytest.raises(LeaderboardError, match="duel.v0.7.nope"):
@@ -309,7 +296,7 @@ def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
     assert "dpo: only the 50 prompts that it shares with reference" in said
     assert "dpo: one seed in common with reference" in said
     assert "sft: no seed in common with reference, so no difference" in said
-    assert "no variance components and no ratings" in said and board.ratings is None
+    assert "no variance components" in said and board.components is None
     gap = board.rows[2].differences["duel.win_rate_chosen"]
     ours, theirs = (items(rate, 1, prompts=n)["win_rate_chosen"][:50] for rate, n in ((0.95, 50), (0.3, 60)))
     assert gap.mean == pytest.approx(ours.mean() - theirs.mean()) and (gap.seeds, gap.dropped) == (1, 10)
@@ -320,7 +307,7 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
     rng, prompts = np.random.default_rng(0), 400
     effect, base = rng.normal(0, 0.5, prompts), rng.integers(500, 1500, prompts)
     parent = tracker.comparison("long", "key-long", {})
-    wins = {}
+    wins, frames = {}, []
     for loss, longer in (("reference", 0), ("dpo", 600), ("ipo", -600)):
         for seed in range(4):
             gap = rng.normal(longer, 500, prompts)
@@ -328,6 +315,8 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
             wins[loss, seed] = (rng.random(prompts) < chance).astype(float)
             columns = {"win_rate_chosen": wins[loss, seed], "length": base + gap, "length_chosen": base}
             frame = pd.DataFrame({"prompt_id": range(prompts), **columns})
+            names = {"win_rate_chosen": "win", "length_chosen": "base_length"}
+            frames.append(frame.rename(columns=names).assign(model=f"{loss} {seed}", variant=loss))
             lengths = {"win_rate_chosen": ["length", "length_chosen"]}
             rate = {"win_rate_chosen": wins[loss, seed].mean()}
             evaluated(tracker, parent, loss, seed, frame, rate, lengths=lengths)
@@ -345,11 +334,38 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
         assert found.mean == pytest.approx(row.metrics[adjusted].mean) and found.low < truth < found.high
         assert (found.prompts, found.seeds) == (prompts, 4)
     gaps = [rows[loss].differences for loss in ("dpo", "ipo")]
-    assert all(gap[raw].resolved and not gap[adjusted].resolved for gap in gaps)
+    assert [rows[loss].verdict for loss in ("dpo", "ipo")] == ["better", "worse"]
+    assert all(gap[adjusted].low < 0 < gap[adjusted].high for gap in gaps)
     text = part(to_markdown(board), "duel")
-    assert "| length-adjusted win rate chosen ↑ [95%] | Δ length-adjusted win rate chosen [95%], MDD" in text
-    assert "one fit over 12 cells" in text
+    assert "| length-adjusted win rate chosen ↑ [95%] | Δ length-adjusted win rate chosen [95%] |" in text
+    assert "one fit over 12 cells of 3 variants" in text
+    # by hand: one fit with each standard deviation of the slopes, seeds of a variant with one slope
+    assert len(frames) == 12
+    whole = pd.concat(frames)
+    fits = {sd: length_adjusted(whole, slope_sd=sd, prompt_sd=length_adjusted(whole).prompt_sd) for sd in (0.1, 0.8)}
+    for loss in ("reference", "dpo", "ipo"):
+        own = [f"{loss} {seed}" for seed in range(4)]
+        assert rows[loss].metrics[adjusted].mean == pytest.approx(length_adjusted(whole).rates["rate"][own].mean())
+        rates = sorted(fit.rates["rate"][own].mean() for fit in fits.values())
+        assert f"{loss} {rates[0]:.3f} to {rates[1]:.3f}" in text
     assert read(tracker, "long", metrics=[adjusted]).metrics == [adjusted]
+
+
+def test_a_metric_with_values_for_some_prompts_has_interval_and_difference(tracker):
+    """As the jackknife's 35 pseudo-values of AlpacaEval's length-controlled rate, in the rows of the first 35 prompts."""
+    parent, rng, values = tracker.comparison("few", "key-few", {}), np.random.default_rng(0), {}
+    for loss in ("reference", "dpo"):
+        values[loss] = rng.normal(0.4, 0.1, 35)
+        frame = pd.DataFrame({"prompt_id": range(60), "win_rate": np.r_[values[loss], np.full(25, np.nan)]})
+        evaluated(tracker, parent, loss, 0, frame, {"win_rate": values[loss].mean()})
+    board = read(tracker, "few")
+    row = next(row for row in board.rows if row.variant == "dpo")
+    gap = values["dpo"] - values["reference"]
+    low, high = stats.t.interval(0.95, 34, gap.mean(), stats.sem(gap))
+    found, own = row.differences["duel.win_rate"], row.estimates["duel.win_rate"]
+    assert (found.low, found.high) == pytest.approx((low, high)) and (found.prompts, found.dropped) == (35, 0)
+    assert own.mean == pytest.approx(row.metrics["duel.win_rate"].mean) and (own.prompts, own.dropped) == (35, 0)
+    assert "prompts that it shares" not in "\n".join(board.notes)
 
 
 def test_one_cell_alone_is_not_adjusted(tracker):

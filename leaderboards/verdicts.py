@@ -1,0 +1,121 @@
+"""Differences from the baseline, verdicts and ranks of the rows of a table."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from plo.leaderboards.board import Design, Rank, Row
+from plo.leaderboards.protocol import Protocol
+from plo.metric import Metric
+from plo.statistics import baseline_seeds, compare, family_detectable, judge, pool, rank_intervals
+from plo.statistics.intervals import StatisticsError
+
+Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
+
+
+def set_differences(
+    rows: Sequence[Row],
+    base: Row,
+    items: Mapping[str, Tables],
+    bounds: Mapping[str, tuple[float, float]],
+    notes: list[str],
+) -> None:
+    """Set every row's differences to the baseline `base`; append to `notes` what could not be compared.
+
+    Args:
+        items: the result of `values_by_prompt`.
+        bounds: least and greatest value of each metric.
+    """
+    found_notes: dict[str, None] = {}  # ordered and without repetition, whatever the number of metrics
+    by_name = {row.name: row for row in rows}
+    apart = [row.name for row in rows if row is not base and not _is_variant(row)]
+    for name, by_row in items.items():
+        if base.name not in by_row:
+            continue
+        theirs = by_row[base.name]
+        comparable = {base.name: theirs}
+        for own, table in by_row.items():
+            seeds = [seed for seed in table if seed in theirs]
+            if own == base.name:
+                continue
+            if not seeds or table.index.intersection(theirs.index).empty:
+                lacking = "prompt" if seeds else "seed"
+                found_notes[f"{own}: no {lacking} in common with {base.name}, so no difference."] = None
+                continue
+            comparable[own] = table
+            if len(seeds) == 1:
+                note = f"one seed in common with {base.name}, so its difference is for new prompts alone."
+                found_notes[f"{own}: {note}"] = None
+        for own, gap in compare(comparable, base.name, bounds=bounds[name], apart=apart).items():
+            by_name[own].differences[name] = gap
+            if gap.dropped and gap.prompts:
+                note = f"only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
+                found_notes[f"{own}: {note}"] = None
+    notes += found_notes
+
+
+def judge_rows(
+    rows: Sequence[Row], base: Row, tables: Tables, metric: Metric, protocol: Protocol, primary: str
+) -> Design | None:
+    """Set the verdicts on the primary metric, and return the design of their test; None if there is nothing to test.
+
+    The family is every variant with a difference from the baseline. The untrained reference, unless it is the baseline,
+    and ceilings are no variants. Looks are replayed in the order in which seeds were run.
+    """
+    family = [base, *(row for row in rows if row is not base and _is_variant(row) and primary in row.differences)]
+    if len(family) < 2 or not metric.better:
+        return None
+    ordered = {row.name: _in_order(tables[row.name], protocol.seeds) for row in family}
+    found = judge(
+        ordered,
+        base.name,
+        looks=protocol.looks,
+        baseline_seeds=lambda look: baseline_seeds(look, len(family), protocol.baseline_seeds),
+        higher_is_better=metric.better != "↓",
+        margin=protocol.margin,
+        bounds=metric.bounds,
+    )
+    for row in family[1:]:
+        row.differences[primary], row.verdict = found.compared[row.name], found.verdicts[row.name]
+    detectable = family_detectable(found.compared.values(), alpha=found.alpha)
+    return Design(found, protocol.looks, protocol.margin, pool(ordered), detectable)
+
+
+def rank_rows(
+    rows: Sequence[Row], base: Row | None, tables: Tables, metric: Metric, alpha: float, notes: list[str]
+) -> None:
+    """Set the ranks of the rows that were tuned by one protocol: the baseline's or, if that is untuned, the commonest."""
+    tuned = [row for row in rows if row.tuning and not row.is_ceiling and row.name in tables]
+    counts = Counter(_digest(row) for row in tuned)
+    if not counts or not metric.better:
+        return
+    chosen = _digest(base) if base is not None and base.tuning else counts.most_common(1)[0][0]
+    if len(counts) > 1:
+        notes.append(
+            f"Rows were tuned by different protocols ({', '.join(counts)}); only those of {chosen} are ranked."
+        )
+    ranked = {row.name: row for row in tuned if _digest(row) == chosen}
+    if len(ranked) < 2:
+        return
+    try:
+        higher, chosen_tables = metric.better != "↓", {name: tables[name] for name in ranked}
+        found = rank_intervals(chosen_tables, higher_is_better=higher, alpha=alpha)
+    except StatisticsError as error:
+        notes.append(f"No ranks: {error}")
+        return
+    for name, line in found.iterrows():
+        ranked[str(name)].rank = Rank(int(line["rank"]), int(line["low"]), int(line["high"]))
+
+
+def _is_variant(row: Row) -> bool:
+    return row.loss != "reference" and not row.is_ceiling
+
+
+def _digest(row: Row) -> str:
+    return str(row.tuning["digest"]) if row.tuning else ""
+
+
+def _in_order(table: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
+    """Return the table with its seeds in the order in which they were run: those of the experiment, then the baseline's own."""
+    return table[[*(seed for seed in seeds if seed in table), *(seed for seed in table if seed not in seeds)]]
