@@ -52,10 +52,11 @@ def design_lines(board: Leaderboard) -> list[str]:
     name = str(board.primary_metric)
     digits, design = board.descriptions[name].digits, facts
     margin = "no margin of equivalence" if design["margin"] is None else f"margin ±{design['margin']:g}"
+    of_look = " (.05 over all looks)" if design["looks"] else ""
     size = f"{_range(design['seeds'])} seeds x {_range(design['prompts'])} prompts"
     lines = [
         f"Primary metric: {label(board, name)}, {margin}. Baseline: {board.title(_base(board))}, "
-        f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}.",
+        f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}{of_look}.",
         "Each difference has a seed variance of its own (fewer than 5 rows that share seeds)."
         if design["s0"] is None
         else f"Seed variance shared by the rows: s0 {design['s0']:.3g}, d0 {design['d0']:.3g} degrees of freedom.",
@@ -63,6 +64,8 @@ def design_lines(board: Leaderboard) -> list[str]:
     if not math.isnan(design["detectable"]):
         detectable = format_number(design["detectable"], digits)
         lines.append(f"The design detects {detectable} with power .8 (it describes the design and decides nothing).")
+    if ranked := [row for row in board.rows if row.rank]:
+        lines.append(f"Ranked: {len(ranked)} rows that are {ranked[0].status}.")
     if design["looks"]:
         planned = f"Looks at {', '.join(map(str, design['looks']))} seeds: "
         if not design["look"]:

@@ -75,9 +75,10 @@ def test_verdicts_are_those_of_the_declared_metric_baseline_and_margin(board):
     }  # fmt: skip
     assert headline(board).startswith("Better than dpo in reward: far (+0.4")
     assert "Worse: low (-0.4" in headline(board) and "Equivalent: near (" in headline(board)
-    first, *_, detects = design_lines(board)
+    first, _, detects, ranked = design_lines(board)
     assert "Primary metric: reward, margin ±0.1. Baseline: dpo, 3 seeds. 3 variants, 3 seeds x 20 prompts" in first
     assert "Holm at alpha 0.05" in first and "with power .8 (it describes the design and decides nothing)" in detects
+    assert ranked == "Ranked: 3 rows that are tuned(N=4, d1)."
 
 
 def test_what_is_given_on_the_command_line_wins(tracker, board):
