@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from plo.evals.alpaca_official import INSTRUCTIONS, official_file, official_order, official_template, win_rates
+from plo.evals.alpaca_official import (
+    INSTRUCTIONS,
+    length_controlled_items,
+    official_file,
+    official_order,
+    official_template,
+    win_rates,
+)
 from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
 from plo.evals.findings import Findings, means
 from plo.evals.judges import JudgeSession
@@ -61,6 +68,8 @@ def alpaca_eval(
     prompt "instruction", and takes the mean (two contradictory verdicts are a draw). `official` asks once,
     in the order and with the prompt of `weighted_alpaca_eval_gpt4_turbo`. `length_controlled_win_rate` is that of the
     alpaca-eval package; it is NaN, with a note, against another baseline, for fewer than 100 verdicts, or without its file.
+    Its interval and differences are a jackknife's: its items are 35 pseudo-values of groups of instructions, in the rows of
+    the first 35 prompts, and NaN in the others.
     Rates are shares of the readable verdicts; `unreadable` is the share of the others. `length` is in characters;
     `empty` and `truncated` are the shares of answers without text, and of answers cut at the token limit.
 
@@ -118,6 +127,10 @@ def alpaca_eval(
     ).reset_index(drop=True)
     standard = set(rows["generator_1"]) == {BASELINE} and total == INSTRUCTIONS
     rates, notes = _rates(rows, data, standard)
+    metrics = rates | means(items.drop(columns=["prompt_id", "win_rate", "base_length"]))
+    if not np.isnan(rates["length_controlled_win_rate"]):
+        values = length_controlled_items(rows, files=data).reindex(rows.index)
+        items["length_controlled_win_rate"] = values.to_numpy()
     whole = official and standard and count == INSTRUCTIONS and judge.name == OFFICIAL_JUDGE
     protocol = "in one order, by AlpacaEval's rule and prompt" if official else "in both orders"
     label = "AlpacaEval 2" if whole else f"AlpacaEval prompts, judge {judge.name}"
@@ -134,7 +147,6 @@ def alpaca_eval(
         "annotations.json": _json(rows),
     }
     lengths = {"win_rate": ("length", "base_length")}
-    metrics = rates | means(items.drop(columns=["prompt_id", "win_rate", "base_length"]))
     return Findings(metrics, items, (head, *notes), files=files, lengths=lengths)
 
 

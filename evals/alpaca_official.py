@@ -16,6 +16,7 @@ import pandas as pd
 from plo.evals.borrowed import check_alpaca_eval
 from plo.evals.judges import Template
 from plo.evals.registry import EvaluationError
+from plo.statistics import pseudo_values
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS = 805
@@ -60,6 +61,30 @@ def win_rates(
     return {name: float(rate) for name, rate in rates.items()} | {
         "avg_length": float(annotations["output_2"].str.len().mean())
     }
+
+
+def length_controlled_items(annotations: pd.DataFrame, *, files: Path | None = None) -> pd.Series:
+    """Return 35 pseudo-values of the length-controlled rate, whose mean is the rate and whose standard error is its own.
+
+        value_g = rate + 34 (mean_h rate_(-h) - rate_(-g)),    rate_(-g) fitted without the instructions of group g
+
+    They are the jackknife's pseudo-values (`plo.statistics.pseudo_values`) without its correction of the bias. The groups
+    depend only on the number of instructions, unreadable verdicts included, so that two models that answered the same
+    instructions can be compared in pairs. It takes 36 fits.
+
+    Args:
+        annotations, files: as for `win_rates`.
+
+    Returns:
+        Shares, indexed by the first 35 instructions, which stand for the groups.
+    """
+
+    def rate(kept: Any) -> Any:
+        return np.array(win_rates(annotations.iloc[kept], files=files)["length_controlled_winrate"] / 100)
+
+    values = pseudo_values(rate, len(annotations))
+    whole = float(rate(np.arange(len(annotations))))
+    return pd.Series(whole + values - values.mean(), annotations.index[: len(values)])
 
 
 def official_order(instruction: str) -> bool:

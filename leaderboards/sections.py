@@ -11,10 +11,12 @@ import pandas as pd
 from plo.leaderboards.metrics import section_metric
 from plo.metric import ADJUSTED, Metric
 from plo.statistics.intervals import StatisticsError
-from plo.statistics.length import length_adjusted
+from plo.statistics.length import length_adjusted, rate_range
 from plo.tracking import Finding, RecordedCell, TrackingError, allowed_name
 
+IDENTITY = ("lr", "beta", "peft")
 JUDGED = "*win_rate*"
+SLOPE_SDS = (0.1, 0.2, 0.4, 0.8)  # of which the notes give the range of length-adjusted rates
 
 
 @dataclass
@@ -91,6 +93,7 @@ def build_sections(
         wanted: full names of metrics; sections without any of them are not read. None: all.
     """
     groups: dict[tuple[str, str], dict[str, Finding]] = {}
+    variants = _variants(cells)
     for cell in cells:
         for finding in cell.findings:
             groups.setdefault((finding.evaluation, finding.settings), {})[cell.run_id] = finding
@@ -101,15 +104,27 @@ def build_sections(
         if wanted is None or any(name.startswith(f"{title}.") for name in wanted):
             section = Section(evaluation, title, settings, params[evaluation, settings])
             try:
-                _fill(section, found, checks)
+                _fill(section, found, checks, variants)
                 sections.append(section)
             except TrackingError as error:
                 notes.append(str(error))
     return sorted(sections, key=lambda section: section.title)
 
 
-def _fill(section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]]) -> None:
-    """Read the recorded results of all cells into the section."""
+def _variants(cells: Sequence[RecordedCell]) -> dict[str, str]:
+    """Return {run id: what the cell shares with those that differ in their seed alone}."""
+    names = {cell.run_id: cell.tags.get("plo.variant", cell.name) for cell in cells}
+    settings = {cell.run_id: ", ".join(f"{key}={cell.params.get(key)}" for key in IDENTITY) for cell in cells}
+    of_name: dict[str, set[str]] = {}
+    for run, name in names.items():
+        of_name.setdefault(name, set()).add(settings[run])
+    return {run: f"{name} [{settings[run]}]" if len(of_name[name]) > 1 else name for run, name in names.items()}
+
+
+def _fill(
+    section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]], variants: Mapping[str, str]
+) -> None:
+    """Read the recorded results of all cells into the section; `variants` has the variant of each run."""
     tables, lengths, notes, judges = {}, {}, {}, {}
     for run, finding in found.items():
         tables[run], about = finding.items.rename(columns=allowed_name), finding.about  # names as metrics are recorded
@@ -123,20 +138,29 @@ def _fill(section: Section, found: Mapping[str, Finding], checks: Sequence[Mappi
             name = f"{section.title}.{metric}"
             section.values.setdefault(name, {})[run] = value
             if metric in by_prompt:
-                section.items.setdefault(name, {})[run] = by_prompt[metric].astype(float)
+                section.items.setdefault(name, {})[run] = by_prompt[metric].astype(float).dropna()
     section.notes = list(notes)
     section.judges = [judge | _card(judge, checks) for judge in judges.values()]
     for metric, (own, opponent) in lengths.items():
-        _adjust(section, metric, tables, {metric: "win", own: "length", opponent: "base_length"})
+        _adjust(section, metric, tables, {metric: "win", own: "length", opponent: "base_length"}, variants)
 
 
-def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> None:
-    """Add the length-adjusted rate after a win rate: one fit over all cells, each a model of the fit.
+def _adjust(
+    section: Section,
+    metric: str,
+    tables: Mapping[str, pd.DataFrame],
+    columns: Mapping[str, str],
+    variants: Mapping[str, str],
+) -> None:
+    """Add the length-adjusted rate after a win rate: one fit over all cells, with one length slope for a variant's seeds.
 
     A single cell gets none: its slope would be estimated from nothing but its own verdicts.
     """
     frames = [
-        table[["prompt_id", *columns]].rename(columns=columns).astype({"win": float}).assign(model=run)
+        table[["prompt_id", *columns]]
+        .rename(columns=columns)
+        .astype({"win": float})
+        .assign(model=run, variant=variants[run])
         for run, table in tables.items()
         if {"prompt_id", *columns} <= set(table)
     ]
@@ -145,6 +169,7 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
         return
     try:
         fit = length_adjusted(frame)
+        ranges = rate_range(frame, SLOPE_SDS, fit.prompt_sd).groupby(variants.__getitem__).mean()
     except StatisticsError as error:
         section.notes.append(f"{ADJUSTED}{metric} is not available: {error}")
         return
@@ -154,9 +179,14 @@ def _adjust(section: Section, metric: str, tables: Mapping[str, pd.DataFrame], c
     place = raw.index(f"{section.title}.{metric}") + 1
     section.keep_metrics([*raw[:place], name, *raw[place:]])
     section.notes.append(
-        f"{ADJUSTED}{metric}: one fit over {len(fit.rates)} cells; standard deviations in logits: {fit.prompt_sd:.2f} of "
-        f"prompts (estimated), {fit.slope_sd:g} of the cells' length slopes (chosen). It is not AlpacaEval's "
+        f"{ADJUSTED}{metric}: one fit over {len(fit.rates)} cells of {frame['variant'].nunique()} variants; standard deviations in logits: {fit.prompt_sd:.2f} of "
+        f"prompts (estimated), {fit.slope_sd:g} of the variants' length slopes (chosen). It is not AlpacaEval's "
         f"length-controlled rate, and it changes when cells are added."
+    )
+    listed = "; ".join(f"{variant} {low:.3f} to {high:.3f}" for variant, low, high in ranges.itertuples())
+    section.notes.append(
+        f"{ADJUSTED}{metric} by the slopes' standard deviation, {SLOPE_SDS[0]:g} to {SLOPE_SDS[-1]:g}: {listed}. Where the "
+        f"range is wide, length and quality cannot be told apart."
     )
 
 

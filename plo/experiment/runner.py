@@ -57,7 +57,8 @@ class Runner:
         values = {}
         if "plo.diverged" not in run.tags:
             samples = self.tracker.table(run.run_id, "samples.json")
-            values = {name: by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
+            by_prompt = samples.groupby("prompt_id").mean(numeric_only=True)
+            values = {str(name): by.tolist() for name, by in by_prompt.items()}
         return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
 
     def cells(self, bench: Workbench, cells: Sequence[Cell], *, trial: bool = False) -> dict[str, str]:
@@ -69,7 +70,7 @@ class Runner:
         of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
         references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
         todo = [cell for cell in cells if cell.key not in finished]
-        if skipped := len(cells) - len(todo):
+        if not trial and (skipped := len(cells) - len(todo)):
             log.info("%d of %d cells are finished already.", skipped, len(cells))
         pairs = len(bench.data.train)
         work = [(cell.units(bench.experiment, pairs), cell.steps(bench.experiment, pairs)) for cell in todo]

@@ -156,8 +156,7 @@ class _Tuning:
             search.variant.name,
             variant.name,
             metric,
-            record["score"],
-            record["default"],
+            *map(_shown, trials["utility"].iloc[[place, -1]] * sign),
         )
         return Tuned(variant, record)
 
@@ -202,3 +201,7 @@ def _trials(found: Results, cells: Sequence[Cell], metric: str, higher: bool) ->
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"

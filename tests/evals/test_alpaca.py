@@ -13,7 +13,7 @@ pytest.importorskip("alpaca_eval")
 from plo.configured import HyperParameterError
 from plo.evals import (
     EvaluationError,
-    alpaca,  # noqa: F401  (registers it)
+    alpaca,
     get_model_evaluation,
 )
 from plo.evals.alpaca_official import official_order
@@ -111,7 +111,7 @@ def test_what_is_written_loads_in_the_package(baseline, tmp_path):
     assert get_winrate(rated)["win_rate"] == pytest.approx(100 * found.metrics["win_rate"])
 
 
-def test_a_published_model_comes_back_from_its_recorded_verdicts(shared_data):
+def test_a_published_model_comes_back_from_its_recorded_verdicts(shared_data, monkeypatch):
     """alpaca-7b's outputs and GPT-4's recorded preferences through the whole evaluation: the published row."""
     folder = shared_data / "alpaca_eval"
     rows = json.loads(gzip.decompress((folder / "results/alpaca-7b/annotations.json.gz").read_bytes()))
@@ -129,9 +129,13 @@ def test_a_published_model_comes_back_from_its_recorded_verdicts(shared_data):
     assert 100 * found.metrics["discrete_win_rate"] == pytest.approx(published["discrete_win_rate"], abs=1e-9)
     lc = 100 * found.metrics["length_controlled_win_rate"]
     assert lc == pytest.approx(published["length_controlled_winrate"], abs=0.2)
+    items = found.items["length_controlled_win_rate"]
+    assert items.notna().sum() == 35 and 100 * items.mean() == pytest.approx(lc)
+    assert 0.006 < items.std() / math.sqrt(35) < 0.014  # a bootstrap over the instructions gives .011
     assert int(found.metrics["length"]) == published["avg_length"]
     assert found.notes[0].startswith("AlpacaEval 2:")
 
+    monkeypatch.setattr(alpaca, "length_controlled_items", lambda rows, files: rows["preference"])  # 36 fits each
     # Anything less goes under another name: another judge, plo's protocol, or a part of the instructions.
     other = Recorded(replay, name="openai:gpt-4-1106-preview@http://localhost:8000")
     official = {"official": True}

@@ -5,13 +5,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 pytest.importorskip("alpaca_eval")
 
 from plo.evals import EvaluationError
-from plo.evals.alpaca_official import official_order, official_template, win_rates
+from plo.evals.alpaca_official import length_controlled_items, official_order, official_template, win_rates
 
 EXACT = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
 
@@ -65,6 +66,48 @@ def test_an_instruction_keeps_its_place_when_others_are_missing(shared_data):
     blank = win_rates(whole.assign(preference=whole["preference"].where(whole.index >= 400)), files=folder)
     assert blank["length_controlled_winrate"] == kept == pytest.approx(mixed, abs=0.1)  # folds go by the rows
     assert abs(shifted - kept) > 0.3
+
+
+def test_pseudo_values_have_the_rate_as_mean_and_pair_models_by_group(monkeypatch):
+    """With a mean for a rate the values are the groups' means, and models that lack verdicts have the same groups."""
+
+    def mean(table, files=None):
+        return {"length_controlled_winrate": 100 * (table["preference"] - 1).mean()}
+
+    monkeypatch.setattr("plo.evals.alpaca_official.win_rates", mean)
+    y = np.random.default_rng(0).random(700)
+    table = annotations(1 + y, [1] * 700, [2] * 700)
+    values = length_controlled_items(table)
+    assert values.index.tolist() == list(range(35)) and values.mean() == pytest.approx(y.mean())
+    assert values.std() == pytest.approx(y.std() / math.sqrt(20), rel=0.3)  # of means of 20
+    shifted = length_controlled_items(table.assign(preference=table["preference"] + 0.25))
+    assert (shifted - values).tolist() == pytest.approx([0.25] * 35)  # so that a paired difference has no error
+    lacking = length_controlled_items(table.assign(preference=table["preference"].where(table.index != 3)))
+    assert ((lacking - values).abs() > 0.01).sum() == 1  # the group of that instruction alone
+
+
+@pytest.mark.slow  # 100 fits
+def test_the_jackknifes_standard_error_is_that_of_a_bootstrap_over_instructions(monkeypatch, tmp_path):
+    from alpaca_eval.metrics import get_length_controlled_winrate, glm_winrate
+
+    rng, n = np.random.default_rng(0), 805
+    difficulty, gap = rng.normal(0, 1, n), rng.normal(200, 300, n).round()
+    y = 1 / (1 + np.exp(-(difficulty - 0.5 + np.tanh(gap / gap.std()) + rng.normal(0, 1, n))))
+    table = annotations(1 + y, [1000] * n, (1000 + gap).clip(1).astype(int))
+    length = pd.Series(np.r_[np.full(n, -1.0), np.full(n, 1.0)])
+    gamed = {"model": "gamed", "index": [*range(n)] * 2, "instruction_difficulty": [*difficulty] * 2}
+    gamed |= {"std_delta_len": length, "not_gamed_baseline": False, "preference": 0.5 + 0.1 * length}
+    pd.DataFrame(gamed).to_csv(tmp_path / "df_gamed.csv", index=False)
+    values = length_controlled_items(table, files=tmp_path)
+    assert 100 * values.mean() == pytest.approx(win_rates(table, files=tmp_path)["length_controlled_winrate"])
+    monkeypatch.setattr(glm_winrate, "hf_hub_download", lambda **_: str(tmp_path / "df_gamed.csv"))
+    settings = {"save_weights_dir": None, "is_add_glm_preference_inplace": False, "is_warn_extreme_changes": False}
+    again = [
+        get_length_controlled_winrate(table.iloc[rng.integers(0, n, n)], **settings)["length_controlled_winrate"] / 100
+        for _ in range(64)
+    ]
+    # 64 draws and 35 groups leave each standard error within 9% and 12% of the truth
+    assert np.std(again, ddof=1) == pytest.approx(values.std() / math.sqrt(35), rel=0.4)
 
 
 def test_nothing_stays_patched_set_or_written(shared_data):

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown
 from plo.metric import Metric
-from plo.statistics import estimate
+from plo.statistics import estimate, length_adjusted
 from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
@@ -306,7 +307,7 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
     rng, prompts = np.random.default_rng(0), 400
     effect, base = rng.normal(0, 0.5, prompts), rng.integers(500, 1500, prompts)
     parent = tracker.comparison("long", "key-long", {})
-    wins = {}
+    wins, frames = {}, []
     for loss, longer in (("reference", 0), ("dpo", 600), ("ipo", -600)):
         for seed in range(4):
             gap = rng.normal(longer, 500, prompts)
@@ -314,6 +315,8 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
             wins[loss, seed] = (rng.random(prompts) < chance).astype(float)
             columns = {"win_rate_chosen": wins[loss, seed], "length": base + gap, "length_chosen": base}
             frame = pd.DataFrame({"prompt_id": range(prompts), **columns})
+            names = {"win_rate_chosen": "win", "length_chosen": "base_length"}
+            frames.append(frame.rename(columns=names).assign(model=f"{loss} {seed}", variant=loss))
             lengths = {"win_rate_chosen": ["length", "length_chosen"]}
             rate = {"win_rate_chosen": wins[loss, seed].mean()}
             evaluated(tracker, parent, loss, seed, frame, rate, lengths=lengths)
@@ -335,8 +338,34 @@ def test_length_adjusted_rates_of_all_cells_at_once(tracker):
     assert all(gap[adjusted].low < 0 < gap[adjusted].high for gap in gaps)
     text = part(to_markdown(board), "duel")
     assert "| length-adjusted win rate chosen ↑ [95%] | Δ length-adjusted win rate chosen [95%] |" in text
-    assert "one fit over 12 cells" in text
+    assert "one fit over 12 cells of 3 variants" in text
+    # by hand: one fit with each standard deviation of the slopes, seeds of a variant with one slope
+    assert len(frames) == 12
+    whole = pd.concat(frames)
+    fits = {sd: length_adjusted(whole, slope_sd=sd, prompt_sd=length_adjusted(whole).prompt_sd) for sd in (0.1, 0.8)}
+    for loss in ("reference", "dpo", "ipo"):
+        own = [f"{loss} {seed}" for seed in range(4)]
+        assert rows[loss].metrics[adjusted].mean == pytest.approx(length_adjusted(whole).rates["rate"][own].mean())
+        rates = sorted(fit.rates["rate"][own].mean() for fit in fits.values())
+        assert f"{loss} {rates[0]:.3f} to {rates[1]:.3f}" in text
     assert read(tracker, "long", metrics=[adjusted]).metrics == [adjusted]
+
+
+def test_a_metric_with_values_for_some_prompts_has_interval_and_difference(tracker):
+    """As the jackknife's 35 pseudo-values of AlpacaEval's length-controlled rate, in the rows of the first 35 prompts."""
+    parent, rng, values = tracker.comparison("few", "key-few", {}), np.random.default_rng(0), {}
+    for loss in ("reference", "dpo"):
+        values[loss] = rng.normal(0.4, 0.1, 35)
+        frame = pd.DataFrame({"prompt_id": range(60), "win_rate": np.r_[values[loss], np.full(25, np.nan)]})
+        evaluated(tracker, parent, loss, 0, frame, {"win_rate": values[loss].mean()})
+    board = read(tracker, "few")
+    row = next(row for row in board.rows if row.variant == "dpo")
+    gap = values["dpo"] - values["reference"]
+    low, high = stats.t.interval(0.95, 34, gap.mean(), stats.sem(gap))
+    found, own = row.differences["duel.win_rate"], row.estimates["duel.win_rate"]
+    assert (found.low, found.high) == pytest.approx((low, high)) and (found.prompts, found.dropped) == (35, 0)
+    assert own.mean == pytest.approx(row.metrics["duel.win_rate"].mean) and (own.prompts, own.dropped) == (35, 0)
+    assert "prompts that it shares" not in "\n".join(board.notes)
 
 
 def test_one_cell_alone_is_not_adjusted(tracker):
