@@ -8,7 +8,7 @@ import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.metric import Metric
-from plo.statistics import Comparison, Estimate, Judgement, Pool, Spread, Verdict
+from plo.statistics import Comparison, Estimate, Fragility, Judgement, Pool, Spread, Verdict
 from plo.tracking import RecordedCell
 
 
@@ -76,6 +76,7 @@ class Design:
         margin: differences within it are equivalent; None: none is.
         pool: seed variances that the rows share; None where each difference has its own.
         detectable: minimal detectable difference with power .8, in units of the primary metric.
+        fragility: least change that moves the first place; None where the metric has no finite bounds.
     """
 
     judgement: Judgement
@@ -83,6 +84,7 @@ class Design:
     margin: float | None
     pool: Pool | None
     detectable: float
+    fragility: Fragility | None = None
 
 
 @dataclass

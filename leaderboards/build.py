@@ -5,7 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.checks import LeaderboardError, check_comparable, commit_notes, incomplete_notes, stage_notes
+from plo.leaderboards.checks import (
+    LeaderboardError,
+    check_comparable,
+    commit_notes,
+    incomplete_notes,
+    stage_notes,
+    truncation_notes,
+)
 from plo.leaderboards.items import fetch_samples, values_by_prompt
 from plo.leaderboards.metrics import recorded_metrics
 from plo.leaderboards.overall import by_other_judges, primary_components
@@ -133,6 +140,7 @@ def build(
     add_samples(rows, samples)
     more_seeds = base if protocol.baseline else None
     notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
+    notes += truncation_notes(rows, by_run)
     components = primary_components(tables, by_other_judges(chosen, sections, by_item), notes)
     return Leaderboard(
         rows,

@@ -60,7 +60,7 @@ class Runner:
         of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
         references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
         todo = [cell for cell in cells if cell.key not in finished]
-        if skipped := len(cells) - len(todo):
+        if not trial and (skipped := len(cells) - len(todo)):
             log.info("%d of %d cells are finished already.", skipped, len(cells))
         pairs = len(bench.data.train)
         work = [(cell.units(bench.experiment, pairs), cell.steps(bench.experiment, pairs)) for cell in todo]

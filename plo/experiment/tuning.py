@@ -170,8 +170,7 @@ class _Tuning:
             search.variant.name,
             variant.name,
             metric,
-            sign * trials["utility"].iloc[place],
-            sign * trials["utility"].iloc[-1],
+            *map(_shown, trials["utility"].iloc[[place, -1]] * sign),
         )
         return Tuned(search.variant, variant, record)
 
@@ -216,3 +215,7 @@ def _trials(found: Results, cells: Sequence[Cell], metric: str, higher: bool) ->
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"
