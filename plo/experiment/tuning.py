@@ -166,7 +166,7 @@ class _Tuning:
         }
         variant = at_point(search.variant, point)
         log.info(
-            "tuned  %s: %s, %s %.4g (as given %.4g)",
+            "tuned  %s: %s, %s %s (as given %s)",
             search.variant.name,
             variant.name,
             metric,
