@@ -49,17 +49,7 @@ class Runner:
 
     def results(self) -> dict[str, Result]:
         """Return the results of the finished trials by the keys of their cells."""
-        return distributed.on_main(
-            lambda: {key: self._result(run) for key, run in self.tracker.trials(self.parent).items()}
-        )
-
-    def _result(self, run: Run) -> Result:
-        values = {}
-        if "plo.diverged" not in run.tags:
-            samples = self.tracker.table(run.run_id, "samples.json")
-            by_prompt = samples.groupby("prompt_id").mean(numeric_only=True)
-            values = {str(name): by.tolist() for name, by in by_prompt.items()}
-        return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
+        return distributed.on_main(lambda: trial_results(self.tracker, self.parent))
 
     def cells(self, bench: Workbench, cells: Sequence[Cell], *, trial: bool = False) -> dict[str, str]:
         """Run the cells that are not finished. Return the errors of failed ones by name; they do not stop the others."""
@@ -111,6 +101,19 @@ class Runner:
                         store.remove(cell.folder(root))
                 done.end()
         return failed
+
+
+def trial_results(tracker: Tracker, parent: str) -> dict[str, Result]:
+    """Return the results of the finished trials of a comparison by the keys of their cells."""
+    return {key: _result(tracker, run) for key, run in tracker.trials(parent).items()}
+
+
+def _result(tracker: Tracker, run: Run) -> Result:
+    values = {}
+    if "plo.diverged" not in run.tags:
+        samples = tracker.table(run.run_id, "samples.json")
+        values = {str(name): by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
+    return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
