@@ -87,6 +87,21 @@ class Design:
     fragility: Fragility | None = None
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Rewards at one KL.
+
+    Attributes:
+        budget: the KL in nats: the largest that three quarters of the variants, and the baseline, reach in every seed.
+        rewards: {row: its reward there}, for the rows that reach it.
+        differences: {row: its difference from the baseline there}.
+    """
+
+    budget: float
+    rewards: dict[str, Estimate]
+    differences: dict[str, Comparison]
+
+
 @dataclass
 class Leaderboard:
     """A table of variants, and the notes under it. Rows without a rank come first: reference, sft, then by name.
@@ -110,6 +125,7 @@ class Leaderboard:
     sections: list[Section] = field(default_factory=list)
     primary_metric: str | None = None
     design: Design | None = None
+    matched: Matched | None = None
     components: pd.Series | None = None
     descriptions: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)

@@ -14,6 +14,7 @@ from plo.leaderboards.checks import (
     truncation_notes,
 )
 from plo.leaderboards.items import fetch_samples, values_by_prompt
+from plo.leaderboards.matched import match_kl
 from plo.leaderboards.metrics import recorded_metrics
 from plo.leaderboards.overall import by_other_judges, primary_components
 from plo.leaderboards.protocol import Protocol, read_protocol
@@ -153,6 +154,7 @@ def build(
         sections=sections,
         primary_metric=chosen,
         design=design,
+        matched=match_kl(rows, base, by_run, samples) if base is not None else None,
         components=components,
         descriptions=described,
         tables=samples,
