@@ -28,9 +28,8 @@ demo-full: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The picture of README, from recorded runs (78 minutes in one thread of a busy machine).
-picture: setup
-	$(BIN)/plo compare docs/leaderboard.yaml
+# The picture of README, from the demo's recorded runs.
+picture: demo
 	$(BIN)/python docs/leaderboard_picture.py
 
 test: setup

@@ -1,6 +1,6 @@
-"""Draw docs/leaderboard.svg, the picture of README: `plo leaderboard` in a terminal, from the recorded runs of `front`.
+"""Draw docs/leaderboard.svg, the picture of README: `plo leaderboard` in a terminal, from the recorded runs of the demo.
 
-plo compare docs/leaderboard.yaml && python docs/leaderboard_picture.py
+plo demo && python docs/leaderboard_picture.py
 """
 
 import io
@@ -18,7 +18,7 @@ WEB_FONTS = r"@font-face \{.*?\}\s*"  # rich loads its font from the network; th
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 console = Console(record=True, width=WIDTH, file=io.StringIO())
-console.print(to_terminal(read(Tracker(create=False), "front", baseline="dpo"), WIDTH), highlight=False)
-drawn = console.export_svg(title="plo leaderboard front --baseline dpo", unique_id="plo")
+console.print(to_terminal(read(Tracker(create=False), "demo"), WIDTH), highlight=False)
+drawn = console.export_svg(title="plo leaderboard demo", unique_id="plo")
 drawn = re.sub(WEB_FONTS, "", drawn, flags=re.DOTALL).replace("Fira Code, monospace", FONTS)
 Path(__file__).with_name("leaderboard.svg").write_text(drawn, encoding="utf-8")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from plo.leaderboards.sections import Section
 from plo.metric import Metric
-from plo.statistics import Comparison, Estimate, Judgement, Pool, Spread, Verdict
+from plo.statistics import Comparison, Estimate, Fragility, Judgement, Pool, Spread, Verdict
 from plo.tracking import RecordedCell
 
 
@@ -76,6 +76,7 @@ class Design:
         margin: differences within it are equivalent; None: none is.
         pool: seed variances that the rows share; None where each difference has its own.
         detectable: minimal detectable difference with power .8, in units of the primary metric.
+        fragility: least change that moves the first place; None where the metric has no finite bounds.
     """
 
     judgement: Judgement
@@ -83,6 +84,22 @@ class Design:
     margin: float | None
     pool: Pool | None
     detectable: float
+    fragility: Fragility | None = None
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Rewards at one KL.
+
+    Attributes:
+        budget: the KL in nats: the largest that three quarters of the variants, and the baseline, reach in every seed.
+        rewards: {row: its reward there}, for the rows that reach it.
+        differences: {row: its difference from the baseline there}.
+    """
+
+    budget: float
+    rewards: dict[str, Estimate]
+    differences: dict[str, Comparison]
 
 
 @dataclass
@@ -108,6 +125,7 @@ class Leaderboard:
     sections: list[Section] = field(default_factory=list)
     primary_metric: str | None = None
     design: Design | None = None
+    matched: Matched | None = None
     components: pd.Series | None = None
     descriptions: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)

@@ -5,8 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.checks import LeaderboardError, check_comparable, commit_notes, incomplete_notes, stage_notes
+from plo.leaderboards.checks import (
+    LeaderboardError,
+    check_comparable,
+    commit_notes,
+    incomplete_notes,
+    stage_notes,
+    truncation_notes,
+)
 from plo.leaderboards.items import fetch_samples, values_by_prompt
+from plo.leaderboards.matched import match_kl
 from plo.leaderboards.metrics import recorded_metrics
 from plo.leaderboards.overall import by_other_judges, primary_components
 from plo.leaderboards.protocol import Protocol, read_protocol
@@ -133,6 +141,7 @@ def build(
     add_samples(rows, samples)
     more_seeds = base if protocol.baseline else None
     notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
+    notes += truncation_notes(rows, by_run)
     components = primary_components(tables, by_other_judges(chosen, sections, by_item), notes)
     return Leaderboard(
         rows,
@@ -145,6 +154,7 @@ def build(
         sections=sections,
         primary_metric=chosen,
         design=design,
+        matched=match_kl(rows, base, by_run, samples) if base is not None else None,
         components=components,
         descriptions=described,
         tables=samples,

@@ -76,6 +76,21 @@ def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
     return [f"The runs were made at different commits: {', '.join(found)}."] if len(found) > 1 else []
 
 
+def truncation_notes(rows: Iterable["Row"], cells: Mapping[str, RecordedCell]) -> list[str]:
+    """Return a note on the share of samples of each row that were cut before they ended; they are scored as if complete.
+
+    Args:
+        cells: {run id: cell}.
+    """
+    found: list[str] = []
+    for row in rows:
+        shares = [cells[run].metrics.get("finished", math.nan) for run in row.runs.values()]
+        known = [1 - share for share in shares if not math.isnan(share)]
+        if any(known):
+            found.append(f"{row.name} {sum(known) / len(known):.1%}")
+    return [f"Samples cut before they ended, scored as if complete: {', '.join(found)}."] if found else []
+
+
 def stage_notes(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return notes on the stages that ran before the cells: how long they took, and which variants and seeds share them."""
     variants, seeds = defaultdict(set), defaultdict(set)

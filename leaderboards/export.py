@@ -65,6 +65,11 @@ def to_json(board: Leaderboard) -> str:
         "baseline": board.baseline and board.baseline.name, "rows": rows, "notes": board.notes,
         "evaluations": [_section_data(section) for section in board.sections], "primary": board.primary_metric,
         "design": design_facts(board), "headline": headline(board),
+        "matched_kl": board.matched and {
+            "kl": board.matched.budget,
+            "rewards": {name: asdict(one) for name, one in board.matched.rewards.items()},
+            "differences": {name: _untested(asdict(one)) for name, one in board.matched.differences.items()},
+        },
         "variance_components": None if board.components is None else board.components.to_dict(),
     }  # fmt: skip
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -82,9 +87,7 @@ def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
 
     def difference(name: str, gap: Comparison) -> dict[str, Any]:
         found = asdict(gap) | {"runs": list(row.runs.values()), "baseline_runs": base_runs}
-        return (
-            found if name == board.primary_metric and row.verdict else {k: v for k, v in found.items() if k not in TEST}
-        )
+        return found if name == board.primary_metric and row.verdict else _untested(found)
 
     return {
         "name": row.name, "variant": row.variant, "loss": row.loss, "settings": row.settings,
@@ -96,6 +99,10 @@ def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
         "along": [{"point": point, **found} for point, found in row.along.items()],
         "samples": [{"prompt": prompt, "text": text} for prompt, text in row.samples],
     }  # fmt: skip
+
+
+def _untested(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name not in TEST}
 
 
 def _finite(value: Any) -> Any:

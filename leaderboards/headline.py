@@ -51,11 +51,13 @@ def design_lines(board: Leaderboard) -> list[str]:
         return []
     name = str(board.primary_metric)
     digits, design = board.descriptions[name].digits, facts
+    titles = {row.name: board.title(row) for row in board.rows}
     margin = "no margin of equivalence" if design["margin"] is None else f"margin ±{design['margin']:g}"
+    of_look = " (.05 over all looks)" if design["looks"] else ""
     size = f"{_range(design['seeds'])} seeds x {_range(design['prompts'])} prompts"
     lines = [
         f"Primary metric: {label(board, name)}, {margin}. Baseline: {board.title(_base(board))}, "
-        f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}.",
+        f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}{of_look}.",
         "Each difference has a seed variance of its own (fewer than 5 rows that share seeds)."
         if design["s0"] is None
         else f"Seed variance shared by the rows: s0 {design['s0']:.3g}, d0 {design['d0']:.3g} degrees of freedom.",
@@ -63,6 +65,14 @@ def design_lines(board: Leaderboard) -> list[str]:
     if not math.isnan(design["detectable"]):
         detectable = format_number(design["detectable"], digits)
         lines.append(f"The design detects {detectable} with power .8 (it describes the design and decides nothing).")
+    if ranked := [row for row in board.rows if row.rank]:
+        lines.append(f"Ranked: {len(ranked)} rows that are {ranked[0].status}.")
+    if (one := design["fragility"]) is not None:
+        prompts = "" if one["drops"] is None else f", or if {one['drops']} prompts were left out"
+        lines.append(
+            f"First place: {titles[one['first']]}. {titles[one['rival']]} would take it if {one['flips']} of their "
+            f"{one['values']} values changed as far as they can{prompts}."
+        )
     if design["looks"]:
         planned = f"Looks at {', '.join(map(str, design['looks']))} seeds: "
         if not design["look"]:
@@ -83,6 +93,7 @@ def design_facts(board: Leaderboard) -> dict[str, Any]:
         "margin": design.margin, "tests": len(compared), "alpha": found.alpha,
         "seeds": _ends(one.seeds for one in compared), "prompts": _ends(one.prompts for one in compared),
         "s0": pool and pool.s0, "d0": pool and pool.d0, "detectable": design.detectable,
+        "fragility": design.fragility and design.fragility._asdict(),
         "looks": list(design.looks), "look": found.look, "stop": found.stop,
     }  # fmt: skip
 

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import difference_column, first_columns, spread_column
 from plo.leaderboards.export import to_csv, to_json
 from plo.leaderboards.formatting import (
     UNDEFINED,
     Column,
     escape,
+    format_estimate,
     format_number,
     markdown_table,
     rows_table,
@@ -51,7 +52,7 @@ def to_markdown(board: Leaderboard) -> str:
     others = [row for row in board.rows if row.runs]
     for section in board.sections:
         parts += section_markdown(section, board, short, others)
-    parts += _tuning(board, short) + _settings(board, short) + components_markdown(board)
+    parts += _matched(board, short) + _tuning(board, short) + _settings(board, short) + components_markdown(board)
     parts += _training_curve(board) + _samples(board)
     return "\n\n".join([*parts, "## Legend", "\n".join(_legend(board))]) + "\n"
 
@@ -77,6 +78,38 @@ def _secondary(board: Leaderboard, short: Sequence[Column]) -> list[str]:
             rows_table([*short, *columns], rows),
         ]
     return parts
+
+
+def _matched(board: Leaderboard, short: Sequence[Column]) -> list[str]:
+    """Return the section on reward at matched KL; empty where the points of training were not recorded."""
+    if (found := board.matched) is None:
+        return []
+
+    def gap(row: Row) -> str:
+        one = found.differences.get(row.name)
+        return (
+            "baseline"
+            if row is board.baseline
+            else UNDEFINED
+            if one is None
+            else format_estimate(one.mean, one, 3, "+")
+        )
+
+    rows = [row for row in board.rows if row.name in found.rewards]
+    rewards = {row.name: found.rewards[row.name] for row in rows}
+    columns: list[Column] = [
+        (
+            f"reward at {found.budget:.3g} nats",
+            lambda row: format_estimate(rewards[row.name].mean, rewards[row.name], 3),
+        ),
+        ("Δ reward", gap),
+    ]
+    return [
+        "## Reward at matched KL",
+        "Interpolated between evaluation points for each prompt and seed, with [95% interval]; secondary, not corrected. Rows that "
+        "are not listed moved less far from the reference.",
+        rows_table([*short, *columns], rows),
+    ]
 
 
 def _tuning(board: Leaderboard, short: Sequence[Column]) -> list[str]:

@@ -16,6 +16,7 @@ from plo.terminal import plain
 
 GAP = 2  # characters between two columns
 NAME = 36  # characters of a variant on one line; a longer name folds
+LEAST_NAME = 15  # where the columns of the test need the space
 
 
 def to_terminal(board: Leaderboard, width: int) -> RenderableType:
@@ -32,23 +33,40 @@ def to_terminal(board: Leaderboard, width: int) -> RenderableType:
         lines.append("Untuned: no rank.")
     parts: list[RenderableType] = [Text(plain(headline(board)), style="bold"), ""]
     parts += [Text(plain(line)) for line in design_lines(board)]
-    parts += ["", *_table(_columns(board), board.rows, width), *(Text(line) for line in lines)]
+    parts += ["", *_table(_columns(board), board.rows, width, needed=4), *(Text(line) for line in lines)]
     if tuned := [row for row in board.rows if row.tuning]:
-        parts += ["", Text("Tuning", style="bold"), *_table([_variant(board), *tuning_columns(board)], tuned, width)]
+        chosen, *scores = tuning_columns(board)
+        columns = [_variant(board), *scores, chosen]
+        parts += ["", Text("Tuning", style="bold"), *_table(columns, tuned, width, needed=6)]
         parts.append(Text(EXPLAINED))
     if board.notes:
         parts += ["", *(Text(plain(f"- {note}")) for note in board.notes)]
     return Group(*parts)
 
 
-def _table(columns: list[Column], rows: list[Row], width: int) -> list[RenderableType]:
-    """Return the table of the columns that fit, an empty line, and a line that lists the others."""
-    columns, left_out = _fit(columns, rows, width)
+def _table(columns: list[Column], rows: list[Row], width: int, needed: int = 1) -> list[RenderableType]:
+    """Return the table of the columns that fit, an empty line, and a line that lists the others.
+
+    Args:
+        needed: number of columns after the first for which the first one, of names, is folded.
+    """
+    widths = [max(cell_len(plain(text)) for text in (title, *map(one, rows))) for title, one in columns]
+    rest = width - sum(widest + GAP for widest in widths[1 : needed + 1])
+    widths[0] = min(widths[0], max(LEAST_NAME, min(NAME, rest)))
+    used, kept, left_out = 0, list[int](), list[str]()
+    for place, widest in enumerate(widths):
+        more = min(widest, NAME) + (GAP if kept else 0)
+        if len(kept) < 2 or used + more <= width:
+            kept.append(place)
+            used += more
+        else:
+            left_out.append(columns[place][0])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, (title, _) in enumerate(columns):
-        table.add_column(Text(title), justify="left" if place == 0 else "right", overflow="fold", max_width=NAME)
+    for place in kept:
+        justify, most = ("left", widths[0]) if place == 0 else ("right", NAME)
+        table.add_column(Text(columns[place][0]), justify=justify, overflow="fold", max_width=most)
     for row in rows:
-        table.add_row(*(Text(plain(text(row))) for _, text in columns))
+        table.add_row(*(Text(plain(columns[place][1](row))) for place in kept))
     return [table, "", *([Text(plain(f"Only in the Markdown file: {', '.join(left_out)}."))] if left_out else [])]
 
 
@@ -67,17 +85,3 @@ def _columns(board: Leaderboard) -> list[Column]:
     kl = [test.pop()] if "kl" in board.metrics and board.primary_metric != "kl" else []
     others = [spread_column(board, name) for name in rest]
     return [_variant(board), *test, seeds, *kl, *status, *others, *(setting_column(key) for key in settings)]
-
-
-def _fit(columns: list[Column], rows: list[Row], width: int) -> tuple[list[Column], list[str]]:
-    """Return the columns that fit side by side, the first two in any case, and the titles of the others."""
-    used, kept, left_out = 0, [], []
-    for title, text in columns:
-        widest = max(cell_len(plain(cell)) for cell in (title, *map(text, rows)))
-        needed = min(widest, NAME) + (GAP if kept else 0)
-        if len(kept) < 2 or used + needed <= width:
-            kept.append((title, text))
-            used += needed
-        else:
-            left_out.append(title)
-    return kept, left_out

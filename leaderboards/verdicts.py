@@ -1,5 +1,6 @@
 """Differences from the baseline, verdicts and ranks of the rows of a table."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +9,7 @@ import pandas as pd
 from plo.leaderboards.board import Design, Rank, Row
 from plo.leaderboards.protocol import Protocol
 from plo.metric import Metric
-from plo.statistics import baseline_seeds, compare, family_detectable, judge, pool, rank_intervals
+from plo.statistics import baseline_seeds, compare, family_detectable, fragility, judge, pool, rank_intervals
 from plo.statistics.intervals import StatisticsError
 
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
@@ -79,7 +80,10 @@ def judge_rows(
     for row in family[1:]:
         row.differences[primary], row.verdict = found.compared[row.name], found.verdicts[row.name]
     detectable = family_detectable(found.compared.values(), alpha=found.alpha)
-    return Design(found, protocol.looks, protocol.margin, pool(ordered), detectable)
+    fragile = None
+    if all(map(math.isfinite, metric.bounds)):
+        fragile = fragility(ordered, bounds=metric.bounds, higher_is_better=metric.better != "↓")
+    return Design(found, protocol.looks, protocol.margin, pool(ordered), detectable, fragile)
 
 
 def rank_rows(

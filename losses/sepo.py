@@ -15,6 +15,9 @@ from plo.pairs import Pairs, Side
     scorer="log_ratio",
     assumes="no reference, and a selection of tokens: it has no optimum relative to a reference",
     paper="2408.13518",
+    search={
+        "gamma": (0.5, 8.0)
+    },  # a quarter to four times SimPO's 2, near what the paper searched; the code's 1 is in it
 )
 def sepo(
     pairs: Pairs,

@@ -407,10 +407,11 @@ def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, F
     found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))  # of `Section | None` too
-        if inner := [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]:
-            found |= fields(inner[0], f"{prefix}{name}.")
-        else:
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        if not inner or field.default is None:  # a section that may be left out has a row of its own
             found[prefix + name] = field
+        if inner:
+            found |= fields(inner[0], f"{prefix}{name}.")
     return found
 
 

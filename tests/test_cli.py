@@ -86,7 +86,7 @@ def test_the_examples_of_a_command_are_read_by_its_parser(name):
         assert (program, command) == ("plo", "list" if COMMANDS[name].hidden else name)
         values = COMMANDS[command].make_context(command, arguments).params  # raises for what the parser does not know
         for loss in values.get("loss") or [] if name == "compare" else []:
-            get_variant(loss)
+            assert ".py:" in loss or get_variant(loss)
         for part in (values.get("suite") or "").split(",") if name == "eval" else []:
             assert part in EVALUATIONS
         _, settings = split(values.get("arguments") or [])
@@ -95,8 +95,9 @@ def test_the_examples_of_a_command_are_read_by_its_parser(name):
 
 def test_losses_as_json(plugin):
     losses = listed("list", "losses", "--plugin", plugin)
-    keys = {"name", "aliases", "recipe", "needs", "level", "paper", "defaults", "origin"}
+    keys = {"name", "aliases", "recipe", "needs", "level", "search", "paper", "defaults", "origin"}
     assert all(set(e) == keys for e in losses.values())
+    assert losses["sepo"]["search"] == {"gamma": [0.5, 8.0]} and losses["sft"]["search"] == {}
     assert losses["dpo"]["aliases"] == ["sigmoid"] and "sigmoid" not in losses
     assert losses["dpo"]["defaults"] == {"beta": 0.1, "label_smoothing": 0.0}
     assert losses["tbpo_a"]["needs"] == ["ref_logps", "kl_ref_pi"]
@@ -187,6 +188,7 @@ def test_lists_for_people():
     assert result.exit_code == 0 and "tdpo2" in result.output and "label_smoothing" in result.output
     lines = [line.split("  ")[0].strip() for line in result.output.splitlines()]
     assert lines[lines.index("dpo") + 1] == "= sigmoid"  # in the name cell, under the name
+    assert re.search(r"beta=0.05 .*\n.*  0.0125 to 0.2 ", result.output)  # of discopop, its range below the default
     losses, recipes = result.output.split("Recipes: a loss whose token weights a scorer makes.")
     assert "tis_dpo" in recipes and "tis_dpo" not in losses and "simpo" in losses
     result = runner.invoke(app, ["scorers"])

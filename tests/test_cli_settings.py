@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from plo import caches
 from plo.cli import app
 from plo.config import Experiment, TuningConfig, fields, load_experiment
 from plo.experiment.plan import Plan, PlannedCell, PlannedStage
+from plo.experiment.tuning_plan import PlannedTuning
 
 runner = CliRunner()
 
@@ -35,6 +37,8 @@ def test_every_setting_has_its_default_and_a_sentence():
     assert (rows["train.lr"]["type"], rows["train.lr"]["allowed"]) == ("number or null", "> 0")
     assert rows["model.peft"]["allowed"] == "lora, full" and rows["model.peft"]["type"] == "choice"
     assert rows["data.options"] == rows["data.options"] | {"type": "mapping", "default": {}, "allowed": ""}
+    assert (rows["tuning"]["type"], rows["tuning"]["default"]) == ("mapping or null", None)
+    assert rows["tuning.trials"]["default"] == 8 and rows["looks"]["default"] == []
     assert rows["seeds"]["type"] == "list of integer" and rows["seeds"]["default"] == [0, 1]
     assert [name for name, row in rows.items() if row["required"]] == ["losses"]
 
@@ -104,9 +108,9 @@ def test_a_cache_that_does_not_exist_is_named(kept):
 def planned(**changes):
     cells = [
         PlannedCell("reference", 0, "finished", 0, 0),
-        PlannedCell("dpo", 0, "resumes", 50, 20),
-        PlannedCell("reference", 1, "to do", 0, 0),
-        PlannedCell("dpo", 1, "to do", 50, 0),
+        PlannedCell("dpo", 0, "resumes", 50, 20, seconds=300.0),
+        PlannedCell("reference", 1, "to do", 0, 0, seconds=34.0),
+        PlannedCell("dpo", 1, "to do", 50, 0, seconds=900.0),
     ]
     stages = [PlannedStage("sft", ("sft", "dpo"), 25, 200, "finished")]
     facts = {
@@ -115,37 +119,68 @@ def planned(**changes):
         "pairs": 200,
     }
     facts |= {"store": "sqlite:///plo.db", "comparison": None, "cells": tuple(cells), "stages": tuple(stages)}
-    facts |= {"evaluations": ("repetition",), "model_evaluations": (), "training_seconds": 1234.0}
+    facts |= {"evaluations": ("repetition",), "model_evaluations": ()}
     return Plan(**facts | changes)
 
 
-def test_a_dry_run_prints_the_plan_and_trains_nothing(monkeypatch):
+@pytest.fixture
+def dry_run(monkeypatch):
+    """What `plo compare --dry-run` prints about a plan, line by line, and the experiments that it planned."""
     import plo.experiment.plan
 
-    asked = []
-    monkeypatch.setattr(
-        plo.experiment.plan, "plan_comparison", lambda experiment: asked.append(experiment) or planned()
-    )
-    monkeypatch.setattr("plo.experiment.matrix.compare", lambda *_: pytest.fail("it trains"))
-    lines = [
-        line.rstrip() for line in output("compare", "--loss", "dpo", "name=mine", "beta=0.3", "--dry-run").splitlines()
-    ]
+    def run(plan, *arguments):
+        asked = []
+        monkeypatch.setattr(plo.experiment.plan, "plan_comparison", lambda experiment: asked.append(experiment) or plan)
+        monkeypatch.setattr("plo.experiment.matrix.compare", lambda *_: pytest.fail("it trains"))
+        lines = output("compare", "--loss", "dpo", *arguments, "--dry-run").splitlines()
+        return [line.rstrip() for line in lines], asked
+
+    return run
+
+
+def test_a_dry_run_prints_the_plan_and_trains_nothing(dry_run):
+    lines, asked = dry_run(planned(), "name=mine", "beta=0.3")
     assert asked[0].losses == ("dpo(beta=0.3)",)
     assert lines[0] == "mine: new, recorded in sqlite:///plo.db"
     rows = [line.split() for line in lines]
-    assert ["variant", "steps", "seed", "0", "seed", "1"] in rows
-    assert ["reference", "-", "finished", "to", "do"] in rows
-    assert ["dpo", "50", "resumes", "at", "step", "20", "to", "do"] in rows
+    assert ["variant", "steps", "seeds"] in rows
+    place = rows.index(["reference", "-", "0", "finished"])
+    assert rows[place + 1] == ["1", "to", "do"]
+    assert rows[place + 2 : place + 4] == [["dpo", "50", "0", "resumes", "at", "step", "20"], ["1", "to", "do"]]
     assert ["sft", "sft,", "dpo", "200", "25", "finished"] in rows
-    assert lines[-1] == "3 of 4 cells and 80 optimiser steps are left, about 21 minutes of training."
+    assert lines[-1] == "3 of 4 cells and 80 optimiser steps are left, about 21 minutes."
     assert "Evaluations at 0.5, 1 of the training: repetition" in lines
 
 
-def test_a_plan_without_known_speed_has_no_time(monkeypatch):
-    import plo.experiment.plan
+def test_a_plan_without_known_speed_has_no_time(dry_run):
+    cells = tuple(replace(cell, seconds=None) for cell in planned().cells)
+    lines, _ = dry_run(planned(cells=cells, comparison="abc", stages=()))
+    assert lines[0].startswith("mine: continues run abc") and lines[-1].endswith("80 optimiser steps are left.")
+    assert "Stages" not in "".join(lines)
 
-    plan = planned(training_seconds=None, comparison="abc", stages=())
-    monkeypatch.setattr(plo.experiment.plan, "plan_comparison", lambda experiment: plan)
-    shown = output("compare", "--loss", "dpo", "--dry-run")
-    assert shown.startswith("mine: continues run abc") and shown.endswith("80 optimiser steps are left.\n")
-    assert "Stages" not in shown
+
+def test_a_dry_run_shows_looks_with_the_baselines_seeds_and_the_tuning(dry_run):
+    """Two rows at looks of 2 and 4 seeds, of which the baseline has 3 and 6: 5 cells at least, 10 at most."""
+    experiment = Experiment(
+        losses=("dpo", "ipo"), name="mine", seeds={"looks": [2, 4]}, baseline="dpo", primary="reward", tuning={}
+    )
+    looks = {"ipo": [2, 2, 4, 4], "dpo": [2, 2, 2, 4, 4, 4]}
+    cells = tuple(
+        PlannedCell(name, seed, "to do", 50, 0, look, 60.0)
+        for name, own in looks.items()
+        for seed, look in enumerate(own)
+    )
+    plan = planned(experiment=experiment, cells=cells, stages=(), tuning=PlannedTuning(25, 5, 700, 1200.0))
+    lines, _ = dry_run(plan)
+    text = "\n".join(lines)
+    assert "Tuning of every loss first: 20 of 25 trials, 700 optimiser steps, about 20 minutes." in text
+    assert ["ipo", "50", "0-3", "to", "do"] in [line.split() for line in lines]
+    assert "Looks at 2 seeds (3 of the baseline), 4 seeds (6 of the baseline)" in text
+    assert lines[-2:] == [
+        "At least 5 of 10 cells and 950 optimiser steps are left, about 25 minutes.",
+        "At most 10 of 10 cells and 1200 optimiser steps are left, about 30 minutes.",
+    ]
+    done = replace(plan, tuning=PlannedTuning(25, 25, 0, 0.0), stop="settled", cells=cells[:2])
+    lines, _ = dry_run(done)
+    assert "Tuning of every loss first: all 25 trials are finished." in lines
+    assert "Looks: recorded verdicts need no further seeds (settled)." in lines

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import cache, demo, evaluation, lists, reports, runs, settings
+from plo.cli import cache, demo, evaluation, lists, power, reports, runs, settings, tune
 from plo.cli.shared import add
 
 app = typer.Typer(
@@ -39,6 +39,8 @@ add(app, settings.settings)
 add(app, reports.docs)
 add(app, runs.verify)
 add(app, runs.scores)
+add(app, tune.tune)
+add(app, power.power)
 add(app, runs.compare)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)

@@ -16,7 +16,7 @@ REGISTRATIONS = {  # kind: folders of plo, and the source text before a name
     "generators": ("losses", r"^@?register_generator\(\s*"),
     "scorers": ("scorers", r"^@?register_scorer\(\s*"),
     "evaluations": ("evals", r"^@?register_evaluation\(\s*"),
-    "judges": ("evals/judges", r'^    (?="\w+": "\w+:\w+",$)'),
+    "judges": ("evals/judges", r"^JUDGES\.register\(\s*"),
     "sources": ("data", r"^@?register_source\(\s*"),
 }
 

@@ -33,6 +33,8 @@ def list_registered(
 ):
     """List what is registered under each name, with what it needs, its options, its paper and where it is defined.
 
+    Below a default of a loss is the range in which plo tune searches.
+
     Examples:
         plo list losses '*dpo*'
         plo list evaluations --json
@@ -47,10 +49,10 @@ def list_registered(
         return print_rows(rows, as_json=True)
     recipes = [row for row in rows if row.get("recipe")]
     if plain := [row for row in rows if not row.get("recipe")]:
-        print_rows([_cells(row, heading, leave_out=("recipe", *JSON_ALONE)) for row in plain])
+        print_rows([_cells(row, heading, leave_out=("recipe", "search", *JSON_ALONE)) for row in plain])
     if recipes:
         print_rows(
-            [_cells(row, heading, leave_out=("needs", "level")) for row in recipes],
+            [_cells(row, heading, leave_out=("needs", "level", "search")) for row in recipes],
             title="Recipes: a loss whose token weights a scorer makes.",
         )
 
@@ -82,19 +84,22 @@ def _row(kind: Kind, registry, entry, columns: tuple[str, ...]) -> dict[str, Any
 def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dict[str, str]:
     """Format a row for the table: {heading: text}, an item a line."""
     origin = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
-    defaults = "\n".join(f"{key}={value}" for key, value in row["defaults"].items())
+    tuned = {key: f"\n  {low:g} to {high:g}" for key, (low, high) in row.get("search", {}).items()}
+    defaults = "\n".join(f"{key}={value}{tuned.get(key, '')}" for key, value in row["defaults"].items())
     cells = {heading: "\n= ".join([row["name"], *row["aliases"]]), **row, "defaults": defaults, "origin": origin}
     texts = {key: "\n".join(value) if isinstance(value, list) else str(value or "") for key, value in cells.items()}
     return {key: text or "-" for key, text in texts.items() if key not in ("name", "aliases", *leave_out)}
 
 
 def _of_loss(entry) -> dict[str, Any]:
-    """Describe a loss, or a recipe by its loss and scorer."""
+    """Describe a loss, or a recipe by its loss and scorer; `search` is where its strength is tuned."""
     from plo.scorers import RECIPES, get_variant
+    from plo.scorers.space import strength_space
 
     variant = get_variant(entry.name)
     recipe = repr(entry.load()) if entry.name in RECIPES else ""
-    return {"recipe": recipe, "needs": list(variant.needs), "level": variant.loss.level}
+    search = {name: list(ends) for name, ends in strength_space(variant).items()}
+    return {"recipe": recipe, "needs": list(variant.needs), "level": variant.loss.level, "search": search}
 
 
 def _of_scorer(entry) -> dict[str, Any]:

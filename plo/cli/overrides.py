@@ -1,14 +1,38 @@
 """KEY=VALUE on the command line: settings of the experiment and hyper-parameters of its losses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from plo.cli.shared import load_plugins
 from plo.near import near
 from plo.values import read_value
 
 SECTIONS = ("data", "model", "train", "evaluation")
+
+
+def read_experiment(arguments: list[str], flags: Mapping[str, Any]):
+    """Return the experiment of a command's arguments and flags, with its plug-ins loaded.
+
+    Args:
+        arguments: an experiment file, settings and hyper-parameters.
+        flags: settings from options of the command; empty ones do not count.
+
+    Raises:
+        ConfigError: there are no losses, or a setting is unknown or has a wrong value.
+    """
+    from plo.config import load_experiment
+
+    path, settings = split(arguments)
+    known, hyper = sort_settings(settings)
+    known = {name: value for name, value in flags.items() if value} | known
+    if path is None:
+        check_losses_given(known, hyper)
+    experiment = load_experiment(path, known)
+    load_plugins(experiment.plugins)
+    return with_hyper_parameters(experiment, hyper)
 
 
 def split(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from plo.cli.complete import name_argument, name_option
-from plo.cli.overrides import check_losses_given, sort_settings, split, split_files, with_hyper_parameters
+from plo.cli.overrides import read_experiment, sort_settings, split, split_files
 from plo.cli.parameters import Json, Plugins, Settings, Store
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
 
@@ -127,24 +127,14 @@ def compare(
     """Train every loss with every seed on one model and data set; run again, it continues where it stopped.
 
     Examples:
-        plo compare experiment.yaml train.lr=1e-4 dpo.beta=0.2
+        plo compare experiment.yaml dpo.beta=0.2 tuning.trials=8
         plo compare experiment.yaml --dry-run
-        plo compare --loss dpo --loss "dpo + 0.2*sft" --data hh name=mine
         plo compare --data pocket --loss my_loss.py:my_loss
     """
-    from plo.config import load_experiment
-
-    path, settings = split(arguments)
     loss, files = split_files(loss)
     plugin = list(dict.fromkeys([*plugin, *files]))
     flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
-    flags = {name: value for name, value in flags.items() if value}
-    known, hyper = sort_settings(settings)
-    if path is None:
-        check_losses_given({**flags, **known}, hyper)
-    experiment = load_experiment(path, {**flags, **known})
-    load_plugins(experiment.plugins)
-    experiment = with_hyper_parameters(experiment, hyper)
+    experiment = read_experiment(arguments, flags)
     if not dry_run:
         return run(experiment)
     silence_libraries()

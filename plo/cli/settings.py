@@ -69,6 +69,8 @@ def _values(schema: Mapping[str, Any]) -> tuple[str, str]:
     if "anyOf" in schema:
         kinds, allowed = zip(*map(_values, schema["anyOf"]), strict=True)
         return " or ".join(dict.fromkeys(kinds)), ", ".join(filter(None, allowed))
+    if "$ref" in schema:
+        return "mapping", ""
     if "enum" in schema or "const" in schema:
         return "choice", ", ".join(map(str, schema.get("enum") or [schema["const"]]))
     if schema["type"] == "array":
@@ -93,6 +95,7 @@ def _flow(value: Any) -> str:
 def _file(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Write an experiment file, line by line: what is required with an example, everything else in comments."""
     current = ""
+    sections = {row["setting"].rpartition(".")[0] for row in rows}
     for row in rows:
         section, _, name = row["setting"].rpartition(".")
         if section != current and section:
@@ -100,4 +103,6 @@ def _file(rows: list[dict[str, Any]]) -> Iterator[str]:
         current = section
         indent = "  " if section else ""
         yield from (f"{indent}# {text}" for text in wrap(row["description"], 100))
+        if row["setting"] in sections:  # its name follows, as the head of its settings
+            continue
         yield f"{indent}losses: [dpo, ipo]" if row["required"] else f"{indent}# {name}: {_flow(row['default'])}"

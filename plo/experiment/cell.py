@@ -58,6 +58,8 @@ def run_cell(
             log.info("note   %s: %s", cell.name, text)
     metrics, samples = evaluator.result()
     run.table(samples, "samples.json")
+    if (points := evaluator.by_point()) is not None:
+        run.table(points, "points.json")
     run.describe(describe_metrics(bench.suite, metrics))
     run.tag("plo.seconds", f"{time.monotonic() - started:.1f}")  # of this attempt
     run.finish(metrics)
@@ -152,6 +154,17 @@ class Evaluator(CurveRecorder):
         """Return metrics and samples of the last point."""
         step = max(self.points)
         return distributed.on_main(lambda: (self._evaluated(step) or {}, pd.read_parquet(self._samples(step))))
+
+    def by_point(self) -> pd.DataFrame | None:
+        """Return each prompt's KL and reward at every point, by share of the training; None without a reward or training."""
+
+        def read() -> pd.DataFrame | None:
+            frames = [pd.read_parquet(self._samples(step)).assign(share=share) for step, share in self.points.items()]
+            if self.cell.variant is None or any("reward" not in frame for frame in frames):
+                return None
+            return pd.concat(frames).groupby(["share", "prompt_id"])[["kl", "reward"]].mean().reset_index()
+
+        return distributed.on_main(read)
 
     def _points(self, steps: int) -> dict[int, float]:
         """Return {step: share of the training} of the evaluation points."""

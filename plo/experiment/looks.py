@@ -26,6 +26,16 @@ def seeds_at(experiment: Experiment, variant: Variant | None, rows: int, look: i
     return (*experiment.seeds, *range(first, first + count))[:count]
 
 
+def seeds_in_order(experiment: Experiment, variants: Sequence[Variant], look: int) -> list[tuple[Variant | None, int]]:
+    """Return each variant (None: the reference) with each of its seeds at a look, in the order in which they run.
+
+    The order is seed by seed, so that an interrupted comparison has all variants on its first seeds.
+    """
+    seeds = {one: seeds_at(experiment, one, len(variants), look) for one in (None, *variants)}
+    order = dict.fromkeys(seed for own in seeds.values() for seed in own)
+    return [(one, seed) for seed in order for one in seeds if seed in seeds[one]]
+
+
 def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgement:
     """Return the verdicts on the primary metric of finished cells; ceilings, which no table tests, have none.
 
@@ -36,11 +46,11 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
     metric = None
     for cell in cells:
         variant, loss = cell.tags["plo.variant"], cell.tags["plo.loss"]
-        values, described = _values(cell, primary)
+        values, described = recorded_values(cell, primary)
         is_row = "plo.ceiling" not in cell.tags and (variant != "reference" or experiment.baseline == variant)
         if values is None or not is_row:
             continue
-        tables.setdefault(variant, {})[int(cell.tags["plo.seed"])] = values
+        tables.setdefault(variant, {})[int(cell.tags["plo.seed"])] = values.groupby(level=0).mean()
         metric = described or metric
         if experiment.baseline in (variant, loss):
             base = variant
@@ -62,16 +72,19 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
     )
 
 
-def _values(cell: RecordedCell, name: str) -> tuple[pd.Series | None, Metric | None]:
-    """Return a metric's values by prompt and its description, from the cell's samples or from an evaluation of its model."""
+def recorded_values(cell: RecordedCell, name: str) -> tuple[pd.Series | None, Metric | None]:
+    """Return a metric's values of each sample or item, labelled by prompt, and its description; None if it has none.
+
+    They are from the cell's samples or from an evaluation of its model.
+    """
     if name in cell.metrics and cell.has_table(SAMPLES):
         samples = cell.table(SAMPLES).rename(columns=allowed_name)
         if name in samples:
-            return samples.groupby("prompt_id")[name].mean(), cell.described.get(name, BUILT_IN.get(name))
+            return samples.set_index("prompt_id")[name], cell.described.get(name, BUILT_IN.get(name))
     for finding in cell.findings:
         short = name.removeprefix(f"{finding.evaluation}.")
         if short != name and short in finding.metrics:
             items = finding.items.rename(columns=allowed_name)
             metrics = [Metric.from_dict(one) for one in finding.about.get("described", [])]
-            return items.groupby("prompt_id")[short].mean(), next((m for m in metrics if m.name == short), None)
+            return items.set_index("prompt_id")[short], next((m for m in metrics if m.name == short), None)
     return None, None

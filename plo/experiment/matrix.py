@@ -1,6 +1,7 @@
 """Comparison of variants x seeds on one model and data set, with `reference` and `sft`. It can be resumed at any time."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +13,12 @@ from plo.config import ConfigError, Experiment
 from plo.environment import environment
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, cell_key, comparison_key
-from plo.experiment.looks import judge_cells, seeds_at
+from plo.experiment.looks import judge_cells, seeds_in_order
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_columns, checked_variants
 from plo.experiment.progress import Progress
 from plo.experiment.runner import Runner
-from plo.experiment.tuning import tune
+from plo.experiment.tuning import Tuned, tune
 from plo.experiment.workbench import Workbench, prepare, workbench
 from plo.scorers import Variant
 from plo.tracking import RecordedCell, Tracker, closing, unrecorded
@@ -27,18 +28,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a comparison: the run id of its parent run, and the errors of failed cells by their names."""
+    """Result of a comparison.
+
+    Attributes:
+        parent: run id of its parent run.
+        failed: errors of failed cells by their names.
+        tuned: the variants with the settings that tuning chose; empty without tuning.
+    """
 
     parent: str
     failed: dict[str, str]
+    tuned: Sequence[Tuned] = ()
 
 
-def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome:
+def compare(experiment: Experiment, progress: Progress | None = None, *, only_tuning: bool = False) -> Outcome:
     """Run and record every cell of a comparison that is not finished. A failing cell does not stop the others.
 
     Calling it again skips finished cells and resumes interrupted ones from their last checkpoint. With several processes,
     only the main one records.
+
+    Args:
+        only_tuning: stop after the tuning; a later call goes on from there.
+
+    Raises:
+        ConfigError: the experiment cannot be run as it is written, or another process is running it.
+        TuningError: a trial failed, so no settings were chosen.
     """
+    if only_tuning and not experiment.tuning:
+        raise ConfigError("tuning: the experiment has none; add `tuning: {trials: 8}` to it, or give tuning.trials=8.")
     distributed.start()
     progress = progress or Progress()
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
@@ -47,7 +64,7 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
     bench = workbench(experiment, progress)
     check_columns(trained, bench.data.train)
     tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
-    tuning = None
+    tuning, tuned = None, list[Tuned]()
     if experiment.tuning:
         for_tuning, for_test = bench.data.split_for_tuning()
         tuning, bench = replace(bench, data=for_tuning), replace(bench, data=for_test)
@@ -70,7 +87,7 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
                 tuned = tune(tuning, variants, runner.trials, runner.results)
                 variants = [one.variant for one in tuned]
                 runner.tuning = {one.variant.name: one.record for one in tuned}
-            for look in looks:
+            for look in () if only_tuning else looks:
                 cells = _cells(bench, variants, look)
                 begin(cells)
                 failed |= runner.cells(bench, cells)
@@ -81,7 +98,7 @@ def compare(experiment: Experiment, progress: Progress | None = None) -> Outcome
                     failed |= evaluate_cells(bench, finished, tracker, parent)
                 if experiment.looks and distributed.on_main(partial(_look, experiment, finished, look)):
                     break
-    return Outcome(parent, failed)
+    return Outcome(parent, failed, tuned)
 
 
 def _look(experiment: Experiment, cells: list[RecordedCell], look: int) -> str | None:
@@ -93,10 +110,9 @@ def _look(experiment: Experiment, cells: list[RecordedCell], look: int) -> str |
 
 
 def _cells(bench: Workbench, variants: list[Variant], look: int) -> list[Cell]:
-    """Return the cells seed by seed, so that an interrupted comparison has all variants on its first seeds."""
-    seeds = {one: seeds_at(bench.experiment, one, len(variants), look) for one in (None, *variants)}
-    order = dict.fromkeys(seed for own in seeds.values() for seed in own)
-    return [Cell(one, seed, cell_key(bench, one, seed)) for seed in order for one in seeds if seed in seeds[one]]
+    """Return the cells of a look in the order in which they run."""
+    planned = seeds_in_order(bench.experiment, variants, look)
+    return [Cell(variant, seed, cell_key(bench, variant, seed)) for variant, seed in planned]
 
 
 def _only_one(tracker: Tracker, key: str) -> AbstractContextManager[object]:

@@ -1,38 +1,40 @@
-"""Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it.
-
-Keys depend on the weights. The plan takes those of the recorded comparison, and is right if the model still has them.
-"""
+"""Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Literal
 
 from plo import store
 from plo.backbone.checkpoints import checkpoints
-from plo.backbone.head import ModelError
-from plo.backbone.pretrained import pretrained_tokenizer
 from plo.backbone.steps import tokens_of
 from plo.config import Experiment
-from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, comparison_key, optimiser_steps, other_models
-from plo.experiment.preflight import check_columns, checked_variants
+from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, optimiser_steps, other_models, train_settings
+from plo.experiment.looks import judge_cells, seeds_in_order
+from plo.experiment.recorded import Recorded, find_recorded
+from plo.experiment.runner import trial_results
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
-from plo.experiment.workbench import read_data, sft_stage, suites
-from plo.faults import reason
+from plo.experiment.tuning import Result
+from plo.experiment.tuning_plan import Pace, PlannedTuning, plan_tuning
+from plo.experiment.workbench import sft_stage
 from plo.scorers import Stage, Variant
-from plo.tracking import Comparison, NothingRecorded, RecordedCell, Tracker, store_uri
+from plo.tracking import RecordedCell, Run, Tracker, store_uri
 
 State = Literal["finished", "resumes", "to do"]
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One variant with one seed."""
+    """A variant with a seed."""
 
     variant: str
     seed: int
     state: State
     steps: int  # of the optimiser, in the whole training; 0 for the reference
     done: int  # steps that need not be computed again
+    look: int = 0  # number of seeds at the first look that has it
+    seconds: float | None = None  # estimate for what is left of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a comparison: what it would do, without doing it. Cells and stages are in the order in which they run."""
+    """Plan of a comparison: what it would do, without doing it. Cells and stages are in the order in which they run.
+
+    With looks the cells are those of all looks, or of those up to the one at which recorded verdicts ended the comparison.
+    """
 
     experiment: Experiment  # with the value of every setting
     data: str  # summary of the data source
@@ -59,13 +64,29 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     evaluations: tuple[str, ...]  # names of those at every point of training
     model_evaluations: tuple[str, ...]  # names of those of each trained model
-    training_seconds: float | None  # estimate for the cells to do, at the speed of recorded ones
+    tuning: PlannedTuning | None = None
+    stop: str | None = None  # why recorded verdicts need no further seeds
 
     @property
-    def steps(self) -> int:
-        """Number of optimiser steps to do, including those of stages."""
-        cells = sum(cell.steps - cell.done for cell in self.cells)
-        return cells + sum(stage.steps for stage in self.stages if stage.state != "finished")
+    def left(self) -> list[PlannedCell]:
+        """Cells that are not finished."""
+        return [cell for cell in self.cells if cell.state != "finished"]
+
+    @property
+    def least(self) -> list[PlannedCell]:
+        """Cells that are not finished and belong to the next look, after which the comparison may end."""
+        return [cell for cell in self.left if cell.look == self.left[0].look]
+
+    def steps(self, cells: Iterable[PlannedCell]) -> int:
+        """Return the number of optimiser steps to do for cells, including those of stages and of the tuning."""
+        stages = sum(stage.steps for stage in self.stages if stage.state != "finished")
+        return sum(cell.steps - cell.done for cell in cells) + stages + (self.tuning.steps if self.tuning else 0)
+
+    def seconds(self, cells: Iterable[PlannedCell]) -> float | None:
+        """Estimate the seconds of cells and of the tuning, at the speed of recorded ones; None if none is recorded."""
+        parts = [cell.seconds for cell in cells] + ([self.tuning.seconds] if self.tuning else [])
+        known = [part for part in parts if part is not None]
+        return sum(known) if known and len(known) == len(parts) else None
 
 
 def plan_comparison(experiment: Experiment) -> Plan:
@@ -74,47 +95,37 @@ def plan_comparison(experiment: Experiment) -> Plan:
     Raises:
         PloError: the comparison would fail before anything is trained.
     """
-    variants, trained = checked_variants(experiment)
-    names, of_models = suites(experiment)
-    try:
-        tokenizer, generation = pretrained_tokenizer(experiment.model.name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The model {experiment.model.name!r} cannot be found: {reason(error)}.") from error
-    data = read_data(experiment, tokenizer, generation)
-    check_columns(trained, data.train)
-    inputs = Inputs(experiment, tokenizer, data, names, of_models, model_identity="")
-    address, recorded, tracker = _recorded(inputs)
-    if recorded is not None:
-        inputs = replace(inputs, model_identity=recorded.tags["plo.model"])
-    attempts = recorded.cells() if recorded is not None else []
-    cells = [_cell(inputs, attempts, variant, seed) for seed in experiment.seeds for variant in (None, *variants)]
-    stages = _stages(inputs, variants, tracker)
+    known = find_recorded(experiment)
+    inputs, variants, attempts = known.inputs, known.variants, known.cells
+    pace, tuning, results = _pace(known), None, dict[str, Result]()
+    if known.tracker is not None and known.comparison is not None:
+        results = trial_results(known.tracker, known.comparison.run_id)
+    if known.tuning is not None:
+        tuning, variants = plan_tuning(known.tuning, variants, results, pace)
+    cells, stop = dict[tuple[Variant | None, int], PlannedCell](), None
+    for look in experiment.looks or (len(experiment.seeds),):
+        order = seeds_in_order(experiment, variants, look)
+        new = {one: _cell(inputs, attempts, *one) for one in order if one not in cells}
+        cells |= {
+            one: replace(cell, look=look, seconds=_seconds(inputs, one[0], cell, pace)) for one, cell in new.items()
+        }
+        if experiment.looks and all(cell.state == "finished" for cell in cells.values()):
+            keys = {cell_key(inputs, *one) for one in cells}
+            if stop := judge_cells(experiment, [one for one in attempts if one.key in keys]).stop:
+                break
     return Plan(
         experiment=experiment,
-        data=str(data.summary()),
-        pairs=len(data.train),
-        store=address,
-        comparison=recorded.run_id if recorded is not None else None,
-        cells=tuple(cells),
-        stages=tuple(stages),
-        evaluations=names,
-        model_evaluations=tuple(evaluation.name for evaluation in of_models),
-        training_seconds=_seconds(inputs, cells, attempts),
+        data=str(inputs.data.summary()),
+        pairs=len(inputs.data.train),
+        store=known.tracker.uri if known.tracker is not None else store_uri(experiment.store),
+        comparison=known.comparison.run_id if known.comparison is not None else None,
+        cells=tuple(cells.values()),
+        stages=tuple(_stages(inputs, variants, known.tracker)),
+        evaluations=inputs.suite,
+        model_evaluations=tuple(evaluation.name for evaluation in inputs.model_evaluations),
+        tuning=tuning,
+        stop=stop,
     )
-
-
-def _recorded(inputs: Inputs) -> tuple[str, Comparison | None, Tracker | None]:
-    """Return the store's URI, and the newest recorded comparison that is equal to the experiment except for weights."""
-    experiment = inputs.experiment
-    try:
-        tracker = Tracker(experiment.store, "plo", create=False)
-    except NothingRecorded:
-        return store_uri(experiment.store), None, None
-    for comparison in reversed(tracker.comparisons()):
-        alike = replace(inputs, model_identity=comparison.tags.get("plo.model", ""))
-        if comparison.name == experiment.name and comparison.key == comparison_key(alike):
-            return tracker.uri, comparison, tracker
-    return tracker.uri, None, tracker
 
 
 def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int) -> PlannedCell:
@@ -177,12 +188,31 @@ def _stage(
     return PlannedStage(name, (), steps, pairs, "finished" if finished else "to do")
 
 
-def _seconds(inputs: Inputs, cells: list[PlannedCell], attempts: list[RecordedCell]) -> float | None:
-    """Estimate the seconds of the training that is left, at the mean speed of the recorded cells."""
-    speeds = [speed for one in attempts if (speed := one.metrics.get("tokens_per_second"))]
-    if not speeds:
-        return None
-    experiment, pairs = inputs.experiment, inputs.data.train
-    tokens = sum(tokens_of(pair, experiment.model.packed) for pair in pairs) / len(pairs)
-    steps = sum(cell.steps - cell.done for cell in cells)
-    return steps * experiment.train.batch_size * tokens / (sum(speeds) / len(speeds))
+def _seconds(inputs: Inputs, variant: Variant | None, cell: PlannedCell, pace: Pace) -> float | None:
+    """Estimate the seconds of what is left of a cell."""
+    if cell.state == "finished":
+        return 0.0
+    pairs = (cell.steps - cell.done) * train_settings(inputs.experiment, variant).batch_size
+    return pace(pairs, len(inputs.experiment.points) if variant is not None else 1)
+
+
+def _pace(known: Recorded) -> Pace:
+    """Return a function that estimates seconds from those of recorded cells and trials.
+
+    A reference takes as long as one evaluation of samples; the speed of a training is recorded with each cell.
+    """
+    runs: list[RecordedCell | Run] = [cell for cell in known.cells if cell.status == "FINISHED"]
+    if known.tracker is not None and known.comparison is not None:
+        runs += known.tracker.trials(known.comparison.run_id).values()
+    speeds = [speed for one in runs if (speed := one.metrics.get("tokens_per_second"))]
+    references = [one for one in runs if one.tags.get("plo.variant") == "reference"]
+    evaluations = [float(one.tags["plo.seconds"]) for one in references if "plo.seconds" in one.tags]
+    pairs = known.inputs.data.train
+    tokens = sum(tokens_of(pair, known.inputs.experiment.model.packed) for pair in pairs) / len(pairs)
+
+    def pace(pairs: int, evaluations_left: int) -> float | None:
+        if not speeds:
+            return None
+        return pairs * tokens / fmean(speeds) + evaluations_left * (fmean(evaluations) if evaluations else 0.0)
+
+    return pace

@@ -49,16 +49,7 @@ class Runner:
 
     def results(self) -> dict[str, Result]:
         """Return the results of the finished trials by the keys of their cells."""
-        return distributed.on_main(
-            lambda: {key: self._result(run) for key, run in self.tracker.trials(self.parent).items()}
-        )
-
-    def _result(self, run: Run) -> Result:
-        values = {}
-        if "plo.diverged" not in run.tags:
-            samples = self.tracker.table(run.run_id, "samples.json")
-            values = {name: by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
-        return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
+        return distributed.on_main(lambda: trial_results(self.tracker, self.parent))
 
     def cells(self, bench: Workbench, cells: Sequence[Cell], *, trial: bool = False) -> dict[str, str]:
         """Run the cells that are not finished. Return the errors of failed ones by name; they do not stop the others."""
@@ -69,7 +60,7 @@ class Runner:
         of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
         references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
         todo = [cell for cell in cells if cell.key not in finished]
-        if skipped := len(cells) - len(todo):
+        if not trial and (skipped := len(cells) - len(todo)):
             log.info("%d of %d cells are finished already.", skipped, len(cells))
         pairs = len(bench.data.train)
         work = [(cell.units(bench.experiment, pairs), cell.steps(bench.experiment, pairs)) for cell in todo]
@@ -110,6 +101,19 @@ class Runner:
                         store.remove(cell.folder(root))
                 done.end()
         return failed
+
+
+def trial_results(tracker: Tracker, parent: str) -> dict[str, Result]:
+    """Return the results of the finished trials of a comparison by the keys of their cells."""
+    return {key: _result(tracker, run) for key, run in tracker.trials(parent).items()}
+
+
+def _result(tracker: Tracker, run: Run) -> Result:
+    values = {}
+    if "plo.diverged" not in run.tags:
+        samples = tracker.table(run.run_id, "samples.json")
+        values = {str(name): by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
+    return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
 
 
 def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:

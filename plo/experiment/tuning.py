@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plo.config import ConfigError, TuningConfig
+from plo.config import ConfigError, Experiment, TuningConfig
 from plo.errors import PloError
 from plo.evals import describe_metrics
-from plo.experiment.keys import Cell, cell_key, optimiser_steps, train_settings
-from plo.experiment.workbench import Workbench
+from plo.experiment.keys import Cell, Inputs, cell_key, optimiser_steps, train_settings
 from plo.identity import sha256
 from plo.scorers import Variant
 from plo.scorers.space import Space, at_point, search_space
@@ -58,24 +57,26 @@ class Tuned:
     """A variant with the settings that its tuning chose.
 
     Attributes:
+        given: the variant as the experiment has it.
         variant: the variant to compare.
         record: facts for tables, as recorded with every cell: digest of the protocol, trials, space, scores, cost.
     """
 
+    given: Variant
     variant: Variant
     record: dict[str, Any]
 
 
 def tune(
-    bench: Workbench,
+    bench: Inputs,
     variants: Sequence[Variant],
-    run: Callable[[Workbench, list[Cell]], dict[str, str]],
+    run: Callable[[Any, list[Cell]], dict[str, str]],
     results: Callable[[], Results],
 ) -> list[Tuned]:
     """Return every variant with the best settings found for it.
 
     Args:
-        bench: workbench whose held-out prompts serve tuning.
+        bench: workbench whose held-out prompts serve tuning; `run` receives it with the settings of trials.
         run: trains and records the cells that are not recorded yet, and returns the errors of failed ones by name.
         results: returns the recorded results by the keys of their cells.
 
@@ -84,6 +85,20 @@ def tune(
         TuningError: a trial failed for another reason than a loss that is not finite.
     """
     return _Tuning(bench, run, results).tuned(variants)
+
+
+def trial_steps(experiment: Experiment, variant: Variant, pairs: int) -> list[int]:
+    """Return the optimiser steps of each trial of a variant: those of the first rung, then those in full."""
+    config = experiment.tuning or TuningConfig()
+    space = search_space(variant, experiment.train.lr or math.nan, config.search.get(variant.registered_name))
+    short, full = _rungs(experiment, variant, pairs)
+    return [*[short] * config.trials, *[full] * (config.promote + 1)] if space else [full]
+
+
+def _rungs(experiment: Experiment, variant: Variant, pairs: int) -> tuple[int, int]:
+    """Return the optimiser steps of a trial of the first rung, with a schedule of that length, and of one in full."""
+    full = optimiser_steps(train_settings(experiment, variant), pairs)
+    return max(1, round((experiment.tuning or TuningConfig()).share * full)), full
 
 
 @dataclass
@@ -100,7 +115,7 @@ class _Search:
 class _Tuning:
     """A tuning on one workbench; `tune` describes the arguments."""
 
-    def __init__(self, bench: Workbench, run: Callable[..., dict[str, str]], results: Callable[[], Results]):
+    def __init__(self, bench: Inputs, run: Callable[..., dict[str, str]], results: Callable[[], Results]):
         experiment = bench.experiment
         self.bench = replace(bench, experiment=experiment.model_copy(update={"eval_at": (1.0,)}), model_evaluations=())
         self.run, self.results = run, results
@@ -127,9 +142,8 @@ class _Tuning:
             {name: float(f"{value:.3g}") for name, value in point.items()}
             for point in (search_points(space, self.config.trials, self.config.seed) if space else [])
         ]
-        steps = optimiser_steps(train_settings(experiment, variant), len(self.bench.data.train))
-        short = {STEPS: max(1, round(self.config.share * steps))}  # with a schedule of that length
-        return _Search(variant, space, points, [self._cell(at_point(variant, {**p, **short})) for p in points])
+        short, _ = _rungs(experiment, variant, len(self.bench.data.train))
+        return _Search(variant, space, points, [self._cell(at_point(variant, {**p, STEPS: short})) for p in points])
 
     def _choose(self, search: _Search, found: Results, metric: str, higher: bool) -> Tuned:
         trials = _trials(found, [cell for _, cell in search.full], metric, higher)
@@ -156,10 +170,9 @@ class _Tuning:
             search.variant.name,
             variant.name,
             metric,
-            record["score"],
-            record["default"],
+            *map(_shown, trials["utility"].iloc[[place, -1]] * sign),
         )
-        return Tuned(variant, record)
+        return Tuned(search.variant, variant, record)
 
     def _cell(self, variant: Variant | None) -> Cell:
         return Cell(variant, self.config.seed, cell_key(self.bench, variant, self.config.seed))
@@ -202,3 +215,7 @@ def _trials(found: Results, cells: Sequence[Cell], metric: str, higher: bool) ->
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "diverged"

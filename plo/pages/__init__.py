@@ -16,6 +16,7 @@ from plo.losses.register import PREFERENCE_MODELS
 from plo.pages import methods
 from plo.pages.markdown import Page, code
 from plo.scorers import SCORERS, get_scorer, get_variant
+from plo.scorers.space import strength_space
 
 COMMAND = "plo docs --out docs/methods"
 MARK = f"<!-- Written by `{COMMAND}`; to change it, change the docstring. -->"
@@ -31,7 +32,7 @@ def pages() -> dict[str, str]:
     templates.globals |= {"mark": MARK, "methods": methods, "absent": dict.fromkeys(LOSSES.absent.values())}
     templates.globals |= {"LOSSES": LOSSES, "SCORERS": SCORERS, "GENERATORS": GENERATORS}
     templates.globals |= {"get_variant": get_variant, "get_scorer": get_scorer, "read_docstring": read_docstring}
-    templates.globals |= {"PREFERENCE_MODELS": PREFERENCE_MODELS}
+    templates.globals |= {"PREFERENCE_MODELS": PREFERENCE_MODELS, "strength_space": strength_space}
 
     def render(template: str, page: Page, **facts: Any) -> str:
         text = templates.get_template(f"{template}.md").render(page=page, **facts)

@@ -28,7 +28,18 @@ def search_space(variant: Variant, lr: float, given: Mapping[str, tuple[float, f
         given: ranges that the experiment gives for this loss, in place of these.
     """
     space = {} if "lr" in variant.train else {LR: (lr / FACTOR, lr * FACTOR)}
-    return space | (dict(given) if given else _strength(variant.terms[0][1]))
+    return space | (dict(given) if given else strength_space(variant))
+
+
+def strength_space(variant: Variant) -> Space:
+    """Return the range in which tuning tries the strength of a variant's loss; empty if it has none, or it is set by hand."""
+    term = variant.terms[0][1]
+    declared = getattr(term.entry.facts, "search", None)
+    defaults = {name: parameter.default for name, parameter in hyper_parameters(term.entry.load()).items()}
+    positive = {name: value for name, value in defaults.items() if _is_positive(value)}
+    name = "beta" if "beta" in positive else next(iter(positive), None)
+    ranges: Space = dict(declared) if declared else {name: _around(term, name, positive[name])} if name else {}
+    return {name: ends for name, ends in ranges.items() if name not in term.given}
 
 
 def at_point(variant: Variant, point: Mapping[str, float]) -> Variant:
@@ -41,15 +52,6 @@ def at_point(variant: Variant, point: Mapping[str, float]) -> Variant:
     train = {name.removeprefix(TRAIN): value for name, value in point.items() if name.startswith(TRAIN)}
     (coefficient, first), *others = variant.terms
     return Variant([(coefficient, first.with_params(own) if own else first), *others], {**variant.train, **train})
-
-
-def _strength(term: Term) -> Space:
-    declared = getattr(term.entry.facts, "search", None)
-    defaults = {name: parameter.default for name, parameter in hyper_parameters(term.entry.load()).items()}
-    positive = {name: value for name, value in defaults.items() if _is_positive(value)}
-    name = "beta" if "beta" in positive else next(iter(positive), None)
-    ranges: Space = dict(declared) if declared else {name: _around(term, name, positive[name])} if name else {}
-    return {name: ends for name, ends in ranges.items() if name not in term.given}
 
 
 def _is_positive(value: Any) -> bool:

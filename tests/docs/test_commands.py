@@ -36,6 +36,7 @@ NOT_RUN = {
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json": "a server or the hub",
+    r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
     r"plo eval hh-first|plo leaderboard models": "a comparison that the page has from another one",
 }
 # Comparisons that are planned here (--dry-run), not trained: long ones, and one that a page has trained once already.

@@ -1,16 +1,22 @@
 """The plan of a comparison: what is finished, what resumes, what is to do, without weights or training."""
 
 import shutil
+from contextlib import nullcontext
 
 import pytest
 from torch.nn.functional import logsigmoid
 
-from plo.config import ConfigError
+from plo.config import ConfigError, Experiment
+from plo.evals import register_evaluation
 from plo.experiment import runner
+from plo.experiment.keys import Inputs
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
+from plo.experiment.tuning import Result, TuningError, tune
+from plo.experiment.tuning_plan import PlannedTuning, plan_tuning
 from plo.losses import register_loss
-from plo.scorers import Stage, register_scorer
+from plo.scorers import Stage, get_variant, register_scorer
+from plo.tracking import Tracker
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +45,8 @@ def test_a_new_comparison_is_planned_from_its_settings_alone(tiny, tmp_path):
     steps = -(-pairs // 4)
     assert states(plan)["reference 0"] == ("to do", 0, 0)
     assert states(plan)["dpo 1"] == states(plan)["sft 0"] == ("to do", 0, steps)
-    assert len(plan.cells) == 8 and plan.steps == 6 * steps
-    assert (plan.comparison, plan.training_seconds, plan.stages) == (None, None, ())
+    assert len(plan.cells) == 8 and plan.steps(plan.left) == 6 * steps
+    assert (plan.comparison, plan.seconds(plan.left), plan.stages) == (None, None, ())
     assert plan.evaluations == ("ngram_diversity", "repetition")
     assert plan.experiment.train.lr == 1e-3 and plan.store.endswith("plo.db")
     assert not (tmp_path / "plo.db").exists() and not (tmp_path / "runs").exists(), "planning makes nothing"
@@ -75,8 +81,8 @@ def test_finished_cells_and_the_step_of_a_broken_one(tiny, without_weights, monk
     assert states(plan)["reference 0"] == ("finished", 0, 0)
     assert states(plan)["dpo 0"] == ("resumes", 2, steps)
     assert states(plan)["dpo 1"] == ("to do", 0, steps)
-    assert plan.steps == (steps - 2) + 2 * steps
-    assert plan.training_seconds > 0
+    assert plan.steps(plan.left) == (steps - 2) + 2 * steps
+    assert plan.seconds(plan.left) > 0
     assert plan_comparison(tiny(**{"train.lr": 2e-3})).comparison is None, "another optimisation is another comparison"
     shutil.rmtree("runs")
     assert states(plan_comparison(tiny(**settings)))["dpo 0"] == ("to do", 0, steps)
@@ -105,9 +111,88 @@ def test_stages_are_planned_with_the_variants_that_need_them(tiny, without_weigh
     assert not compare(experiment).failed
     again = plan_comparison(experiment)
     assert [s.state for s in again.stages] == ["finished"] * 3
-    assert {cell.state for cell in again.cells} == {"finished"} and again.steps == 0
+    assert {cell.state for cell in again.cells} == {"finished"} and again.steps(again.left) == 0
 
 
 def test_what_would_end_the_comparison_ends_the_plan(tiny):
     with pytest.raises(ConfigError, match="dpo"):
         plan_comparison(tiny(losses=["dpo", "dpo"]))
+
+
+@pytest.fixture
+def letters():
+    @register_evaluation("letters", higher_is_better=True)
+    def letters(samples):
+        return samples["text"].str.len().to_frame("letters")
+
+    return {"primary": "letters", "evaluation.suite": ["letters"]}
+
+
+def test_looks_are_planned_with_the_baselines_further_seeds(tiny, letters):
+    """Of three rows the baseline and the reference have round(2 sqrt(2)) = 3 seeds at the first look, 4 at the second."""
+    plan = plan_comparison(tiny(losses=["dpo", "ipo"], seeds={"looks": [2, 3]}, baseline="dpo", **letters))
+    looks = {}
+    for cell in plan.cells:
+        looks.setdefault(cell.variant, {})[cell.seed] = cell.look
+    assert looks["sft"] == looks["ipo"] == {0: 2, 1: 2, 2: 3}
+    assert looks["dpo"] == looks["reference"] == {0: 2, 1: 2, 2: 2, 3: 3}
+    assert (len(plan.least), len(plan.left)) == (10, 14)
+    steps = -(-plan.pairs // 4)
+    assert (plan.steps(plan.least), plan.steps(plan.left)) == (7 * steps, 10 * steps)
+
+
+def test_a_variants_own_steps_are_planned(tiny):
+    plan = plan_comparison(tiny(losses=["dpo @ steps=3", "ipo @ epochs=2"]))
+    assert states(plan)["dpo @ steps=3 0"] == ("to do", 0, 3)
+    assert states(plan)["ipo @ epochs=2 0"] == ("to do", 0, 2 * -(-plan.pairs // 4))
+
+
+def test_a_tuning_alone_is_planned_and_a_comparison_reuses_it(tiny, letters, without_weights):
+    """The reference, two first trials of a quarter of the steps, one of them in full, and the setting as given."""
+    experiment = tiny(losses=["sft"], tuning={"trials": 2, "promote": 1}, **letters)
+    new = plan_comparison(experiment)
+    steps = -(-new.pairs // 4)
+    assert new.tuning == PlannedTuning(5, 0, 2 * max(1, round(steps / 4)) + 2 * steps)
+    without_weights()
+    (sft,) = compare(experiment, only_tuning=True).tuned
+
+    (comparison,) = Tracker(create=False).comparisons()
+    assert comparison.cells() == []
+    trials = Tracker(create=False).trials(comparison.run_id).keys()
+    plan = plan_comparison(experiment)
+    assert (plan.tuning.trials, plan.tuning.finished, plan.tuning.steps) == (5, 5, 0)
+    assert states(plan).keys() == {"reference 0", f"{sft.variant.name} 0"} and len(plan.left) == 2
+    assert plan.seconds(plan.left) > 0, "trials show the speed"
+    assert compare(experiment).tuned[0].variant.name == sft.variant.name
+    assert Tracker(create=False).trials(comparison.run_id).keys() == trials
+    assert plan_comparison(experiment).left == []
+    with pytest.raises(ConfigError, match=r"tuning: the experiment has none"):
+        compare(tiny(), only_tuning=True)
+
+
+class Data:
+    """As much of the data as keys need: 40 training pairs, at batch 4 ten steps."""
+
+    train, digest = range(40), "data"
+
+
+@pytest.mark.usefixtures("letters")
+@pytest.mark.parametrize(("recorded", "steps"), [(0, 48), (1, 48), (2, 46), (5, 40), (6, 30), (9, 0)])
+def test_what_is_left_of_a_tuning_is_found_from_recorded_trials(recorded, steps):
+    """Two losses: the reference, two trials of two steps each, then one in full and the setting as given, ten steps each."""
+    tuning = {"trials": 2, "promote": 1, "share": 0.2}
+    settings = {"losses": ["dpo"], "train": {"batch_size": 4, "lr": 1e-3}, "primary": "letters", "tuning": tuning}
+    inputs = Inputs(Experiment(**settings), None, Data(), ("letters",), (), "model")
+    variants, results = [get_variant("dpo"), get_variant("ipo")], {}
+
+    def run(_, cells):
+        for cell in cells:
+            if cell.key not in results and len(results) < recorded:
+                results[cell.key] = Result({"letters": 1.0, "kl": 1.0}, {"letters": [1.0]}, 2.0)
+        return {} if all(cell.key in results for cell in cells) else {"a trial": "was interrupted"}
+
+    with pytest.raises(TuningError) if recorded < 9 else nullcontext():
+        tune(inputs, variants, run, lambda: results)
+    planned, chosen = plan_tuning(inputs, variants, results, lambda pairs, evaluations: pairs + 1000.0 * evaluations)
+    assert planned == PlannedTuning(9, recorded, steps, 4 * steps + 1000.0 * (9 - recorded))
+    assert len(chosen) == 2

@@ -71,9 +71,11 @@ def test_all_losses_get_the_same_points_and_equally_many_trials():
     assert abs(math.log(dpo.variant.train["lr"] / 2e-3)) == pytest.approx(-best)
 
 
-def test_the_setting_as_given_is_kept_where_no_trial_is_better():
+def test_the_setting_as_given_is_kept_where_no_trial_is_better(caplog):
+    caplog.set_level("INFO", logger="plo")
     (dpo,) = Trials(far(1e-3, of=lambda v: v.train.get("lr", 1e-3)), trials=2, promote=1).tuned("dpo")
     assert dpo.variant.name == "dpo" and dpo.record["point"] == {} and dpo.record["score"] == dpo.record["default"] == 0
+    assert caplog.messages == ["tuned  dpo: dpo, letters -0.000 (as given -0.000)"]
 
 
 def test_what_is_set_by_hand_is_fixed():

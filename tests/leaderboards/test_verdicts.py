@@ -75,9 +75,10 @@ def test_verdicts_are_those_of_the_declared_metric_baseline_and_margin(board):
     }  # fmt: skip
     assert headline(board).startswith("Better than dpo in reward: far (+0.4")
     assert "Worse: low (-0.4" in headline(board) and "Equivalent: near (" in headline(board)
-    first, *_, detects = design_lines(board)
+    first, _, detects, ranked = design_lines(board)
     assert "Primary metric: reward, margin ±0.1. Baseline: dpo, 3 seeds. 3 variants, 3 seeds x 20 prompts" in first
     assert "Holm at alpha 0.05" in first and "with power .8 (it describes the design and decides nothing)" in detects
+    assert ranked == "Ranked: 3 rows that are tuned(N=4, d1)."
 
 
 def test_what_is_given_on_the_command_line_wins(tracker, board):
@@ -165,6 +166,56 @@ def test_lower_is_better_turns_optimism_and_the_best_trial_round(tracker):
     assert facts["expected_best"][2] == pytest.approx((0.3 + 0.9 + 1.0 + 0.7) / 16)
     assert facts["optimism"] == pytest.approx(ipo.metrics["reward"].mean - 0.5)
     assert facts["robustness"] == 0.0  # none of them is lower than .1, the baseline's best
+
+
+def test_samples_that_were_cut_are_noted_by_row(tracker):
+    """Two seeds, of which .9 and 1 of the samples ended: 5% were cut."""
+    parent = tracker.comparison("cut", "key-cut", {})
+    for loss, shares in (("dpo", (0.9, 1.0)), ("ipo", (1.0, 1.0))):
+        for seed, share in enumerate(shares):
+            about = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            tracker.start_cell(parent, f"{loss}/{seed}", "x", about).finish({"reward": 0.5, "finished": share})
+    assert "Samples cut before they ended, scored as if complete: dpo 5.0%." in read(tracker, "cut").notes
+
+
+def test_reward_at_matched_kl_is_interpolated_between_the_points(tracker):
+    """(KL, reward) of dpo ends at (2, 1); ipo goes through (1, .8) to (4, .9), so at KL 2 it has .8 + .1 / 3. The lower
+    quartile of what they reach, 2 and 4, is 2.5, but the baseline reaches 2."""
+    parent = tracker.comparison("matched", "key-matched", {"baseline": "dpo", "primary": "reward"})
+    curves = {"dpo": {0.5: (1.0, 0.5), 1.0: (2.0, 1.0)}, "ipo": {0.5: (1.0, 0.8), 1.0: (4.0, 0.9)}, "reference": {}}
+    for loss, curve in curves.items():
+        for seed in range(2):
+            noise = np.random.default_rng([seed, len(loss)]).normal(0, 0.1, PROMPTS)
+            noise -= noise.mean()
+            frame = pd.DataFrame({"prompt_id": range(PROMPTS), "sample": 0, "prompt": "p", "text": "t", "kl": 0.0})
+            frame["reward"] = noise + (curve[1.0][1] if curve else 0)
+            about = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed}
+            cell = tracker.start_cell(parent, f"{loss}/{seed}", loss, about)
+            cell.table(frame, "samples.json")
+            if curve:
+                points = [frame.assign(share=s, kl=kl, reward=noise + r) for s, (kl, r) in curve.items()]
+                cell.table(pd.concat(points)[["share", "prompt_id", "kl", "reward"]], "points.json")
+            cell.finish({"reward": frame["reward"].mean(), "kl": curve[1.0][0] if curve else 0.0})
+    found = read(tracker, "matched")
+    assert found.matched.budget == 2.0
+    rewards = {name.split(" ")[0]: one.mean for name, one in found.matched.rewards.items()}
+    assert rewards == pytest.approx({"dpo": 1.0, "ipo": 0.8 + 0.1 / 3})
+    assert next(iter(found.matched.differences.values())).mean == pytest.approx(0.8 + 0.1 / 3 - 1.0)
+    assert "| ipo | 0.833 [" in to_markdown(found).split("## Reward at matched KL")[1]
+
+
+def test_the_fragility_of_the_first_place(tracker):
+    """Of 20 verdicts each, a has 15 wins and b 12. Every flip of a loss of b's or a win of a's moves the gap of 3 by one, so
+    four put b ahead. All of b's wins are a's too, so no prompts can be left out to put b ahead."""
+    parent = tracker.comparison("fragile", "key-fragile", {"primary": "gold_win_rate", "baseline": "b"})
+    for loss, wins in (("a", 15), ("b", 12)):
+        frame = pd.DataFrame({"prompt_id": range(20), "sample": 0, "prompt": "p", "text": "t"})
+        frame["gold_win_rate"] = (np.arange(20) < wins).astype(float)
+        cell = tracker.start_cell(parent, loss, loss, SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": 0})
+        cell.table(frame, "samples.json")
+        cell.finish({"gold_win_rate": wins / 20})
+    said = "First place: a. b would take it if 4 of their 40 values changed as far as they can."
+    assert said in design_lines(read(tracker, "fragile"))
 
 
 @pytest.mark.parametrize("width", [80, 120])
