@@ -6,6 +6,7 @@ from plo.config import ConfigError, Experiment
 from plo.evals import register_evaluation
 from plo.experiment.looks import seeds_at
 from plo.experiment.matrix import compare
+from plo.experiment.plan import plan_comparison
 from plo.scorers import get_variant
 from plo.tracking import Tracker
 
@@ -33,7 +34,10 @@ def seeds():
 def test_no_seed_is_added_once_every_verdict_is_settled(experiment, caplog):
     """No sample has a thousand letters, so all rows are equivalent at the first look of two seeds."""
     caplog.set_level("INFO", logger="plo")
-    compare(experiment(margin=1000, baseline_seeds=2))
+    settled = experiment(margin=1000, baseline_seeds=2)
+    compare(settled)
+    plan = plan_comparison(settled)
+    assert (plan.stop, plan.left) == ("settled", []), "a later look is not planned"
     assert seeds() == {"reference": [0, 1], "sft": [0, 1], "dpo": [0, 1]}
     assert "look at 2 seeds: sft equivalent (settled: no further seeds)" in caplog.messages
 
