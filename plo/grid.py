@@ -4,6 +4,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from plo.errors import PloError
+
+
+class GridError(PloError, ValueError):
+    """A grid of variants that is not a mapping of names to lists of values."""
+
+
 TRAIN = "train."  # prefix of a training setting among hyper-parameters
 
 
@@ -11,7 +18,7 @@ def expand_grid(spec: Any) -> list[Any]:
     """Return the specs of losses that a spec with a `grid` stands for: every combination of its values.
 
     Raises:
-        ValueError: the grid is not a mapping of names to lists of values.
+        GridError: the grid is not a mapping of names to lists of values.
 
     Example:
         >>> expand_grid({"dpo": {"grid": {"beta": [0.05, 0.1], "train.lr": [1e-5]}}})
@@ -24,7 +31,7 @@ def expand_grid(spec: Any) -> list[Any]:
         return [spec]
     grid, fixed = given["grid"], {key: value for key, value in given.items() if key != "grid"}
     if not isinstance(grid, Mapping) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(f"the grid of {name} must list values by name, as in {{beta: [0.05, 0.1], train.lr: [1e-5]}}")
+        raise GridError(f"the grid of {name} must list values by name, as in {{beta: [0.05, 0.1], train.lr: [1e-5]}}")
     return [
         {name: with_point(fixed, dict(zip(grid, values, strict=True)))} for values in itertools.product(*grid.values())
     ]

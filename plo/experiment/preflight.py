@@ -36,11 +36,16 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
         raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
     for variant in variants:
         train_settings(experiment, variant)
-    bases = [one.name for one in variants if experiment.baseline in (one.name, one.registered_name)]
+    # Tuning chooses settings, which are part of a variant's name: only the loss's own name stays.
+    bases = [
+        one.name
+        for one in variants
+        if experiment.baseline in ((one.registered_name,) if experiment.tuning else (one.name, one.registered_name))
+    ]
     if experiment.baseline not in (None, "reference") and len(bases) != 1:
         raise ConfigError(
             f"baseline={experiment.baseline} is the name of {' and of '.join(bases) or 'no loss in this comparison'}: name "
-            f"one of {', '.join(names)}."
+            f"one of {', '.join(one.registered_name if experiment.tuning else one.name for one in variants)}."
         )
     return variants
 

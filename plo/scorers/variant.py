@@ -253,5 +253,9 @@ def _split_train(spec: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, A
 
 
 def _checked_train(loss: str, train: Mapping[str, Any]) -> dict[str, Any]:
-    config = TrainConfig.of(train, f"The training settings of {loss}")
+    whole = (
+        {"batch_size": train.get("micro_batch_size")} if "batch_size" not in train else {}
+    )  # the experiment has its own
+    given = {name: value for name, value in {**whole, **train}.items() if value is not None}
+    config = TrainConfig.of(given, f"The training settings of {loss}")
     return {name: getattr(config, name) for name in train}

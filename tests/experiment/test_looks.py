@@ -69,4 +69,9 @@ def test_looks_that_cannot_settle_anything_are_refused(experiment):
         ConfigError, match=r"baseline=ipo is the name of no loss in this comparison: name one of sft, dpo"
     ):
         compare(experiment(baseline="ipo"))
+    tuned = {"losses": ["dpo(beta=0.3)", "ipo"], "baseline": "dpo(beta=0.3)", "tuning": {}}
+    with pytest.raises(
+        ConfigError, match=r"baseline=dpo\(beta=0.3\) is the name of no loss .*: name one of sft, dpo, ipo"
+    ):
+        compare(experiment(**tuned))
     assert Experiment(losses=["dpo"], seeds={"looks": [3]}, primary="reward", baseline="dpo").seeds == (0, 1, 2)
