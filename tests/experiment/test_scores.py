@@ -85,7 +85,9 @@ def test_a_killed_stage_goes_on_and_a_killed_scoring_too(tiny, monkeypatch):
 
 
 def test_controls_use_the_weights_that_are_made_already(tiny, oracle_loss):
-    outcome = compare(tiny(losses=["weighted", "weighted(scorer=shuffled(of=oracle_ratio))"], seeds=[0, 1]))
+    outcome = compare(
+        tiny(losses=["weighted", "weighted(scorer=shuffled(of=oracle_ratio))"], seeds=[0, 1], share_stages=True)
+    )
     assert not outcome.failed
     assert len(oracle_loss) == 1  # the oracle's scores; the shuffles of both seeds are made of them
     bench = trained_bench(tiny())
