@@ -99,7 +99,9 @@ def calls(path):
 @pytest.mark.parametrize("path", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_goes_to_the_terminal_through_say_alone(path):
     """Whatever is printed otherwise is a table, or a text that plo wrote itself (JSON escapes by itself)."""
-    if path.name in ("terminal.py", "make_pairs.py"):
+    if (
+        path.name in ("terminal.py", "make_pairs.py") or path.parent.name == "pocket"
+    ):  # scripts print what plo wrote itself
         return
     assert "rich.markup" not in path.read_text(), "say and line need no escape"
     if path.parent.name != "cli":

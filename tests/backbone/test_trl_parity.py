@@ -138,7 +138,9 @@ def test_a_training_run_follows_trls_curve(name, loss_type, case, trl_trainer, t
 
     backbone = Backbone(case.model(torch.float32), ModelConfig(peft="full"))
     backbone.reset(0, get_loss(name))
-    config = TrainConfig(lr=case.lr, batch_size=4, epochs=case.epochs, warmup=0.0, optimizer="adamw_torch")
+    config = TrainConfig(
+        lr=case.lr, batch_size=4, epochs=case.epochs, warmup=0.0, optimizer="adamw_torch", max_grad_norm=1.0
+    )
     store = ReferenceStore(tmp_path / "store").get(backbone, pairs)
     ours_trainer = PreferenceTrainer(backbone, pairs, store, config, seed=3, folder=tmp_path / "plo")
     ours_trainer.train()

@@ -90,7 +90,7 @@ def test_a_comparison_s_key_leaves_defaults_out():
         "data": "d",
         "train": {"lr": 1e-3, "max_grad_norm": None},  # not its first default
         "eval_at": (0.5, 1.0),
-        "evaluation": [{"prompts": 3, "suite": ["ngram_diversity", "repetition"]}, ("own",)],
+        "evaluation": [{"prompts": 3, "suite": ["ngram_diversity", "repetition"], "drawn": 2}, ("own",)],
     }
 
 

@@ -64,7 +64,11 @@ def test_an_evaluation_under_way_is_made_again(tiny, monkeypatch):
 def test_a_stage_stops_at_a_checkpoint_too(tiny, monkeypatch):
     experiment = tiny(stages=["sft", "preference"], **FLOAT32)
     interrupted(experiment, monkeypatch, signal.SIGINT, PreferenceTrainer, "compute_loss", at=2)
-    assert statuses() == {"": "KILLED", "sft": "KILLED"}
+    assert statuses() == {
+        "": "KILLED",
+        "sft": "KILLED",
+        "reference seed 0": "KILLED",
+    }  # the seed's stage is its reference
     [state] = Path("home/stages").glob("*/checkpoint-*/trainer_state.json")
     assert state.parent.name == "checkpoint-2" and (state.parent / "seconds.json").exists()
 
