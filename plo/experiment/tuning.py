@@ -128,7 +128,7 @@ class _Tuning:
         found = self._ran([cell for search in searches for cell in search.first])
         for search in searches:
             best = _trials(found, search.first, metric, higher)["utility"].nlargest(self.config.promote)
-            # {} is the setting that the experiment gives: in full it is a trial too, so that no choice is worse than it here.
+            # {} is the setting that the experiment gives: in full it is a trial too, and may be chosen.
             points = [*(search.points[place] for place in sorted(best.index)), {}]
             search.full = [(point, self._cell(at_point(search.variant, point))) for point in points]
         found = self._ran([cell for search in searches for _, cell in search.full])
