@@ -31,7 +31,8 @@ def seeds_in_order(experiment: Experiment, variants: Sequence[Variant], look: in
 
     The order is seed by seed, so that an interrupted comparison has all variants on its first seeds.
     """
-    seeds = {one: seeds_at(experiment, one, len(variants), look) for one in (None, *variants)}
+    rows = sum(not variant.ceiling for variant in variants)  # that are tested
+    seeds = {one: seeds_at(experiment, one, rows, look) for one in (None, *variants)}
     order = dict.fromkeys(seed for own in seeds.values() for seed in own)
     return [(one, seed) for seed in order for one in seeds if seed in seeds[one]]
 

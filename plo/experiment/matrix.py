@@ -91,14 +91,21 @@ def compare(experiment: Experiment, progress: Progress | None = None, *, only_tu
                 cells = _cells(bench, variants, look)
                 begin(cells)
                 failed |= runner.cells(bench, cells)
-                keys = {cell.key for cell in cells}
-                recorded = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
-                finished = [cell for cell in recorded if cell.key in keys and cell.status == "FINISHED"]
                 if bench.model_evaluations:
-                    failed |= evaluate_cells(bench, finished, tracker, parent)
-                if experiment.looks and distributed.on_main(partial(_look, experiment, finished, look)):
+                    failed |= evaluate_cells(bench, _finished(tracker, key, cells), tracker, parent)
+                judged = (
+                    _finished(tracker, key, cells) if experiment.looks else []
+                )  # read again: with what was evaluated
+                if experiment.looks and distributed.on_main(partial(_look, experiment, judged, look)):
                     break
     return Outcome(parent, failed, tuned)
+
+
+def _finished(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCell]:
+    """Return the recorded cells among `cells` that are finished; none in a process that records nothing."""
+    keys = {cell.key for cell in cells}
+    recorded = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
+    return [cell for cell in recorded if cell.key in keys and cell.status == "FINISHED"]
 
 
 def _look(experiment: Experiment, cells: list[RecordedCell], look: int) -> str | None:

@@ -1,10 +1,11 @@
 """Seeds that are added until every verdict is settled, and the baseline's further seeds."""
 
+import pandas as pd
 import pytest
 
 from plo.config import ConfigError, Experiment
-from plo.evals import register_evaluation
-from plo.experiment.looks import seeds_at
+from plo.evals import Findings, register_evaluation
+from plo.experiment.looks import seeds_at, seeds_in_order
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.scorers import get_variant
@@ -75,3 +76,22 @@ def test_looks_that_cannot_settle_anything_are_refused(experiment):
     ):
         compare(experiment(**tuned))
     assert Experiment(losses=["dpo"], seeds={"looks": [3]}, primary="reward", baseline="dpo").seeds == (0, 1, 2)
+
+
+def test_a_look_sees_what_has_just_been_evaluated(experiment, caplog):
+    """The primary metric may be one of a trained model, which is evaluated after its cell is recorded."""
+
+    @register_evaluation("marks", level="model", higher_is_better=True)
+    def marks(subject):
+        return Findings({"marks": 2.0}, pd.DataFrame({"prompt_id": [0, 1, 2], "marks": [1.0, 2.0, 3.0]}))
+
+    caplog.set_level("INFO", logger="plo")
+    compare(experiment(losses=["sft"], baseline="sft", primary="marks.marks", **{"evaluation.suite": ["marks"]}))
+    assert [text for text in caplog.messages if text.startswith("look at")]
+
+
+def test_ceilings_bring_the_baseline_no_seeds(experiment):
+    """Of sft, dpo and a ceiling two rows are tested: the baseline has 2 sqrt(1) seeds."""
+    variants = [get_variant(name) for name in ("sft", "dpo", "true_advantage")]
+    planned = seeds_in_order(experiment(), variants, 2)
+    assert [seed for one, seed in planned if one is variants[1]] == [0, 1]
