@@ -124,7 +124,7 @@ class DataConfig(Section):
     max_length: PositiveInt = 512
     """Maximum number of tokens of a prompt and its response together."""
     truncation: Literal["keep_start", "keep_end"] = "keep_start"
-    """What to cut where both are too long: keep_start cuts the response's end, keep_end the prompt's start."""
+    """End to cut where both together are too long: keep_start cuts the response's end, keep_end the prompt's start."""
     strict: bool = False
     """Refuse data with any bad row, rather than with more than 5% of them."""
     options: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# By data source. Only an experiment without a model, or with the source's own, gets the settings beyond `data`.
+# Settings by data source. Those beyond `data` are for an experiment without a model, or with the source's own.
 TASKS: dict[str, dict[str, dict[str, Any] | list[Any]]] = {
     "pocket": {
         "model": {"name": "pocket", "peft": "full", "dtype": "float32"},

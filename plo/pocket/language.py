@@ -26,7 +26,7 @@ class PocketError(PloError, ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a prompt means to the automaton.
+    """A prompt of the pocket task, as the automaton reads it.
 
     Attributes:
         text: six words, such as "happy anna on the beach :".

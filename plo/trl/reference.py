@@ -68,7 +68,7 @@ class Reference:
             model = trainer.model
             policy = trainer.accelerator.unwrap_model(model)
             adapters = use_adapter(policy, REFERENCE_ADAPTER if REFERENCE_ADAPTER in policy.peft_config else None)
-        # In evaluation mode gradient checkpointing is off too.
+        # Evaluation mode switches gradient checkpointing off too.
         with torch.no_grad(), adapters, trainer.accelerator.autocast(), evaluating(model):
             return model(**model_inputs(inputs), plo=Request(("logps",), tokens, hidden=hidden))
 

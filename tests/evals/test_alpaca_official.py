@@ -69,7 +69,7 @@ def test_an_instruction_keeps_its_place_when_others_are_missing(shared_data):
 
 
 def test_pseudo_values_have_the_rate_as_mean_and_pair_models_by_group(monkeypatch):
-    """With a mean for a rate the values are the groups' means, and models that lack verdicts have the same groups."""
+    """The values of a plain mean are the groups' means, and models that lack verdicts have the same groups."""
 
     def mean(table, files=None):
         return {"length_controlled_winrate": 100 * (table["preference"] - 1).mean()}

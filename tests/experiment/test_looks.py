@@ -46,7 +46,7 @@ def test_no_seed_is_added_once_every_verdict_is_settled(experiment, caplog):
 def test_seeds_are_added_while_a_verdict_is_open(experiment):
     """Without a margin nothing is equivalent, and so short a training changes no length significantly.
 
-    Of three rows the baseline has round(2 sqrt(2)) = 3 seeds at the first look, and round(3 sqrt(2)) = 4 at the second.
+    The baseline of three rows has round(2 sqrt(2)) = 3 seeds at the first look, and round(3 sqrt(2)) = 4 at the second.
     """
     three = experiment(losses=["dpo", "ipo"])
     variants = [None, get_variant("sft"), get_variant("dpo"), get_variant("ipo")]
@@ -91,7 +91,7 @@ def test_a_look_sees_what_has_just_been_evaluated(experiment, caplog):
 
 
 def test_ceilings_bring_the_baseline_no_seeds(experiment):
-    """Of sft, dpo and a ceiling two rows are tested: the baseline has 2 sqrt(1) seeds."""
+    """Two rows are tested, sft and dpo: the baseline has 2 sqrt(1) seeds."""
     variants = [get_variant(name) for name in ("sft", "dpo", "true_advantage")]
     planned = seeds_in_order(experiment(), variants, 2)
     assert [seed for one, seed in planned if one is variants[1]] == [0, 1]

@@ -129,7 +129,7 @@ def letters():
 
 
 def test_looks_are_planned_with_the_baselines_further_seeds(tiny, letters):
-    """Of three rows the baseline and the reference have round(2 sqrt(2)) = 3 seeds at the first look, 4 at the second."""
+    """The baseline of three rows and the reference have round(2 sqrt(2)) = 3 seeds at the first look, 4 at the second."""
     plan = plan_comparison(tiny(losses=["dpo", "ipo"], seeds={"looks": [2, 3]}, baseline="dpo", **letters))
     looks = {}
     for cell in plan.cells:
@@ -171,7 +171,7 @@ def test_a_tuning_alone_is_planned_and_a_comparison_reuses_it(tiny, letters, wit
 
 
 class Data:
-    """As much of the data as keys need: 40 training pairs, at batch 4 ten steps."""
+    """The part of the data that keys depend on: 40 training pairs, which at batch 4 are ten steps."""
 
     train, digest = range(40), "data"
 

@@ -24,7 +24,7 @@ def _letters():
 
 
 class Data:
-    """As much of the data as keys need: 40 training pairs, at batch 4 ten steps."""
+    """The part of the data that keys depend on: 40 training pairs, which at batch 4 are ten steps."""
 
     train, digest = range(40), "data"
 
