@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from plo.environment import environment
-from plo.tracking import ActiveRun, Tracker, TrackingError, store_uri, unrecorded
+from plo.tracking import ActiveRun, Held, Tracker, TrackingError, store_uri, unrecorded
 from plo.tracking.client import make_sqlite_store
 
 FORK = multiprocessing.get_context("fork")  # the children need not import MLflow again
@@ -89,6 +89,12 @@ def test_a_comparison_is_found_again_by_its_key(tracker):
         tracker.comparisons("nope")
 
 
+def lose(attempt, tracker):
+    """Let an attempt look like that of a killed process."""
+    tracker._client.set_tag(attempt.run_id, "plo.process", "1:0.00")
+    tracker.claims.release(attempt.run_id)
+
+
 def test_a_killed_attempt_is_superseded(tracker):
     parent = tracker.comparison("killed", "key-killed", {})
     killed = tracker.start_cell(parent, "a", "dpo")
@@ -97,6 +103,7 @@ def test_a_killed_attempt_is_superseded(tracker):
     failed.fail(ValueError("non-finite loss at step 3"))
     assert tracker.finished(parent) == {}
 
+    lose(killed, tracker)
     second = tracker.start_cell(parent, "a", "dpo", params={"lr": 2e-4})
     second.log({"reward": 2.0}, 10)
     second.finish({"reward": 3.0})
@@ -109,8 +116,8 @@ def test_a_killed_attempt_is_superseded(tracker):
     assert cells["a"].history("reward") == {10: 3.0} and cells["a"].metrics["reward"] == 3.0
     assert cells["b"].status == "FAILED"
     assert cells["b"].tags["plo.error"] == "ValueError: non-finite loss at step 3"
-    # A finished cell is not superseded by another attempt at it.
-    tracker.start_cell(parent, "a", "dpo")
+    with pytest.raises(Held, match="dpo is finished"):
+        tracker.start_cell(parent, "a", "dpo")
     assert tracker.finished(parent) == {"a": second.run_id}
     assert {c.key: c.run_id for c in tracker.cells("key-killed")}["a"] == second.run_id
 

@@ -9,6 +9,7 @@ from plo import extras
 
 extras.require("track", "plo.tracking")
 
+from plo.tracking.claims import ClaimLost, Held
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
 from plo.tracking.recording import ActiveRun, unrecorded
@@ -19,8 +20,10 @@ from plo.tracking.tracker import Tracker, closing
 __all__ = [
     "ANY",
     "ActiveRun",
+    "ClaimLost",
     "Comparison",
     "Finding",
+    "Held",
     "MissingFiles",
     "NothingRecorded",
     "RecordedCell",

@@ -12,8 +12,9 @@ import pandas as pd
 
 from plo.interrupt import requested
 from plo.metric import Metric
+from plo.tracking.claims import ClaimLost, Claims
 from plo.tracking.client import import_mlflow
-from plo.tracking.store import Store, allowed_name
+from plo.tracking.store import allowed_name
 
 T = TypeVar("T")
 DESCRIBED = "plo.metric."  # prefix of the tags that describe metrics
@@ -22,14 +23,15 @@ DESCRIBED = "plo.metric."  # prefix of the tags that describe metrics
 class ActiveRun:
     """Run that is being recorded: an attempt at a cell, a stage or an evaluation. `Tracker` starts it; `run_id` is MLflow's."""
 
-    def __init__(self, tracker: Store, run_id: str):
+    def __init__(self, claims: Claims, run_id: str):
         self.run_id = run_id
-        self._tracker, self._client = tracker, tracker._client
+        self._claims, self._tracker, self._client = claims, claims.store, claims.store._client
         self._step = self._time = 0
         self._tables: list[dict[str, str]] = []
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers at a training step immediately (5 ms on SQLite). NaN and infinities are kept."""
+        self._claims.check(self.run_id)
         # MLflow calls the later of two values at one step the latest; within one millisecond it takes the larger one.
         self._time = max(int(time.time() * 1000), self._time + 1)
         self._step = max(self._step, step)
@@ -73,13 +75,22 @@ class ActiveRun:
         self.tag("plo.folder", self._tracker.recorded_path(path))
 
     def finish(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Record the final numbers at the last logged step, and close the run. From then on the cell counts."""
+        """Record the final numbers at the last logged step, and close the run. From then on the cell counts.
+
+        Raises:
+            ClaimLost: another process has taken the cell over, and the attempt does not count.
+        """
         if metrics:
             self.log(metrics, self._step)
+        self._claims.settle(self.run_id)
         self._client.set_terminated(self.run_id, "FINISHED")
+        self._claims.release(self.run_id)
 
     def fail(self, error: BaseException) -> None:
         """Close the run as FAILED, or as KILLED if it was interrupted, with the traceback in error.txt."""
+        self._claims.release(self.run_id)
+        if isinstance(error, ClaimLost):
+            return  # the process that took over has closed the run
         killed = isinstance(error, KeyboardInterrupt) or requested()  # a library may have replaced the exception
         self._client.set_tag(self.run_id, "plo.error", f"{type(error).__name__}: {error}"[:500])
         self._client.log_text(self.run_id, "".join(traceback.format_exception(error)), "error.txt")

@@ -4,9 +4,11 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from plo.tracking.borrowed import PARENT
+from plo.tracking.claims import Claims, Held
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
@@ -18,6 +20,11 @@ Facts = Mapping[str, Any]  # tags or parameters by name
 
 class Tracker(Store):
     """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments."""
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Claims of this process on what it does, which keep other processes from doing it too."""
+        return Claims(self)
 
     # --- recording ---
 
@@ -37,13 +44,9 @@ class Tracker(Store):
             cells: planned cells, {cell key: name}, so that a table can list missing ones. They are added to those planned
                 earlier: a comparison may grow by losses and seeds.
         """
+        own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
+        run_id = self.claims.first({"kind": "comparison", "key": key}, name, own | dict(tags or {}))
         with self._lock:
-            found = self._search(kind="comparison", key=key)
-            if found:
-                run_id = found[0].run_id
-            else:
-                own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
-                run_id = self._create_run(name, own | dict(tags or {}))
             # Written each time: the last process may have been killed after it created the run.
             self._client.log_dict(run_id, json.loads(json.dumps(config, default=str)), "config.json")
             if cells is not None:
@@ -58,62 +61,69 @@ class Tracker(Store):
         return {run.tags["plo.cell"]: run.run_id for run in runs if run.status == "FINISHED"}
 
     def start_cell(
-        self, parent_id: str, cell_key: str, name: str, tags: Facts | None = None, params: Facts | None = None
+        self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
     ) -> ActiveRun:
-        """Start recording an attempt at a cell. One process at a time may run a cell.
+        """Start recording an attempt at a cell, which this process then has until the attempt is closed.
 
-        Earlier attempts that did not finish get the tag plo.superseded. Those with the status RUNNING, whose process was
-        killed, get the status KILLED.
+        Earlier attempts that did not finish get the tag plo.superseded. Those with the status RUNNING, whose process is
+        lost, get the status KILLED.
+
+        Raises:
+            Held: the cell is finished, or another process is doing it.
         """
-        return self._start("cell", self._children(parent_id), parent_id, cell_key, name, tags, params)
+        return self._start("cell", parent_id, key, name, tags, params)
+
+    def start_trial(
+        self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
+    ) -> ActiveRun:
+        """Start recording a trial of a tuning, as `start_cell` does. Tables do not show trials among the cells."""
+        return self._start("trial", parent_id, key, name, tags, params)
 
     def start_stage(
         self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
     ) -> ActiveRun | None:
-        """Start recording a stage, as `start_cell` does; None if it is finished in any comparison of the store."""
-        known = self._search(kind="stage", cell=key)
-        if any(run.status == "FINISHED" for run in known):
-            return None
-        return self._start("stage", known, parent_id, key, name, tags, params)
+        """Start recording a stage, as `start_cell` does, once no other process is making it.
 
-    def start_trial(
-        self,
-        parent_id: str,
-        key: str,
-        name: str,
-        tags: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
-    ) -> ActiveRun:
-        """Start recording a trial of a tuning, as `start_cell` does. Tables do not show trials among the cells."""
-        return self._start("trial", self._children(parent_id, "trial"), parent_id, key, name, tags, params)
+        Returns:
+            The attempt; None if the stage is finished in any comparison of the store.
+        """
+        return self._start_unless_finished("stage", parent_id, key, name, tags, params)
 
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Facts, params: Facts | None = None
     ) -> ActiveRun | None:
-        """Start recording an evaluation of level "model" of a cell; None if it is finished in the comparison.
+        """Start recording an evaluation of level "model" of a cell, as `start_stage` does; None if it is finished.
 
         Args:
             tags: `plo.of`, key of the cell; `plo.evaluation`, name of the evaluation; `plo.settings`, digest of its settings.
         """
-        known = self._children(parent_id, "evaluation")
-        if any(run.tags["plo.cell"] == key and run.status == "FINISHED" for run in known):
-            return None
-        return self._start("evaluation", known, parent_id, key, name, tags, params)
+        return self._start_unless_finished("evaluation", parent_id, key, name, tags, params)
 
-    def _start(self, kind: str, known: list, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
-        with self._lock:
-            for run in known:
-                if run.tags.get("plo.cell") == key and run.status != "FINISHED":
-                    self._client.set_tag(run.run_id, "plo.superseded", "true")
-                    if run.status in ("RUNNING", "SCHEDULED"):
-                        self._client.set_terminated(run.run_id, "KILLED")
-            own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
-            run_id = self._create_run(name, own | dict(tags or {}))
+    def _start(self, kind: str, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
+        own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
+        anywhere = {} if kind == "stage" else {"parent": parent_id}  # comparisons of a store share stages
+        run_id = self.claims.take({"kind": kind, "cell": key, **anywhere}, name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
-        return ActiveRun(self, run_id)
+        return ActiveRun(self.claims, run_id)
+
+    def _start_unless_finished(self, kind: str, *about) -> ActiveRun | None:
+        waits = self.claims.waiting()
+        while True:
+            try:
+                return self._start(kind, *about)
+            except Held as held:
+                if held.finished:
+                    return None
+                waits(held)
 
     def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
-        """Close the comparison as FINISHED, as KILLED by the user, or as FAILED if a cell failed or is missing."""
+        """Close the comparison as FINISHED, as KILLED by the user, or as FAILED if a cell failed or is missing.
+
+        Runs that lost processes left without a status are closed too.
+        """
+        for run in self._search(parent=parent_id):
+            if run.status == "RUNNING" and not self.claims.is_live(run):
+                self.claims.close(run)
         self._client.set_terminated(parent_id, "KILLED" if killed else "FINISHED" if ok else "FAILED")
 
     def judge_check(self, judge: str, version: str, card: Mapping[str, Any]) -> None:

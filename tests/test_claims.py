@@ -1,0 +1,180 @@
+"""Claims: one process a unit, however many try at once; the units of lost processes are taken over."""
+
+import multiprocessing
+import time
+
+import pytest
+
+from plo.tracking import ClaimLost, Held, Tracker, claims
+
+FORK = multiprocessing.get_context("fork")
+UNITS = [f"unit {i}" for i in range(6)]
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    return Tracker(tmp_path / "plo.db", "claims")
+
+
+def work(path, barrier, done):
+    """Try every unit, in the same order as every other process."""
+    barrier.wait(30)
+    tracker = Tracker(path, "claims")
+    parent = tracker.comparison("race", "key", {})
+    for unit in UNITS:
+        try:
+            attempt = tracker.start_cell(parent, unit, unit)
+        except Held:
+            continue
+        time.sleep(0.05)
+        attempt.finish({"reward": 1.0})
+        done.put(unit)
+
+
+def test_processes_that_start_at_once_share_the_units(tmp_path):
+    path, barrier, done = tmp_path / "plo.db", FORK.Barrier(5), FORK.Queue()
+    Tracker(path, "claims")
+    workers = [FORK.Process(target=work, args=(path, barrier, done)) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert sorted(done.get(timeout=5) for _ in UNITS) == UNITS and done.empty()
+    tracker = Tracker(path, "claims", create=False)
+    (comparison,) = tracker.comparisons()
+    assert sorted(cell.name for cell in comparison.cells()) == UNITS
+    runs = tracker._search(kind="cell")
+    assert [run.status for run in runs] == ["FINISHED"] * len(UNITS)  # those who came second have left no run
+
+
+def hold(path, ready):
+    tracker = Tracker(path, "claims")
+    tracker.start_cell(tracker.comparison("lost", "key", {}), "a", "dpo seed 0")
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.fixture
+def holder(tracker):
+    """A process that does the cell `a` until it is killed."""
+    ready = FORK.Event()
+    process = FORK.Process(target=hold, args=(tracker.file, ready))
+    process.start()
+    assert ready.wait(30)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_the_cell_of_a_killed_process_is_taken_over_at_once(tracker, holder):
+    parent = tracker.comparison("lost", "key", {})
+    with pytest.raises(Held, match=f"dpo seed 0 is being done by process {holder.pid} of machine") as held:
+        tracker.start_cell(parent, "a", "dpo seed 0")
+    assert not held.value.finished
+    holder.kill()
+    holder.join()
+    tracker.start_cell(parent, "a", "dpo seed 0").finish({"reward": 1.0})
+    assert sorted(run.status for run in tracker._search(kind="cell")) == ["FINISHED", "KILLED"]
+
+
+def test_a_silent_process_of_another_machine_is_lost_once_it_was_watched(tracker, monkeypatch):
+    parent = tracker.comparison("far", "key", {})
+    far = tracker.start_cell(parent, "a", "dpo seed 0")
+    monkeypatch.setattr(claims, "machine", lambda: "elsewhere 1")
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    mine = Tracker(tracker.file, "claims")
+
+    def beat(at):
+        tracker._client.set_tag(far.run_id, claims.BEAT, f"{at:.1f}")
+
+    def held():
+        with pytest.raises(Held):
+            mine.start_cell(parent, "a", "dpo seed 0")
+
+    beat(time.time() - 600)  # a clock that is ten minutes late says nothing
+    held()
+    time.sleep(0.2)
+    beat(time.time() - 599)
+    held()  # a sign of life: the watch begins anew
+    time.sleep(0.2)
+    held()
+    time.sleep(0.2)
+    mine.start_cell(parent, "a", "dpo seed 0").finish({"reward": 2.0})
+    with pytest.raises(ClaimLost, match="another process took its work over"):
+        far.finish({"reward": 1.0})
+    (cell,) = mine.cells()
+    assert cell.status == "FINISHED" and cell.metrics["reward"] == 2.0
+    assert [run.status for run in mine._search(kind="cell")].count("FINISHED") == 1
+
+
+def test_after_a_gap_between_looks_the_watch_begins_anew(tracker, monkeypatch):
+    parent = tracker.comparison("gap", "key", {})
+    tracker.start_cell(parent, "a", "dpo seed 0")
+    monkeypatch.setattr(claims, "machine", lambda: "elsewhere 1")
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(claims, "UNWATCHED_SECONDS", 0.1)
+    mine = Tracker(tracker.file, "claims")
+    for _ in range(3):  # as of a process that trains a cell in between, or whose server was away
+        with pytest.raises(Held):
+            mine.start_cell(parent, "a", "dpo seed 0")
+        time.sleep(0.2)
+
+
+def test_a_lost_process_learns_it_from_its_heartbeat(tracker, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    attempt = tracker.start_cell(tracker.comparison("beat", "key", {}), "a", "dpo seed 0")
+    first = tracker._client.get_run(attempt.run_id).data.tags[claims.BEAT]
+    time.sleep(0.5)
+    assert float(tracker._client.get_run(attempt.run_id).data.tags[claims.BEAT]) > float(first)
+    (run,) = tracker._search(kind="cell")
+    tracker.claims.close(run)
+    time.sleep(0.3)
+    with pytest.raises(ClaimLost):
+        attempt.log({"loss": 1.0}, 1)
+    attempt.fail(ClaimLost("lost"))
+    assert tracker._search(kind="cell")[0].status == "KILLED"
+
+
+def test_a_unit_that_another_process_has_finished_meanwhile_is_not_finished_twice(tracker):
+    parent = tracker.comparison("twice", "key", {})
+    slow = tracker.start_cell(parent, "a", "dpo seed 0")
+    tracker._client.set_tag(slow.run_id, "plo.process", "1:0.00")
+    other = Tracker(tracker.file, "claims")
+    tracker.claims.release(slow.run_id)
+    other.start_cell(parent, "a", "dpo seed 0").finish({"reward": 2.0})
+    tracker._client.set_terminated(slow.run_id, "RUNNING")  # as if the take-over had fallen between check and end
+    tracker.claims._active[slow.run_id] = {"kind": "cell", "cell": "a", "parent": parent}
+    with pytest.raises(ClaimLost):
+        slow.finish({"reward": 1.0})
+    (cell,) = other.cells()
+    assert cell.metrics["reward"] == 2.0
+    assert [run.status for run in other._search(kind="cell")].count("FINISHED") == 1
+
+
+def test_processes_that_start_at_once_share_one_comparison(tmp_path):
+    path, barrier, found = tmp_path / "plo.db", FORK.Barrier(6), FORK.Queue()
+    Tracker(path, "claims")
+
+    def begin():
+        tracker = Tracker(path, "claims")
+        barrier.wait(30)
+        found.put(
+            tracker.claims.first({"kind": "comparison", "key": "k"}, "one", {"plo.kind": "comparison", "plo.key": "k"})
+        )
+
+    workers = [FORK.Process(target=begin) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    assert len({found.get(timeout=60) for _ in workers}) == 1
+    for worker in workers:
+        worker.join(30)
+    assert len(Tracker(path, "claims")._search(kind="comparison")) == 1
+
+
+def test_what_a_lost_process_left_is_closed_with_the_comparison(tracker):
+    parent = tracker.comparison("end", "key", {})
+    attempt = tracker.start_cell(parent, "a", "dpo seed 0")
+    tracker._client.set_tag(attempt.run_id, "plo.process", "1:0.00")
+    tracker.claims.release(attempt.run_id)
+    tracker.end_comparison(parent, ok=False)
+    assert [run.status for run in tracker._search(kind="cell")] == ["KILLED"]
