@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from plo import caches
 from plo.cli import app
-from plo.config import Experiment, TuningConfig, fields, load_experiment
+from plo.config import Experiment, TuningConfig, load_experiment
 from plo.experiment.plan import Plan, PlannedCell, PlannedStage
 from plo.experiment.tuning_plan import PlannedTuning
+from plo.section import fields
 
 runner = CliRunner()
 
@@ -31,7 +32,7 @@ def settings(*arguments):
 
 def test_every_setting_has_its_default_and_a_sentence():
     rows = settings()
-    assert list(rows) == list(fields())
+    assert list(rows) == list(fields(Experiment))
     for row in rows.values():
         assert row["description"][0].isupper() and row["description"].endswith("."), row
     assert (rows["train.lr"]["type"], rows["train.lr"]["allowed"]) == ("number or null", "> 0")
@@ -56,7 +57,7 @@ def test_the_file_of_defaults_is_the_defaults(tmp_path):
     for content, tuning in ((text, None), (everything, TuningConfig())):
         (tmp_path / "file.yaml").write_text(content)
         assert load_experiment(tmp_path / "file.yaml") == Experiment(losses=("dpo", "ipo"), tuning=tuning)
-    assert len(yaml.safe_load(everything)["train"]) == sum(name.startswith("train.") for name in fields())
+    assert len(yaml.safe_load(everything)["train"]) == sum(name.startswith("train.") for name in fields(Experiment))
 
 
 @pytest.fixture
