@@ -72,7 +72,7 @@ def _command_line():
     from plo.cli import app
 
     group = get_command(app)
-    parts = ["# Command line", group.help]
+    parts = ["# Command line", group.help, group.epilog]
     for name, command in group.commands.items():
         if command.hidden:
             continue

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first signal logs a sentence at once and ends the run in order, the second ends it at once.
+"""Ctrl-C, SIGTERM and SIGUSR1: the first signal logs a sentence at once and ends the run in order, the second ends it at once.
 
     with listening():                                     # the commands do this
         with awaiting("waiting for 3 calls to the judge"):
@@ -9,6 +9,9 @@
         # a signal that came meanwhile raises here
 
 Outside `listening` these functions do nothing, and Ctrl-C raises Python's `KeyboardInterrupt`.
+
+SIGUSR1 asks a process to stop and to be started again, which Slurm sends before the time of a job is over (`--signal=USR1@90`). The exit
+code then is `START_AGAIN`. Schedulers send it to a process several times, so a second SIGUSR1 ends nothing.
 """
 
 import logging
@@ -22,18 +25,19 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 log = logging.getLogger("plo")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+START_AGAIN = 75  # exit code after SIGUSR1, EX_TEMPFAIL of sysexits.h: the same command is to be started again
 SAME_REQUEST = 3.0  # seconds in which a second signal is the launcher's copy of the Ctrl-C that the terminal sent
 
 Awaited = str | Callable[[], str]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread after SIGINT or SIGTERM. No `except Exception` catches it."""
+    """Raised in the main thread after one of `SIGNALS`. No `except Exception` catches it."""
 
     def __init__(self, number: int):
         super().__init__(f"ended by {signal.Signals(number).name}")
-        self.exit_code = 128 + number  # as a shell reports it
+        self.exit_code = exit_code(number)
 
 
 class _Wait(NamedTuple):
@@ -49,7 +53,7 @@ _listening = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM in the block. Inside another `listening`, or in another thread, this does nothing."""
+    """Handle `SIGNALS` in the block. Inside another `listening`, or in another thread, this does nothing."""
     global _received, _listening, _at_signal
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -101,6 +105,11 @@ def request(number: int) -> None:
     _received = _received or number
 
 
+def exit_code(number: int) -> int:
+    """Return the exit code of a process that a signal ended: `START_AGAIN` for SIGUSR1, else what a shell reports, 128 + `number`."""
+    return START_AGAIN if number == signal.SIGUSR1 else 128 + number
+
+
 def check() -> None:
     """Raise `Interrupted` if the process was asked to end. Call it where a library may have swallowed the exception."""
     if _received is not None:
@@ -128,22 +137,24 @@ def _raise(number: int, frame: object) -> None:
 
 def _answer(signals: socket.socket) -> None:
     """Log a sentence at the first signal, and end the process at the second; this runs in a thread of its own."""
-    first = None
+    first, since = None, 0.0
     while numbers := signals.recv(1):
         if (number := numbers[0]) not in SIGNALS:
             continue
         if first is None:
-            first = time.monotonic()
+            first, since = number, time.monotonic()
             if int(os.environ.get("RANK", "0")) == 0:  # one process logs it
                 log.warning(sentence(number))
-        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - first > SAME_REQUEST:
-            os._exit(128 + number)
+        elif number == signal.SIGUSR1:
+            continue
+        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or time.monotonic() - since > SAME_REQUEST:
+            os._exit(exit_code(first))
 
 
 def sentence(number: int) -> str:
     """Write the sentence that the user reads after the first signal."""
     what = (_at_signal or _waits[-1]).what
-    again = "Ctrl-C again" if number == signal.SIGINT else "a second signal"
+    again = {signal.SIGINT: "Ctrl-C again", signal.SIGUSR1: "SIGTERM"}.get(signal.Signals(number), "a second signal")
     return (
         f"\nInterrupted ({signal.Signals(number).name}): {what() if callable(what) else what}. Start the same command again to go on: what is finished "
         f"is kept. To end at once: {again}."

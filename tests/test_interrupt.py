@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the sentence, what is finished first, and how the process ends."""
+"""Ctrl-C, SIGTERM and SIGUSR1: the sentence, what is finished first, and how the process ends."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from plo import interrupt
 
 SCRIPT = """
-import concurrent.futures, hashlib, sys, time
+import concurrent.futures, contextlib, hashlib, sys, time
 from plo.interrupt import Interrupted, awaiting, finishing, listening, requested
 
 def hanging(seconds=60):
@@ -34,12 +34,23 @@ def step():
             time.sleep(.01)
         print("step is whole", flush=True)
 
+def command():  # as plo's commands run; a thread that hangs keeps Python from ending
+    import threading, typer
+    from plo.cli.shared import friendly
+    def body():
+        threading.Thread(target=time.sleep, args=(1,)).start()
+        with friendly():
+            hanging()
+    typer.run(body)
+
 try:
-    with listening():
-        globals()[sys.argv[1]]()
+    sys.argv, what = sys.argv[:1], sys.argv[1]
+    with listening() if what != "command" else contextlib.nullcontext():
+        globals()[what]()
 except Interrupted as error:
     sys.exit(error.exit_code)
 """
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, interrupt.START_AGAIN)]
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ def ended(process, within=5):
     return out, err, process.returncode
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), CODES)
 def test_the_first_signal_lets_the_work_under_way_end(start, number, code):
     process = start("step")
     process.send_signal(number)
@@ -76,7 +87,7 @@ def test_the_first_signal_lets_the_work_under_way_end(start, number, code):
 
 
 @pytest.mark.parametrize("where", ["wait", "compiled"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), CODES[:2])
 def test_it_is_answered_at_once_and_the_second_ends_at_once(start, where, number, code):
     """Whatever the main thread does: it waits for a thread that hangs, or is in the midst of compiled code."""
     process = start(where)
@@ -88,6 +99,30 @@ def test_it_is_answered_at_once_and_the_second_ends_at_once(start, where, number
     started = time.monotonic()
     process.send_signal(number)
     assert ended(process)[2] == code and time.monotonic() - started < 1
+
+
+def test_sigusr1_may_come_again_and_the_code_says_to_start_again(start):
+    """Schedulers send it to a process several times; the one signal that then ends it at once is another one."""
+    assert os.EX_TEMPFAIL == interrupt.START_AGAIN == 75
+    process = start("compiled")
+    for _ in range(3):
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err, code = ended(process)
+    assert code == 75 and "To end at once: SIGTERM." in err
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_command_ends_with_the_code_of_its_signal(start, number, code):
+    process = start("command")
+    process.send_signal(number)
+    if number == signal.SIGUSR1:
+        for _ in range(8):  # also while Python waits for its threads
+            time.sleep(0.1)
+            process.send_signal(number)
+    assert ended(process)[2] == code
 
 
 def test_in_a_launch_one_process_speaks_and_the_launchers_copy_of_a_signal_is_no_second_one(start):

@@ -200,7 +200,7 @@ class PreferenceTrainer(HookedTrainer):
         return self.optimizer
 
     def train(self, *arguments, **keywords):
-        """Train, and end at Ctrl-C or SIGTERM with the checkpoint of the step under way."""
+        """Train, and end at a signal of `plo.interrupt` with the checkpoint of the step under way."""
         with (
             interrupt.finishing("waiting for the training step under way and its checkpoint"),
             self.data.backbone.casts_kept(),

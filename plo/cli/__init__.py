@@ -10,8 +10,15 @@ import typer
 from plo import __version__
 from plo.cli import cache, demo, evaluation, lists, power, reports, runs, settings, tune
 from plo.cli.shared import add
+from plo.interrupt import START_AGAIN
 
+EXIT_CODES = (
+    f"Exit codes: 0 done; 1 something failed, such as a cell, and the rest is done; 2 the command cannot be run as it is written, or a fault "
+    f"of the machine, such as a full disk, ended it; 130 and 143 stopped by Ctrl-C and SIGTERM; {START_AGAIN} stopped by SIGUSR1 and to be "
+    f"started again. A command that was stopped goes on where it was when it is started again."
+)
 app = typer.Typer(
+    epilog=EXIT_CODES,
     help="Compare preference losses on one backbone, record every run, publish the leaderboard.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

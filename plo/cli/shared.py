@@ -91,14 +91,14 @@ def silence_libraries() -> None:
 def friendly() -> Iterator[None]:
     """Show a `PloError` or a fault of the machine without a traceback, and exit with code 2.
 
-    Ctrl-C and SIGTERM are handled as `plo.interrupt` describes.
+    Ctrl-C, SIGTERM and SIGUSR1 are handled as `plo.interrupt` describes.
     """
     try:
         with listening():
             yield
     except Interrupted as error:
         for number in SIGNALS:  # Python may still wait for threads that are in a call
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
         ours = isinstance(error, PloError)

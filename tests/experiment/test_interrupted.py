@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the midst of a comparison: it stops at a checkpoint, says so in the record, and goes on from there."""
+"""Ctrl-C, SIGTERM and SIGUSR1 in the midst of a comparison: it stops at a checkpoint, says so in the record, and goes on from there."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from plo.backbone.trainer import PreferenceTrainer
 from plo.experiment.cell import Evaluator
 from plo.experiment.matrix import compare
-from plo.interrupt import Interrupted, listening
+from plo.interrupt import Interrupted, exit_code, listening
 from plo.tracking import Tracker
 
 FLOAT32 = {"model.dtype": "float32"}
@@ -35,8 +35,9 @@ def interrupted(experiment, monkeypatch, number, of, method, at):
     with monkeypatch.context() as context, listening():
         context.setattr("plo.interrupt.log.warning", said.append)
         context.setattr(of, method, signalling)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as raised:
             compare(experiment)
+    assert raised.value.exit_code == exit_code(number)
     return "".join(said), calls
 
 
@@ -63,7 +64,7 @@ def test_an_evaluation_under_way_is_made_again(tiny, monkeypatch):
 
 def test_a_stage_stops_at_a_checkpoint_too(tiny, monkeypatch):
     experiment = tiny(stages=["sft", "preference"], **FLOAT32)
-    interrupted(experiment, monkeypatch, signal.SIGINT, PreferenceTrainer, "compute_loss", at=2)
+    interrupted(experiment, monkeypatch, signal.SIGUSR1, PreferenceTrainer, "compute_loss", at=2)
     assert statuses() == {
         "": "KILLED",
         "sft": "KILLED",
