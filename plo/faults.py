@@ -8,6 +8,8 @@ import pickle
 import re
 from collections.abc import Iterator
 
+from plo.errors import PloError
+
 ELSEWHERE = "name another folder (out=FOLDER, --store, the environment variable PLO_HOME)"
 FULL = re.compile(r"no space left|disk is full|quota exceeded|os error (28|122)\b|file write failed", re.I)
 READ_ONLY = re.compile(r"read-only file system|readonly database|os error 30\b", re.I)
@@ -20,6 +22,7 @@ REMEDIES = {  # what follows "FILE cannot be"
     READ_ONLY: "written: the disk is read-only. Mount it to be written",
     DENIED: "read or written: permission is denied. Change its permissions",
 }
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|_ALLOC_FAILED", re.I)
 PLACES = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY)
 
 
@@ -40,9 +43,18 @@ def sentence(error: BaseException) -> str | None:
         return fault
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
         return f"{error.filename}: {error.strerror}. Name another file or folder."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "Memory ran out. Lower train.micro_batch_size (pairs per forward pass) or data.max_length, or use a smaller model."
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error`, of Python, NumPy or torch, is that memory of the machine or of the GPU cannot be allocated."""
+    if isinstance(error, PloError):
+        return False  # its sentence names another remedy
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def reason(error: BaseException, longest: int = 250) -> str:

@@ -19,7 +19,7 @@ from plo.cli.shared import friendly
 from plo.config import ModelConfig
 from plo.configured import HyperParameterError
 from plo.evals.judges import get_judge
-from plo.faults import disk_fault, reason, sentence
+from plo.faults import disk_fault, is_out_of_memory, reason, sentence
 from plo.tracking import Tracker, TrackingError
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,22 @@ def test_other_errors_of_files_and_memory():
     assert sentence(ValueError("a bug")) is None and disk_fault(KeyError("x")) is None
     with pytest.raises(ValueError, match="a bug"), friendly():
         raise ValueError("a bug")  # a traceback is the right answer
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ModelError("A cell ran out of memory."), False),
+    ],
+)
+def test_lack_of_memory_has_many_names(error, is_one):
+    assert is_out_of_memory(error) is is_one
 
 
 def test_a_full_disk_is_no_reason_to_upgrade_a_database(tmp_path, monkeypatch):

@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from transformers import TrainerState
 
 from plo import distributed, interrupt, store
 from plo.backbone.checkpoints import last_checkpoint
+from plo.backbone.out_of_memory import OutOfMemory, train_within_memory
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
+from plo.config import TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import CurveRecorder, is_recorded
 from plo.experiment.workbench import Workbench
+from plo.faults import is_out_of_memory
 from plo.margins import wins
 from plo.scorers import Variant
 from plo.subjects.policy import log_ratio_margins
@@ -80,22 +84,20 @@ def _train(
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
     run.tag("plo.stages", json.dumps(stages))
-    backbone.reset(cell.seed, variant.loss)
     probe = data.eval[:PROBE_PAIRS]
-    trainer = PreferenceTrainer(
-        backbone,
-        data.train,
-        bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs)),
-        cell.train(bench.experiment),
-        seed=cell.seed,
-        folder=folder,
-        weights=weights,
-        probe=(probe, bench.store.get(backbone, probe, hidden=True)),
-        callbacks=[evaluator],
-    )
-    evaluator.probe = trainer.probe
-    checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.missing))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    reference = bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs))
+    of_probe = bench.store.get(backbone, probe, hidden=True)
+
+    def train(config: TrainConfig) -> TrainerState:
+        backbone.reset(cell.seed, variant.loss)
+        about = {"seed": cell.seed, "folder": folder, "weights": weights, "probe": (probe, of_probe)}
+        trainer = PreferenceTrainer(backbone, data.train, reference, config, callbacks=[evaluator], **about)
+        evaluator.probe = trainer.probe
+        checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.missing))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return trainer.state
+
+    state, notes = train_within_memory(train, cell.train(bench.experiment), variant.loss, cell.name)
     model = folder / "model"
     distributed.on_main(lambda: store.remove(model), share=False)  # its files may be those of an earlier attempt's run
     backbone.save(model)
@@ -103,7 +105,7 @@ def _train(
     run.folder(model)
     if distributed.is_main() and is_recorded(model, bench.experiment.record_models, bench.experiment.model):
         run.artifacts(model, MODEL)
-    return short_of_target(variant.loss, trainer.state.log_history, trainer.state.max_steps)
+    return notes + short_of_target(variant.loss, state.log_history, state.max_steps)
 
 
 @dataclass(eq=False)
@@ -118,22 +120,26 @@ class Evaluator(CurveRecorder):
     progress: Callable[..., None]
     probe: Callable[[], dict[str, float]] = dict
     points: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})  # of the reference, which is not trained
+    _recorded: set[int] = field(
+        default_factory=set
+    )  # points, and the last step, that progress and the run have already:
+    _reached: int = 0  # a training that starts again after lack of memory repeats some
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.points = self._points(state.max_steps)
-        self.progress(state.global_step, state.global_step)
+        self._advance(state.global_step)
         super().on_train_begin(args, state, control)
         for step in self.points:
-            if step <= state.global_step:
+            if step <= state.global_step and step not in self._recorded:
                 self.at_step(step, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
         control.should_log |= control.should_save  # resumed runs start from empty sums, and so does every checkpoint
-        self.progress(1, 1)
+        self._advance(state.global_step)
 
     def on_save(self, args, state, control, **kwargs):
-        if state.global_step in self.points:
+        if state.global_step in self.points and state.global_step not in self._recorded:
             self.at_step(state.global_step, state.global_step)
 
     def at_step(self, step: int, now: int) -> None:
@@ -145,8 +151,9 @@ class Evaluator(CurveRecorder):
                     f"The evaluation of step {step} in {self.folder} is missing: start the same command again."
                 )
             with interrupt.awaiting("the evaluation under way is repeated at the next start"):
-                metrics = self._evaluate(step)
+                metrics = self._evaluate_within_memory(step)
         self.run.log(metrics, step)
+        self._recorded.add(step)
         self.progress(EVALUATION_UNITS)
 
     def missing(self, step: int, steps: int) -> str | None:
@@ -170,6 +177,12 @@ class Evaluator(CurveRecorder):
 
         return distributed.on_main(read)
 
+    def _advance(self, step: int) -> None:
+        """Report progress up to a step."""
+        if step > self._reached:
+            self.progress(step - self._reached, step - self._reached)
+            self._reached = step
+
     def _points(self, steps: int) -> dict[int, float]:
         """Return {step: share of the training} of the evaluation points."""
         return {max(1, round(point * steps)): point for point in self.bench.experiment.points}
@@ -181,6 +194,14 @@ class Evaluator(CurveRecorder):
         """Return the metrics of an evaluation from disk; None if they or the samples are missing or damaged."""
         found = store.read_json(self.folder / f"evaluation-{step}.json")
         return found["metrics"] if found is not None and store.intact(self._samples(step)) else None
+
+    def _evaluate_within_memory(self, step: int) -> dict[str, float]:
+        try:
+            return self._evaluate(step)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"Memory ran out in the evaluation of {self.cell.name}. Use a smaller model.") from error
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Evaluate now. Every process runs the model, as each may hold only a shard; the main one does the rest."""

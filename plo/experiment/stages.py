@@ -6,6 +6,7 @@ variants and later comparisons share it. A killed stage continues from its last 
 
 import contextlib
 import gc
+import json
 import logging
 import shutil
 import time
@@ -25,6 +26,7 @@ from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.limits import check_rows
 from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
+from plo.backbone.out_of_memory import train_within_memory
 from plo.backbone.reference import Reference, ReferenceStore, ids_digest
 from plo.backbone.token_statistics import STATISTICS, needs_reference
 from plo.backbone.trainer import PreferenceTrainer
@@ -135,7 +137,7 @@ class Stages:
         folder = FOLDERS.path(self.key(stage))
         with self.recording(folder, [POLICY], name, stage_params(self.train, stage)) as (run, missing):
             if missing:
-                self._train(stage, folder, run)
+                self._train(stage, name, folder, run)
             run.folder(folder)
             if distributed.is_main() and is_recorded(folder / POLICY, self.record_models, self.model):
                 run.artifacts(folder, STAGE)
@@ -170,27 +172,28 @@ class Stages:
         with base.holding(weights):
             return self.store.get(base, pairs, policy=weights.identity).logps
 
-    def _train(self, stage: Stage, folder: Path, run: ActiveRun) -> None:
+    def _train(self, stage: Stage, name: str, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
         if "weights" in loss.needs:
             raise ConfigError(
                 f"The stage loss {loss.name!r} needs token weights, and stages are trained without: choose another loss."
             )
-        checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
-        clock = _Clock(checkpoint)
-        backbone.reset(stage.seed, loss)
-        trainer = PreferenceTrainer(
-            backbone,
-            pairs,
-            self._reference(stage, backbone, loss, len(pairs)),
-            stage_settings(self.train, stage),
-            seed=stage.seed,
-            folder=folder,
-            callbacks=[CurveRecorder(run), clock],
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        reference = self._reference(stage, backbone, loss, len(pairs))
+        curve = CurveRecorder(run)
+
+        def train(config: TrainConfig) -> dict[str, float]:
+            checkpoint = distributed.on_main(lambda: last_checkpoint(folder))
+            clock = _Clock(checkpoint)
+            backbone.reset(stage.seed, loss)
+            about = {"seed": stage.seed, "folder": folder, "callbacks": [curve, clock]}
+            trainer = PreferenceTrainer(backbone, pairs, reference, config, **about)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            return {"seconds": clock.seconds(), "steps": trainer.state.global_step, "pairs": len(pairs)}
+
+        numbers, notes = train_within_memory(train, stage_settings(self.train, stage), loss, f"the stage {name}")
+        if notes:
+            run.tag("plo.notes", json.dumps(notes))
         weights = backbone.weights()
-        numbers = {"seconds": clock.seconds(), "steps": trainer.state.global_step, "pairs": len(pairs)}
 
         def keep() -> None:
             about = {name: repr(value) for name, value in numbers.items()} | {IDENTITY: weights.identity}
@@ -278,6 +281,8 @@ class _Clock(TrainerCallback):
 class CurveRecorder(TrainerCallback):
     """Records the training curve, starting with that of an earlier attempt up to the resumed checkpoint."""
 
+    last = -1  # step of the latest entry; a training that starts again after lack of memory repeats earlier ones
+
     def __init__(self, run: ActiveRun):
         self.run = run
 
@@ -289,7 +294,8 @@ class CurveRecorder(TrainerCallback):
         self._record(logs or {}, state.global_step)
 
     def _record(self, logs: Mapping[str, Any], step: float) -> None:
-        if "loss" in logs:  # the Trainer's summary at the end has none
+        if "loss" in logs and step > self.last:  # the Trainer's summary at the end has no loss
+            self.last = step
             self.run.log(
                 {n: float(v) for n, v in logs.items() if isinstance(v, int | float) and n != "step"}, int(step)
             )

@@ -21,12 +21,15 @@ from plo import store
 from plo.backbone.batch import collate_groups
 from plo.backbone.limits import check_length
 from plo.backbone.model import Backbone
+from plo.backbone.out_of_memory import Passes
 from plo.config import EvaluationConfig
 from plo.data import Pair
 
 PASS_SEQUENCES = 16  # sequences per scoring pass
 VERSION = 2  # of the way a token is drawn; samples, cells and evaluations of another version are not mixed with these
 LIKELIEST = 256  # tokens with noise of their own at each position
+LOWER = "Lower evaluation.batch_size (--batch-size) or evaluation.max_new_tokens, or use a smaller model"
+LOWER_SCORED = "Lower evaluation.samples or evaluation.max_new_tokens, or use a smaller model"
 REST, WITHIN_REST = -1, -2  # in place of a token's id: the category of all other tokens, and the draw among them
 
 
@@ -122,19 +125,24 @@ def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = 
     numbers = [(i, k) for i in range(len(prompts)) for k in range(config.samples)]
     order = sorted(range(len(numbers)), key=lambda n: (len(prompts[numbers[n][0]].ids), n))  # little padding
     responses: list[list[int]] = [[] for _ in numbers]
+
+    def draw(rows: Sequence[int]) -> list[list[int]]:
+        ids = [prompts[numbers[n][0]].ids for n in rows]
+        length = max(map(len, ids))
+        padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
+        mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
+        keys = torch.tensor([_key(seed, *numbers[n]) for n in rows], device=backbone.device)
+        sampler = LogitsProcessorList([_Sampler(keys, length, config)])
+        out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
+        return [_cut_after_eos(response, eos) for response in out[:, length:].tolist()]
+
+    passes = Passes(config.batch_size, "sampling", "sequences at a time", LOWER)
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         kept = folder / f"{start}.json" if folder else None
         drawn = store.read_json(kept) if kept else None
         if drawn is None:
-            ids = [prompts[numbers[n][0]].ids for n in rows]
-            length = max(map(len, ids))
-            padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
-            mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
-            keys = torch.tensor([_key(seed, *numbers[n]) for n in rows], device=backbone.device)
-            sampler = LogitsProcessorList([_Sampler(keys, length, config)])
-            out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
-            drawn = [_cut_after_eos(response, eos) for response in out[:, length:].tolist()]
+            drawn = passes.over(rows, draw)
             if kept:
                 store.write_json(kept, drawn)
         for n, response in zip(rows, drawn, strict=True):
@@ -210,9 +218,8 @@ def _score(
     groups = [(prompt.ids, responses[i * samples : (i + 1) * samples]) for i, prompt in enumerate(prompts)]
     order = sorted(range(len(groups)), key=lambda i: (len(groups[i][0]) + max(map(len, groups[i][1])), i))
     scores: list[dict[str, float]] = [{}] * len(responses)
-    size = max(1, PASS_SEQUENCES // samples)
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+
+    def score(rows: Sequence[int]) -> list[None]:
         batch = collate_groups([groups[i] for i in rows], packed=backbone.packed)
         numbers = [i * samples + k for k in range(samples) for i in rows]  # in the batch's order
         lengths = [len(responses[n]) for n in numbers]
@@ -220,13 +227,18 @@ def _score(
             entropies = backbone.measure(batch, ("entropy",))["entropy"].cpu().double().split(lengths)
             for n, entropy in zip(numbers, entropies, strict=True):
                 scores[n] = {"entropy": entropy.mean().item()}
-            continue
+            return []
         with backbone.holding(backbone.reference):
             theirs = backbone.measure(batch, ("logps",), hidden=True)
         policy = backbone.measure(replace(batch, ref_hidden=theirs["hidden"]), ("kl_pi_ref", "entropy"))
         columns = (theirs["logps"], policy["kl_pi_ref"], policy["entropy"])
         for n, logps, kl, entropy in zip(numbers, *(c.cpu().double().split(lengths) for c in columns), strict=True):
             scores[n] = {"kl": kl.sum().item(), "entropy": entropy.mean().item(), "ref_nll": -logps.mean().item()}
+        return []
+
+    Passes(max(1, PASS_SEQUENCES // samples), "scoring of samples", "prompts at a time", LOWER_SCORED).over(
+        order, score
+    )
     return scores
 
 

@@ -159,3 +159,35 @@ def test_damaged_outputs_are_drawn_again(tiny_llama, tokenizer, tmp_path, harm, 
     assert len(drawn) == 4  # the damaged batch alone
     [line] = caplog.messages
     assert str(tmp_path / "2.json") in line and "damaged" in line
+
+
+@pytest.mark.parametrize("scores_too", [True, False])
+def test_where_memory_runs_out_half_are_sampled_at_a_time_and_nothing_changes(
+    tiny_llama, tokenizer, tmp_path, monkeypatch, scores_too
+):
+    model, config = backbone(tiny_llama), EvaluationConfig(samples=3, max_new_tokens=4, batch_size=4)
+    monkeypatch.setattr("plo.subjects.sampling.PASS_SEQUENCES", 6)
+    expected = sample(model, tokenizer, PROMPTS, config, 0)
+    kept = continuations(model, tokenizer, PROMPTS, config, 0, tmp_path / "undisturbed")
+    sizes = {"generate": [], "measure": []}
+
+    def limited(name, most, rows):
+        inner = getattr(model, name)
+
+        def call(first, *arguments, **keywords):
+            sizes[name].append(rows(first))
+            if sizes[name][-1] > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return inner(first, *arguments, **keywords)
+
+        monkeypatch.setattr(model, name, call)
+
+    limited("generate", 2, len)
+    if scores_too:
+        limited("measure", 3, lambda batch: len(batch.lengths))
+    pd.testing.assert_frame_equal(sample(model, tokenizer, PROMPTS, config, 0), expected)
+    assert sizes["generate"] == [4, 2, 2, 2, 2, 1]
+    again = continuations(model, tokenizer, PROMPTS, config, 0, tmp_path / "halved")
+    pd.testing.assert_frame_equal(again, kept)
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("undisturbed", "halved")]
+    assert names[0] == names[1]  # each of them can go on with the other's files
