@@ -90,7 +90,7 @@ def tune(
 
 def for_trials(bench: AnyInputs) -> AnyInputs:
     """Return a workbench with the settings of trials: evaluated once, at the end, and on samples alone."""
-    experiment = bench.experiment.model_copy(update={"eval_at": (1.0,)})
+    experiment = bench.experiment.model_copy(update={"eval_at": (1.0,), "record_models": "none"})
     return replace(bench, experiment=experiment, model_evaluations=())
 
 
