@@ -13,6 +13,7 @@ import pandas as pd
 
 from plo.interrupt import requested
 from plo.metric import Metric
+from plo.tracking import artifacts
 from plo.tracking.claims import ClaimLost, Claims
 from plo.tracking.limits import METRICS, allowed_name, shortened, tag_parts
 from plo.tracking.patience import TrackingError
@@ -80,6 +81,10 @@ class ActiveRun:
     def folder(self, path: Path) -> None:
         """Record the folder of the trained model; `RecordedCell.folder` finds it even after store and folder were moved."""
         self.tag("plo.folder", self._tracker.recorded_path(path))
+
+    def artifacts(self, folder: Path, name: str) -> None:
+        """Record the files of a folder, which have checksums, in the run's folder `name`. `Artifact.fetch` reads them back."""
+        self.tag(f"{artifacts.TAG}{name}", artifacts.upload(self._tracker, self.run_id, folder, name))
 
     def finish(self, metrics: Mapping[str, float] | None = None) -> None:
         """Record the final numbers at the last logged step, and close the run. From then on the cell counts.

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from plo.tracking.artifacts import STAGE, Artifact
 from plo.tracking.borrowed import PARENT
 from plo.tracking.claims import Claims, Held
 from plo.tracking.client import TrackingError
@@ -95,13 +96,14 @@ class Tracker(Store):
 
     def start_stage(
         self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
-    ) -> ActiveRun | None:
+    ) -> ActiveRun | Artifact:
         """Start recording a stage, as `start_cell` does, once no other process is making it.
 
         Returns:
-            The attempt; None if the stage is finished in any comparison of the store.
+            The attempt; if the stage is finished in any comparison of the store, what it recorded.
         """
-        return self._start_unless_finished("stage", parent_id, key, name, tags, params)
+        started = self._start_unless_finished("stage", parent_id, key, name, tags, params)
+        return started if isinstance(started, ActiveRun) else Artifact.of(self, started.run_id, started.tags, STAGE)
 
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Facts, params: Facts | None = None
@@ -111,7 +113,8 @@ class Tracker(Store):
         Args:
             tags: `plo.of`, key of the cell; `plo.evaluation`, name of the evaluation; `plo.settings`, digest of its settings.
         """
-        return self._start_unless_finished("evaluation", parent_id, key, name, tags, params)
+        started = self._start_unless_finished("evaluation", parent_id, key, name, tags, params)
+        return started if isinstance(started, ActiveRun) else None
 
     def _start(self, kind: str, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
         own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
@@ -121,14 +124,15 @@ class Tracker(Store):
         self._log_params(run_id, params or {})
         return ActiveRun(self.claims, run_id)
 
-    def _start_unless_finished(self, kind: str, *about) -> ActiveRun | None:
+    def _start_unless_finished(self, kind: str, *about) -> ActiveRun | Run:
+        """Return an attempt, or the finished run."""
         waits = self.claims.waiting()
         while True:
             try:
                 return self._start(kind, *about)
             except Held as held:
                 if held.finished:
-                    return None
+                    return held.run
                 waits(held)
 
     def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
@@ -179,6 +183,11 @@ class Tracker(Store):
         """Return {key: run} of the finished trials of a comparison."""
         runs = reversed(self._children(parent_id, "trial"))
         return {run.tags["plo.cell"]: run for run in runs if run.status == "FINISHED"}
+
+    def finished_stage(self, key: str) -> Artifact | None:
+        """Return what a finished stage recorded; None if no comparison of the store has it finished."""
+        finished = (run for run in self._search(kind="stage", cell=key) if run.status == "FINISHED")
+        return next((Artifact.of(self, run.run_id, run.tags, STAGE) for run in finished), None)
 
     def cells(self, select: str | None = None) -> list[RecordedCell]:
         """List the cells of the selected comparisons; see `Comparison.cells`."""

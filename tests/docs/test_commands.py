@@ -35,7 +35,7 @@ NOT_RUN = {
     r"mlflow (ui|server)|postgresql|http://server": "a server: tests/conftest.py starts them",
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
-    r"openai:|org/|outputs\.json": "a server or the hub",
+    r"openai:|org/|outputs\.json|http://server": "a server or the hub",
     r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
     r"plo eval hh-first|plo leaderboard models": "a comparison that the page has from another one",
 }
