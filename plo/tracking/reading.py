@@ -14,9 +14,10 @@ from plo import store as stored
 from plo.metric import Metric
 from plo.tracking.artifacts import MODEL, Artifact
 from plo.tracking.client import TrackingError
+from plo.tracking.limits import allowed_name
 from plo.tracking.recording import DESCRIBED
 from plo.tracking.runs import Run
-from plo.tracking.store import MissingFiles, Store, allowed_name
+from plo.tracking.store import MissingFiles, Store
 
 TRAINED = caches.CACHES["trained"]
 ANY = "any"  # value of the tag plo.model of models that plo did not train, and of comparisons of such models

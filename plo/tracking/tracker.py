@@ -1,10 +1,12 @@
 """Tracker: a process records comparisons, cells, stages and evaluations with it, and reads back recorded ones."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from plo.tracking.artifacts import STAGE, Artifact
@@ -14,14 +16,26 @@ from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
 from plo.tracking.runs import Run
+from plo.tracking.sending import send_left
 from plo.tracking.store import Store
 
 UNITS = "units.json"
+log = logging.getLogger(__name__)
 Facts = Mapping[str, Any]  # tags or parameters by name
 
 
 class Tracker(Store):
-    """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments."""
+    """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments.
+
+    What processes recorded that ended before they could send it is sent first.
+    """
+
+    def __init__(
+        self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True, patient: bool = False
+    ):
+        super().__init__(store, experiment, create=create, patient=patient)
+        if create:
+            send_left(self.claims)
 
     @cached_property
     def claims(self) -> Claims:
@@ -128,6 +142,7 @@ class Tracker(Store):
     def _start(self, kind: str, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
         own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
         anywhere = {} if kind == "stage" else {"parent": parent_id}  # comparisons of a store share stages
+        send_left(self.claims)  # a process of this machine may have ended just now, with the unit done
         run_id = self.claims.take({"kind": kind, "cell": key, **anywhere}, name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
         return ActiveRun(self.claims, run_id)
@@ -216,6 +231,9 @@ def closing(tracker: Any, parent_id: str) -> Iterator[dict[str, str]]:
     try:
         yield failed
     except BaseException as error:
-        tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
+        try:
+            tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
+        except TrackingError as untold:  # `error` is what the user must read
+            log.warning("%s", untold)
         raise
     tracker.end_comparison(parent_id, ok=not failed)
