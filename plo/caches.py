@@ -98,6 +98,12 @@ CACHES = {
             "requested from the server by the next evaluation",
             expensive=True,
         ),
+        Cache(
+            "calibrations",
+            "calibrations/*.json",
+            "seconds and memory of a short training, from which plans are estimated",
+            "measured by the next plo plan (a minute)",
+        ),
         Cache("verdicts", "verdicts.db", "verdicts of all judges", "requested from the judges again", expensive=True),
     )
 }
