@@ -60,6 +60,12 @@ CACHES = {
             "models", "models/*", "the embedded model, converted", "converted from its package at the next use (20 s)"
         ),
         Cache(
+            "checks",
+            "checks/*.json",
+            "a model that was found to compute packed pairs as padded ones",
+            "tried at the next load (seconds)",
+        ),
+        Cache(
             "reference",
             "reference/*.safetensors",
             "log-probs and hidden states of the reference, 256 pairs each",
