@@ -34,7 +34,7 @@ class CalibrationError(PloError, RuntimeError):
 def kept_calibration(key: str) -> Costs | None:
     """Return the costs that an earlier calibration measured; None if there is none, or it is damaged."""
     found = store.read_json(caches.CACHES["calibrations"].path(key))
-    return None if found is None else Costs.of(found["figures"], f"calibration of {_day(found['day'])}")
+    return None if found is None else Costs.of(found["figures"], f"calibrated {_day(found['day'])}")
 
 
 def calibrate(experiment: Experiment, key: str) -> Costs:
@@ -51,7 +51,7 @@ def calibrate(experiment: Experiment, key: str) -> Costs:
             figures = _measured(experiment, Path(scratch))
         today = datetime.date.today().isoformat()
         store.write_json(path, {"day": today, "figures": figures})
-    return Costs.of(figures, "calibration of today")
+    return Costs.of(figures, "calibrated today")
 
 
 def calibration_key(experiment: Experiment, variants: Iterable[Variant], pairs: Iterable[Pair]) -> str:
