@@ -4,6 +4,7 @@ The process loads the experiment's model and data, and passes a few batches thro
 a process of its own, so that its peak memory is that of a comparison. Its caches, store and folders are scratch.
 """
 
+import itertools
 import json
 import logging
 import random
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,12 +34,13 @@ from plo.experiment.costs import cost_class
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, train_settings
 from plo.experiment.plan_evaluations import texts_of
+from plo.experiment.plan_stages import with_inner
 from plo.experiment.preflight import checked_variants
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import CurveRecorder
 from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, read_data, workbench
 from plo.machine import undisturbed, waited
-from plo.scorers import Scorer, Variant
+from plo.scorers import Variant
 from plo.tracking import ActiveRun, Tracker
 
 STEPS, MORE_STEPS = 5, 25  # of a measured training, and of one whose steps take less than `SHORT` seconds
@@ -69,6 +70,7 @@ class Calibration:
     def __init__(self, experiment: Experiment, scratch: Path):
         variants, _ = checked_variants(experiment)
         self.scratch, self.figures = scratch, dict[str, float]()
+        self._numbers = itertools.count(1)  # of folders and runs
         bench = workbench(experiment)
         self.tracker = Tracker(experiment.store, "plo")
         self.parent = self.tracker.comparison("calibration", "calibration", {})
@@ -172,7 +174,7 @@ class Calibration:
         ended, memory = undisturbed(), peak_memory_gb()
         run.finish()
         self.figures["bytes of a checkpoint"] = _bytes(next(folder.glob("checkpoint-*"), folder))
-        return [after - before for before, after in pairwise(clock.ends)], ended - clock.ends[-1], memory
+        return [after - before for before, after in itertools.pairwise(clock.ends)], ended - clock.ends[-1], memory
 
     def _measure_cells(self) -> None:
         """Measure a cell of the reference and one of `sft`, with evaluation, recording and saving."""
@@ -197,7 +199,7 @@ class Calibration:
             if seconds > WARM:
                 break
         figures["evaluation"] = (events[-1] - events[-2]) / samples
-        step = median(after - before for before, after in pairwise(events[-STEPS - 1 : -1]))
+        step = median(after - before for before, after in itertools.pairwise(events[-STEPS - 1 : -1]))
         figures["cell"] = max(0.0, seconds - (events[-1] - events[-2]) - STEPS * step)
         figures["memory"] = max(figures["memory"], peak_memory_gb())
         folder = cell.folder(root)
@@ -214,7 +216,7 @@ class Calibration:
             self.figures[f"evaluating {one.name}"] = _seconds(run)
 
     def _measure_scorers(self) -> None:
-        scorers = [one for variant in self.variants for one in _with_inner(variant.scorer)]
+        scorers = [one for variant in self.variants for one in with_inner(variant.scorer)]
         stages, tokens = self.bench.stages, self.tokens(self.typical)
         for scorer in {one.name: one for one in scorers}.values():
             scorer = scorer.of_seed(self.seed)
@@ -229,24 +231,18 @@ class Calibration:
             self.figures["bytes of a stage"] = fmean(_bytes(file) for file in kept)
 
     def _folder(self) -> Path:
-        self.numbers = getattr(self, "numbers", 0) + 1
-        folder = self.scratch / f"run-{self.numbers}"
+        folder = self.scratch / f"run-{next(self._numbers)}"
         folder.mkdir(parents=True)
         return folder
 
     def _begin(self) -> ActiveRun:
-        self.runs = getattr(self, "runs", 0) + 1
-        tags = {"plo.variant": "sft", "plo.seed": self.seed}
-        return self.tracker.start_cell(self.parent, str(self.runs), f"run {self.runs}", tags)
+        number, tags = next(self._numbers), {"plo.variant": "sft", "plo.seed": self.seed}
+        return self.tracker.start_cell(self.parent, str(number), f"run {number}", tags)
 
 
 def _is_measured(evaluation: ModelEvaluation) -> bool:
     ours = (evaluation.entry.load().__module__ or "").startswith("plo.") and evaluation.entry.name != "lm_eval"
     return ours and not evaluation.asks_judge and texts_of(evaluation.options) is None
-
-
-def _with_inner(scorer: Scorer | None) -> list[Scorer]:
-    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
 
 
 def _with_steps(train: TrainConfig, steps: int) -> TrainConfig:

@@ -80,8 +80,11 @@ class Estimate:
         trials = list(self._trials())
         stages = [self._stage(stage) for stage in self.plan.waited_for(cells)]
         before = tuple(trial.name for trial in trials)
-        trained = [self._cell(cell, before) for cell in cells]
-        evaluations = [one for cell in cells for one in self._evaluations(cell)]
+        trained, evaluations = list[Estimated](), list[Estimated]()
+        for cell in cells:
+            judged = tuple(one.name for one in evaluations if one.look < cell.look)  # before a further look is taken
+            trained.append(self._cell(cell, (*before, *judged)))
+            evaluations += self._evaluations(cell)
         done_first = [unit for unit in stages if unit.needs == ()]
         others = [unit for unit in stages if unit.needs]
         return [*done_first, *others, *trials, *trained, *evaluations]
