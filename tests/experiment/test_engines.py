@@ -1,5 +1,6 @@
 """Engines on real processes: equal tables, nothing done twice, and nothing lost where processes are killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -58,9 +59,12 @@ def table(name):
 
 
 def workers(of=None):
-    return [
-        one for one in psutil.Process(of).children(recursive=True) if "plo.experiment.engines.worker" in one.cmdline()
-    ]
+    found = []
+    for process in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "plo.experiment.engines.worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_two_workers_give_the_table_of_one_process_though_one_is_killed(experiment, caplog):
