@@ -120,7 +120,8 @@ def compare(
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'pocket', local folder or hub name.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and what is finished, and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print what would run and what is finished, as plo plan --no-measure does."),
     ] = False,
     plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
@@ -144,11 +145,9 @@ def compare(
     experiment = read_experiment(arguments, flags)
     if not dry_run:
         return run(experiment, engine, workers, address)
-    silence_libraries()
-    from plo.cli.plan import print_plan
-    from plo.experiment.plan import plan_comparison
+    from plo.cli.plan import show
 
-    print_plan(plan_comparison(experiment))
+    show(experiment)
 
 
 def run(experiment, engine: str = "local", workers: int | None = None, address: str | None = None) -> None:
