@@ -30,7 +30,7 @@ def histories(client: Any, runs: Sequence[str], metric: str) -> dict[str, list[A
     if not client.tracking_uri.startswith("http"):
         return None
     credentials = client._tracking_client.store.get_host_creds()
-    answer = http_request(credentials, HISTORIES, "GET", params={"run_id": list(runs), "metric_key": metric})
+    answer: Any = http_request(credentials, HISTORIES, "GET", params={"run_id": list(runs), "metric_key": metric})
     points = answer.json().get("metrics") if answer.status_code == 200 else None
     if points is None or len(points) >= MOST_POINTS:
         return None
