@@ -60,6 +60,12 @@ CACHES = {
             "models", "models/*", "the embedded model, converted", "converted from its package at the next use (20 s)"
         ),
         Cache(
+            "tokens",
+            "tokens/*.ids",
+            "token ids of 256 pairs of long texts",
+            "tokenised by the next run on the same pairs",
+        ),
+        Cache(
             "checks",
             "checks/*.json",
             "a model that was found to compute packed pairs as padded ones",
