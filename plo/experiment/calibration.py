@@ -24,6 +24,7 @@ from plo.scorers import Variant
 VERSION = 1  # of what is measured
 DIGITS = 2  # of the numbers that describe the data, so that a few pairs more are not calibrated anew
 OTHERS = {"judge", "judge_calls", "judge_money"}  # evaluation settings without effect on what is measured
+WARM = ("models", "checks")  # caches that the short run uses: what they hold is made once in the life of a machine
 WHERE = "plo.experiment.calibration_run"
 
 
@@ -34,7 +35,7 @@ class CalibrationError(PloError, RuntimeError):
 def kept_calibration(key: str) -> Costs | None:
     """Return the costs that an earlier calibration measured; None if there is none, or it is damaged."""
     found = store.read_json(caches.CACHES["calibrations"].path(key))
-    return None if found is None else Costs.of(found["figures"], f"calibration of {_day(found['day'])}")
+    return None if found is None else Costs.of(found["figures"], f"calibrated {_day(found['day'])}")
 
 
 def calibrate(experiment: Experiment, key: str) -> Costs:
@@ -51,7 +52,7 @@ def calibrate(experiment: Experiment, key: str) -> Costs:
             figures = _measured(experiment, Path(scratch))
         today = datetime.date.today().isoformat()
         store.write_json(path, {"day": today, "figures": figures})
-    return Costs.of(figures, "calibration of today")
+    return Costs.of(figures, "calibrated today")
 
 
 def calibration_key(experiment: Experiment, variants: Iterable[Variant], pairs: Iterable[Pair]) -> str:
@@ -76,8 +77,9 @@ def _shape(pairs: list[Pair], packed: bool) -> list[float]:
 
 def _measured(experiment: Experiment, scratch: Path) -> dict[str, float]:
     """Run the short run in a process of its own, with caches, store and folders below `scratch`."""
-    (scratch / "models").symlink_to(caches.CACHES["models"].folder)  # converting the embedded model takes 20 s
-    caches.CACHES["models"].folder.mkdir(exist_ok=True)
+    for cache in map(caches.CACHES.__getitem__, WARM):
+        cache.folder.mkdir(exist_ok=True)
+        (scratch / cache.folder.name).symlink_to(cache.folder)
     changes = {"out": scratch / "runs", "store": str(scratch / "plo.db"), "name": "calibration"}
     settings, result = scratch / "experiment.json", scratch / "result.json"
     settings.write_text(experiment.model_copy(update=changes).model_dump_json(), encoding="utf-8")

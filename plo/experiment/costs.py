@@ -12,7 +12,7 @@ FREE = {"ref_logps", "weights"}  # needs that are read from a store and cost not
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number, and its source as a text: "12 recorded cells", "calibration of 2026-11-29"."""
+    """A measured number, and its source as a text: "12 recorded cells", "calibrated 2026-11-29"."""
 
     value: float
     source: str

@@ -52,12 +52,12 @@ def test_a_calibration_is_kept_for_machine_model_shape_of_data_and_settings(tiny
     monkeypatch.setattr(calibration, "environment", lambda: {"plo.cpu": "another"})
     assert len({first, *others, key()}) == 5
 
-    for expected in ("calibration of today", "calibration of today"):
+    for expected in ("calibrated today", "calibrated today"):
         found = estimate(tiny())
         assert found.costs.figures["start"].value == 7.0 and found.costs.figures["start"].source == expected
     assert len(measured) == 1, "the second time it is read"
     monkeypatch.setattr(calibration, "_day", lambda day: "2020-01-01")
-    assert estimate(tiny(), measure=False).costs.figures["start"].source == "calibration of 2020-01-01"
+    assert estimate(tiny(), measure=False).costs.figures["start"].source == "calibrated 2020-01-01"
 
 
 def test_nothing_is_measured_unless_it_is_asked_for(tiny, measured):
