@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -209,8 +208,7 @@ class Store:
         try:
             if folder is not None:
                 return json.loads((folder / name).read_text("utf-8"))
-            with tempfile.TemporaryDirectory() as aside:
-                return json.loads(Path(self._client.download_artifacts(run_id, name, aside)).read_text("utf-8"))
+            return json.loads(cast(ClientReader, self._reader).text(run_id, name))
         except Exception as error:
             if folder is not None and not folder.is_dir():
                 raise MissingFiles(

@@ -119,6 +119,7 @@ class _Worker:
                 self._advance(*message["advance"])
             elif "outcome" in message:
                 self._ended.put((self, Outcome(**message["outcome"])))
+        self.process.wait()  # so that no zombie is left
         self._ended.put((self, None))
 
 
