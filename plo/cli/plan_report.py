@@ -207,8 +207,9 @@ def _work(estimate: "Estimate", cells: "Iterable[PlannedCell]") -> str:
     """Describe the work of cells that are left, and what it takes."""
     plan, cells = estimate.plan, list(cells)
     text = f"{len(cells)} of {len(plan.cells)} cells and {plan.steps(cells)} optimiser steps are left"
-    total = estimate.total(estimate.units(cells))
-    if not cells or total.wall is None:
+    units = estimate.units(cells)
+    total = estimate.total(units)
+    if not units or total.wall is None:
         return f"{text}."
     text += f", about {duration(total.wall)}"
     if estimate.workers > 1:

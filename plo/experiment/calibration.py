@@ -21,7 +21,7 @@ from plo.identity import settings_identity, sha256
 from plo.paths import plo_home
 from plo.scorers import Variant
 
-VERSION = 1  # of what is measured
+VERSION = 2  # of what is measured
 DIGITS = 2  # of the numbers that describe the data, so that a few pairs more are not calibrated anew
 OTHERS = {"judge", "judge_calls", "judge_money"}  # evaluation settings without effect on what is measured
 WARM = (
