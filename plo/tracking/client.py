@@ -11,8 +11,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from plo.errors import PloError
+from plo.faults import on_disk
 from plo.tracking.borrowed import ENVIRONMENT, check_mlflow
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ def patiently(call: Callable[[], T], uri: str) -> T:
 
     Raises:
         TrackingError: the file is still locked after `BUSY_SECONDS`.
+        DiskFault: its disk is full or cannot be written.
     """
     import tenacity  # takes 50 ms, which commands that read no store save
 
@@ -68,7 +71,8 @@ def patiently(call: Callable[[], T], uri: str) -> T:
         wait=tenacity.wait_fixed(PAUSE_SECONDS),
     )
     try:
-        return retrying(call)
+        with on_disk(Path(file) if (file := uri.removeprefix("sqlite:///")) != uri else uri):
+            return retrying(call)
     except tenacity.RetryError as error:
         raise TrackingError(held(uri)) from error.last_attempt.exception()
 
@@ -108,7 +112,8 @@ def make_sqlite_store(file: Path) -> None:
     folder = file.with_name(file.name + ".new")
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; this one holds the lock
     folder.mkdir()
-    made, copy = folder / "made.db", folder / "copy.db"
+    # MLflow keeps a connection to a file of this process that failed, for example because the disk was full.
+    made, copy = folder / f"{uuid4().hex}.db", folder / "copy.db"
     import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
     closing = contextlib.closing
     with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:
