@@ -75,6 +75,12 @@ CACHES = {
         ),
         Cache("scores", "scores/*", "token weights of a scorer", "computed by the next run that needs them"),
         Cache(
+            "trained",
+            "trained/*",
+            "trained model of a cell that another machine trained",
+            "fetched from the store by the next evaluation",
+        ),
+        Cache(
             "outputs",
             "outputs/*",
             "continuations that a model was sampled for evaluations",

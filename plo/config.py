@@ -318,7 +318,9 @@ class Experiment(Section):
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = ()
     """Python files that register losses, scorers and the like."""
     out: Path = Path("runs")
-    """Folder of checkpoints and trained adapters."""
+    """Folder of checkpoints and trained models."""
+    record_models: Literal["adapters", "all", "none"] = "adapters"
+    """Trained models that the store gets, so that other machines can use them: adapters (and models up to 100 MB), all or none."""
     store: str | None = None
     """MLflow tracking URI; null is sqlite:///plo.db in the working folder."""
 

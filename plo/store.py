@@ -101,6 +101,16 @@ def values(folder: Path) -> list[Path]:
     return [file.parent if file.name == SUMS else file.with_suffix("") for file in sums]
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Return {name: sha256} of the files of a sealed folder, or of those in an unsealed folder that have a checksum alongside.
+
+    Only checksums are read.
+    """
+    sums = [folder / SUMS] if is_sealed(folder) else sorted(folder.glob("*.sha256"))
+    lines = (line.partition("  ") for file in sums for line in file.read_text(encoding="utf-8").splitlines())
+    return {name: digest for digest, _, name in lines}
+
+
 def damage(path: Path) -> str | None:
     """Describe what is wrong with an existing value; None if it is exactly as it was written. Nothing is removed."""
     sums = _sums(path)

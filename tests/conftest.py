@@ -1,7 +1,16 @@
 """Tiny models and pairs that every test may ask for."""
 
+import contextlib
 import json
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -157,3 +166,84 @@ def _embedded(monkeypatch):
     with monkeypatch.context() as context:
         context.delenv("PLO_HOME")
         return embedded_model()
+
+
+@pytest.fixture(scope="session")
+def start_server():
+    """A function that starts an MLflow server on a database, and returns its address once it answers."""
+    with contextlib.ExitStack() as stack:
+        yield lambda database, folder: stack.enter_context(_server(database, folder))
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The address of a PostgreSQL database. Its server refuses to run as root, and is then another user's."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
+    found = shutil.which("initdb")
+    if not programs and not found:
+        pytest.skip("no PostgreSQL here (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="no driver of PostgreSQL here (pip install psycopg[binary])")
+    bin, folder, port = programs[-1] if programs else Path(found).parent, tempfile.mkdtemp(prefix="plo-"), _free_port()
+    user = "nobody" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+    data, quiet = f"{folder}/data", {"user": user, "stdout": subprocess.DEVNULL, "cwd": folder}
+    subprocess.run([bin / "initdb", "-D", data, "-A", "trust", "-U", "plo", "--no-sync"], check=True, **quiet)
+    settings = ["-F", "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+    process = subprocess.Popen([bin / "postgres", "-D", data, *settings], stderr=subprocess.DEVNULL, **quiet)
+    try:
+        while subprocess.run([bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield f"postgresql://plo@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["a file", "a server", "a server on PostgreSQL"])
+def store(request, tmp_path, monkeypatch):
+    """A store to record in: a test that asks for it runs with each kind. The experiment is the test's own."""
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
+    if request.param == "a file":
+        return str(tmp_path / "plo.db")
+    return request.getfixturevalue("sqlite_server" if request.param == "a server" else "postgres_server")
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(start_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    return start_server(f"sqlite:///{folder}/server.db", folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(start_server, postgres, tmp_path_factory):
+    return start_server(postgres, tmp_path_factory.mktemp("postgres"))
+
+
+@contextlib.contextmanager
+def _server(database, folder):
+    port = _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    where = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "files")]
+    with (folder / "log.txt").open("w") as said:
+        process = subprocess.Popen([*command, *where], stdout=said, stderr=said, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has processes of its own
+        process.wait()
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -16,10 +16,10 @@ def tracker(tmp_path):
     return Tracker(tmp_path / "plo.db", "claims")
 
 
-def work(path, barrier, done):
+def work(store, experiment, barrier, done):
     """Try every unit, in the same order as every other process."""
     barrier.wait(30)
-    tracker = Tracker(path, "claims")
+    tracker = Tracker(store, experiment)
     parent = tracker.comparison("race", "key", {})
     for unit in UNITS:
         try:
@@ -31,16 +31,16 @@ def work(path, barrier, done):
         done.put(unit)
 
 
-def test_processes_that_start_at_once_share_the_units(tmp_path):
-    path, barrier, done = tmp_path / "plo.db", FORK.Barrier(5), FORK.Queue()
-    Tracker(path, "claims")
-    workers = [FORK.Process(target=work, args=(path, barrier, done)) for _ in range(5)]
+def test_processes_that_start_at_once_share_the_units(store, tmp_path):
+    experiment, barrier, done = str(tmp_path), FORK.Barrier(5), FORK.Queue()
+    Tracker(store, experiment)
+    workers = [FORK.Process(target=work, args=(store, experiment, barrier, done)) for _ in range(5)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     assert sorted(done.get(timeout=5) for _ in UNITS) == UNITS and done.empty()
-    tracker = Tracker(path, "claims", create=False)
+    tracker = Tracker(store, experiment, create=False)
     (comparison,) = tracker.comparisons()
     assert sorted(cell.name for cell in comparison.cells()) == UNITS
     runs = tracker._search(kind="cell")
@@ -151,12 +151,12 @@ def test_a_unit_that_another_process_has_finished_meanwhile_is_not_finished_twic
     assert [run.status for run in other._search(kind="cell")].count("FINISHED") == 1
 
 
-def test_processes_that_start_at_once_share_one_comparison(tmp_path):
-    path, barrier, found = tmp_path / "plo.db", FORK.Barrier(6), FORK.Queue()
-    Tracker(path, "claims")
+def test_processes_that_start_at_once_share_one_comparison(store, tmp_path):
+    experiment, barrier, found = str(tmp_path), FORK.Barrier(6), FORK.Queue()
+    Tracker(store, experiment)
 
     def begin():
-        tracker = Tracker(path, "claims")
+        tracker = Tracker(store, experiment)
         barrier.wait(30)
         found.put(
             tracker.claims.first({"kind": "comparison", "key": "k"}, "one", {"plo.kind": "comparison", "plo.key": "k"})
@@ -168,7 +168,7 @@ def test_processes_that_start_at_once_share_one_comparison(tmp_path):
     assert len({found.get(timeout=60) for _ in workers}) == 1
     for worker in workers:
         worker.join(30)
-    assert len(Tracker(path, "claims")._search(kind="comparison")) == 1
+    assert len(Tracker(store, experiment)._search(kind="comparison")) == 1
 
 
 def test_what_a_lost_process_left_is_closed_with_the_comparison(tracker):

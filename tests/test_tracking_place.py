@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from plo.tracking import MissingFiles, Tracker, TrackingError, client, runs, store, tables
+from plo.tracking import MissingFiles, Tracker, TrackingError, patience, runs, store, tables
 from plo.tracking.runs import ClientReader, SqliteReader
 
 FORK = multiprocessing.get_context("fork")
@@ -134,7 +134,7 @@ def test_the_lock_of_a_server_is_in_the_users_own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PLO_HOME", str(tmp_path / "mine"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "shared"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(store, "open_client", lambda uri: _Server())
+    monkeypatch.setattr(store, "open_client", lambda uri, patient: _Server())
     mine = Tracker("http://server:5000")
     with mine._lock:
         assert Path(mine._lock.lock_file).is_relative_to(tmp_path / "mine")
@@ -155,8 +155,8 @@ class _Server:
 
 @pytest.fixture
 def brief(monkeypatch):
-    monkeypatch.setattr(client, "BUSY_SECONDS", 0.3)
-    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(runs, "LOCKED_SECONDS", 0.05)
 
 
@@ -170,7 +170,7 @@ def hold(file, until=None):
 
 
 def test_a_file_that_another_process_holds_is_waited_for(recorded, brief, monkeypatch):
-    monkeypatch.setattr(client, "BUSY_SECONDS", 30)
+    monkeypatch.setattr(patience, "BUSY_SECONDS", 30)
     hold(recorded.file, until=0.4)
     assert len(Tracker(recorded.file, create=False).cells()) == 2
     hold(recorded.file, until=0.4)
@@ -206,7 +206,7 @@ def test_a_call_of_mlflows_that_meets_a_lock_is_made_again(brief):
             calls.append(name)
             raise ValueError("something else")
 
-    patient = client.Patient(Busy(), "sqlite:////some/plo.db")
+    patient = patience.Patient(Busy(), "sqlite:////some/plo.db")
     assert patient.log_batch("run", metrics=[1]) == "written" and calls == [[1]] * 4
     with pytest.raises(TrackingError, match=r"/some/plo\.db was locked"):
         patient.get_run("run")

@@ -21,14 +21,14 @@ from plo.config import TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
-from plo.experiment.stages import CurveRecorder
+from plo.experiment.stages import CurveRecorder, is_recorded
 from plo.experiment.workbench import Workbench
 from plo.faults import is_out_of_memory
 from plo.margins import wins
 from plo.scorers import Variant
 from plo.subjects.policy import log_ratio_margins
 from plo.subjects.sampling import held_out_prompts, sample
-from plo.tracking import ActiveRun
+from plo.tracking import MODEL, ActiveRun
 
 PROBE_PAIRS = 8
 log = logging.getLogger(__name__)
@@ -98,9 +98,13 @@ def _train(
         return trainer.state
 
     state, notes = train_within_memory(train, cell.train(bench.experiment), variant.loss, cell.name)
-    backbone.save(folder / "model")
-    distributed.on_main(lambda: store.seal(folder / "model"), share=False)
-    run.folder(folder / "model")
+    model = folder / "model"
+    distributed.on_main(lambda: store.remove(model), share=False)  # its files may be those of an earlier attempt's run
+    backbone.save(model)
+    distributed.on_main(lambda: store.seal(model), share=False)
+    run.folder(model)
+    if distributed.is_main() and is_recorded(model, bench.experiment.record_models, bench.experiment.model):
+        run.artifacts(model, MODEL)
     return notes + short_of_target(variant.loss, state.log_history, state.max_steps)
 
 

@@ -7,13 +7,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from plo import caches, distributed, interrupt, store
+from plo import caches, distributed, interrupt
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, DataConfig, EvaluationConfig, Experiment
 from plo.data import DropReport
 from plo.environment import environment
 from plo.errors import one_line
-from plo.evals import EvaluationError, Findings, ModelEvaluation, describe_metric
+from plo.evals import Findings, ModelEvaluation, describe_metric
 from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
@@ -83,6 +83,7 @@ def evaluate_recorded(
             f"The comparison {comparison.name} was run with other weights, dtype or device than "
             f"{bench.experiment.model.name} gives here: evaluate it where it was trained."
         )
+    bench.stages.record = lambda key, name, params: tracker.finished_stage(key)
     prepare(bench, progress)
     cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
     return evaluate_cells(bench, cells, tracker, comparison.run_id)
@@ -139,15 +140,7 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
     bench.backbone.reset(seed)
     identity = bench.model_identity
     if not is_reference:
-        folder = cell.folder or Path()
-        damage = store.damage(folder) if store.is_sealed(folder) else None  # not removed: it may be the only copy
-        if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-            damage = "is missing"
-        if damage is not None:
-            raise EvaluationError(
-                f"The trained policy of {cell.name}, {folder}, {damage}: bring back a copy of that folder, or train the cell "
-                f"anew in a comparison of another name (plo compare ... name=NAME)."
-            )
+        folder = cell.model()
         bench.backbone.restore(folder)
         identity = sha256([bench.model_identity, weights_digest(folder)])
     row = bench.data.train[0].row

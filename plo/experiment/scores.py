@@ -24,6 +24,7 @@ from plo.data.tokenize import tokenizer_identity
 from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.scorers import Scorer, ScorerError, Scores
+from plo.tracking import STAGE
 
 SHARD_PAIRS = 256  # pairs per file, which is what a crash can cost
 VERSION = 1  # of the format of the files
@@ -33,27 +34,27 @@ def token_weights(stages: Stages, scorer: Scorer, seed: int) -> list[Scores]:
     """Return the weights ((T_w,), (T_l,)) of every training pair, computing them first if they are missing."""
     own = CACHES["scores"].path(scores_key(stages, scorer, seed))
     starts = range(0, len(stages.pairs), SHARD_PAIRS)
-    shards = {own / f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
+    shards = {f"{start}.safetensors": slice(start, start + SHARD_PAIRS) for start in starts}
     params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": len(stages.pairs)}
-    with stages.recording(own, f"scores {scorer.name}", params) as run:
+    with stages.recording(own, list(shards), f"scores {scorer.name}", params) as (run, missing):
         try:
-            missing = distributed.on_main(lambda: [path for path in shards if not store.intact(path)])
             inner: Sequence[Scores] = []
             if missing:
                 for label, stage in scorer.stages.items():
                     stages.make(stage, label)  # before the scorer runs, as gradients are off inside it
                 if scorer.inner is not None:
                     inner = token_weights(stages, scorer.inner, seed)
-            for path in missing:
-                part, started = shards[path], time.perf_counter()
+            for name in missing:
+                path, part, started = own / name, shards[name], time.perf_counter()
                 made = _Material(stages, scorer, seed, stages.pairs[part], inner[part]).scored()
                 seconds = time.perf_counter() - started
                 distributed.on_main(lambda made=made, path=path, s=seconds: _write(made, path, s), share=False)
-            seconds = distributed.on_main(lambda: sum(map(_seconds, shards)))
+            seconds = distributed.on_main(lambda: sum(_seconds(own / name) for name in shards))
         finally:
             stages.release()
+        run.artifacts(own, STAGE)
         run.finish({"seconds": seconds, "pairs": len(stages.pairs)})
-    return [weights for path, part in shards.items() for weights in _read(path, stages.pairs[part])]
+    return [weights for name, part in shards.items() for weights in _read(own / name, stages.pairs[part])]
 
 
 def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:

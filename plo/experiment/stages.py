@@ -7,6 +7,7 @@ variants and later comparisons share it. A killed stage continues from its last 
 import contextlib
 import gc
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,14 +38,17 @@ from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
 from plo.losses.identity import loss_identity
 from plo.scorers import Scores, Stage
-from plo.tracking import ActiveRun, unrecorded
+from plo.tracking import STAGE, ActiveRun, Artifact, unrecorded
 
 VERSION = 2  # of the content of a stage's folder
 POLICY = "policy.safetensors"
 IDENTITY = "identity"  # name of the weights' identity in the file's metadata; files of earlier versions lack it
 FOLDERS = caches.CACHES["stages"]
+log = logging.getLogger(__name__)
 
-Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | None]  # (key, name, parameters); None: recorded already
+SMALL = 100e6  # bytes up to which a whole model goes to the store as adapters do
+# (key, name, parameters) -> a run to record in, or what a finished run recorded; None: nothing is recorded
+Record = Callable[[str, str, Mapping[str, Any]], ActiveRun | Artifact | None]
 
 
 @dataclass
@@ -57,7 +61,8 @@ class Stages:
     model: ModelConfig
     train: TrainConfig  # of which a stage changes some settings
     store: ReferenceStore
-    record: Record = lambda key, name, params: unrecorded(ActiveRun)
+    record_models: str = "adapters"
+    record: Record = lambda key, name, params: None
     _others: dict[str, Backbone] = field(default_factory=dict)
     _identities: dict[str, list[Any]] = field(default_factory=dict)
     _digests: dict[Any, str] = field(default_factory=dict)
@@ -130,23 +135,33 @@ class Stages:
     def make(self, stage: Stage, name: str) -> None:
         """Train the stage and keep its weights, unless they are there already, and record it."""
         folder = FOLDERS.path(self.key(stage))
-        with self.recording(folder, name, stage_params(self.train, stage)) as run:
-            if not distributed.on_main(lambda: stored.intact(folder / POLICY)):
+        with self.recording(folder, [POLICY], name, stage_params(self.train, stage)) as (run, missing):
+            if missing:
                 self._train(stage, name, folder, run)
             run.folder(folder)
+            if distributed.is_main() and is_recorded(folder / POLICY, self.record_models, self.model):
+                run.artifacts(folder, STAGE)
             run.finish(_numbers(folder / POLICY) if distributed.is_main() else None)
 
     @contextlib.contextmanager
-    def recording(self, folder: Path, name: str, params: Mapping[str, Any]) -> Iterator[ActiveRun]:
-        """Record what fills a cache folder as a run, which fails if the block raises. One launch at a time may fill it."""
+    def recording(
+        self, folder: Path, files: Sequence[str], name: str, params: Mapping[str, Any]
+    ) -> Iterator[tuple[ActiveRun, list[str]]]:
+        """Record what fills a cache folder as a run, which fails if the block raises. One launch at a time may fill it.
+
+        Yields:
+            The run, and which of `files` are still missing after those of a run that is finished elsewhere were fetched.
+        """
         distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
         lock = caches.lock(folder)
         with distributed.on_main(lock.acquire, share=False) or contextlib.nullcontext():
             # Only now: the run of another launch would look like that of a killed process.
             start = partial(self.record, folder.name, name, params)
-            run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
+            started = distributed.on_main(start, share=False)
+            finished = started if isinstance(started, Artifact) else None
+            run = started if started is not None and finished is None else unrecorded(ActiveRun)
             try:
-                yield run
+                yield run, distributed.on_main(lambda: _missing(folder, files, finished))
             except BaseException as error:
                 run.fail(error)
                 raise
@@ -219,6 +234,24 @@ def stage_params(train: TrainConfig, stage: Stage) -> dict[str, Any]:
 def stage_pairs(stage: Stage, count: int) -> int:
     """Return how many of `count` pairs a stage is trained on; it takes the first ones."""
     return max(1, round(stage.share * count))
+
+
+def is_recorded(weights: Path, record_models: str, model: ModelConfig) -> bool:
+    """Return whether a trained file or folder goes to the store; see `Experiment.record_models`."""
+    files = [weights] if weights.is_file() else weights.iterdir()
+    small = model.peft == "lora" or sum(file.stat().st_size for file in files) <= SMALL
+    return record_models == "all" or (record_models == "adapters" and small)
+
+
+def _missing(folder: Path, files: Sequence[str], finished: Artifact | None) -> list[str]:
+    """Return which files of a cache folder are missing or damaged, after fetching those of a finished run."""
+    missing = [name for name in files if not stored.intact(folder / name)]
+    if not missing or finished is None:
+        return missing
+    if lost := finished.fetch(folder):
+        log.info("%s: finished elsewhere as run %s, whose files cannot be used: %s.", folder, finished.run_id, lost)
+        return missing
+    return [name for name in files if not stored.intact(folder / name)]
 
 
 def _numbers(policy: Path) -> dict[str, float]:

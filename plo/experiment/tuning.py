@@ -117,7 +117,11 @@ class _Tuning:
 
     def __init__(self, bench: Inputs, run: Callable[..., dict[str, str]], results: Callable[[], Results]):
         experiment = bench.experiment
-        self.bench = replace(bench, experiment=experiment.model_copy(update={"eval_at": (1.0,)}), model_evaluations=())
+        self.bench = replace(
+            bench,
+            experiment=experiment.model_copy(update={"eval_at": (1.0,), "record_models": "none"}),
+            model_evaluations=(),
+        )
         self.run, self.results = run, results
         self.config = experiment.tuning or TuningConfig()
         self.reference = self._cell(None)

@@ -81,7 +81,7 @@ def workbench(experiment: Experiment, progress: Progress | None = None) -> Workb
     log.info(str(data.summary()))
     store = ReferenceStore(caches.CACHES["reference"].folder, experiment.model.reference_disk_gb)
     common = {"pairs": data.train, "model": experiment.model, "train": experiment.train, "store": store}
-    stages = Stages(backbone, tokenizer, **common)
+    stages = Stages(backbone, tokenizer, **common, record_models=experiment.record_models)
     sft = stages.key(sft_stage(experiment)) if "sft" in experiment.stages else None  # before the start changes
     identity = _identity(experiment, stages, sft)
     return Workbench(experiment, tokenizer, data, *suites(experiment), identity, backbone, store, stages, sft)

@@ -9,25 +9,32 @@ from plo import extras
 
 extras.require("track", "plo.tracking")
 
+from plo.tracking.artifacts import MODEL, STAGE, Artifact
 from plo.tracking.claims import ClaimLost, Held
-from plo.tracking.client import TrackingError
-from plo.tracking.reading import ANY, Comparison, Finding, RecordedCell, tables
+from plo.tracking.limits import allowed_name
+from plo.tracking.patience import ServerAway, TrackingError
+from plo.tracking.reading import ANY, Comparison, Finding, ModelLost, RecordedCell, tables
 from plo.tracking.recording import ActiveRun, unrecorded
 from plo.tracking.runs import Run
-from plo.tracking.store import MissingFiles, NothingRecorded, allowed_name, store_uri
+from plo.tracking.store import MissingFiles, NothingRecorded, store_uri
 from plo.tracking.tracker import Tracker, closing
 
 __all__ = [
     "ANY",
+    "MODEL",
+    "STAGE",
     "ActiveRun",
+    "Artifact",
     "ClaimLost",
     "Comparison",
     "Finding",
     "Held",
     "MissingFiles",
+    "ModelLost",
     "NothingRecorded",
     "RecordedCell",
     "Run",
+    "ServerAway",
     "Tracker",
     "TrackingError",
     "allowed_name",

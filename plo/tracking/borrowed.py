@@ -1,5 +1,6 @@
-"""Names of MLflow that are not documented: its tables in a SQLite file, variables of the environment, tags and loggers."""
+"""Names of MLflow that are not documented: its tables in a SQLite file, variables of the environment, tags, loggers, errors."""
 
+import re
 import sqlite3
 
 from plo.borrowed import Library
@@ -9,8 +10,20 @@ PARENT, CONTEXT = "mlflow.parentRunId", "mlflow.data.context"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `patience` decides, which logs that it waits
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+NO_ANSWER = re.compile(  # in errors of a server; some have no other sign of their cause
+    r"API request to \S+ failed with (timeout )?exception|Connection (aborted|broken)|Read timed out"
+)
+UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"  # code of errors of a database's connection
+REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+    "BAD_REQUEST",
+}  # codes that stay true
 TABLES = {
     "experiments": "name experiment_id lifecycle_stage artifact_location",
     "runs": "run_uuid name experiment_id status artifact_uri lifecycle_stage start_time",

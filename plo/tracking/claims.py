@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from plo import interrupt
 from plo.errors import PloError
 from plo.machine import is_alive, machine, process
+from plo.tracking.patience import impatience
 from plo.tracking.runs import Run
 from plo.tracking.store import Store
 
@@ -128,15 +129,19 @@ class Claims:
                 f"Run {run_id} was without a heartbeat for {STALE_SECONDS:.0f} s, and another process took its work over."
             )
 
-    def settle(self, run_id: str) -> None:
+    def scope(self, run_id: str) -> Mapping[str, str]:
+        """Return the tags that every attempt at the unit of an attempt has, as `take` received them."""
+        return self._active.get(run_id, {})
+
+    def settle(self, run_id: str, scope: Mapping[str, str]) -> None:
         """Check, right before an attempt is closed as finished, that it still has its unit.
 
         Raises:
             ClaimLost: another process has taken the unit over, or even finished it.
         """
-        scope = self._active.get(run_id)
-        for run in self._runs(scope) if scope is not None else ():
-            if run.run_id == run_id and (run.status != "RUNNING" or SUPERSEDED in run.tags):
+        for run in self._runs(scope) if scope else ():
+            closed = run.status not in ("RUNNING", "FINISHED")  # finished: by a call whose answer was lost
+            if run.run_id == run_id and (closed or SUPERSEDED in run.tags):
                 self._lost.add(run_id)
             if run.run_id != run_id and run.status == "FINISHED":
                 self._lost.add(run_id)
@@ -202,12 +207,13 @@ class Claims:
             time.sleep(BEAT_SECONDS)
             for run_id in [*self._active]:
                 try:
-                    run = self.store._client.get_run(run_id)
-                    if run_id in self._active and run.info.status != "RUNNING":
-                        self._lost.add(run_id)
-                        self._active.pop(run_id, None)
-                        continue
-                    self.store._client.set_tag(run_id, BEAT, f"{time.time():.1f}")
+                    with impatience():
+                        run = self.store._client.get_run(run_id)
+                        if run_id in self._active and run.info.status != "RUNNING":
+                            self._lost.add(run_id)
+                            self._active.pop(run_id, None)
+                            continue
+                        self.store._client.set_tag(run_id, BEAT, f"{time.time():.1f}")
                 except Exception as error:  # the next beat may succeed
                     log.debug("no heartbeat for run %s: %s", run_id, error)
 

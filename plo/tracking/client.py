@@ -1,4 +1,4 @@
-"""MLflow's client, imported on first use. It waits while a SQLite file is busy, and its errors are one sentence long."""
+"""MLflow's client, imported on first use."""
 
 import contextlib
 import logging
@@ -6,29 +6,20 @@ import os
 import shutil
 import socket
 import sqlite3
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from plo.errors import PloError
-from plo.faults import on_disk
 from plo.tracking.borrowed import ENVIRONMENT, check_mlflow
+from plo.tracking.patience import Patient, TrackingError, shown
 
-T = TypeVar("T")
-BUSY_SECONDS = 60.0  # longest wait for a SQLite file that another process has locked
-PAUSE_SECONDS = 0.5  # between two attempts at a locked file
-
-
-class TrackingError(PloError, RuntimeError):
-    """The MLflow store or experiment cannot be used. The message names it and the remedy."""
+__all__ = ["TrackingError", "import_mlflow", "make_sqlite_store", "open_client"]
 
 
 @cache
 def import_mlflow():
-    """Import MLflow (which takes a second) without its telemetry, progress bars and log of migrations."""
+    """Import MLflow (which takes a second) without its telemetry, progress bars, log of migrations and retries."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -41,65 +32,17 @@ def import_mlflow():
     return mlflow
 
 
-class Patient:
-    """Wrapper whose methods are those of MLflow's client or of a `Reader`, each called `patiently`."""
-
-    def __init__(self, target: Any, uri: str):
-        self._target, self._uri = target, uri
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._target, name)
-        if not callable(attribute):
-            return attribute
-        return lambda *arguments, **keywords: patiently(partial(attribute, *arguments, **keywords), self._uri)
-
-
-def patiently(call: Callable[[], T], uri: str) -> T:
-    """Return `call()`, repeated while another process holds the SQLite file locked.
-
-    A call must be one transaction. Those of MLflow's client are, and the client rolls back before it raises.
-
-    Raises:
-        TrackingError: the file is still locked after `BUSY_SECONDS`.
-        DiskFault: its disk is full or cannot be written.
-    """
-    import tenacity  # takes 50 ms, which commands that read no store save
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_locked),
-        stop=tenacity.stop_after_delay(BUSY_SECONDS),
-        wait=tenacity.wait_fixed(PAUSE_SECONDS),
-    )
-    try:
-        with on_disk(Path(file) if (file := uri.removeprefix("sqlite:///")) != uri else uri):
-            return retrying(call)
-    except tenacity.RetryError as error:
-        raise TrackingError(held(uri)) from error.last_attempt.exception()
-
-
-def is_locked(error: BaseException) -> bool:
-    """Return whether an error of SQLite or of MLflow says that another process holds the file locked."""
-    text = str(error)
-    return "database is locked" in text or "database table is locked" in text
-
-
-def held(uri: str) -> str:
-    """Return the error message for a SQLite file that another process holds locked."""
-    file = uri.removeprefix("sqlite:///")
-    return (
-        f"The MLflow store {file} was locked by another process for more than {BUSY_SECONDS:.0f} s (database is locked). "
-        f"End the process that writes to it, such as a database browser with an open transaction (`fuser {file}` lists "
-        f"processes), and start the same command again: it continues where it stopped."
-    )
-
-
-def open_client(uri: str) -> Patient:
+def open_client(uri: str, *, patient: bool = False) -> Patient:
     """Open MLflow's client of a store.
+
+    Args:
+        patient: wait for a server that does not answer. Otherwise the address may be wrong, and that is an error at once.
 
     Raises:
         TrackingError: the server cannot be reached.
     """
-    _reach(uri)
+    if not patient:
+        _reach(uri)
     return Patient(import_mlflow().MlflowClient(tracking_uri=uri), uri)
 
 
@@ -123,7 +66,7 @@ def make_sqlite_store(file: Path) -> None:
 
 
 def _reach(uri: str) -> None:
-    """Fail at once if a tracking server does not answer; MLflow itself would retry for minutes."""
+    """Raise an error if nothing answers at the address of a tracking server."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         try:
@@ -131,5 +74,5 @@ def _reach(uri: str) -> None:
             socket.create_connection((parts.hostname or "", port), timeout=10).close()
         except OSError as error:
             raise TrackingError(
-                f"The MLflow server {uri} cannot be reached: {error}. Start it, or name another with --store."
+                f"The MLflow server {shown(uri)} cannot be reached: {error}. Start it, or name another with --store."
             ) from error

@@ -9,13 +9,22 @@ from typing import Any
 
 import pandas as pd
 
+from plo import caches
+from plo import store as stored
 from plo.metric import Metric
+from plo.tracking.artifacts import MODEL, Artifact
 from plo.tracking.client import TrackingError
+from plo.tracking.limits import allowed_name
 from plo.tracking.recording import DESCRIBED
-from plo.tracking.store import MissingFiles, Store, allowed_name
+from plo.tracking.store import MissingFiles, Store
 
+TRAINED = caches.CACHES["trained"]
 ANY = "any"  # value of the tag plo.model of models that plo did not train, and of comparisons of such models
 DOWNLOADS = 8  # tables fetched at once
+
+
+class ModelLost(TrackingError):
+    """The trained model of a cell is neither on this machine nor in the store, or is damaged in both."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +161,31 @@ class RecordedCell:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the trained model, as `ActiveRun.folder` recorded it; None for a cell that trained no model."""
+        """Folder that the model was trained in, which may be on another machine; None for a cell that trained no model."""
         recorded = self.tags.get("plo.folder")
         return self._tracker.current_path(recorded) if recorded else None
+
+    def model(self) -> Path:
+        """Return a folder with the trained model: the one that it was trained in, or else a copy from the store.
+
+        Raises:
+            ModelLost: neither has the model as it was recorded. Nothing is removed: a damaged folder may be the only one.
+        """
+        recorded = Artifact.of(self._tracker, self.run_id, self.tags, MODEL)
+        folder = self.folder or Path("runs")
+        if (wrong := recorded.damage(folder)) is None:
+            return folder
+        copy = TRAINED.path(self.run_id)
+        with caches.lock(copy):
+            if stored.intact(copy):
+                return copy
+            lost = recorded.fetch(copy)
+        if lost is None:
+            return copy
+        raise ModelLost(
+            f"The trained policy of {self.name}, {folder}, {wrong}, and in the store {self._tracker.uri} it {lost}: bring back "
+            f"a copy of that folder, or train the cell anew in a comparison of another name (plo compare ... name=NAME)."
+        )
 
     def history(self, metric: str) -> dict[int, float]:
         """Return {step: value} of a metric during training, in the order of steps."""

@@ -7,13 +7,14 @@ times per run. A SQLite file is therefore read directly, with four queries for a
 import math
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from plo.tracking.borrowed import check_tables
+from plo.tracking.limits import whole_tags
 
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 LOCKED_SECONDS = 5.0  # longest wait of one query for another process; `client.patiently` repeats it
@@ -86,7 +87,7 @@ class SqliteReader:
                 if id in found:  # else a run that was made after the first query
                     kept = value if is_nan is None else _number(value, is_nan)
                     getattr(found[id], table.removeprefix("latest_"))[key] = kept
-        return list(found.values())
+        return [replace(run, tags=whole_tags(run.tags)) for run in found.values()]
 
     def artifacts(self, run_id: str) -> str:
         """Return the address of a run's folder of files."""
@@ -119,7 +120,7 @@ class ClientReader:
         order = ["attributes.start_time DESC"]
         return [
             Run(
-                run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.params,
+                run.info.run_id, run.info.run_name, run.info.status, whole_tags(run.data.tags), run.data.params,
                 {name: _number(value) for name, value in run.data.metrics.items()},
             )
             for run in self._pages(

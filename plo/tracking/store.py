@@ -3,12 +3,12 @@
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pandas as pd
 from filelock import FileLock
@@ -17,10 +17,13 @@ from plo.caches import named_lock
 from plo.faults import disk_fault
 from plo.tracking import place
 from plo.tracking.borrowed import CONTEXT, PARENT
-from plo.tracking.client import Patient, TrackingError, import_mlflow, make_sqlite_store, open_client, patiently
+from plo.tracking.client import TrackingError, import_mlflow, make_sqlite_store, open_client
+from plo.tracking.limits import DATASET, NAME, batches, flat, shortened, tag_parts
+from plo.tracking.patience import Patient, patiently
 from plo.tracking.runs import ClientReader, Reader, RecordedExperiment, Run, SqliteReader
 
 STORE = "plo.db"
+CALL = "plo.call"  # tag that names the call that made a run
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ class Store:
         store: a SQLite file, or any MLflow tracking URI; see `store_uri`.
         experiment: name of the experiment.
         create: whether to create a missing store or experiment; if not, a missing one is an error.
+        patient: whether to wait for a server that does not answer at the start, as it does later; if not, it is an error.
 
     Attributes:
         file: the SQLite file; None for any other store.
@@ -52,8 +56,10 @@ class Store:
         TrackingError: the store cannot be reached or opened, or the experiment is missing or deleted.
     """
 
-    def __init__(self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True):
-        self.uri, self.experiment = store_uri(store), experiment
+    def __init__(
+        self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True, patient: bool = False
+    ):
+        self.uri, self.experiment, self._patient = store_uri(store), experiment, patient
         self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         if self.file is not None and self.file.is_dir():
             raise TrackingError(f"The MLflow store {self.file} is a folder: name a file in it, {self.file / STORE}.")
@@ -111,7 +117,7 @@ class Store:
         if self.file is not None:
             with self._lock:
                 patiently(partial(place.settle, self.file, self.experiment), self.uri)
-        return open_client(self.uri)
+        return open_client(self.uri, patient=self._patient)
 
     def table(self, run_id: str, name: str) -> pd.DataFrame:
         """Return a table of a run that `ActiveRun.table` recorded.
@@ -125,7 +131,9 @@ class Store:
     def data_input(self, run_id: str, source: str, digest: str) -> None:
         """Show the data set and the first 36 characters of its digest (MLflow's limit) in MLflow's page of a run."""
         entities = import_mlflow().entities
-        data = entities.Dataset(source, digest[:36], "plo", json.dumps({"source": source, "digest": digest}))
+        data = entities.Dataset(
+            shortened(source, DATASET), digest[:36], "plo", json.dumps({"source": source, "digest": digest})
+        )
         tag = entities.InputTag(CONTEXT, "training")
         self._client.log_inputs(run_id, datasets=[entities.DatasetInput(data, [tag])])
 
@@ -148,16 +156,27 @@ class Store:
         return self._search(parent=parent_id, kind=kind)
 
     def _create_run(self, name: str, tags: Mapping[str, Any]) -> str:
-        texts = {key: str(value)[:8000] for key, value in tags.items() if value is not None}
-        return self._client.create_run(self._id, tags=texts, run_name=name).info.run_id
+        texts, name = {CALL: uuid4().hex}, shortened(name, NAME)
+        for key, value in tags.items():
+            texts |= tag_parts(key, str(value)) if value is not None else {}
+        calls = 0
+
+        def create() -> str:
+            nonlocal calls
+            calls += 1
+            if calls > 1 and (made := self._search(call=texts[CALL])):  # by a call whose answer was lost
+                return made[0].run_id
+            return self._client._target.create_run(self._id, tags=texts, run_name=name).info.run_id
+
+        return patiently(create, self.uri)
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Record nested parameters with flat names."""
         known = self._client.get_run(run_id).data.params  # MLflow refuses to write a parameter twice
         make = import_mlflow().entities.Param
-        new = [make(key, str(value)[:6000]) for key, value in _flat(params).items() if key not in known]
-        for start in range(0, len(new), 100):
-            self._client.log_batch(run_id, params=new[start : start + 100])
+        new = [one for one in flat(params).items() if one[0] not in known]
+        for batch in batches(new, lambda one: len(json.dumps(one))):
+            self._client.log_batch(run_id, params=[make(*one) for one in batch])
 
     def _folder(self, run_id: str) -> Path | None:
         """Return the folder of a run's files if it is on this machine, even if it is missing now."""
@@ -207,20 +226,3 @@ class NothingRecorded(TrackingError):
 
 class MissingFiles(TrackingError):
     """The folder of a run's files is missing where the store expects it."""
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"data.name": 1} for {"data": {"name": 1}}, with keys in the characters that MLflow allows."""
-    flat = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, name + ".")
-        else:
-            flat[allowed_name(name)] = value
-    return flat
-
-
-def allowed_name(name: str) -> str:
-    """Return the name in the characters, and cut to the length, that MLflow allows."""
-    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]

@@ -1,25 +1,40 @@
 """Tracker: a process records comparisons, cells, stages and evaluations with it, and reads back recorded ones."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from plo.tracking.artifacts import STAGE, Artifact
 from plo.tracking.borrowed import PARENT
 from plo.tracking.claims import Claims, Held
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import Comparison, RecordedCell
 from plo.tracking.recording import ActiveRun
 from plo.tracking.runs import Run
+from plo.tracking.sending import send_left
 from plo.tracking.store import Store
 
+log = logging.getLogger(__name__)
 Facts = Mapping[str, Any]  # tags or parameters by name
 
 
 class Tracker(Store):
-    """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments."""
+    """Records and reads comparisons, cells, stages and evaluations in an MLflow experiment; see `Store` for arguments.
+
+    What processes recorded that ended before they could send it is sent first.
+    """
+
+    def __init__(
+        self, store: str | Path | None = None, experiment: str = "plo", *, create: bool = True, patient: bool = False
+    ):
+        super().__init__(store, experiment, create=create, patient=patient)
+        if create:
+            send_left(self.claims)
 
     @cached_property
     def claims(self) -> Claims:
@@ -81,13 +96,14 @@ class Tracker(Store):
 
     def start_stage(
         self, parent_id: str, key: str, name: str, tags: Facts | None = None, params: Facts | None = None
-    ) -> ActiveRun | None:
+    ) -> ActiveRun | Artifact:
         """Start recording a stage, as `start_cell` does, once no other process is making it.
 
         Returns:
-            The attempt; None if the stage is finished in any comparison of the store.
+            The attempt; if the stage is finished in any comparison of the store, what it recorded.
         """
-        return self._start_unless_finished("stage", parent_id, key, name, tags, params)
+        started = self._start_unless_finished("stage", parent_id, key, name, tags, params)
+        return started if isinstance(started, ActiveRun) else Artifact.of(self, started.run_id, started.tags, STAGE)
 
     def start_evaluation(
         self, parent_id: str, key: str, name: str, tags: Facts, params: Facts | None = None
@@ -97,23 +113,26 @@ class Tracker(Store):
         Args:
             tags: `plo.of`, key of the cell; `plo.evaluation`, name of the evaluation; `plo.settings`, digest of its settings.
         """
-        return self._start_unless_finished("evaluation", parent_id, key, name, tags, params)
+        started = self._start_unless_finished("evaluation", parent_id, key, name, tags, params)
+        return started if isinstance(started, ActiveRun) else None
 
     def _start(self, kind: str, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
         own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
         anywhere = {} if kind == "stage" else {"parent": parent_id}  # comparisons of a store share stages
+        send_left(self.claims)  # a process of this machine may have ended just now, with the unit done
         run_id = self.claims.take({"kind": kind, "cell": key, **anywhere}, name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
         return ActiveRun(self.claims, run_id)
 
-    def _start_unless_finished(self, kind: str, *about) -> ActiveRun | None:
+    def _start_unless_finished(self, kind: str, *about) -> ActiveRun | Run:
+        """Return an attempt, or the finished run."""
         waits = self.claims.waiting()
         while True:
             try:
                 return self._start(kind, *about)
             except Held as held:
                 if held.finished:
-                    return None
+                    return held.run
                 waits(held)
 
     def end_comparison(self, parent_id: str, ok: bool, killed: bool = False) -> None:
@@ -165,6 +184,11 @@ class Tracker(Store):
         runs = reversed(self._children(parent_id, "trial"))
         return {run.tags["plo.cell"]: run for run in runs if run.status == "FINISHED"}
 
+    def finished_stage(self, key: str) -> Artifact | None:
+        """Return what a finished stage recorded; None if no comparison of the store has it finished."""
+        finished = (run for run in self._search(kind="stage", cell=key) if run.status == "FINISHED")
+        return next((Artifact.of(self, run.run_id, run.tags, STAGE) for run in finished), None)
+
     def cells(self, select: str | None = None) -> list[RecordedCell]:
         """List the cells of the selected comparisons; see `Comparison.cells`."""
         return [cell for comparison in self.comparisons(select) for cell in comparison.cells()]
@@ -184,6 +208,9 @@ def closing(tracker: Any, parent_id: str) -> Iterator[dict[str, str]]:
     try:
         yield failed
     except BaseException as error:
-        tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
+        try:
+            tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
+        except TrackingError as untold:  # `error` is what the user must read
+            log.warning("%s", untold)
         raise
     tracker.end_comparison(parent_id, ok=not failed)

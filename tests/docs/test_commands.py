@@ -31,11 +31,11 @@ ELSEWHERE = ["docs/guides/trl.md"]
 # Commands that are not run here. Those of plo are parsed: command, options and arguments exist.
 NOT_RUN = {
     r"make ": "a target of the Makefile, which exists",
-    r"pip install|\. \.venv": "installs",
-    r"mlflow ui": "a server",
+    r"pip install|apt-get install|\. \.venv": "installs",
+    r"mlflow (ui|server)|postgresql|http://server": "a server: tests/conftest.py starts them",
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
-    r"openai:|org/|outputs\.json": "a server or the hub",
+    r"openai:|org/|outputs\.json|http://server": "a server or the hub",
     r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
     r"plo eval hh-first|plo leaderboard models": "a comparison that the page has from another one",
 }

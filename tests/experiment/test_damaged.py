@@ -3,19 +3,17 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from plo.backbone.trainer import PreferenceTrainer
-from plo.evals import EvaluationError
 from plo.experiment.cell import run_cell
 from plo.experiment.evaluations import _policy
 from plo.experiment.keys import Cell
 from plo.experiment.workbench import workbench
 from plo.scorers import get_variant
-from plo.tracking import ActiveRun
+from plo.tracking import ActiveRun, ModelLost, RecordedCell, Tracker
 from plo.tracking.recording import Unrecorded
 
 # Of a training of 4 steps, evaluated at 2 and 4, that was killed before it was recorded: the file, and where it goes on.
@@ -80,10 +78,10 @@ def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
     assert started[-1] is None
 
     weights = folder / "model" / "adapter_model.safetensors"
-    tags = {"plo.seed": "0", "plo.variant": "dpo"}
-    recorded = SimpleNamespace(name="dpo seed 0", tags=tags, folder=folder / "model")
+    tags = {"plo.seed": "0", "plo.variant": "dpo", "plo.folder": str(folder / "model")}
+    recorded = RecordedCell("id", "dpo seed 0", "tiny", "key", "FINISHED", tags, {}, {}, Tracker())
     _policy(bench, recorded)
     harm(weights)
-    with pytest.raises(EvaluationError, match=r"dpo seed 0.*damaged in adapter_model\.safetensors.*bring back a copy"):
+    with pytest.raises(ModelLost, match=r"dpo seed 0.*damaged in adapter_model\.safetensors.*bring back a copy"):
         _policy(bench, recorded)
     assert weights.exists()  # it may be the only one there is

@@ -13,7 +13,7 @@ import plo.experiment.runner
 from plo.backbone.trainer import PreferenceTrainer
 from plo.errors import PloError
 from plo.experiment.matrix import compare
-from plo.faults import DiskFault, sentence
+from plo.faults import sentence
 from plo.tracking import Tracker
 
 STAGED = {"losses": ["sft"], "stages": ["sft", "preference"], "train.steps": 3, "model.dtype": "float32"}
@@ -102,6 +102,13 @@ def table(store):
     return cells, sorted((run.tags["plo.kind"], run.name) for run in tracker._search() if run.status == "FINISHED")
 
 
+def fault_of(experiment):
+    """What a command prints that ends with a fault of the machine."""
+    with pytest.raises((PloError, OSError)) as raised:
+        compare(experiment)
+    return str(raised.value) if isinstance(raised.value, PloError) else sentence(raised.value)
+
+
 @pytest.fixture
 def undisturbed(tiny, tmp_path):
     """The table of a run on a disk with room."""
@@ -130,9 +137,7 @@ def test_once_it_is_mended_the_same_command_ends_with_the_same_table(
     )
     with monkeypatch.context() as context:
         at_step(2 if which == "PLO_HOME" else 5, broken, context)  # in the stage, or in the cell
-        with pytest.raises(DiskFault) as raised:
-            compare(experiment)
-    said = str(raised.value)
+        said = fault_of(experiment)
     assert str(small.folder) in said and f"the disk is {fault}. M" in said and "start the same command again" in said
     if which != "store":
         assert "RUNNING" not in {cell.status for cell in Tracker("records/plo.db", create=False).cells()}
@@ -148,9 +153,7 @@ def test_once_it_is_mended_the_same_command_ends_with_the_same_table(
 def test_a_disk_that_is_full_or_read_only_from_the_start_is_a_sentence(tiny, disk, undisturbed, which, fault):
     small, experiment = disk(PLACES[which]), tiny(store="records/plo.db", **STAGED)
     small.fill() if fault == "full" else small.remount("ro")
-    with pytest.raises((PloError, OSError)) as raised:
-        compare(experiment)
-    said = str(raised.value) if isinstance(raised.value, PloError) else sentence(raised.value) or ""  # as commands do
+    said = fault_of(experiment)
     assert str(small.folder) in said and f"the disk is {fault}. M" in said
     small.make_room() if fault == "full" else small.remount("rw")
     assert not compare(experiment).failed
