@@ -206,9 +206,9 @@ def _unequal(own: Any, other: Any, tolerance: float, path: str = "") -> list[str
     if isinstance(own, dict) and isinstance(other, dict):
         keys = sorted(own.keys() | other.keys())
         return [line for key in keys for line in _unequal(own.get(key), other.get(key), tolerance, f"{path}.{key}")]
-    numbers = isinstance(own, int | float) and isinstance(other, int | float)
-    same = numbers and abs(own - other) <= tolerance * max(1.0, abs(own))
-    return [] if own == other or same else [f"{path[1:]} is {other} instead of {own}"]
+    if isinstance(own, int | float) and isinstance(other, int | float):
+        return [] if abs(own - other) <= tolerance * max(1.0, abs(own)) else [f"{path[1:]} is {other} instead of {own}"]
+    return [] if own == other else [f"{path[1:]} is {other} instead of {own}"]
 
 
 def _untimed(value: Any) -> Any:
