@@ -66,6 +66,7 @@ def main() -> None:
         "out": "runs",
     }
     experiment |= {"losses": losses, "seeds": list(range(args.seeds)), "train": train, "store": store}
+    experiment |= {"evaluation": {"suite": ["efficiency"]}}  # no evaluation of trained models, of which there are none
     Path("experiment.yaml").write_text(yaml.safe_dump(experiment))
     comparison = planned(store)
     started = time.monotonic()

@@ -161,7 +161,7 @@ def _reward_se(samples: pd.DataFrame | None) -> tuple[float, int]:
     """Return sd of the prompts' mean rewards / sqrt(prompts), as for `kl_se`, and the number of prompts."""
     if samples is None or "reward" not in samples:
         return math.nan, 0
-    by_prompt = samples.astype({"reward": float}).groupby("prompt_id")["reward"].mean().to_numpy()
+    by_prompt = samples["reward"].astype(float).groupby(samples["prompt_id"]).mean().to_numpy()
     sd = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else math.nan
     return sd / math.sqrt(len(by_prompt)), len(by_prompt)
 

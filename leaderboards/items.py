@@ -31,16 +31,18 @@ def values_by_prompt(
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """Return {metric: {row: [prompts, seeds]}}, averaged over a prompt's samples, for metrics with recorded items."""
     by_metric = {name: by_run for section in sections for name, by_run in section.items.items()}
+    means = {run: _by_prompt(frame, [name for name in metrics if name in frame]) for run, frame in samples.items()}
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name in metrics:
         by_run = by_metric.get(name)
         if by_run is None:
-            by_run = {
-                run: frame[name].astype(float).groupby(frame["prompt_id"]).mean()
-                for run, frame in samples.items()
-                if name in frame
-            }
+            by_run = {run: frame[name] for run, frame in means.items() if name in frame}
         for row in rows:
             if by_seed := {seed: by_run[run] for seed, run in row.runs.items() if run in by_run}:
                 found.setdefault(name, {})[row.name] = pd.DataFrame(by_seed)
     return found
+
+
+def _by_prompt(samples: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Return the means of metrics over each prompt's samples: one pass for all metrics, of which there may be many."""
+    return samples[metrics].astype(float).groupby(samples["prompt_id"]).mean()

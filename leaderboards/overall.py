@@ -58,10 +58,8 @@ def by_other_judges(
 
 def _long(tables: Tables, seeds: Collection[Any]) -> pd.DataFrame:
     """Return one row per observation (loss, seed, prompt, value), for prompts with a value in every table and seed."""
-    parts = [
-        table[seed].dropna().rename_axis("prompt").rename("value").reset_index().assign(loss=name, seed=seed)
-        for name, table in tables.items()
-        for seed in seeds
-    ]
-    long = pd.concat(parts) if parts else pd.DataFrame({"prompt": [], "value": []})
-    return long[long.groupby("prompt")["value"].transform("size") == len(parts)]
+    columns = {(name, seed): table[seed] for name, table in tables.items() for seed in seeds}
+    if not columns:
+        return pd.DataFrame({"prompt": [], "value": []})
+    whole = pd.DataFrame(columns).dropna().rename_axis(index="prompt", columns=["loss", "seed"])
+    return whole.melt(ignore_index=False).reset_index()

@@ -61,6 +61,18 @@ CACHES = {
             "models", "models/*", "the embedded model, converted", "converted from its package at the next use (20 s)"
         ),
         Cache(
+            "tokens",
+            "tokens/*.ids",
+            "token ids of 256 pairs of long texts",
+            "tokenised by the next run on the same pairs",
+        ),
+        Cache(
+            "checks",
+            "checks/*.json",
+            "a model that was found to compute packed pairs as padded ones",
+            "tried at the next load (seconds)",
+        ),
+        Cache(
             "reference",
             "reference/*.safetensors",
             "log-probs and hidden states of the reference, 256 pairs each",
@@ -92,6 +104,12 @@ CACHES = {
             "answer of a served model to one prompt",
             "requested from the server by the next evaluation",
             expensive=True,
+        ),
+        Cache(
+            "calibrations",
+            "calibrations/*.json",
+            "seconds and memory of a short training, from which plans are estimated",
+            "measured by the next plo plan (a minute)",
         ),
         Cache("verdicts", "verdicts.db", "verdicts of all judges", "requested from the judges again", expensive=True),
     )

@@ -2,15 +2,13 @@
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -19,45 +17,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from plo import extras
-from plo.errors import PloError
 from plo.grid import expand_grid
-from plo.near import near
+from plo.section import ConfigError, Section, problem
 from plo.tasks import with_task_settings
 from plo.values import read_list, read_yaml
-
-
-class ConfigError(PloError, ValueError):
-    """An experiment cannot be run as it is written."""
-
-
-class Section(BaseModel):
-    """A group of settings.
-
-    Attributes:
-        first_defaults: first default of each field whose default was changed later; keys leave it out (`plo.identity`).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
-    first_defaults: ClassVar[dict[str, Any]] = {}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Check settings that a user gave.
-
-        Args:
-            where: origin of the settings, for the message, such as "The experiment of FILE".
-
-        Raises:
-            ConfigError: a setting is unknown or has a wrong value; the message names its place and what is possible.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = "\n".join(f"  {_problem(e, cls)}" for e in _once(error.errors()))
-            raise ConfigError(f"{where} cannot be used:\n{problems}") from None
 
 
 def _as_list(value: Any) -> Any:
@@ -127,9 +92,9 @@ class DataConfig(Section):
     """End to cut where both together are too long: keep_start cuts the response's end, keep_end the prompt's start."""
     strict: bool = False
     """Refuse data with any bad row, rather than with more than 5% of them."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Options of the source, such as {chat: true}."""
-    columns: dict[str, str | None] = {}
+    columns: dict[str, str | None] = Field(default={})
     """The source's names of columns, such as {prompt: question}; {system: null} ignores a column."""
 
 
@@ -254,7 +219,7 @@ class TuningConfig(Section):
     """Largest KL to the reference of a setting that may be chosen, in nats; null is any."""
     seed: int = Field(default=1000, ge=1000, lt=2**32)
     """Seed of the trials, which no final seed equals."""
-    search: dict[str, dict[str, tuple[PositiveFloat, PositiveFloat]]] = {}
+    search: dict[str, dict[str, tuple[PositiveFloat, PositiveFloat]]] = Field(default={})
     """Ranges in place of those that losses declare, low to high, as in {dpo: {beta: [0.01, 1]}}."""
 
     @model_validator(mode="after")
@@ -294,7 +259,7 @@ class Experiment(Section):
     """Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses."""
     share_stages: bool = False
     """Let all seeds share the stages (SFT, oracles of token scorers); otherwise each seed trains its own."""
-    sft: dict[str, Any] = {}
+    sft: dict[str, Any] = Field(default={})
     """Settings of train that differ in the stage sft."""
     reference: str | None = None
     """Reference: init (the model as loaded), sft (the stage's) or a model; null is what training starts from."""
@@ -373,7 +338,7 @@ class Experiment(Section):
         try:
             TrainConfig.model_validate({**self.train.model_dump(), **self.sft})
         except ValidationError as error:
-            raise ValueError(f"sft.{_problem(error.errors()[0], TrainConfig)}") from None
+            raise ValueError(f"sft.{problem(error.errors()[0], TrainConfig)}") from None
         return self
 
     @property
@@ -404,19 +369,6 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
     return Experiment.of(with_task_settings(raw), f"The experiment of {where}")
 
 
-def fields(section: type[Section] = Experiment, prefix: str = "") -> dict[str, FieldInfo]:
-    """Return every setting by its dotted name, as in `train.lr`: what an override can set."""
-    found: dict[str, FieldInfo] = {}
-    for name, field in section.model_fields.items():
-        kinds = (field.annotation, *get_args(field.annotation))  # of `Section | None` too
-        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        if not inner or field.default is None:  # a section that may be left out has a row of its own
-            found[prefix + name] = field
-        if inner:
-            found |= fields(inner[0], f"{prefix}{name}.")
-    return found
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = read_yaml(path.read_text(encoding="utf-8"))
@@ -440,30 +392,3 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"{key}={value}: {parent} is {raw[parent]!r} in the file, where settings were expected.")
         raw = raw[parent]
     raw[last] = value
-
-
-def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Remove errors that repeat another one: of further types that a value may have, and of lists without bad items."""
-    found: dict[tuple, Mapping[str, Any]] = {}
-    for error in errors:
-        loc = tuple(part for part in error["loc"] if not str(part).startswith(("str", "dict[", "list[")))
-        if error["type"] == "too_short" and any(other[: len(loc)] == loc for other in found):
-            continue
-        if not any(loc[: len(other)] == other for other in found):
-            found[loc] = {**error, "loc": loc}
-    return list(found.values())
-
-
-def _problem(error: Mapping[str, Any], section: type[Section]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        names = list(fields(section))
-        meant = near(place, names)
-        hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(names)}"
-        return f"{place}: there is no such setting; {hint}"
-    if error["type"] == "missing":
-        return f"{place}: is missing; e.g. 'losses: [dpo, ipo]'"
-    message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
-    return f"{place}: {message}{got}" if place else message

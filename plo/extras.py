@@ -4,10 +4,10 @@ from importlib.util import find_spec
 
 from plo.errors import PloError
 
-_TRACK = ("mlflow", "pandas", "filelock", "tenacity")
+_TRACK = ("mlflow", "pandas", "filelock", "psutil", "tenacity")
 EXTRAS = {  # names as they are imported; pyproject.toml has the versions
     "train": (
-        "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "gguf", "psutil", "numpy",
+        "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "gguf", "numpy",
         "sacrebleu", "vaderSentiment", "jinja2", *_TRACK,
     ),
     "track": _TRACK,

@@ -52,8 +52,12 @@ _listening = False
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Handle `SIGNALS` in the block. Inside another `listening`, or in another thread, this does nothing."""
+def listening(*, quiet: bool = False) -> Iterator[None]:
+    """Handle `SIGNALS` in the block. Inside another `listening`, or in another thread, this does nothing.
+
+    Args:
+        quiet: log no sentence at a signal, in a process whose parent logs one.
+    """
     global _received, _listening, _at_signal
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +65,9 @@ def listening() -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     _listening, _received, _at_signal = True, None, None
-    watch = threading.Thread(target=_answer, args=(ours,), daemon=True)  # it logs even while the main thread is busy
+    watch = threading.Thread(
+        target=_answer, args=(ours, quiet), daemon=True
+    )  # it logs even while the main thread is busy
     watch.start()
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
@@ -135,7 +141,7 @@ def _raise(number: int, frame: object) -> None:
         raise Interrupted(number)
 
 
-def _answer(signals: socket.socket) -> None:
+def _answer(signals: socket.socket, quiet: bool) -> None:
     """Log a sentence at the first signal, and end the process at the second; this runs in a thread of its own."""
     first, since = None, 0.0
     while numbers := signals.recv(1):
@@ -143,7 +149,7 @@ def _answer(signals: socket.socket) -> None:
             continue
         if first is None:
             first, since = number, time.monotonic()
-            if int(os.environ.get("RANK", "0")) == 0:  # one process logs it
+            if not quiet and int(os.environ.get("RANK", "0")) == 0:  # one process logs it
                 log.warning(sentence(number))
         elif number == signal.SIGUSR1:
             continue

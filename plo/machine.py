@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import time
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def machine() -> str:
             parts.append(path.read_text("utf-8").strip())
     parts = parts or [str(int(psutil.boot_time()))]
     return f"{platform.node()} {hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+
+
+def waited() -> float:
+    """Return the seconds that this thread has waited for a processor which others used; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):  # not Linux, or a kernel without the statistic
+        return 0.0
+
+
+def undisturbed() -> float:
+    """Return a clock, in seconds, that stands still while this thread waits for a processor which others use."""
+    return time.perf_counter() - waited()
 
 
 def process() -> str:

@@ -1,5 +1,6 @@
 """Values as users write them: YAML, numbers such as 1e-4, and lists separated by commas."""
 
+import re
 from typing import Any
 
 import yaml
@@ -66,3 +67,23 @@ def read_list(text: str) -> list[Any]:
             continue
         parts[-1] += character
     return [read_value(part.strip()) for part in parts if part.strip()]
+
+
+def read_duration(text: str) -> float:
+    """Return the seconds of a text such as "90", "45m", "2h", "1.5h", "1d" or "1h30m"; a number alone is minutes.
+
+    Raises:
+        ValueError: the text is not a duration.
+
+    Example:
+        >>> read_duration("1h30m"), read_duration("90"), read_duration("1.5h")
+        (5400.0, 5400.0, 5400.0)
+    """
+    units = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0, "": 60.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[dhms]?)", text)
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(min|[dhms]?)", "", text).strip():
+        raise ValueError(f"{text!r} is not a duration: write 2h, 45m or 1h30m.")
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is no time at all: write 2h, 45m or 1h30m.")
+    return seconds

@@ -178,3 +178,19 @@ def test_what_a_lost_process_left_is_closed_with_the_comparison(tracker):
     tracker.claims.release(attempt.run_id)
     tracker.end_comparison(parent, ok=False)
     assert [run.status for run in tracker._search(kind="cell")] == ["KILLED"]
+
+
+def test_a_process_that_waits_closes_the_attempt_of_a_lost_one(tracker, monkeypatch):
+    """As its watch is long enough, while the worker that runs the unit next looks for the first time."""
+    parent = tracker.comparison("wait", "key", {})
+    tracker.start_cell(parent, "a", "dpo seed 0")
+    monkeypatch.setattr(claims, "machine", lambda: "elsewhere 1")
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    waiting = Tracker(tracker.file, "claims")
+    assert not waiting.is_free(parent, "cell", "a")
+    time.sleep(0.2)
+    assert not waiting.is_free(parent, "cell", "a")
+    time.sleep(0.2)
+    assert waiting.is_free(parent, "cell", "a")
+    Tracker(tracker.file, "claims").start_cell(parent, "a", "dpo seed 0").finish()
+    assert sorted(run.status for run in waiting._search(kind="cell")) == ["FINISHED", "KILLED"]

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from plo.cli.overrides import sort_settings, split, with_hyper_parameters
-from plo.config import ConfigError, fields, load_experiment
+from plo.config import ConfigError, Experiment, load_experiment
 from plo.errors import PloError
 from plo.experiment.preflight import configured_variants
 from plo.losses import LOSSES
 from plo.near import near
 from plo.scorers import RECIPES, get_variant
+from plo.section import fields
 from plo.values import read_value
 
 
@@ -213,4 +214,4 @@ def test_the_remedy_of_a_message_works(settings, message, remedy):
     "key", ["train.learning_rate", "batch", "lossess", "max_len", "num_train_epochs", "eval_pairs"]
 )
 def test_a_near_name_is_a_setting(key):
-    assert near(key, fields()) and set(near(key, fields())) <= set(fields())
+    assert near(key, fields(Experiment)) and set(near(key, fields(Experiment))) <= set(fields(Experiment))

@@ -35,7 +35,7 @@ def tuned(monkeypatch):
         Tuned(get_variant("ipo"), get_variant("ipo"), record(score=None, default=None, within_kl=False)),
     ]
 
-    def compare(experiment, progress, *, only_tuning=False):
+    def compare(experiment, progress, *, only_tuning=False, engine=None):
         calls.append((experiment, only_tuning))
         return Outcome("run", {}, found)
 

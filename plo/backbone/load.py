@@ -11,7 +11,7 @@ from plo.backbone.borrowed import multiplies_bfloat16
 from plo.backbone.limits import check_vocabulary
 from plo.backbone.memory import keep_freed_memory
 from plo.backbone.model import Backbone, ModelError
-from plo.backbone.packing import disagreement, why_not
+from plo.backbone.packing import use_if_agreed, why_not
 from plo.backbone.pretrained import near_folders, pretrained
 from plo.config import ModelConfig
 from plo.faults import reason
@@ -63,7 +63,7 @@ def load_backbone(config: ModelConfig, longest: int = 512) -> tuple[Backbone, An
         ) from error
     backbone.longest = longest
     if config.packed:
-        why = why_not(model, longest) or disagreement(backbone, longest)
+        why = why_not(model, longest) or use_if_agreed(backbone, longest)
         if why:
             warnings.warn(
                 f"{config.name}: pairs are padded, not packed, which is slower: {why}. (model.packed=false pads them without this check.)",

@@ -1,14 +1,20 @@
 """Checks of whether a model computes packed pairs: by its config, then by numbers against padded rows."""
 
+import peft
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from plo import caches, distributed, store
 from plo.backbone.attention import agrees
 from plo.backbone.batch import Group, collate_groups
 from plo.backbone.borrowed import can_exchange_attention, is_recurrent
 from plo.backbone.model import Backbone
+from plo.identity import code_identity, sha256
+from plo.machine import machine
 
+CHECKS = caches.CACHES["checks"]
 # Nats, mean over tokens. Two bfloat16 passes of SmolLM2 that group products differently are .03 to .06 apart on random
 # tokens (each .034 from the float32 pass, packed or not); a wrong mask costs whole nats.
 TOLERANCE = {torch.bfloat16: 0.2, torch.float16: 0.05, torch.float32: 1e-4, torch.float64: 1e-4}
@@ -30,6 +36,25 @@ def why_not(model: PreTrainedModel, longest: int) -> str | None:
     if window is not None and window <= longest and (not kinds or any("sliding" in kind for kind in kinds)):
         return f"a layer sees {window} tokens back, and sequences have up to {longest}"
     return None
+
+
+def use_if_agreed(backbone: Backbone, longest: int) -> str | None:
+    """Let the backbone pack if packed log-probs agree with padded ones; return the reason if they do not.
+
+    That they agree is tried once for a model on a machine: the next process reads it, which saves seconds of its start.
+    """
+    how = [backbone.base.identity, str(backbone.compute_dtype), backbone.settings.peft, backbone.attention, longest]
+    where = [machine(), backbone.device.type, torch.backends.cpu.get_cpu_capability()]
+    code = [torch.__version__, transformers.__version__, peft.__version__, *map(code_identity, (disagreement, agrees))]
+    path = CHECKS.path(sha256([how, where, code]))
+    caches.hold(path)
+    if distributed.on_main(lambda: store.read_json(path)) is not None:
+        backbone.use_packed(True)
+        return None
+    why = disagreement(backbone, longest)
+    if why is None:
+        distributed.on_main(lambda: store.write_json(path, {"model": backbone.causal_lm.name_or_path}), share=False)
+    return why
 
 
 def disagreement(backbone: Backbone, longest: int) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import cache, demo, evaluation, lists, power, reports, runs, settings, tune
+from plo.cli import cache, demo, evaluation, lists, plan, power, reports, runs, settings, tune
 from plo.cli.shared import add
 from plo.interrupt import START_AGAIN
 
@@ -48,7 +48,9 @@ add(app, runs.verify)
 add(app, runs.scores)
 add(app, tune.tune)
 add(app, power.power)
+add(app, plan.plan)
 add(app, runs.compare)
+add(app, runs.run_cell)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, reports.leaderboard)

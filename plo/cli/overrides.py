@@ -52,9 +52,10 @@ def split_files(losses: list[str]) -> tuple[list[str], list[Path]]:
 
 def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split values into settings of the experiment and the rest, which are hyper-parameters of its losses."""
-    from plo.config import ConfigError, fields
+    from plo.config import ConfigError, Experiment
+    from plo.section import fields
 
-    names = fields()
+    names = fields(Experiment)
     known, hyper = {}, {}
     for key, value in settings.items():
         # lr is short for train.lr; settings of tuning have no short names, as trials and share may be hyper-parameters
@@ -73,11 +74,12 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 def check_losses_given(settings: dict[str, Any], others: dict[str, Any]) -> None:
     """Refuse a comparison without losses; of `others`, which are no settings, one may be a misspelt setting."""
-    from plo.config import ConfigError, fields
+    from plo.config import ConfigError, Experiment
+    from plo.section import fields
 
     if "losses" in settings:
         return
-    meant = {key: names for key in others if (names := near(key, fields()))}
+    meant = {key: names for key in others if (names := near(key, fields(Experiment)))}
     hints = [f" {key}: there is no such setting; did you mean {' or '.join(names)}?" for key, names in meant.items()]
     raise ConfigError(
         f"There are no losses to compare: give --loss dpo, losses=dpo,ipo or an experiment file.{''.join(hints)}"
@@ -93,9 +95,10 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     Raises:
         ConfigError: no variant has such a hyper-parameter. The message suggests names.
     """
-    from plo.config import ConfigError, fields
+    from plo.config import ConfigError, Experiment
     from plo.losses import LOSSES
     from plo.scorers import get_variant
+    from plo.section import fields
 
     used = set()
 
@@ -121,7 +124,7 @@ def with_hyper_parameters(experiment, hyper: dict[str, Any]):
     if unknown := [key for key in hyper if key not in used]:
         terms = {term.name: list(term.settings) for variant in before for _, term in variant.terms}
         has = "; ".join(f"{name}: {', '.join(parameters) or 'none'}" for name, parameters in terms.items())
-        meant = near(unknown[0], [*fields(), *(p for parameters in terms.values() for p in parameters)])
+        meant = near(unknown[0], [*fields(Experiment), *(p for parameters in terms.values() for p in parameters)])
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
         raise ConfigError(
             f"{unknown[0]}={hyper[unknown[0]]}: neither a setting of the experiment nor a hyper-parameter of its losses.{hint} "

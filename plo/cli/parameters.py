@@ -7,6 +7,12 @@ import typer
 
 JUDGES = "openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
 
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster, such as auto; without it one is started on this machine.")
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="What runs the cells: local (this machine) or ray (a Ray cluster).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JudgeCalls = Annotated[int | None, typer.Option(min=1, help="Maximum number of judge calls in this launch.")]
 JudgeMoney = Annotated[
@@ -24,3 +30,9 @@ Settings = Annotated[
 ]
 Store = Annotated[str | None, typer.Option(help="MLflow tracking URI, or SQLite file. Default: plo.db.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show debugging messages, tracebacks and those of libraries.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of cells at a time. Default: one a GPU, or as many as the Ray cluster has room for."
+    ),
+]

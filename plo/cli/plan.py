@@ -1,103 +1,165 @@
-"""Print the plan of a comparison: `plo compare --dry-run`."""
+"""The command `plan`: what a comparison would do, what of it is finished, and what the rest will take."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from plo.cli.shared import console
-from plo.cli.tables import print_rows
+import typer
+
+from plo.cli.overrides import read_experiment
+from plo.cli.parameters import Json, Plugins, Settings, Store
+from plo.cli.shared import console, log, silence_libraries, terminal_progress
+from plo.cli.tables import finite, print_rows
 from plo.terminal import say
+from plo.values import read_duration
 
 if TYPE_CHECKING:
-    from plo.experiment.plan import Plan, PlannedCell
+    from plo.experiment.estimate import Estimate
+    from plo.experiment.within import Proposal
+
+MEASURING = "Measuring a few batches of %s for the estimate, which is kept (plo cache): this takes a minute or two."
+DAY = 86_400.0
+SLACK = 1.5  # times the estimate is the time limit of a task that is given none
 
 
-def print_plan(plan: "Plan") -> None:
-    """Print tuning, cells, stages and evaluations of a comparison, what of them is finished, and what is left to do."""
-    experiment = plan.experiment
-    state = f"continues run {plan.comparison}" if plan.comparison else "new"
-    say(console, (experiment.name, "bold"), f": {state}, recorded in {plan.store}")
-    say(console, plan.data)
-    if plan.tuning:
-        say(console, f"\nTuning of every loss first: {_tuning(plan)}")
-    print_rows(list(_variants(plan)), title="Cells")
-    if experiment.looks:
-        say(console, f"\n{_looks(plan)}")
-    if plan.stages:
-        rows = [
-            {"stage": s.name, "for": ", ".join(s.variants), "pairs": s.pairs, "steps": s.steps or "-", "state": s.state}
-            for s in plan.stages
-        ]
-        print_rows(rows, title="Stages, which cells wait for")
-    points = ", ".join(f"{point:g}" for point in experiment.points)
-    say(console, f"\nEvaluations at {points} of the training: {', '.join(plan.evaluations) or 'none'}")
-    say(console, f"Evaluations of each trained model: {', '.join(plan.model_evaluations) or 'none'}")
-    if len(plan.least) < len(plan.left):
-        say(console, f"At least {_work(plan, plan.least)}.", style="bold")
-        say(console, f"At most {_work(plan, plan.left)}.", style="bold")
+def plan(
+    arguments: Settings = [],  # noqa: B006
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Number of processes that share the work, each with a device like this machine's."),
+    ] = 1,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Show the largest design that fits into a time such as 2h or 45m instead."),
+    ] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(help="Write a Slurm array script with a task for each worker to this file.")
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Time limit of a task; tasks go on in another one. Default: 1.5 times the estimate."
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Measure a few batches where nothing is known of this machine, model and data; or do not."),
+    ] = True,
+    plugin: Plugins = [],  # noqa: B006
+    store: Store = None,
+    as_json: Json = False,
+):
+    """Show what a comparison would do, what of it is finished, and what the rest takes: time, memory, disk, judge calls.
+
+    Estimates are made of recorded cells of the same model, data and machine. What they do not show is measured once, in a
+    process of its own that passes a few batches through the model.
+
+    Examples:
+        plo plan experiment.yaml
+        plo plan experiment.yaml --within 2h
+        plo plan experiment.yaml --workers 4 --slurm job.sh --time-limit 4h
+    """
+    if within and slurm:
+        raise typer.BadParameter("--slurm writes a script of the experiment as given: run --within first")
+    seconds, limit = (None if text is None else _duration(text) for text in (within, time_limit))
+    experiment = read_experiment(arguments, {"plugins": plugin, "store": store})
+    options = [*(f"--plugin={path}" for path in plugin), *([f"--store={store}"] if store else [])]
+    settings = {"workers": workers, "measure": measure}
+    if seconds is None:
+        found = show(experiment, as_json=as_json, **settings)
+        if slurm is not None:
+            _write_script(slurm, found, [*arguments, *options], limit)
+        return
+    silence_libraries()
+    from plo.experiment.estimates import largest_design
+
+    with terminal_progress().status("planning"):
+        proposal = largest_design(experiment, seconds, measuring=lambda: _tell(experiment), **settings)
+    command = f"plo compare {shlex.join([*arguments, *proposal.chosen.overrides(experiment), *options])}"
+    if as_json:
+        facts = {"chosen": vars(proposal.chosen), "fitting": [vars(one) for one in proposal.fitting]}
+        print(json.dumps(finite(facts | {"metric": proposal.metric, "command": command}), indent=2))
     else:
-        say(console, f"{_work(plan, plan.left)}.", style="bold")
+        _print_proposal(proposal, command)
 
 
-def _tuning(plan: "Plan") -> str:
-    """Describe the trials of the tuning, and what of them is left."""
-    tuning = plan.tuning
-    assert tuning is not None
-    if tuning.finished == tuning.trials:
-        return f"all {tuning.trials} trials are finished."
-    left = f"{tuning.trials - tuning.finished} of {tuning.trials} trials, {tuning.steps} optimiser steps"
-    time = f", about {duration(tuning.seconds)}" if tuning.seconds is not None else ""
-    return f"{left}{time}. It may change the settings below."
+def show(experiment: Any, *, workers: int = 1, measure: bool = False, as_json: bool = False) -> "Estimate":
+    """Print the plan and the estimate of an experiment, and return it."""
+    silence_libraries()
+    from plo.cli.plan_report import plan_as_json, print_plan
+    from plo.experiment.estimates import estimate
+
+    with terminal_progress().status("planning"):
+        found = estimate(experiment, workers=workers, measure=measure, measuring=lambda: _tell(experiment))
+    if as_json:
+        print(json.dumps(finite(plan_as_json(found)), indent=2, default=str))
+    else:
+        print_plan(found)
+    return found
 
 
-def _looks(plan: "Plan") -> str:
-    """Describe the looks: the seeds at each, and those of the baseline."""
-    seeds: dict[int, str] = {}
-    for look in plan.experiment.looks:
-        counts = dict.fromkeys((cell.variant for cell in plan.cells), 0)
-        for cell in plan.cells:
-            counts[cell.variant] += cell.look <= look
-        most = max(counts.values())
-        seeds[look] = f"{look} seeds" + (f" ({most} of the baseline)" if most > look else "")
-    if plan.stop:
-        return f"Looks: recorded verdicts need no further seeds ({plan.stop})."
-    return f"Looks at {', '.join(seeds.values())}; no seeds are added once every verdict is settled."
+def _tell(experiment: Any) -> None:
+    log.info(MEASURING, experiment.model.name)
 
 
-def _variants(plan: "Plan") -> Iterator[dict[str, str]]:
-    """Describe each variant: its steps, and the state of its cells by their seeds."""
-    for variant in dict.fromkeys(cell.variant for cell in plan.cells):
-        own = [cell for cell in plan.cells if cell.variant == variant]
-        seeds: dict[str, list[int]] = {}
-        for cell in own:
-            seeds.setdefault(f"resumes at step {cell.done}" if cell.state == "resumes" else cell.state, []).append(
-                cell.seed
-            )
-        states = "\n".join(f"{_ranges(numbers)} {state}" for state, numbers in seeds.items())
-        yield {"variant": variant, "steps": str(own[0].steps or "-"), "seeds": states}
+def _duration(text: str) -> float:
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Write numbers as "0-3, 7"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+def _print_proposal(proposal: "Proposal", command: str) -> None:
+    """Print the designs that fit, the chosen one, and the command that runs it."""
+    from plo.cli.plan_report import duration
+
+    rows = []
+    for one in proposal.fitting:
+        seeds = f"looks {', '.join(map(str, one.looks))}" if one.looks else str(one.seeds)
+        trials = {} if one.trials is None else {"trials": str(one.trials)}
+        detects = {} if proposal.metric is None else {"detects": f"{one.detectable:.3g}"}
+        mark = {"": "chosen" if one is proposal.chosen else ""}
+        rows.append(
+            {"prompts": str(one.prompts), "seeds": seeds, **trials, "time": duration(one.seconds), **detects, **mark}
+        )
+    print_rows(rows, title="Designs that fit, with as many seeds as there is time for")
+    if proposal.metric is None or math.isnan(proposal.chosen.detectable):
+        say(
+            console,
+            "\nWhat they detect is not known, as no variances are recorded: plo power EXPERIMENT --pilot shows them.",
+        )
+    else:
+        say(
+            console,
+            f"\nA difference of {proposal.chosen.detectable:.3g} in {proposal.metric} is detected with probability .8.",
+        )
+    say(console, "Run it: ", (command, "bold"))
 
 
-def _work(plan: "Plan", cells: "Iterable[PlannedCell]") -> str:
-    """Describe the work of cells that are left."""
-    cells = list(cells)
-    seconds = plan.seconds(cells)
-    time = "" if seconds is None else f", about {duration(seconds)}"
-    return f"{len(cells)} of {len(plan.cells)} cells and {plan.steps(cells)} optimiser steps are left{time}"
+def _write_script(file: Path, found: "Estimate", arguments: list[str], limit: float | None) -> None:
+    """Write the Slurm script of a plan, and say how to start it."""
+    import torch
 
+    from plo.experiment.slurm import Resources, slurm_script
 
-def duration(seconds: float) -> str:
-    """Write seconds in words: "45 seconds", "12 minutes", "2.5 hours"."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} seconds"
-    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    total = found.total(found.units(found.plan.left))
+    gpu = torch.cuda.is_available()
+    resources = Resources(
+        seconds=limit or min(DAY, SLACK * (total.wall or DAY)),
+        threads=torch.get_num_threads(),
+        memory=None if gpu else total.memory,
+        gpu=gpu,
+        longest=found.step_seconds(),
+    )
+    command = [sys.executable, "-m", "plo", "compare", *arguments]
+    file.write_text(slurm_script(found.plan.experiment.name, command, found.workers, resources), encoding="utf-8")
+    say(console, f"\nWritten to {file}: an array of {found.workers} tasks. Start it: ", (f"sbatch {file}", "bold"))
+    if found.plan.store.startswith("sqlite:"):
+        say(
+            console,
+            "The store is a SQLite file, which only processes of one machine can share: give --store a server's address.",
+            style="yellow",
+        )

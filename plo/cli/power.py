@@ -8,7 +8,7 @@ import typer
 
 from plo.cli.overrides import read_experiment
 from plo.cli.parameters import Json, Plugins, Settings, Store
-from plo.cli.plan import duration
+from plo.cli.plan_report import duration
 from plo.cli.runs import run
 from plo.cli.shared import console, silence_libraries
 from plo.cli.tables import print_rows

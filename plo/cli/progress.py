@@ -1,6 +1,6 @@
 """Progress bars on a terminal; in a log, where none can be drawn, a line a minute."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
@@ -28,7 +28,7 @@ class TerminalProgress(Progress):
             yield lambda done, **changes: bars.update(task, completed=done, **changes)
 
     @contextmanager
-    def cells(self, work: Sequence[tuple[int, int]]) -> Iterator[CellsProgress]:
+    def cells(self, work: Mapping[str, tuple[int, int]]) -> Iterator[CellsProgress]:
         if not self.console.is_terminal:
             with super().cells(work) as cells:
                 yield cells

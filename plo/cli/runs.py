@@ -8,8 +8,10 @@ import typer
 
 from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import read_experiment, sort_settings, split, split_files
-from plo.cli.parameters import Json, Plugins, Settings, Store
+from plo.cli.parameters import Address, EngineName, Json, Plugins, Settings, Store, Workers
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
+
+HELD = 3  # exit code of `run-cell` where another process is doing the cell
 
 
 def verify(
@@ -118,17 +120,23 @@ def compare(
     data: Annotated[str | None, typer.Option(help="Data source, file, folder or hub data set.")] = None,
     model: Annotated[str | None, typer.Option(help="'embedded', 'pocket', local folder or hub name.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and what is finished, and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print what would run and what is finished, as plo plan --no-measure does."),
     ] = False,
     plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Folder to write checkpoints and trained models to.")] = None,
     store: Store = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ):
     """Train every loss with every seed on one model and data set; run again, it continues where it stopped.
 
+    Several of these commands at once, on one machine or many, share the cells of one store.
+
     Examples:
         plo compare experiment.yaml dpo.beta=0.2 tuning.trials=8
-        plo compare experiment.yaml --dry-run
+        plo compare experiment.yaml --engine ray --address auto
         plo compare --data pocket --loss my_loss.py:my_loss
     """
     loss, files = split_files(loss)
@@ -136,22 +144,53 @@ def compare(
     flags = {"data": data, "model": model, "out": out, "store": store, "losses": loss, "seeds": seed, "plugins": plugin}
     experiment = read_experiment(arguments, flags)
     if not dry_run:
-        return run(experiment)
-    silence_libraries()
-    from plo.cli.plan import print_plan
-    from plo.experiment.plan import plan_comparison
+        return run(experiment, engine, workers, address)
+    from plo.cli.plan import show
 
-    print_plan(plan_comparison(experiment))
+    show(experiment)
 
 
-def run(experiment) -> None:
+def run(experiment, engine: str = "local", workers: int | None = None, address: str | None = None) -> None:
     """Run a comparison, and exit with code 1 if a cell failed."""
     silence_libraries()
     from plo.distributed import is_main
+    from plo.experiment.engines import get_engine
     from plo.experiment.matrix import compare
 
     gc.freeze()  # what imports made is no garbage, and every cell would look through it
-    outcome = compare(experiment, terminal_progress())
+    outcome = compare(experiment, terminal_progress(), engine=get_engine(engine, workers, address))
     if outcome.failed and is_main():  # a launcher ends all processes when the first one leaves with an error
         log.error("%s cells failed: %s", len(outcome.failed), ", ".join(outcome.failed))
         raise typer.Exit(1)
+
+
+def run_cell(
+    experiment: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the unit, the beginning of it, or its name.")],
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")
+    ] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
+    store: Store = None,
+):
+    """Do one unit of a comparison: a cell, a trial, what cells need first, or the evaluations of a trained cell.
+
+    Exit code: 0 if the unit is finished, 1 if it failed, 3 if another process is doing it, 75 if a signal interrupted it: then
+    the same command goes on from the last checkpoint.
+
+    Examples:
+        plo run-cell experiment.yaml "dpo seed 0"
+        plo run-cell experiment.yaml 3f9c2a71
+    """
+    config = read_experiment([str(experiment), *arguments], {"plugins": plugin, "store": store})
+    silence_libraries()
+    from plo.experiment.session import run_unit
+    from plo.interrupt import START_AGAIN, Interrupted
+
+    try:
+        outcome = run_unit(config, key, terminal_progress())
+    except Interrupted:
+        raise typer.Exit(START_AGAIN) from None
+    if outcome.state != "done":
+        log.warning(outcome.reason)
+        raise typer.Exit(HELD if outcome.state == "held" else 1)

@@ -34,11 +34,12 @@ def settings(
         plo settings 'train.*'
         plo settings --yaml > experiment.yaml
     """
-    from plo.config import ConfigError, fields
+    from plo.config import ConfigError, Experiment
+    from plo.section import fields
 
     rows = [row for row in describe() if fnmatchcase(row["setting"], pattern)]
     if not rows:
-        meant = near(pattern.strip("*"), fields())
+        meant = near(pattern.strip("*"), fields(Experiment))
         hint = f"Did you mean {' or '.join(meant)}?" if meant else "plo settings lists all."
         raise ConfigError(f"No setting matches {pattern!r}. {hint}")
     if as_yaml:
@@ -54,9 +55,10 @@ def describe() -> Iterator[dict[str, Any]]:
     """Describe each setting: its dotted name, type, default, allowed values and description."""
     from pydantic import TypeAdapter
 
-    from plo.config import fields
+    from plo.config import Experiment
+    from plo.section import fields
 
-    for name, field in fields().items():
+    for name, field in fields(Experiment).items():
         adapter, required = TypeAdapter(field.rebuild_annotation()), field.is_required()
         kind, allowed = _values(adapter.json_schema())
         default = None if required else adapter.dump_python(field.get_default(call_default_factory=True), mode="json")

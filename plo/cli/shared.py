@@ -6,13 +6,13 @@ import inspect
 import logging
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from plo import quiet
 from plo.cli.parameters import Quiet, Verbose
 from plo.errors import PloError
 from plo.faults import sentence
@@ -76,15 +76,8 @@ def load_plugins(plugins: Iterable[Path]) -> None:
 
 def silence_libraries() -> None:
     """Silence what transformers and MLflow report at length, unless --verbose is given."""
-    if log.isEnabledFor(logging.DEBUG):
-        return
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not log.isEnabledFor(logging.DEBUG):
+        quiet.silence_libraries()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, titl
         gap: number of spaces between columns.
     """
     if as_json:
-        print(json.dumps(_finite(rows), indent=2, default=str))
+        print(json.dumps(finite(rows), indent=2, default=str))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, gap - 1), header_style="bold")
     for number, key in enumerate(rows[0]):
@@ -40,9 +40,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, titl
     console.print(table)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a JSON value in which NaN and infinities are texts."""
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

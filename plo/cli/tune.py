@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plo.cli.overrides import read_experiment
-from plo.cli.parameters import Json, Plugins, Settings, Store
+from plo.cli.parameters import Address, EngineName, Json, Plugins, Settings, Store, Workers
 from plo.cli.shared import console, silence_libraries, terminal_progress
 from plo.cli.tables import print_rows
 from plo.terminal import say
@@ -19,6 +19,9 @@ def tune(
     plugin: Plugins = [],  # noqa: B006
     store: Store = None,
     as_json: Json = False,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
 ):
     """Tune every loss of an experiment, and compare nothing yet; plo compare then reuses every trial.
 
@@ -31,9 +34,11 @@ def tune(
     experiment = read_experiment(arguments, {"plugins": plugin, "store": store})
     silence_libraries()
     from plo.distributed import is_main
+    from plo.experiment.engines import get_engine
     from plo.experiment.matrix import compare
 
-    tuned = compare(experiment, terminal_progress(), only_tuning=True).tuned
+    runs = get_engine(engine, workers, address)
+    tuned = compare(experiment, terminal_progress(), only_tuning=True, engine=runs).tuned
     if not is_main():
         return
     if as_json:

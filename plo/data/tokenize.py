@@ -10,6 +10,7 @@ from typing import Any
 
 from plo.data.errors import EMPTY, IDENTICAL, BadRow, DataError
 from plo.data.rows import Row, Text
+from plo.data.token_cache import kept
 from plo.identity import sha256
 
 TRUNCATED_EMPTY = "truncation leaves a response empty"
@@ -169,9 +170,9 @@ def common_prefix(a: Sequence, b: Sequence) -> int:
 
 
 def _encode_rows(chunk: list[Row], texts: list[tuple[str, str, str]], tokenizer: Any) -> Iterable[Sequence[list[int]]]:
-    conversational = chunk[0].conversational
+    conversational, together = chunk[0].conversational, [text for three in texts for text in three]
     try:
-        flat = _encode([text for three in texts for text in three], tokenizer, conversational)
+        flat = kept(together, tokenizer, not conversational, lambda: _encode(together, tokenizer, conversational))
     except Exception:  # find the row that the tokenizer cannot read
         flat = []
         for row, three in zip(chunk, texts, strict=True):

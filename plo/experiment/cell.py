@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
 from transformers import TrainerState
 
 from plo import distributed, interrupt, store
 from plo.backbone.checkpoints import last_checkpoint
+from plo.backbone.memory import peak_memory_gb
 from plo.backbone.out_of_memory import OutOfMemory, train_within_memory
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import needs_reference
@@ -24,6 +26,7 @@ from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import CurveRecorder, is_recorded
 from plo.experiment.workbench import Workbench
 from plo.faults import is_out_of_memory
+from plo.machine import undisturbed
 from plo.margins import wins
 from plo.scorers import Variant
 from plo.subjects.policy import log_ratio_margins
@@ -49,7 +52,7 @@ def run_cell(
         reference_samples: samples of the reference with the same seed, for win rates; None for the reference itself.
         progress: receives the units of work done since the last call, and the number of steps among them.
     """
-    started, folder = time.monotonic(), cell.folder(root)
+    started, clock, folder = time.monotonic(), undisturbed(), cell.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = Evaluator(run, cell, bench, folder, reference_samples, progress)
     if cell.variant is None:
@@ -66,6 +69,7 @@ def run_cell(
         run.table(points, "points.json")
     run.describe(describe_metrics(bench.suite, metrics))
     run.tag("plo.seconds", f"{time.monotonic() - started:.1f}")  # of this attempt
+    run.tag("plo.costs", json.dumps(evaluator.costs(undisturbed() - clock)))
     run.finish(metrics)
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays, without states of the optimiser
@@ -76,7 +80,7 @@ def _train(
     cell: Cell, variant: Variant, bench: Workbench, run: ActiveRun, folder: Path, evaluator: "Evaluator"
 ) -> list[str]:
     backbone, data = bench.backbone, bench.data
-    weights, stages = None, [bench.sft] if bench.sft is not None else []
+    weights, stages, clock = None, [bench.sft] if bench.sft is not None else [], undisturbed()
     if scorer := cell.scorer(bench.experiment):
         weights = token_weights(bench.stages, scorer, cell.seed)
         stages += map(bench.stages.key, scorer.stages.values())
@@ -87,6 +91,7 @@ def _train(
     probe = data.eval[:PROBE_PAIRS]
     reference = bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs))
     of_probe = bench.store.get(backbone, probe, hidden=True)
+    evaluator.waited = undisturbed() - clock  # for what other cells need too
 
     def train(config: TrainConfig) -> TrainerState:
         backbone.reset(cell.seed, variant.loss)
@@ -120,6 +125,9 @@ class Evaluator(CurveRecorder):
     progress: Callable[..., None]
     probe: Callable[[], dict[str, float]] = dict
     points: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})  # of the reference, which is not trained
+    steps: int = 0  # of this attempt, as `spent`
+    spent: list[float] = field(default_factory=list)  # seconds of each evaluation
+    waited: float = 0.0  # seconds for stages, token weights and the reference
     _recorded: set[int] = field(
         default_factory=set
     )  # points, and the last step, that progress and the run have already:
@@ -136,6 +144,7 @@ class Evaluator(CurveRecorder):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= state.global_step in self.points
         control.should_log |= control.should_save  # resumed runs start from empty sums, and so does every checkpoint
+        self.steps += 1
         self._advance(state.global_step)
 
     def on_save(self, args, state, control, **kwargs):
@@ -151,10 +160,24 @@ class Evaluator(CurveRecorder):
                     f"The evaluation of step {step} in {self.folder} is missing: start the same command again."
                 )
             with interrupt.awaiting("the evaluation under way is repeated at the next start"):
+                started = undisturbed()
                 metrics = self._evaluate_within_memory(step)
+                self.spent.append(undisturbed() - started)
         self.run.log(metrics, step)
         self._recorded.add(step)
         self.progress(EVALUATION_UNITS)
+
+    def costs(self, seconds: float) -> dict[str, float]:
+        """Return what this attempt took, apart from what other cells need too. Plans are estimated from it."""
+        return {
+            "seconds": round(seconds - self.waited, 3),
+            "steps": self.steps,
+            "evaluations": len(self.spent),
+            "evaluation_seconds": round(sum(self.spent), 3),
+            "memory_gb": round(peak_memory_gb(), 4),
+            "threads": torch.get_num_threads(),
+            "processes": distributed.processes(),
+        }
 
     def missing(self, step: int, steps: int) -> str | None:
         """Return why a training of `steps` steps cannot continue at `step`, an earlier evaluation being missing, or None."""

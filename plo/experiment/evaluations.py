@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from plo import caches, distributed, interrupt
+from plo import caches, interrupt
 from plo.backbone.model import Backbone
 from plo.config import ConfigError, DataConfig, EvaluationConfig, Experiment
 from plo.data import DropReport
@@ -38,13 +38,15 @@ def judging_of(config: EvaluationConfig) -> JudgeSession | None:
     return JudgeSession(config.judge, calls=config.judge_calls, money=config.judge_money, tell=log.info)
 
 
-def evaluate_cells(bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str) -> dict[str, str]:
+def evaluate_cells(
+    bench: Workbench,
+    cells: Sequence[RecordedCell],
+    tracker: Tracker,
+    parent: str,
+    judging: JudgeSession | None = None,
+) -> dict[str, str]:
     """Run the workbench's evaluations of a model once on each finished cell, and record them; return the errors by name."""
-    if distributed.processes() > 1:
-        names = ", ".join(e.name for e in bench.model_evaluations)
-        log.info("%s: to be run afterwards in one process: plo eval %s --suite ...", names, bench.experiment.name)
-        return {}
-    judging, failed = judging_of(bench.experiment.evaluation), {}
+    failed: dict[str, str] = {}
     for cell in cells:
         subject = cache(partial(_policy, bench, cell))  # not loaded if everything is recorded already
         start = partial(tracker.start_evaluation, parent)
@@ -86,7 +88,8 @@ def evaluate_recorded(
     bench.stages.record = lambda key, name, params: tracker.finished_stage(key)
     prepare(bench, progress)
     cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
-    return evaluate_cells(bench, cells, tracker, comparison.run_id)
+    judging = judging_of(bench.experiment.evaluation)
+    return evaluate_cells(bench, cells, tracker, comparison.run_id, judging)
 
 
 def evaluate_anything(

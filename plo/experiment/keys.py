@@ -1,7 +1,8 @@
 """Keys of comparisons and cells: hashes of everything that defines their numbers. No weights are needed for them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant (None: the reference itself) and a seed; `key` is the hash of everything that defines its numbers."""
+    """A variant (None: the reference itself) and a seed; `key` is the hash of everything that defines its numbers.
+
+    Attributes:
+        given: name of the variant as the experiment has it; "" if that is the variant's own name.
+        point: settings in which the variant differs from that one, as tuning chose them.
+    """
 
     variant: Variant | None
     seed: int
     key: str
+    given: str = ""
+    point: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

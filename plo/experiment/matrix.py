@@ -2,26 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from filelock import Timeout
-
-from plo import caches, distributed
+from plo import distributed
 from plo.config import ConfigError, Experiment
-from plo.environment import environment
-from plo.experiment.evaluations import evaluate_cells
-from plo.experiment.keys import Cell, cell_key, comparison_key
-from plo.experiment.looks import judge_cells, seeds_in_order
-from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, checked_variants
+from plo.experiment.engines import Engine, InProcess, run_units
+from plo.experiment.keys import Cell
+from plo.experiment.looks import judge_cells
 from plo.experiment.progress import Progress
-from plo.experiment.runner import Runner
+from plo.experiment.runner import trial_results
+from plo.experiment.session import Session
 from plo.experiment.tuning import Tuned, tune
-from plo.experiment.workbench import Workbench, prepare, workbench
-from plo.scorers import Variant
-from plo.tracking import RecordedCell, Tracker, closing, unrecorded
+from plo.experiment.units import Unit
+from plo.tracking import RecordedCell, closing
 
 log = logging.getLogger(__name__)
 
@@ -41,92 +35,88 @@ class Outcome:
     tuned: Sequence[Tuned] = ()
 
 
-def compare(experiment: Experiment, progress: Progress | None = None, *, only_tuning: bool = False) -> Outcome:
+def compare(
+    experiment: Experiment,
+    progress: Progress | None = None,
+    *,
+    only_tuning: bool = False,
+    engine: Engine | None = None,
+) -> Outcome:
     """Run and record every cell of a comparison that is not finished. A failing cell does not stop the others.
 
-    Calling it again skips finished cells and resumes interrupted ones from their last checkpoint. With several processes,
-    only the main one records.
+    Calling it again skips finished cells and resumes interrupted ones from their last checkpoint. Several calls at once, on
+    one machine or on many, share the cells of one store. In a launch of several processes, only the main one records.
 
     Args:
         only_tuning: stop after the tuning; a later call goes on from there.
+        engine: runs the cells in processes (`plo.experiment.engines.get_engine`); None runs them in this one.
 
     Raises:
-        ConfigError: the experiment cannot be run as it is written, or another process is running it.
+        ConfigError: the experiment cannot be run as it is written.
         TuningError: a trial failed, so no settings were chosen.
     """
     if only_tuning and not experiment.tuning:
         raise ConfigError("tuning: the experiment has none; add `tuning: {trials: 8}` to it, or give tuning.trials=8.")
     distributed.start()
-    progress = progress or Progress()
+    engine, progress = engine or InProcess(), progress or Progress()
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
-    variants, trained = checked_variants(experiment)
-    plugged = digests(experiment.plugins)
-    bench = workbench(experiment, progress)
-    check_columns(trained, bench.data.train)
-    tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
-    tuning, tuned = None, list[Tuned]()
-    if experiment.tuning:
-        for_tuning, for_test = bench.data.split_for_tuning()
-        tuning, bench = replace(bench, data=for_tuning), replace(bench, data=for_test)
-    key, looks = comparison_key(bench), experiment.looks or (len(experiment.seeds),)
-    settings = experiment.model_dump(mode="json") | ({DIGESTS: plugged} if plugged else {})
-    tags = {"plo.data": bench.data.digest, "plo.model": bench.model_identity, **environment()}
+    session = Session.open(experiment, progress)
+    bench, tracker, variants = session.bench, session.tracker, session.variants
+    looks, tuned, origins = experiment.looks or (len(experiment.seeds),), list[Tuned](), dict[str, Cell]()
+    if bench.model_evaluations and distributed.processes() > 1:
+        names = ", ".join(evaluation.name for evaluation in bench.model_evaluations)
+        log.info("%s: to be run afterwards in one process: plo eval %s --suite ...", names, experiment.name)
+    session.begin([] if session.tuning else session.units(session.cells(variants, looks[0])))
 
-    def begin(cells: list[Cell]) -> str:
-        names = {cell.key: cell.name for cell in cells}
-        return distributed.on_main(lambda: tracker.comparison(experiment.name, key, settings, tags, names))
+    def run(_: object, cells: Sequence[Cell]) -> dict[str, str]:
+        return _run(engine, session, session.units(cells, trial=True, stages=engine.several), progress)
 
-    with distributed.on_main(lambda: _only_one(tracker, key), share=False) or nullcontext():
-        parent = begin([] if tuning else _cells(bench, variants, looks[0]))
-        tracker.data_input(parent, experiment.data.source, bench.data.digest)
-        bench.stages.record = lambda key, name, params: tracker.start_stage(parent, key, name, tags, params)
-        runner = Runner(tracker, parent, tags, progress)
-        with closing(tracker, parent) as failed:
-            prepare(bench, progress)
-            if tuning:
-                tuned = tune(tuning, variants, runner.trials, runner.results)
+    interrupted = True
+    try:
+        with closing(tracker, session.parent) as failed:
+            if session.tuning is not None:
+                results = partial(distributed.on_main, lambda: trial_results(tracker, session.parent))
+                tuned = tune(session.tuning, variants, run, results)
                 variants = [one.variant for one in tuned]
-                runner.tuning = {one.variant.name: one.record for one in tuned}
+                origins = {one.variant.name: Cell(None, 0, "", one.given.name, one.record["point"]) for one in tuned}
+            records = {one.variant.name: one.record for one in tuned}
             for look in () if only_tuning else looks:
-                cells = _cells(bench, variants, look)
-                begin(cells)
-                failed |= runner.cells(bench, cells)
-                if bench.model_evaluations:
-                    failed |= evaluate_cells(bench, _finished(tracker, key, cells), tracker, parent)
-                judged = (
-                    _finished(tracker, key, cells) if experiment.looks else []
-                )  # read again: with what was evaluated
-                if experiment.looks and distributed.on_main(partial(_look, experiment, judged, look)):
-                    break
-    return Outcome(parent, failed, tuned)
+                cells = session.cells(variants, look, origins)
+                units = session.units(cells, tuning=records, stages=engine.several)
+                session.begin(units)
+                failed |= _run(engine, session, units, progress)
+                if experiment.looks:
+                    judged = distributed.on_main(partial(_finished, session, cells), share=False) or []
+                    if distributed.on_main(partial(_look, experiment, judged, look)):
+                        break
+        interrupted = False
+    finally:
+        engine.close(interrupted)
+    return Outcome(session.parent, failed, tuned)
 
 
-def _finished(tracker: Tracker, key: str, cells: list[Cell]) -> list[RecordedCell]:
-    """Return the recorded cells among `cells` that are finished; none in a process that records nothing."""
+def _run(engine: Engine, session: Session, units: Sequence[Unit], progress: Progress) -> dict[str, str]:
+    """Run the units that are not finished, with a bar for cells and trials, and return the errors of failed ones."""
+    cells = [unit for unit in units if unit.kind in ("cell", "trial")]
+    tracker, kinds = session.tracker, {unit.kind for unit in cells}
+    finished = distributed.on_main(lambda: [key for kind in kinds for key in tracker.finished(session.parent, kind)])
+    todo = {unit.name: session.work(unit) for unit in cells if unit.key not in finished}
+    if len(todo) < len(cells) and "cell" in kinds:
+        log.info("%d of %d cells are finished already.", len(cells) - len(todo), len(cells))
+    with progress.cells(todo) as bar:
+        return run_units(engine, session, units, finished, bar)
+
+
+def _finished(session: Session, cells: Sequence[Cell]) -> list[RecordedCell]:
+    """Return the recorded cells among `cells` that are finished."""
     keys = {cell.key for cell in cells}
-    recorded = distributed.on_main(lambda: tracker.comparisons(key)[0].cells(), share=False) or []
+    recorded = session.tracker.comparisons(session.key)[0].cells()
     return [cell for cell in recorded if cell.key in keys and cell.status == "FINISHED"]
 
 
-def _look(experiment: Experiment, cells: list[RecordedCell], look: int) -> str | None:
+def _look(experiment: Experiment, cells: Sequence[RecordedCell], look: int) -> str | None:
     """Judge the cells of a look, and return why no further seeds are needed; None if the next look is to be taken."""
     found = judge_cells(experiment, cells)
     words = ", ".join(f"{name} {word}" for name, word in found.verdicts.items())
     log.info("look at %d seeds: %s%s", look, words, f" ({found.stop}: no further seeds)" if found.stop else "")
     return found.stop
-
-
-def _cells(bench: Workbench, variants: list[Variant], look: int) -> list[Cell]:
-    """Return the cells of a look in the order in which they run."""
-    planned = seeds_in_order(bench.experiment, variants, look)
-    return [Cell(variant, seed, cell_key(bench, variant, seed)) for variant, seed in planned]
-
-
-def _only_one(tracker: Tracker, key: str) -> AbstractContextManager[object]:
-    """Let one launch at a time run a comparison of a store, in whatever folder launches are started."""
-    try:
-        return caches.named_lock(tracker.uri, key).acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"Another process is running this comparison in {tracker.uri}: wait for it, or give another `name`."
-        ) from None

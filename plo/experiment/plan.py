@@ -1,51 +1,69 @@
-"""Plan of a comparison, made without training anything or loading weights. `plo compare --dry-run` prints it."""
+"""Plan of a comparison, made without training anything or loading weights: what is finished, what is left, what waits for what."""
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from plo import store
 from plo.backbone.checkpoints import checkpoints
 from plo.backbone.steps import tokens_of
 from plo.config import Experiment
-from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, optimiser_steps, other_models, train_settings
+from plo.experiment.costs import cost_class
+from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, other_models
 from plo.experiment.looks import judge_cells, seeds_in_order
+from plo.experiment.plan_evaluations import PlannedEvaluation, plan_evaluations
+from plo.experiment.plan_stages import PlannedStage, Stages, State, Work
 from plo.experiment.recorded import Recorded, find_recorded
 from plo.experiment.runner import trial_results
-from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.tuning import Result
-from plo.experiment.tuning_plan import Pace, PlannedTuning, plan_tuning
-from plo.experiment.workbench import sft_stage
-from plo.scorers import Stage, Variant
-from plo.tracking import RecordedCell, Run, Tracker, store_uri
-
-State = Literal["finished", "resumes", "to do"]
+from plo.experiment.tuning_plan import PlannedTuning, plan_tuning
+from plo.scorers import Variant
+from plo.tracking import RecordedCell, store_uri
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A variant with a seed."""
+    """A variant with a seed.
+
+    Attributes:
+        steps: steps of the optimiser in the whole training; 0 for the reference.
+        done: steps that need not be computed again.
+        look: number of seeds at the first look that has it.
+        cost: cost class of its loss; "" for the reference.
+        batch: pairs in an optimiser step.
+        needs: names of the units that it waits for.
+    """
 
     variant: str
     seed: int
     state: State
-    steps: int  # of the optimiser, in the whole training; 0 for the reference
-    done: int  # steps that need not be computed again
-    look: int = 0  # number of seeds at the first look that has it
-    seconds: float | None = None  # estimate for what is left of it
+    steps: int
+    done: int
+    look: int = 0
+    cost: str = ""
+    batch: int = 0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name in logs and records, such as "dpo seed 0"."""
+        return f"{self.variant} seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class PlannedStage:
-    """A training or a scoring that cells wait for."""
+class Shape:
+    """Sizes of the data and of an evaluation, of which costs are made.
 
-    name: str  # as recorded: "sft", "oracle" or "scores NAME"
-    variants: tuple[str, ...]  # that need it
-    steps: int  # of the optimiser; 0 for a scoring
-    pairs: int
-    state: State
+    Attributes:
+        tokens: mean number of tokens that a forward pass processes for a training pair.
+        responses: mean number of response tokens of a training pair.
+        samples: number of samples in an evaluation.
+    """
+
+    tokens: float = 0.0
+    responses: float = 0.0
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,9 +81,12 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     stages: tuple[PlannedStage, ...]
     evaluations: tuple[str, ...]  # names of those at every point of training
-    model_evaluations: tuple[str, ...]  # names of those of each trained model
+    model_evaluations: tuple[PlannedEvaluation, ...]  # those of each trained model
     tuning: PlannedTuning | None = None
     stop: str | None = None  # why recorded verdicts need no further seeds
+    shape: Shape = Shape()
+    evaluated: frozenset[tuple[str, str]] = frozenset()  # (cell, evaluation) that are recorded
+    trials_need: tuple[tuple[str, ...], ...] = ()  # units that each trial that is left waits for
 
     @property
     def left(self) -> list[PlannedCell]:
@@ -79,140 +100,110 @@ class Plan:
 
     def steps(self, cells: Iterable[PlannedCell]) -> int:
         """Return the number of optimiser steps to do for cells, including those of stages and of the tuning."""
-        stages = sum(stage.steps for stage in self.stages if stage.state != "finished")
+        cells = list(cells)
+        stages = sum(stage.steps for stage in self.waited_for(cells))
         return sum(cell.steps - cell.done for cell in cells) + stages + (self.tuning.steps if self.tuning else 0)
 
-    def seconds(self, cells: Iterable[PlannedCell]) -> float | None:
-        """Estimate the seconds of cells and of the tuning, at the speed of recorded ones; None if none is recorded."""
-        parts = [cell.seconds for cell in cells] + ([self.tuning.seconds] if self.tuning else [])
-        known = [part for part in parts if part is not None]
-        return sum(known) if known and len(known) == len(parts) else None
+    def waited_for(self, cells: Iterable[PlannedCell]) -> list[PlannedStage]:
+        """Return the stages that are not finished and that these cells, or trials, wait for."""
+        needed = {need for cell in cells for need in cell.needs} | {
+            need for needs in self.trials_need for need in needs
+        }
+        for stage in reversed(self.stages):
+            needed |= set(stage.needs) if stage.unit in needed else set()
+        return [stage for stage in self.stages if stage.unit in needed and stage.state != "finished"]
 
 
-def plan_comparison(experiment: Experiment) -> Plan:
+def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Plan:
     """Return what `compare` would do with an experiment.
+
+    Args:
+        known: the experiment with what is recorded of it; default: it is looked up.
 
     Raises:
         PloError: the comparison would fail before anything is trained.
     """
-    known = find_recorded(experiment)
+    known = known or find_recorded(experiment)
     inputs, variants, attempts = known.inputs, known.variants, known.cells
-    pace, tuning, results = _pace(known), None, dict[str, Result]()
+    tuning, results = None, dict[str, Result]()
     if known.tracker is not None and known.comparison is not None:
         results = trial_results(known.tracker, known.comparison.run_id)
     if known.tuning is not None:
-        tuning, variants = plan_tuning(known.tuning, variants, results, pace)
+        tuning, variants = plan_tuning(known.tuning, variants, results)
     cells, stop = dict[tuple[Variant | None, int], PlannedCell](), None
     for look in experiment.looks or (len(experiment.seeds),):
         order = seeds_in_order(experiment, variants, look)
-        new = {one: _cell(inputs, attempts, *one) for one in order if one not in cells}
-        cells |= {
-            one: replace(cell, look=look, seconds=_seconds(inputs, one[0], cell, pace)) for one, cell in new.items()
-        }
+        new = {one: replace(_cell(inputs, attempts, *one), look=look) for one in order if one not in cells}
+        cells |= new
         if experiment.looks and all(cell.state == "finished" for cell in cells.values()):
             keys = {cell_key(inputs, *one) for one in cells}
             if stop := judge_cells(experiment, [one for one in attempts if one.key in keys]).stop:
                 break
+    trained = {seed for (one, seed), cell in cells.items() if one is not None and cell.state == "finished"}
+    of_trials = list[Work]()
+    if tuning is not None and experiment.tuning is not None:
+        of_trials = [(trial.variant, experiment.tuning.seed) for trial in tuning.left]
+        trained |= {experiment.tuning.seed} if 0 < len(tuning.left) < tuning.trials - 1 else set()
+    stages = Stages(inputs, known.tracker, trained)
+    needs = stages.needed_by([*of_trials, *cells])
     return Plan(
         experiment=experiment,
         data=str(inputs.data.summary()),
         pairs=len(inputs.data.train),
         store=known.tracker.uri if known.tracker is not None else store_uri(experiment.store),
         comparison=known.comparison.run_id if known.comparison is not None else None,
-        cells=tuple(cells.values()),
-        stages=tuple(_stages(inputs, variants, known.tracker)),
+        cells=tuple(_waiting(replace(cell, needs=needs[one]), cells.values()) for one, cell in cells.items()),
+        stages=stages.all(),
         evaluations=inputs.suite,
-        model_evaluations=tuple(evaluation.name for evaluation in inputs.model_evaluations),
+        model_evaluations=plan_evaluations(inputs.model_evaluations, experiment.evaluation, inputs.data.eval),
         tuning=tuning,
         stop=stop,
+        shape=_shape(inputs),
+        evaluated=_evaluated(inputs, attempts),
+        trials_need=tuple(needs[work] for work in of_trials),
     )
 
 
 def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int) -> PlannedCell:
     known = inputs.model_identity and not other_models(variant)
     cell = Cell(variant, seed, cell_key(inputs, variant, seed) if known else "")
-    steps = cell.steps(inputs.experiment, len(inputs.data.train))
+    steps, batch = cell.steps(inputs.experiment, len(inputs.data.train)), cell.train(inputs.experiment).batch_size
+    cost = cost_class(variant.loss) if variant is not None else ""
     alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
     if any(one.status == "FINISHED" for one in alike):
-        return PlannedCell(cell.label, seed, "finished", steps, steps)
+        return PlannedCell(cell.label, seed, "finished", steps, steps, 0, cost, batch)
     saved = checkpoints(cell.folder(comparison_folder(inputs))) if known else ()
     done = next((step for step, path in saved if store.is_sealed(path)), 0)
-    state: State = "resumes" if done else "to do"
-    return PlannedCell(cell.label, seed, state, steps, done)
+    return PlannedCell(cell.label, seed, "resumes" if done else "to do", steps, done, 0, cost, batch)
 
 
-def _stages(inputs: Inputs, variants: list[Variant], tracker: Tracker | None) -> list[PlannedStage]:
-    """Return the stages in the order in which they run, each with the variants that need it."""
-    experiment, pairs = inputs.experiment, len(inputs.data.train)
-    needed: list[tuple[str, str, Stage | None, dict[str, Any]]] = []  # variant, name and parameters of the recorded run
-    if "sft" in experiment.stages:
-        for seed in experiment.seeds:
-            first = sft_stage(experiment, seed)
-            needed += [(variant.name, "sft", first, stage_params(experiment.train, first)) for variant in variants]
-    for variant, seed in itertools.product(variants, experiment.seeds):
-        for scorer in _with_inner(Cell(variant, seed, "").scorer(experiment)):
-            for label, stage in scorer.stages.items():
-                needed.append((variant.name, label, stage, stage_params(experiment.train, stage)))
-            params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": pairs}
-            needed.append((variant.name, f"scores {scorer.name}", None, params))
-    made = tracker.stages() if tracker is not None else []
-    planned: dict[str, PlannedStage] = {}
-    for variant_name, name, stage, params in needed:
-        texts = {key: str(value) for key, value in params.items()}
-        key = f"{name} {sorted(texts.items())}"
-        known = planned.get(key) or _stage(inputs, made, name, stage, texts)
-        planned[key] = replace(known, variants=tuple(dict.fromkeys([*known.variants, variant_name])))
-    return list(planned.values())
+def _waiting(cell: PlannedCell, cells: Iterable[PlannedCell]) -> PlannedCell:
+    """Return the cell with the reference of its seed, whose samples it needs, and the cells of the looks before its own."""
+    own = [
+        one.name for one in cells if one.look < cell.look or (cell.steps and not one.steps and one.seed == cell.seed)
+    ]
+    return replace(cell, needs=(*cell.needs, *own))
 
 
-def _with_inner(scorer: Any) -> list[Any]:
-    """Return a scorer, preceded by the scorers inside it."""
-    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
-
-
-def _stage(
-    inputs: Inputs, made: list[dict[str, Any]], name: str, stage: Stage | None, params: dict[str, str]
-) -> PlannedStage:
-    ours = {"plo.data": inputs.data.digest, "plo.model": inputs.model_identity}
-    finished = any(
-        run["name"] == name
-        and run["status"] == "FINISHED"
-        and params.items() <= run["params"].items()
-        and ours.items() <= run["tags"].items()
-        for run in made
+def _shape(inputs: Inputs) -> Shape:
+    pairs, config = inputs.data.train, inputs.experiment.evaluation
+    prompts = min(config.prompts, len({pair.prompt for pair in inputs.data.eval}))
+    return Shape(
+        tokens=fmean(tokens_of(pair, inputs.experiment.model.packed) for pair in pairs),
+        responses=fmean(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs),
+        samples=prompts * config.samples,
     )
-    pairs, steps = len(inputs.data.train), 0
-    if stage is not None:
-        pairs = stage_pairs(stage, pairs)
-        steps = optimiser_steps(stage_settings(inputs.experiment.train, stage), pairs)
-    return PlannedStage(name, (), steps, pairs, "finished" if finished else "to do")
 
 
-def _seconds(inputs: Inputs, variant: Variant | None, cell: PlannedCell, pace: Pace) -> float | None:
-    """Estimate the seconds of what is left of a cell."""
-    if cell.state == "finished":
-        return 0.0
-    pairs = (cell.steps - cell.done) * train_settings(inputs.experiment, variant).batch_size
-    return pace(pairs, len(inputs.experiment.points) if variant is not None else 1)
-
-
-def _pace(known: Recorded) -> Pace:
-    """Return a function that estimates seconds from those of recorded cells and trials.
-
-    A reference takes as long as one evaluation of samples; the speed of a training is recorded with each cell.
-    """
-    runs: list[RecordedCell | Run] = [cell for cell in known.cells if cell.status == "FINISHED"]
-    if known.tracker is not None and known.comparison is not None:
-        runs += known.tracker.trials(known.comparison.run_id).values()
-    speeds = [speed for one in runs if (speed := one.metrics.get("tokens_per_second"))]
-    references = [one for one in runs if one.tags.get("plo.variant") == "reference"]
-    evaluations = [float(one.tags["plo.seconds"]) for one in references if "plo.seconds" in one.tags]
-    pairs = known.inputs.data.train
-    tokens = sum(tokens_of(pair, known.inputs.experiment.model.packed) for pair in pairs) / len(pairs)
-
-    def pace(pairs: int, evaluations_left: int) -> float | None:
-        if not speeds:
-            return None
-        return pairs * tokens / fmean(speeds) + evaluations_left * (fmean(evaluations) if evaluations else 0.0)
-
-    return pace
+def _evaluated(inputs: Inputs, attempts: list[RecordedCell]) -> frozenset[tuple[str, str]]:
+    """Return (cell, evaluation) of the evaluations of models that are recorded with the options of the experiment."""
+    found: list[tuple[str, str]] = []
+    for evaluation in inputs.model_evaluations:
+        options: dict[str, Any] = {name: str(value) for name, value in evaluation.changed.items()}
+        for cell in attempts:
+            if any(
+                finding.evaluation == evaluation.entry.name and options.items() <= finding.params.items()
+                for finding in cell.findings
+            ):
+                found.append((cell.name, evaluation.name))
+    return frozenset(found)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 EVERY = 60.0  # seconds between two lines of a log
@@ -14,16 +14,17 @@ class CellsProgress:
     """Progress of the cells of a comparison. Inside the context manager a line is logged once a minute.
 
     Args:
-        work: units of work and optimiser steps of each cell, in the order in which they run.
+        work: {name of a cell: (units of work, optimiser steps)}.
     """
 
     draw: Callable[[], None] = staticmethod(lambda: None)  # called after every change
 
-    def __init__(self, work: Sequence[tuple[int, int]]):
-        self.work = work
-        self.units, self.steps = (sum(column) for column in zip(*work, strict=True)) if work else (0, 0)
+    def __init__(self, work: Mapping[str, tuple[int, int]]):
+        self.work = dict(work)
+        self.units, self.steps = (sum(column) for column in zip(*work.values(), strict=True)) if work else (0, 0)
         self.cells_done = self.steps_done = self.units_done = 0
         self.cell = ""
+        self._ended: set[str] = set()
         self._over = threading.Event()
 
     def __enter__(self) -> "CellsProgress":
@@ -38,11 +39,11 @@ class CellsProgress:
         self.cell = cell
         self.draw()
 
-    def end(self) -> None:
-        """Count all work of the cell as done, even if not all of it was reported, as the cell may have failed."""
-        self.cells_done += 1
-        units, steps = zip(*self.work[: self.cells_done], strict=True)
-        self.units_done, self.steps_done = sum(units), sum(steps)
+    def end(self, cell: str) -> None:
+        """Count all work of a cell as done, even if not all of it was reported, as the cell may have failed."""
+        self._ended |= {cell} & self.work.keys()
+        self.cells_done = len(self._ended)
+        self.units_done, self.steps_done = (sum(self.work[name][i] for name in self._ended) for i in (0, 1))
         self.draw()
 
     def advance(self, units: int, steps: int = 0) -> None:
@@ -78,7 +79,7 @@ class Progress:
         """Show a bar while the block runs. The block calls the function that it receives with the number of items done."""
         return nullcontext(lambda done: None)
 
-    def cells(self, work: Sequence[tuple[int, int]]) -> AbstractContextManager[CellsProgress]:
+    def cells(self, work: Mapping[str, tuple[int, int]]) -> AbstractContextManager[CellsProgress]:
         """Show the progress of cells while the block runs; `work` as in `CellsProgress`."""
         return CellsProgress(work)
 

@@ -1,11 +1,11 @@
-"""Running of cells and trials: each is trained, evaluated and recorded, or skipped if it is finished."""
+"""Running of one cell or trial: it is claimed, trained, evaluated and recorded."""
 
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,14 +17,15 @@ from plo.errors import one_line
 from plo.evals import EvaluationError
 from plo.experiment.cell import run_cell
 from plo.experiment.keys import Cell, comparison_folder, evaluation_settings
-from plo.experiment.progress import Progress
 from plo.experiment.tuning import Result
+from plo.experiment.units import Outcome
 from plo.experiment.workbench import Workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
-from plo.tracking import ActiveRun, Run, Tracker, unrecorded
+from plo.tracking import ActiveRun, ClaimLost, Held, Run, Tracker, unrecorded
 
 log = logging.getLogger(__name__)
+Advance = Callable[..., None]
 
 
 @dataclass
@@ -34,73 +35,78 @@ class Runner:
     Attributes:
         parent: run id of the comparison.
         tags: tags of every run: data, model, environment.
-        tuning: {variant's name: record of its tuning}, recorded with its cells.
     """
 
     tracker: Tracker
     parent: str
     tags: dict[str, str]
-    progress: Progress
-    tuning: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def trials(self, bench: Workbench, cells: Sequence[Cell]) -> dict[str, str]:
-        """Run cells as trials; see `cells`. One that diverges is a result. Their trained models are not kept."""
-        return self.cells(bench, cells, trial=True)
+    def attempt(
+        self,
+        bench: Workbench,
+        of_seed: Callable[[], Workbench],
+        cell: Cell,
+        advance: Advance,
+        tuning: Mapping[str, Any] | None,
+        trial: bool,
+    ) -> Outcome:
+        """Run a cell, unless it is finished or another process is doing it. An error of the cell is a failed outcome.
 
-    def results(self) -> dict[str, Result]:
-        """Return the results of the finished trials by the keys of their cells."""
-        return distributed.on_main(lambda: trial_results(self.tracker, self.parent))
+        A trial that diverges is a result. The trained models of trials are not kept.
 
-    def cells(self, bench: Workbench, cells: Sequence[Cell], *, trial: bool = False) -> dict[str, str]:
-        """Run the cells that are not finished. Return the errors of failed ones by name; they do not stop the others."""
-        tracker, parent, root = self.tracker, self.parent, comparison_folder(bench)
+        Args:
+            bench: workbench of all seeds.
+            of_seed: returns that of the cell's seed.
+            tuning: record of the variant's tuning, which is recorded with the cell.
+        """
+        tracker, root = self.tracker, comparison_folder(bench)
         begin = tracker.start_trial if trial else tracker.start_cell
-        finished = distributed.on_main(lambda: tracker.finished(parent, "trial" if trial else "cell"))
-        failed: dict[str, str] = {}
-        of_seed = lru_cache(maxsize=1)(bench.of_seed)  # cells come seed by seed
-        references = {cell.seed: finished[cell.key] for cell in cells if cell.variant is None and cell.key in finished}
-        todo = [cell for cell in cells if cell.key not in finished]
-        if not trial and (skipped := len(cells) - len(todo)):
-            log.info("%d of %d cells are finished already.", skipped, len(cells))
-        pairs = len(bench.data.train)
-        work = [(cell.units(bench.experiment, pairs), cell.steps(bench.experiment, pairs)) for cell in todo]
-        with self.progress.cells(work) as done:
-            for cell in todo:
-                done.begin(cell.name)
-                about = self.tags | _tags(bench, cell, self.tuning.get(cell.label)), _params(bench.experiment, cell)
-                start = partial(begin, parent, cell.key, cell.name, *about)
-                run = distributed.on_main(start, share=False) or unrecorded(ActiveRun)
-                try:
-                    samples = partial(_reference_samples, tracker, references, cell)
-                    reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
-                    metrics = run_cell(cell, of_seed(cell.seed), run, root, reference, done.advance)
-                except BaseException as error:
-                    if trial and isinstance(error, NonFiniteLoss):  # in all processes at once
-                        run.tag("plo.diverged", one_line(error))
-                        run.finish()
-                        log.info("trial  %s diverged: %s", cell.name, one_line(error))
-                        done.end()
-                        continue
-                    run.fail(error)
-                    if not isinstance(error, Exception):
-                        raise
-                    interrupt.check()  # another process of the launch may have ended before this one
-                    if not distributed.all_failed() or disk_fault(
-                        error
-                    ):  # on a full disk all other cells would fail too
-                        raise  # the others are inside a step: after a restart all processes resume the cell together
-                    failed[cell.name] = one_line(error)
-                    traceback = f" Traceback: error.txt of run {run.run_id}." if isinstance(run, ActiveRun) else ""
-                    if distributed.is_main():
-                        log.error("failed %s: %s%s", cell.name, failed[cell.name], traceback)
-                else:
-                    if cell.variant is None:
-                        references[cell.seed] = run.run_id
-                    log.info("done   %s: %s", cell.name, _line(metrics))
-                    if trial and distributed.is_main():
-                        store.remove(cell.folder(root))
-                done.end()
-        return failed
+        about = self.tags | _tags(bench, cell, tuning), _params(bench.experiment, cell)
+        run: ActiveRun | None = None
+
+        def claim() -> Outcome | None:
+            nonlocal run
+            try:
+                run = begin(self.parent, cell.key, cell.name, *about)
+            except Held as held:
+                return Outcome("done") if held.finished else Outcome("held", str(held))
+
+        if (taken := distributed.on_main(claim)) is not None:
+            return taken
+        recording = run or unrecorded(ActiveRun)
+        try:
+            samples = partial(self._reference_samples, cell, trial)
+            reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
+            metrics = run_cell(cell, of_seed(), recording, root, reference, advance)
+        except ClaimLost as lost:
+            log.warning("%s: %s", cell.name, lost)
+            return Outcome("held", str(lost))
+        except BaseException as error:
+            if trial and isinstance(error, NonFiniteLoss):  # in all processes at once
+                recording.tag("plo.diverged", one_line(error))
+                recording.finish()
+                log.info("trial  %s diverged: %s", cell.name, one_line(error))
+                return Outcome("done")
+            recording.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            interrupt.check()  # another process of the launch may have ended before this one
+            if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
+                raise  # the others are inside a step: after a restart all processes resume the cell together
+            traceback = f" Traceback: error.txt of run {run.run_id}." if run is not None else ""
+            if distributed.is_main():
+                log.error("failed %s: %s%s", cell.name, one_line(error), traceback)
+            return Outcome("failed", one_line(error))
+        log.info("done   %s: %s", cell.name, _line(metrics))
+        if trial and distributed.is_main():
+            store.remove(cell.folder(root))
+        return Outcome("done")
+
+    def _reference_samples(self, cell: Cell, trial: bool) -> pd.DataFrame:
+        found = self.tracker.finished_run(self.parent, "trial" if trial else "cell", "reference", cell.seed)
+        if found is None:
+            raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates need its samples")
+        return self.tracker.table(found, "samples.json")
 
 
 def trial_results(tracker: Tracker, parent: str) -> dict[str, Result]:
@@ -114,12 +120,6 @@ def _result(tracker: Tracker, run: Run) -> Result:
         samples = tracker.table(run.run_id, "samples.json")
         values = {str(name): by.tolist() for name, by in samples.groupby("prompt_id").mean(numeric_only=True).items()}
     return Result(dict(run.metrics), values, float(run.tags.get("plo.seconds", 0)))
-
-
-def _reference_samples(tracker: Tracker, references: dict[int, str], cell: Cell) -> pd.DataFrame:
-    if cell.seed not in references:
-        raise EvaluationError(f"the reference cell of seed {cell.seed} failed, and win rates need its samples")
-    return tracker.table(references[cell.seed], "samples.json")
 
 
 def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 
 Results = Mapping[str, "Result"]
+AnyInputs = TypeVar("AnyInputs", bound=Inputs)
 
 
 class TuningError(PloError, RuntimeError):
@@ -87,6 +88,12 @@ def tune(
     return _Tuning(bench, run, results).tuned(variants)
 
 
+def for_trials(bench: AnyInputs) -> AnyInputs:
+    """Return a workbench with the settings of trials: evaluated once, at the end, and on samples alone."""
+    experiment = bench.experiment.model_copy(update={"eval_at": (1.0,), "record_models": "none"})
+    return replace(bench, experiment=experiment, model_evaluations=())
+
+
 def trial_steps(experiment: Experiment, variant: Variant, pairs: int) -> list[int]:
     """Return the optimiser steps of each trial of a variant: those of the first rung, then those in full."""
     config = experiment.tuning or TuningConfig()
@@ -117,11 +124,7 @@ class _Tuning:
 
     def __init__(self, bench: Inputs, run: Callable[..., dict[str, str]], results: Callable[[], Results]):
         experiment = bench.experiment
-        self.bench = replace(
-            bench,
-            experiment=experiment.model_copy(update={"eval_at": (1.0,), "record_models": "none"}),
-            model_evaluations=(),
-        )
+        self.bench = for_trials(bench)
         self.run, self.results = run, results
         self.config = experiment.tuning or TuningConfig()
         self.reference = self._cell(None)
@@ -134,7 +137,7 @@ class _Tuning:
             best = _trials(found, search.first, metric, higher)["utility"].nlargest(self.config.promote)
             # {} is the setting that the experiment gives: in full it is a trial too, and may be chosen.
             points = [*(search.points[place] for place in sorted(best.index)), {}]
-            search.full = [(point, self._cell(at_point(search.variant, point))) for point in points]
+            search.full = [(point, self._cell(search.variant, point)) for point in points]
         found = self._ran([cell for search in searches for _, cell in search.full])
         return [self._choose(search, found, metric, higher) for search in searches]
 
@@ -147,7 +150,7 @@ class _Tuning:
             for point in (search_points(space, self.config.trials, self.config.seed) if space else [])
         ]
         short, _ = _rungs(experiment, variant, len(self.bench.data.train))
-        return _Search(variant, space, points, [self._cell(at_point(variant, {**p, STEPS: short})) for p in points])
+        return _Search(variant, space, points, [self._cell(variant, {**p, STEPS: short}) for p in points])
 
     def _choose(self, search: _Search, found: Results, metric: str, higher: bool) -> Tuned:
         trials = _trials(found, [cell for _, cell in search.full], metric, higher)
@@ -178,8 +181,10 @@ class _Tuning:
         )
         return Tuned(search.variant, variant, record)
 
-    def _cell(self, variant: Variant | None) -> Cell:
-        return Cell(variant, self.config.seed, cell_key(self.bench, variant, self.config.seed))
+    def _cell(self, given: Variant | None, point: Mapping[str, Any] | None = None) -> Cell:
+        variant = at_point(given, point) if given is not None and point else given
+        key = cell_key(self.bench, variant, self.config.seed)
+        return Cell(variant, self.config.seed, key, given.name if given is not None else "", point or {})
 
     def _ran(self, cells: list[Cell]) -> Results:
         if failed := self.run(self.bench, [self.reference, *cells]):  # losses would get unequal numbers of trials

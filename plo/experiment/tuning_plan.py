@@ -1,15 +1,32 @@
-"""Plan of a tuning: how many trials it takes, and how many of them are recorded, without training anything."""
+"""Plan of a tuning: how many trials it takes, and which of them are left, without training anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from plo.experiment.costs import cost_class
 from plo.experiment.keys import Cell, Inputs, other_models, train_settings
 from plo.experiment.tuning import Results, trial_steps, tune
 from plo.scorers import Variant
 
-Pace = Callable[[int, int], float | None]
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that is left.
+
+    Attributes:
+        variant: the variant as the experiment gives it; None: the reference.
+        rung: 0 for the reference, 1 for a trial of a share of the steps, 2 for one in full.
+        cost: cost class of its loss; "" for the reference.
+        batch: pairs in an optimiser step.
+    """
+
+    variant: Variant | None
+    rung: int
+    steps: int
+    cost: str = ""
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -18,39 +35,39 @@ class PlannedTuning:
 
     Attributes:
         trials: number of trials of all losses, and one of the reference.
-        finished: number of those that are recorded.
-        steps: number of optimiser steps that are left.
-        seconds: estimate for what is left; None if no speed is known.
+        left: those that are not recorded, in the order in which they run.
     """
 
     trials: int
-    finished: int
-    steps: int
-    seconds: float | None = None
+    left: tuple[PlannedTrial, ...]
+
+    @property
+    def finished(self) -> int:
+        """Number of trials that are recorded."""
+        return self.trials - len(self.left)
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps that are left."""
+        return sum(trial.steps for trial in self.left)
 
 
 class _Missing(Exception):
     """Trials are missing, so that the next ones are not known yet."""
 
 
-def plan_tuning(
-    inputs: Inputs,
-    variants: Sequence[Variant],
-    results: Results,
-    pace: Pace = lambda pairs, evaluations: None,
-) -> tuple[PlannedTuning, list[Variant]]:
+def plan_tuning(inputs: Inputs, variants: Sequence[Variant], results: Results) -> tuple[PlannedTuning, list[Variant]]:
     """Return the plan of a tuning, and its variants: as it chose them where all trials are recorded, else as given.
 
     Args:
         inputs: settings and data of the tuning.
         results: recorded trials by the keys of their cells.
-        pace: estimates the seconds of a training on a number of pairs, and of a number of evaluations.
     """
-    experiment, pairs = inputs.experiment, len(inputs.data.train)
-    asked: dict[str, Cell] = {}
+    asked: list[Cell] = []
 
     def run(_: Any, cells: list[Cell]) -> dict[str, str]:
-        asked.update({cell.key: cell for cell in cells})
+        known = {cell.key for cell in asked}
+        asked.extend(cell for cell in cells if cell.key not in known)
         if any(cell.key not in results for cell in cells):
             raise _Missing
         return {}
@@ -59,10 +76,21 @@ def plan_tuning(
     if inputs.model_identity and not any(other_models(variant) for variant in variants):
         with suppress(_Missing):
             chosen = [one.variant for one in tune(inputs, variants, run, lambda: results)]
-    finished = [cell for key, cell in asked.items() if key in results]
-    trials = [(variant, steps) for variant in variants for steps in trial_steps(experiment, variant, pairs)]
-    steps = sum(steps for _, steps in trials) - sum(cell.steps(experiment, pairs) for cell in finished)
-    passed = sum(steps * train_settings(experiment, variant).batch_size for variant, steps in trials)
-    passed -= sum(cell.steps(experiment, pairs) * cell.train(experiment).batch_size for cell in finished)
-    count = 1 + len(trials)
-    return PlannedTuning(count, len(finished), steps, pace(passed, count - len(finished))), chosen
+    trials = _trials(inputs, variants)
+    # Trials are asked for in the order of `trials`, as far as they are known.
+    recorded = [cell.key in results for cell in asked] + [False] * (len(trials) - len(asked))
+    left = [trial for trial, known in zip(trials, recorded, strict=False) if not known]
+    return PlannedTuning(len(trials), tuple(left)), chosen
+
+
+def _trials(inputs: Inputs, variants: Sequence[Variant]) -> list[PlannedTrial]:
+    """Return all trials of a tuning in the order in which they run."""
+    experiment, pairs = inputs.experiment, len(inputs.data.train)
+    first, full = list[PlannedTrial](), list[PlannedTrial]()
+    for variant in variants:
+        steps = trial_steps(experiment, variant, pairs)
+        cost, batch = cost_class(variant.loss), train_settings(experiment, variant).batch_size
+        short = experiment.tuning.trials if experiment.tuning and len(steps) > 1 else 0
+        first += [PlannedTrial(variant, 1, count, cost, batch) for count in steps[:short]]
+        full += [PlannedTrial(variant, 2, count, cost, batch) for count in steps[short:]]
+    return [PlannedTrial(None, 0, 0), *first, *full]

@@ -43,7 +43,8 @@ class Workbench(Inputs):
         """Return the workbench of a seed: with its training pairs, and its SFT as the start, as far as seeds have their own."""
         bench = self
         if draws_anew(self.experiment):
-            drawn = read_data(self.experiment, self.tokenizer, self.backbone.causal_lm.generation_config, seed).train
+            generation = self.backbone.causal_lm.generation_config
+            drawn = read_data(self.experiment, self.tokenizer, generation, seed).train if seed else self.data.train
             data, stages = replace(self.data, train=drawn), replace(self.stages, pairs=drawn, _digests={})
             bench = replace(self, data=data, stages=stages)
         return bench.started_from_sft(seed) if has_own_sft(self.experiment) else bench

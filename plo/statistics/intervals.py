@@ -198,5 +198,7 @@ def complete(values: Table) -> pd.DataFrame:
 
 def by_prompt(values: Table) -> pd.DataFrame:
     """Return means over the samples of a prompt, [prompts, seeds]; NaN where one of the samples is NaN."""
-    frame = values.to_frame(0) if isinstance(values, pd.Series) else values
-    return frame.astype(float).groupby(level=0, sort=True).mean(skipna=False)
+    frame = (values.to_frame(0) if isinstance(values, pd.Series) else values).astype(float)
+    if frame.index.is_unique:  # means already: grouping them again is most of the time of a large table
+        return frame if frame.index.is_monotonic_increasing else frame.sort_index()
+    return frame.groupby(level=0, sort=True).mean(skipna=False)

@@ -17,6 +17,7 @@ ENVIRONMENT = {
 NO_ANSWER = re.compile(  # in errors of a server; some have no other sign of their cause
     r"API request to \S+ failed with (timeout )?exception|Connection (aborted|broken)|Read timed out"
 )
+HISTORIES = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # of a server, for its own page
 UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"  # code of errors of a database's connection
 REFUSALS = {
     "INVALID_PARAMETER_VALUE",
@@ -42,6 +43,10 @@ def check_mlflow() -> None:
     """
     MLFLOW.require("mlflow.environment_variables", *ENVIRONMENT)
     MLFLOW.require("mlflow.store.db.utils", "_logger")
+    MLFLOW.require("mlflow.utils.rest_utils", "http_request(host_creds, endpoint, method)")
+    repository = "mlflow.store.artifact.artifact_repo:ArtifactRepository"
+    MLFLOW.require(repository, "_download_file(self, remote_file_path, local_path)")
+    MLFLOW.require("mlflow.tracking._tracking_service.client", "TrackingServiceClient")
     tags = MLFLOW.require("mlflow.utils.mlflow_tags", "MLFLOW_PARENT_RUN_ID", "MLFLOW_DATASET_CONTEXT")
     if (tags.MLFLOW_PARENT_RUN_ID, tags.MLFLOW_DATASET_CONTEXT) != (PARENT, CONTEXT):
         raise MLFLOW.error(f"the tags {PARENT} and {CONTEXT} have other names")

@@ -28,6 +28,7 @@ SAY_SECONDS = 60.0  # between two lines of the log about that
 CHOOSING_SECONDS = 0.02  # between two looks at a run whose ticket is not written yet
 TICKET, BEAT, MACHINE, PROCESS = "plo.ticket", "plo.heartbeat", "plo.machine", "plo.process"
 SUPERSEDED = "plo.superseded"
+_HERE: set[str] = set()  # attempts of this process, through whichever tracker
 log = logging.getLogger(__name__)
 
 
@@ -91,6 +92,7 @@ class Claims:
             if run not in living:
                 self.close(run)
         self._active[own] = scope
+        _HERE.add(own)
         self._beat_from_now_on()
         return own
 
@@ -152,6 +154,7 @@ class Claims:
     def release(self, run_id: str) -> None:
         """Stop the heartbeat of an attempt that is closed."""
         self._active.pop(run_id, None)
+        _HERE.discard(run_id)
 
     def is_live(self, run: Run) -> bool:
         """Return whether the process of a running attempt is alive, as far as this process can know.
@@ -163,7 +166,7 @@ class Claims:
             return False
         here = run.tags[MACHINE] == machine()
         if here and run.tags.get(PROCESS) == process():
-            return run.run_id in self._active or number(run) is None
+            return run.run_id in _HERE or number(run) is None
         if here and not is_alive(run.tags.get(PROCESS, "")):
             return False
         beat, now = run.tags.get(BEAT, "0"), time.monotonic()

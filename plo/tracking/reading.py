@@ -1,7 +1,7 @@
 """Recorded comparisons, cells and findings of evaluations, read back from a store."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from plo.tracking.artifacts import MODEL, Artifact
 from plo.tracking.client import TrackingError
 from plo.tracking.limits import allowed_name
 from plo.tracking.recording import DESCRIBED
+from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, Store
 
 TRAINED = caches.CACHES["trained"]
@@ -48,19 +49,22 @@ class Comparison:
 
     def cells(self) -> list["RecordedCell"]:
         """List every cell that was started, by its last finished attempt, or else its last attempt, with its findings."""
-        best = {}
+        best: dict[str, Run] = {}
         for run in reversed(self._tracker._children(self.run_id)):  # oldest first
             key = run.tags["plo.cell"]
             if key not in best or run.status == "FINISHED" or best[key].status != "FINISHED":
                 best[key] = run
         found = self._findings()
-        return [
-            RecordedCell(
-                run.run_id, run.name, self.name, self.key, run.status, run.tags, run.params, run.metrics, self._tracker,
-                tuple(found.get(key, {}).values()),
-            )
-            for key, run in best.items()
-        ]  # fmt: skip
+        return [self._recorded(run, found.get(key, {}).values()) for key, run in best.items()]
+
+    def cell(self, key: str) -> "RecordedCell | None":
+        """Return the finished cell with this key, without its findings; None if there is none."""
+        runs = self._tracker._search(parent=self.run_id, kind="cell", cell=key)
+        return next((self._recorded(run) for run in runs if run.status == "FINISHED"), None)
+
+    def _recorded(self, run: Run, findings: Iterable["Finding"] = ()) -> "RecordedCell":
+        own = (run.run_id, run.name, self.name, self.key, run.status, run.tags, run.params, run.metrics)
+        return RecordedCell(*own, self._tracker, tuple(findings))
 
     def _findings(self) -> dict[str, dict[tuple[str, str], "Finding"]]:
         """Return {cell key: {(evaluation, settings): last finished finding}}, newest first."""

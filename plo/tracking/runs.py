@@ -6,15 +6,19 @@ times per run. A SQLite file is therefore read directly, with four queries for a
 
 import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from plo.tracking.borrowed import check_tables
 from plo.tracking.limits import whole_tags
+from plo.tracking.patience import patiently
+from plo.tracking.server import MOST_RUNS, histories, read_text
+
+T = TypeVar("T")
 
 _INFINITY = 1.7976931348623157e308  # what MLflow's SQL store writes for an infinite metric
 LOCKED_SECONDS = 5.0  # longest wait of one query for another process; `client.patiently` repeats it
@@ -104,10 +108,13 @@ class SqliteReader:
 
 
 class ClientReader:
-    """Reads any store through an `MlflowClient`."""
+    """Reads any store through an `MlflowClient`. What it fetches of finished runs it fetches once."""
 
     def __init__(self, client: Any):
         self._client = client
+        self._artifacts: dict[str, str] = {}  # addresses by run
+        self._finished: list[str] = []  # runs of the last searches, whose curves are fetched together
+        self._histories: dict[tuple[str, str], list[tuple[int, float]]] = {}
 
     def experiments(self) -> dict[str, RecordedExperiment]:
         return {
@@ -118,22 +125,46 @@ class ClientReader:
     def search(self, experiment: str, tags: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         order = ["attributes.start_time DESC"]
+        search = self._client.search_runs
+        found = self._pages(search, experiment_ids=[experiment], filter_string=query, order_by=order)
+        self._artifacts |= {run.info.run_id: run.info.artifact_uri for run in found}
+        known = set(self._finished)
+        self._finished += [
+            run.info.run_id for run in found if run.info.status == "FINISHED" and run.info.run_id not in known
+        ]
         return [
             Run(
                 run.info.run_id, run.info.run_name, run.info.status, whole_tags(run.data.tags), run.data.params,
                 {name: _number(value) for name, value in run.data.metrics.items()},
             )
-            for run in self._pages(
-                self._client.search_runs, experiment_ids=[experiment], filter_string=query, order_by=order
-            )
+            for run in found
         ]  # fmt: skip
 
     def artifacts(self, run_id: str) -> str:
-        return self._client.get_run(run_id).info.artifact_uri
+        if run_id not in self._artifacts:
+            self._artifacts[run_id] = self._client.get_run(run_id).info.artifact_uri
+        return self._artifacts[run_id]
+
+    def text(self, run_id: str, name: str) -> str:
+        """Return the text of a file of a run."""
+        address = self.artifacts(run_id)
+        return self._patiently(partial(read_text, self._client, address, name))
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        points = self._client.get_metric_history(run_id, metric)
-        return [(p.step, _number(p.value)) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+        if (run_id, metric) in self._histories:
+            return self._histories[run_id, metric]
+        if run_id in self._finished:
+            first = self._finished.index(run_id) // MOST_RUNS * MOST_RUNS
+            group = self._finished[first : first + MOST_RUNS]
+            for run, points in (self._patiently(partial(histories, self._client, group, metric)) or {}).items():
+                self._histories[run, metric] = [(step, _number(value)) for step, _, value in sorted(points)]
+        if (run_id, metric) not in self._histories:
+            points = self._client.get_metric_history(run_id, metric)
+            return [(p.step, _number(p.value)) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+        return self._histories[run_id, metric]
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(call, self._client.tracking_uri)
 
     @staticmethod
     def _pages(search: Any, **query: Any) -> list[Any]:

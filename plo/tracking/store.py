@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -185,14 +184,14 @@ class Store:
         recorded = place.path_of(self._reader.artifacts(run_id))
         return None if recorded is None else place.here(recorded, self._former, self.file.parent)
 
-    def _planned(self, run_id: str) -> dict[str, str]:
+    def _planned(self, run_id: str, file: str = "cells.json") -> dict[str, Any]:
         folder = self._folder(run_id)
         if folder is None:
-            recorded = any(file.path == "cells.json" for file in self._client.list_artifacts(run_id))
+            recorded = any(one.path == file for one in self._client.list_artifacts(run_id))
         else:
-            recorded = (folder / "cells.json").exists() or not folder.is_dir()  # then `_read` reports what is missing
+            recorded = (folder / file).exists() or not folder.is_dir()  # then `_read` reports what is missing
         try:
-            return self._read(run_id, "cells.json") if recorded else {}
+            return self._read(run_id, file) if recorded else {}
         except MissingFiles:
             raise
         except TrackingError as error:  # killed while writing: the next `plo compare` writes the file again
@@ -209,8 +208,7 @@ class Store:
         try:
             if folder is not None:
                 return json.loads((folder / name).read_text("utf-8"))
-            with tempfile.TemporaryDirectory() as aside:
-                return json.loads(Path(self._client.download_artifacts(run_id, name, aside)).read_text("utf-8"))
+            return json.loads(cast(ClientReader, self._reader).text(run_id, name))
         except Exception as error:
             if folder is not None and not folder.is_dir():
                 raise MissingFiles(

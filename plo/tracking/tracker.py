@@ -19,6 +19,7 @@ from plo.tracking.runs import Run
 from plo.tracking.sending import send_left
 from plo.tracking.store import Store
 
+UNITS = "units.json"
 log = logging.getLogger(__name__)
 Facts = Mapping[str, Any]  # tags or parameters by name
 
@@ -50,6 +51,7 @@ class Tracker(Store):
         config: Mapping[str, Any],
         tags: Facts | None = None,
         cells: Mapping[str, str] | None = None,
+        units: Facts | None = None,
     ) -> str:
         """Return the run id of the comparison with this key, which is created if it is not recorded yet.
 
@@ -58,6 +60,7 @@ class Tracker(Store):
             config: nested settings, recorded as the artifact config.json and as flat parameters "data.name".
             cells: planned cells, {cell key: name}, so that a table can list missing ones. They are added to those planned
                 earlier: a comparison may grow by losses and seeds.
+            units: planned units of work, {key: JSON values}, likewise.
         """
         own = {"plo.kind": "comparison", "plo.key": key, "plo.comparison": name}
         run_id = self.claims.first({"kind": "comparison", "key": key}, name, own | dict(tags or {}))
@@ -66,9 +69,29 @@ class Tracker(Store):
             self._client.log_dict(run_id, json.loads(json.dumps(config, default=str)), "config.json")
             if cells is not None:
                 self._client.log_dict(run_id, self._planned(run_id) | dict(cells), "cells.json")
+            if units:
+                self._client.log_dict(run_id, self.planned_units(run_id) | dict(units), UNITS)
             self._log_params(run_id, config)
             self._client.update_run(run_id, status="RUNNING")
         return run_id
+
+    def planned_units(self, parent_id: str) -> dict[str, Any]:
+        """Return the planned units of work of a comparison, {key: JSON values}."""
+        return self._planned(parent_id, UNITS)
+
+    def is_free(self, parent_id: str, kind: str, key: str) -> bool:
+        """Return whether no living process is doing a unit, after closing the attempts of lost ones."""
+        running = [run for run in self._search(parent=parent_id, kind=kind, cell=key) if run.status == "RUNNING"]
+        if any(self.claims.is_live(run) for run in running):
+            return False
+        for run in running:
+            self.claims.close(run)
+        return True
+
+    def finished_run(self, parent_id: str, kind: str, variant: str, seed: int) -> str | None:
+        """Return the run id of a finished cell, or trial, of a variant with a seed; None if there is none."""
+        found = self._search(parent=parent_id, kind=kind, variant=variant, seed=str(seed))
+        return next((run.run_id for run in found if run.status == "FINISHED"), None)
 
     def finished(self, parent_id: str, kind: str = "cell") -> dict[str, str]:
         """Return {cell key: run id} of the finished cells, or trials, of a comparison."""

@@ -241,3 +241,30 @@ def test_the_self_test_finds_attention_sinks():
     config = hf.GptOssConfig(**LLAMA, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=64)
     backbone = backbone_of(hf.GptOssForCausalLM(config).float())
     assert "attention sinks" in packing.disagreement(backbone, 40)
+
+
+def test_that_a_model_may_be_packed_is_tried_once_on_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
+    tried, inner = [], packing.disagreement
+    monkeypatch.setattr(packing, "disagreement", lambda *given: tried.append(given[1]) or inner(*given))
+    packed = []
+    for longest in (16, 16, 17):
+        backbone = backbone_of(model_of("llama"))
+        assert packing.use_if_agreed(backbone, longest) is None
+        packed.append(backbone.packed)
+    assert tried == [16, 17] and packed == [True] * 3
+    other = model_of("llama")
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1
+    packing.use_if_agreed(backbone_of(other), 16)
+    assert tried == [16, 17, 16]
+
+
+def test_a_model_that_may_not_be_packed_is_tried_each_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
+    tried = []
+    monkeypatch.setattr(packing, "disagreement", lambda *given: tried.append(1) or "it differs")
+    for _ in range(2):
+        backbone = backbone_of(model_of("llama"))
+        assert packing.use_if_agreed(backbone, 16) == "it differs" and not backbone.packed
+    assert len(tried) == 2

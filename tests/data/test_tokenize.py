@@ -321,3 +321,37 @@ def test_real_rows_have_trls_ids_with_the_embedded_tokenizer(shared_data, trl_ro
         theirs = collated(trl_rows(rows, tokenizer, 256), 256)
         pairs = [pair for pair in pairs_of(rows, tokenizer, 256) if not isinstance(pair, str)]
         assert ours(pairs) == theirs, source
+
+
+def test_long_texts_are_tokenised_once_on_a_machine(tmp_path, monkeypatch, harm):
+    from transformers import AutoTokenizer
+
+    from plo import caches
+    from plo.data import token_cache
+    from plo.pocket.model import pocket_model
+    from plo.pocket.words import WORDS
+
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(token_cache, "LONG", 15)
+    tokenizer, called = AutoTokenizer.from_pretrained(pocket_model()), []
+    texts = [" ".join(WORDS[1:9]), WORDS[5], " ".join(WORDS[6:15])]
+    expected = [tokenizer(text)["input_ids"] for text in texts]
+
+    def ids(texts, tokenizer=tokenizer, special=True):
+        def encode():
+            called.append(texts)
+            return tokenizer(texts, add_special_tokens=special)["input_ids"]
+
+        return token_cache.kept(texts, tokenizer, special, encode)
+
+    assert ids(texts) == ids(texts) == expected and len(called) == 1
+    assert ids(texts[:1]) == expected[:1] and ids(texts[::-1]) == expected[::-1] and len(called) == 3
+    ids(texts, special=False)
+    assert len(called) == 4
+    tokenizer.add_tokens(["<new>"])
+    ids(texts)
+    assert len(called) == 5
+    for entry in caches.entries(["tokens"]):
+        harm(entry.path)
+    assert ids(texts) == expected and len(called) == 6
+    assert ids(texts[1:2]) == expected[1:2] and ids(texts[1:2]) and len(called) == 8  # short: not kept

@@ -37,6 +37,7 @@ NOT_RUN = {
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json|http://server": "a server or the hub",
     r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
+    r"--within": "measures: tests/experiment/test_within.py",
     r"plo eval hh-first|plo leaderboard models": "a comparison that the page has from another one",
 }
 # Comparisons that are planned here (--dry-run), not trained: long ones, and one that a page has trained once already.
@@ -106,7 +107,7 @@ def run_command(line, small, page):
         if reason:
             parse(arguments, line)
             return
-        planned = ["--dry-run"] if re.search(PLANNED, line) else []
+        planned = ["--dry-run"] if re.search(PLANNED, line) else ["--no-measure"] if arguments[0] == "plan" else []
         result = CliRunner().invoke(app, arguments + smaller(arguments, small) + planned)
         assert result.exit_code == 0, f"{page}: {line}\n{result.output}"
     elif words[0] == "pytest" and not reason:
@@ -122,7 +123,7 @@ def run_command(line, small, page):
 
 def smaller(arguments, small):
     """Settings over a command of a page, for those that train or load a model."""
-    if arguments[0] not in ("compare", "scores") or any(word.endswith(".yaml") for word in arguments):
+    if arguments[0] not in ("compare", "plan", "scores") or any(word.endswith(".yaml") for word in arguments):
         return []
     given = {word.partition("=")[0] for word in arguments}
     settings = [f"{name}={json.dumps(small[name])}" for name in ("eval_at", "seeds") if name not in given]

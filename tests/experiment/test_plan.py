@@ -13,7 +13,7 @@ from plo.experiment.keys import Inputs
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.experiment.tuning import Result, TuningError, tune
-from plo.experiment.tuning_plan import PlannedTuning, plan_tuning
+from plo.experiment.tuning_plan import plan_tuning
 from plo.losses import register_loss
 from plo.scorers import Stage, get_variant, register_scorer
 from plo.tracking import Tracker
@@ -46,7 +46,11 @@ def test_a_new_comparison_is_planned_from_its_settings_alone(tiny, tmp_path):
     assert states(plan)["reference 0"] == ("to do", 0, 0)
     assert states(plan)["dpo 1"] == states(plan)["sft 0"] == ("to do", 0, steps)
     assert len(plan.cells) == 8 and plan.steps(plan.left) == 6 * steps
-    assert (plan.comparison, plan.seconds(plan.left), plan.stages) == (None, None, ())
+    assert plan.comparison is None and plan.model_evaluations == ()
+    (passed,) = plan.stages
+    held_out = 24 - pairs
+    assert (passed.unit, passed.pairs, passed.state) == ("reference pass", pairs + held_out, "to do")
+    assert plan.cells[1].needs == ("reference pass", "reference seed 0")
     assert plan.evaluations == ("ngram_diversity", "repetition")
     assert plan.experiment.train.lr == 1e-3 and plan.store.endswith("plo.db")
     assert not (tmp_path / "plo.db").exists() and not (tmp_path / "runs").exists(), "planning makes nothing"
@@ -82,7 +86,7 @@ def test_finished_cells_and_the_step_of_a_broken_one(tiny, without_weights, monk
     assert states(plan)["dpo 0"] == ("resumes", 2, steps)
     assert states(plan)["dpo 1"] == ("to do", 0, steps)
     assert plan.steps(plan.left) == (steps - 2) + 2 * steps
-    assert plan.seconds(plan.left) > 0
+    assert [stage.state for stage in plan.stages] == ["finished"], "the reference's statistics are in the cache"
     assert plan_comparison(tiny(**{"train.lr": 2e-3})).comparison is None, "another optimisation is another comparison"
     shutil.rmtree("runs")
     assert states(plan_comparison(tiny(**settings)))["dpo 0"] == ("to do", 0, steps)
@@ -101,16 +105,21 @@ def test_stages_are_planned_with_the_variants_that_need_them(tiny, without_weigh
     experiment = tiny(losses=["dpo", "weighed"], stages=["sft", "preference"], sft={"steps": 2})
     plan = plan_comparison(experiment)
 
+    everyone = ("reference", "sft", "dpo", "weighed")
     assert [(s.name, s.variants, s.steps, s.state) for s in plan.stages] == [
-        ("sft", ("sft", "dpo", "weighed"), 2, "to do"),
+        ("sft", everyone, 2, "to do"),
+        ("reference pass", everyone, 0, "to do"),
         ("oracle", ("weighed",), 3, "to do"),
         ("scores half", ("weighed",), 0, "to do"),
     ]
-    assert [s.pairs for s in plan.stages] == [plan.pairs, round(plan.pairs / 2), plan.pairs]
+    assert [s.pairs for s in plan.stages] == [plan.pairs, 24, round(plan.pairs / 2), plan.pairs]
+    before = ("sft of seed 0", "reference pass of seed 0")
+    assert [s.needs for s in plan.stages] == [(), before[:1], before, (*before, "oracle of seed 0")]
+    assert plan.cells[-1].needs == (*before, "scores half of seed 0", "reference seed 0")
     without_weights()
     assert not compare(experiment).failed
     again = plan_comparison(experiment)
-    assert [s.state for s in again.stages] == ["finished"] * 3
+    assert [s.state for s in again.stages] == ["finished"] * 4
     assert {cell.state for cell in again.cells} == {"finished"} and again.steps(again.left) == 0
 
 
@@ -152,7 +161,9 @@ def test_a_tuning_alone_is_planned_and_a_comparison_reuses_it(tiny, letters, wit
     experiment = tiny(losses=["sft"], tuning={"trials": 2, "promote": 1}, **letters)
     new = plan_comparison(experiment)
     steps = -(-new.pairs // 4)
-    assert new.tuning == PlannedTuning(5, 0, 2 * max(1, round(steps / 4)) + 2 * steps)
+    assert (new.tuning.trials, new.tuning.finished) == (5, 0)
+    assert new.tuning.steps == 2 * max(1, round(steps / 4)) + 2 * steps
+    assert [trial.rung for trial in new.tuning.left] == [0, 1, 1, 2, 2]
     without_weights()
     (sft,) = compare(experiment, only_tuning=True).tuned
 
@@ -162,7 +173,6 @@ def test_a_tuning_alone_is_planned_and_a_comparison_reuses_it(tiny, letters, wit
     plan = plan_comparison(experiment)
     assert (plan.tuning.trials, plan.tuning.finished, plan.tuning.steps) == (5, 5, 0)
     assert states(plan).keys() == {"reference 0", f"{sft.variant.name} 0"} and len(plan.left) == 2
-    assert plan.seconds(plan.left) > 0, "trials show the speed"
     assert compare(experiment).tuned[0].variant.name == sft.variant.name
     assert Tracker(create=False).trials(comparison.run_id).keys() == trials
     assert plan_comparison(experiment).left == []
@@ -193,6 +203,7 @@ def test_what_is_left_of_a_tuning_is_found_from_recorded_trials(recorded, steps)
 
     with pytest.raises(TuningError) if recorded < 9 else nullcontext():
         tune(inputs, variants, run, lambda: results)
-    planned, chosen = plan_tuning(inputs, variants, results, lambda pairs, evaluations: pairs + 1000.0 * evaluations)
-    assert planned == PlannedTuning(9, recorded, steps, 4 * steps + 1000.0 * (9 - recorded))
+    planned, chosen = plan_tuning(inputs, variants, results)
+    assert (planned.trials, planned.finished, planned.steps) == (9, recorded, steps)
+    assert [trial.rung for trial in planned.left] == [0, 1, 1, 1, 1, 2, 2, 2, 2][recorded:]
     assert len(chosen) == 2

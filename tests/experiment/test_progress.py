@@ -10,7 +10,11 @@ from plo.experiment import progress
 from plo.experiment.progress import CellsProgress
 from plo.terminal import Terminal
 
-WORK = [(10, 0), (34, 24), (34, 24)]  # a reference and two trained cells
+WORK = {
+    "reference seed 0": (10, 0),
+    "dpo seed 0": (34, 24),
+    "ipo seed 0": (34, 24),
+}  # a reference and two trained cells
 
 
 def test_the_line_by_hand():
@@ -19,13 +23,13 @@ def test_the_line_by_hand():
     assert cells.line(30) == ("0 of 3 cells done, 0 of 48 steps; now ; 0 min so far, time left not known yet")
     cells.begin("reference seed 0")
     cells.advance(10)
-    cells.end()
+    cells.end("reference seed 0")
     cells.begin("dpo seed 0")
     cells.advance(24, 24)
     assert cells.line(17 * 60) == (
         "1 of 3 cells done, 24 of 48 steps; now dpo seed 0; 17 min so far, about 22 min left"
     )
-    cells.end()  # its evaluation failed: done all the same
+    cells.end("dpo seed 0")  # its evaluation failed: done all the same
     assert (
         cells.line(44 * 3600)
         == "2 of 3 cells done, 24 of 48 steps; now dpo seed 0; 44 h 0 min so far, about 34 h 0 min left"
@@ -49,5 +53,5 @@ def test_lines_are_for_logs_and_bars_for_terminals(terminal, monkeypatch, caplog
 
 
 def test_nothing_to_do():
-    with CellsProgress([]) as cells:
+    with CellsProgress({}) as cells:
         assert cells.units == cells.steps == 0

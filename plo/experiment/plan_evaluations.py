@@ -1,0 +1,92 @@
+"""Plan of the evaluations of trained models: how many texts they draw, and how often they ask the judge at which cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plo.config import EvaluationConfig
+from plo.data import Pair
+from plo.evals import ModelEvaluation
+from plo.evals.alpaca_official import INSTRUCTIONS
+from plo.evals.judges import JudgeSession, Question
+
+LOOKED_AT = 32  # held-out pairs that stand for the questions, of which the cost is estimated
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    """An evaluation of level "model", as each cell gets it.
+
+    Attributes:
+        name: with the options that differ from their defaults.
+        texts: number of texts that the model draws; None: not known.
+        tokens: maximum number of tokens of a text.
+        calls: maximum number of questions to the judge; None: not known.
+        money: roughly their cost, in the currency of the judge's prices; NaN: the judge has no prices.
+    """
+
+    name: str
+    texts: int | None
+    tokens: int
+    calls: int | None
+    money: float
+
+
+def plan_evaluations(
+    evaluations: Sequence[ModelEvaluation], config: EvaluationConfig, pairs: Sequence[Pair]
+) -> tuple[PlannedEvaluation, ...]:
+    """Return the plan of the evaluations of one trained model. No judge is asked, and none is loaded.
+
+    Args:
+        pairs: held-out pairs, whose texts stand for the questions.
+    """
+    judging = JudgeSession(config.judge) if config.judge is not None else None
+    return tuple(_planned(evaluation, judging, pairs) for evaluation in evaluations)
+
+
+def _planned(evaluation: ModelEvaluation, judging: JudgeSession | None, pairs: Sequence[Pair]) -> PlannedEvaluation:
+    options = evaluation.options
+    texts = texts_of(options)
+    tokens = int(options.get("max_new_tokens") or 0)
+    calls, money = 0, 0.0
+    if evaluation.asks_judge and judging is not None:
+        once = options.get("official") or _property(judging, "pointwise")
+        calls = None if texts is None else texts * len(options.get("against") or "1") * (1 if once else 2)
+        money = math.nan if calls is None else calls * _price(judging, options, pairs)
+    return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
+
+
+def texts_of(options: dict[str, Any]) -> int | None:
+    """Return how many texts an evaluation draws by the options that plo's evaluations have; None for others."""
+    if "instructions" in options:
+        return options["instructions"] or INSTRUCTIONS
+    if "prompts" not in options or "max_new_tokens" not in options:
+        return None
+    return options["prompts"] * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
+
+
+def _property(judging: JudgeSession, name: str) -> Any:
+    """Return a property of the kind of judge, which needs no judge that is loaded."""
+    from plo.evals.judges.judge import JUDGES, Judge, read_spec
+
+    spec = judging.spec
+    if isinstance(spec, str) or hasattr(spec, "items"):
+        spec = JUDGES[read_spec(spec)[0].partition(":")[0]].load()  # pyright: ignore[reportArgumentType]
+    return getattr(spec, name, getattr(Judge, name))
+
+
+def _price(judging: JudgeSession, options: dict[str, Any], pairs: Sequence[Pair]) -> float:
+    """Return the cost of a question; 0 for a judge that runs on this machine."""
+    if not _property(judging, "light"):
+        return 0.0
+    template = options.get("template", "instruction")
+    rows = [pair.row for pair in pairs[:LOOKED_AT] if pair.row is not None]
+    questions = [
+        Question(pair.prompt, _text(row.chosen), _text(row.rejected)) for pair, row in zip(pairs, rows, strict=False)
+    ]
+    return judging.judge(template).estimate(questions) / len(questions) if questions else math.nan
+
+
+def _text(response: Any) -> str:
+    return response if isinstance(response, str) else "\n".join(message["content"] for message in response)

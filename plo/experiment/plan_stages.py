@@ -1,0 +1,141 @@
+"""What cells of a plan wait for: passes of the reference, trained stages and token scores."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from plo.backbone.token_statistics import needs_reference
+from plo.experiment.costs import cost_class
+from plo.experiment.keys import Cell, Inputs, optimiser_steps
+from plo.experiment.stages import stage_pairs, stage_params, stage_settings
+from plo.experiment.workbench import draws_anew, has_own_sft, sft_is_reference, sft_stage
+from plo.losses import get_loss
+from plo.scorers import Stage, Variant
+from plo.tracking import Tracker
+
+State = Literal["finished", "resumes", "to do"]
+Work = tuple[Variant | None, int]  # a variant (None: the reference) and a seed, that wait for stages
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A training, a scoring or a pass of the reference that cells wait for.
+
+    Attributes:
+        name: as recorded: "sft", "oracle", "scores NAME"; or "reference pass", "pairs", "hidden states".
+        variants: names of those that need it.
+        steps: of the optimiser; 0 for a scoring or a pass.
+        pairs: number of pairs that it is trained on, or passes through the model.
+        seed: seed of the cells that need it; None: all seeds share it.
+        cost: cost class of its loss, or the scorer's name.
+        batch: pairs in an optimiser step.
+        unit: name that no other unit of the plan has.
+        needs: units that it waits for.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    steps: int
+    pairs: int
+    state: State
+    seed: int | None = None
+    cost: str = ""
+    batch: int = 0
+    unit: str = ""
+    needs: tuple[str, ...] = ()
+
+
+class Stages:
+    """Collects the stages that planned cells and trials need.
+
+    Args:
+        inputs: settings and data.
+        tracker: the store, whose finished stages are known; None: there is none.
+        trained: seeds of which a training is finished, so that the reference's statistics of their pairs are in the cache.
+    """
+
+    def __init__(self, inputs: Inputs, tracker: Tracker | None, trained: Collection[int]):
+        self.inputs, self.trained = inputs, trained
+        made = tracker.stages() if tracker is not None else []
+        ours = {"plo.data": inputs.data.digest, "plo.model": inputs.model_identity}
+        self._finished = Counter(
+            _recorded_as(run["name"], run["params"])
+            for run in made
+            if run["status"] == "FINISHED" and ours.items() <= run["tags"].items()
+        )
+        self._found: dict[Any, PlannedStage] = {}
+
+    def all(self) -> tuple[PlannedStage, ...]:
+        """Return the stages that were needed, each after those that it waits for."""
+        return tuple(self._found.values())
+
+    def needed_by(self, work: Iterable[Work]) -> dict[Work, tuple[str, ...]]:
+        """Return the names of the units that each variant with its seed waits for."""
+        return {one: self._needed(*one) for one in work}
+
+    def _needed(self, variant: Variant | None, seed: int) -> tuple[str, ...]:
+        experiment, name = self.inputs.experiment, variant.name if variant is not None else "reference"
+        count, anew = len(self.inputs.data.train), draws_anew(self.inputs.experiment)
+        own_sft = has_own_sft(experiment)
+        held_out = len(self.inputs.data.eval[: experiment.evaluation.pairs])
+        needs: tuple[str, ...] = ()
+        if "sft" in experiment.stages:
+            stage = sft_stage(experiment, seed)
+            needs = (self._stage("sft", stage, name, seed if own_sft or anew else None, ()),)
+        of_seed = own_sft and sft_is_reference(experiment)  # every seed has a reference of its own
+        whose = seed if of_seed else None
+        pairs = held_out + (0 if anew else count)
+        needs += (self._pass("reference pass", name, pairs, whose, needs),)
+        if anew:
+            needs += (self._pass("pairs", name, count, seed, needs),)
+        if variant is None:
+            return needs
+        if needs_reference(variant.needs):
+            needs += (self._pass("hidden states", name, count, seed if anew or of_seed else None, needs),)
+        for scorer in _with_inner(Cell(variant, seed, "").scorer(experiment)):
+            whose = None if experiment.share_stages and not anew else seed
+            before = [self._stage(label, stage, name, whose, needs) for label, stage in scorer.stages.items()]
+            if not scorer.stages and not anew and not scorer.seeded:
+                whose = None
+            params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": count}
+            made = PlannedStage(f"scores {scorer.name}", (), 0, count, "to do", whose, scorer.name)
+            needs += (self._add(made, params, name, (*needs, *before)),)
+        return needs
+
+    def _stage(self, label: str, stage: Stage, variant: str, seed: int | None, needs: tuple[str, ...]) -> str:
+        train = self.inputs.experiment.train
+        pairs, settings = stage_pairs(stage, len(self.inputs.data.train)), stage_settings(train, stage)
+        cost, steps = cost_class(get_loss(stage.loss)), optimiser_steps(settings, pairs)
+        made = PlannedStage(label, (), steps, pairs, "to do", seed, cost, settings.batch_size)
+        return self._add(made, stage_params(train, stage), variant, needs)
+
+    def _pass(self, name: str, variant: str, pairs: int, seed: int | None, needs: tuple[str, ...]) -> str:
+        done = bool(self.trained) if seed is None else seed in self.trained
+        made = PlannedStage(name, (), 0, pairs, "finished" if done else "to do", seed)
+        return self._add(made, None, variant, needs)
+
+    def _add(self, made: PlannedStage, params: Mapping[str, Any] | None, variant: str, needs: tuple[str, ...]) -> str:
+        recorded = None if params is None else _recorded_as(made.name, params)
+        key = (made.name, recorded, made.seed)
+        if key not in self._found:
+            if recorded is not None and self._finished[recorded] > 0:
+                self._finished[recorded] -= 1  # seeds whose runs have equal parameters: the first ones are finished
+                made = replace(made, state="finished")
+            of = "" if made.seed is None else f" of seed {made.seed}"
+            alike = sum(one.name == made.name and one.seed == made.seed for one in self._found.values())
+            unit = f"{made.name}{of}{f' ({alike + 1})' if alike else ''}"
+            self._found[key] = replace(made, unit=unit, needs=needs)
+        known = self._found[key]
+        self._found[key] = replace(known, variants=tuple(dict.fromkeys([*known.variants, variant])))
+        return known.unit
+
+
+def _recorded_as(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and parameters of a stage as its run has them."""
+    return name, str(sorted((key, str(value)) for key, value in params.items()))
+
+
+def _with_inner(scorer: Any) -> list[Any]:
+    """Return a scorer, preceded by the scorers inside it."""
+    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []

@@ -1,0 +1,82 @@
+"""A group of settings, checked with errors that name the place and the remedy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from plo.errors import PloError
+from plo.near import near
+
+
+class ConfigError(PloError, ValueError):
+    """An experiment cannot be run as it is written."""
+
+
+class Section(BaseModel):
+    """A group of settings.
+
+    Attributes:
+        first_defaults: first default of each field whose default was changed later; keys leave it out (`plo.identity`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
+    first_defaults: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Check settings that a user gave.
+
+        Args:
+            where: origin of the settings, for the message, such as "The experiment of FILE".
+
+        Raises:
+            ConfigError: a setting is unknown or has a wrong value; the message names its place and what is possible.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "\n".join(f"  {problem(e, cls)}" for e in _once(error.errors()))
+            raise ConfigError(f"{where} cannot be used:\n{problems}") from None
+
+
+def fields(section: type[Section], prefix: str = "") -> dict[str, FieldInfo]:
+    """Return every setting by its dotted name, as in `train.lr`: what an override can set."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in section.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))  # of `Section | None` too
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        if not inner or field.default is None:  # a section that may be left out has a row of its own
+            found[prefix + name] = field
+        if inner:
+            found |= fields(inner[0], f"{prefix}{name}.")
+    return found
+
+
+def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Remove errors that repeat another one: of further types that a value may have, and of lists without bad items."""
+    found: dict[tuple, Mapping[str, Any]] = {}
+    for error in errors:
+        loc = tuple(part for part in error["loc"] if not str(part).startswith(("str", "dict[", "list[")))
+        if error["type"] == "too_short" and any(other[: len(loc)] == loc for other in found):
+            continue
+        if not any(loc[: len(other)] == other for other in found):
+            found[loc] = {**error, "loc": loc}
+    return list(found.values())
+
+
+def problem(error: Mapping[str, Any], section: type[Section]) -> str:
+    """Return the sentence for an error that pydantic found in a section."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        names = list(fields(section))
+        meant = near(place, names)
+        hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(names)}"
+        return f"{place}: there is no such setting; {hint}"
+    if error["type"] == "missing":
+        return f"{place}: is missing; e.g. 'losses: [dpo, ipo]'"
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
+    return f"{place}: {message}{got}" if place else message
