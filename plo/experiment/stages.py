@@ -159,7 +159,7 @@ class Stages:
             start = partial(self.record, folder.name, name, params)
             started = distributed.on_main(start, share=False)
             finished = started if isinstance(started, Artifact) else None
-            run = started if started is not None and finished is None else unrecorded(ActiveRun)
+            run = unrecorded(ActiveRun) if started is None or isinstance(started, Artifact) else started
             try:
                 yield run, distributed.on_main(lambda: _missing(folder, files, finished))
             except BaseException as error:
