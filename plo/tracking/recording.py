@@ -112,6 +112,9 @@ class ActiveRun:
                 self._sender.end("KILLED" if killed else "FAILED", [why, traced])
             except (TrackingError, OSError) as untold:  # `error` is what the user must read
                 log.warning("%s", disk_fault(untold) or untold)
+                self._claims.release(
+                    self.run_id
+                )  # it reads RUNNING until the next attempt, which need not be of another process
 
 
 class Unrecorded:
