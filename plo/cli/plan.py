@@ -156,10 +156,8 @@ def _write_script(file: Path, found: "Estimate", arguments: list[str], limit: fl
     )
     command = [sys.executable, "-m", "plo", "compare", *arguments]
     file.write_text(slurm_script(found.plan.experiment.name, command, found.workers, resources), encoding="utf-8")
-    say(console, f"\nWritten to {file}: an array of {found.workers} tasks. Start it: ", (f"sbatch {file}", "bold"))
+    log.info("Written to %s: an array of %d tasks. Start it: sbatch %s", file, found.workers, file)
     if found.plan.store.startswith("sqlite:"):
-        say(
-            console,
-            "The store is a SQLite file, which only processes of one machine can share: give --store a server's address.",
-            style="yellow",
+        log.warning(
+            "The store is a SQLite file, which machines cannot share: give --store a tracking server's address."
         )

@@ -207,13 +207,15 @@ def _work(estimate: "Estimate", cells: "Iterable[PlannedCell]") -> str:
     """Describe the work of cells that are left, and what it takes."""
     plan, cells = estimate.plan, list(cells)
     text = f"{len(cells)} of {len(plan.cells)} cells and {plan.steps(cells)} optimiser steps are left"
-    total = estimate.total(estimate.units(cells))
-    if not cells or total.wall is None:
+    units = estimate.units(cells)
+    total = estimate.total(units)
+    if not units or total.wall is None:
         return f"{text}."
     text += f", about {duration(total.wall)}"
     if estimate.workers > 1:
         text += f" with {estimate.workers} workers ({duration(total.device or 0.0)} of device time)"
-    details = [f"a peak memory of {total.memory:.1f} GB"] if total.memory is not None else []
+    each = " each" if estimate.workers > 1 else ""
+    details = [f"a peak memory of {total.memory:.1f} GB{each}"] if total.memory is not None else []
     details += [f"{_size(total.disk)} on disk"] if total.disk else []
     details += [f"{total.calls} judge calls"] if total.calls else []
     details += [f"at a cost of {_money(total.money)}"] if total.calls and total.money != 0 else []

@@ -21,10 +21,14 @@ from plo.identity import settings_identity, sha256
 from plo.paths import plo_home
 from plo.scorers import Variant
 
-VERSION = 1  # of what is measured
+VERSION = 2  # of what is measured
 DIGITS = 2  # of the numbers that describe the data, so that a few pairs more are not calibrated anew
 OTHERS = {"judge", "judge_calls", "judge_money"}  # evaluation settings without effect on what is measured
-WARM = ("models", "checks")  # caches that the short run uses: what they hold is made once in the life of a machine
+WARM = (
+    "models",
+    "tokens",
+    "checks",
+)  # caches that the short run uses: what they hold is made once in the life of a machine
 WHERE = "plo.experiment.calibration_run"
 
 

@@ -4,6 +4,7 @@ The process loads the experiment's model and data, and passes a few batches thro
 a process of its own, so that its peak memory is that of a comparison. Its caches, store and folders are scratch.
 """
 
+import itertools
 import json
 import logging
 import random
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,18 +34,19 @@ from plo.experiment.costs import cost_class
 from plo.experiment.evaluations import evaluate_cells
 from plo.experiment.keys import Cell, train_settings
 from plo.experiment.plan_evaluations import texts_of
+from plo.experiment.plan_stages import with_inner
 from plo.experiment.preflight import checked_variants
 from plo.experiment.scores import token_weights
 from plo.experiment.stages import CurveRecorder
 from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, read_data, workbench
 from plo.machine import undisturbed, waited
-from plo.scorers import Scorer, Variant
+from plo.scorers import Variant
 from plo.tracking import ActiveRun, Tracker
 
 STEPS, MORE_STEPS = 5, 25  # of a measured training, and of one whose steps take less than `SHORT` seconds
 SHORT = 0.2
 HEAVY_STEPS = 2  # on the batch with the most tokens: the second one has the state of the optimiser
-WARM = 10.0  # seconds of a cell below which it is measured again, as the first one imports and compiles
+WARM = 10.0  # seconds of a cell below which it is measured again
 EPOCHS = 3  # whose batches are looked through for it
 
 
@@ -69,6 +70,7 @@ class Calibration:
     def __init__(self, experiment: Experiment, scratch: Path):
         variants, _ = checked_variants(experiment)
         self.scratch, self.figures = scratch, dict[str, float]()
+        self._numbers = itertools.count(1)  # of folders and runs
         bench = workbench(experiment)
         self.tracker = Tracker(experiment.store, "plo")
         self.parent = self.tracker.comparison("calibration", "calibration", {})
@@ -82,6 +84,7 @@ class Calibration:
         self.typical = drawn.sample(list(pairs), min(len(pairs), batch * (STEPS + 1)))
         self.bench = self._small(bench)
         self.seed = experiment.seeds[0]
+        self.stages = list[float]()  # seconds of each stage
         self.evaluations = bench.model_evaluations
 
     def _small(self, bench: Workbench) -> Workbench:
@@ -115,7 +118,7 @@ class Calibration:
         if "sft" in experiment.stages:
             started = undisturbed()
             self.bench = self.bench.started_from_sft(self.seed if has_own_sft(experiment) else 0)
-            figures["stage"] = undisturbed() - started
+            self.stages.append(undisturbed() - started)
         backbone, store = self.bench.backbone, self.bench.store
         tokens = self.tokens(self.typical)
         figures["reference"] = _seconds(lambda: store.get(backbone, self.typical)) / tokens
@@ -123,9 +126,14 @@ class Calibration:
         figures["memory"] = peak_memory_gb()
         for cost, variant in self._classes().items():
             self._measure_class(cost, variant)
-        self._measure_cells()
+        for measured in (self._measure_reference, self._measure_cell):
+            if measured() < WARM:
+                measured()
         self._measure_evaluations()
         self._measure_scorers()
+        if self.stages:
+            steps = STEPS * experiment.train.batch_size * tokens / len(self.typical) * figures["training log-probs"]
+            figures["stage"] = max(0.0, min(self.stages) - steps)
         figures["bytes of reference"] = 4.0  # a float32
         figures["bytes of hidden states"] = float(backbone.hidden_size * backbone.head_dtype.itemsize)
         return figures
@@ -172,55 +180,53 @@ class Calibration:
         ended, memory = undisturbed(), peak_memory_gb()
         run.finish()
         self.figures["bytes of a checkpoint"] = _bytes(next(folder.glob("checkpoint-*"), folder))
-        return [after - before for before, after in pairwise(clock.ends)], ended - clock.ends[-1], memory
+        return [after - before for before, after in itertools.pairwise(clock.ends)], ended - clock.ends[-1], memory
 
-    def _measure_cells(self) -> None:
-        """Measure a cell of the reference and one of `sft`, with evaluation, recording and saving."""
-        bench, figures = self.bench, self.figures
-        samples = bench.experiment.evaluation.prompts * bench.experiment.evaluation.samples
-        cell = Cell(None, self.seed, "0" * 64)
-        for _ in range(2):
-            run = self._begin()
-            seconds = _seconds(lambda run=run: run_cell(cell, bench, run, self._folder(), None))
-            if seconds > WARM:
-                break
-        figures["evaluation of the reference"] = seconds / samples
-        figures["memory"] = max(figures["memory"], peak_memory_gb())
-        reference = self.tracker.table(run.run_id, "samples.json")
+    def _measure_reference(self) -> float:
+        """Measure a cell of the reference, and return its seconds."""
+        config, run, cell = self.bench.experiment.evaluation, self._begin(), Cell(None, self.seed, "0" * 64)
+        seconds = _seconds(lambda: run_cell(cell, self.bench, run, self._folder(), None))
+        self._least("evaluation of the reference", seconds / (config.prompts * config.samples))
+        self.figures["memory"] = max(self.figures["memory"], peak_memory_gb())
+        self.reference = self.tracker.table(run.run_id, "samples.json")
+        return seconds
+
+    def _measure_cell(self) -> float:
+        """Measure a cell of `sft`, or of another loss without a scorer, and return its seconds."""
+        bench, figures, config = self.bench, self.figures, self.bench.experiment.evaluation
         plain = next(variant for variant in self.variants if variant.scorer is None)
         variant = Variant(list(plain.terms), {k: v for k, v in plain.train.items() if k not in ("steps", "epochs")})
-        cell = Cell(variant, self.seed, "1" * 64)
-        for _ in range(2):
-            root, run, events = self._folder(), self._begin(), list[float]()
-            note = lambda units, steps=0, events=events: events.append(undisturbed())  # noqa: E731
-            seconds = _seconds(lambda root=root, run=run, note=note: run_cell(cell, bench, run, root, reference, note))
-            if seconds > WARM:
-                break
-        figures["evaluation"] = (events[-1] - events[-2]) / samples
-        step = median(after - before for before, after in pairwise(events[-STEPS - 1 : -1]))
-        figures["cell"] = max(0.0, seconds - (events[-1] - events[-2]) - STEPS * step)
+        cell, root, run, events = Cell(variant, self.seed, "1" * 64), self._folder(), self._begin(), list[float]()
+        note = lambda units, steps=0: events.append(undisturbed())  # noqa: E731
+        seconds = _seconds(lambda: run_cell(cell, bench, run, root, self.reference, note))
+        step = median(after - before for before, after in itertools.pairwise(events[-STEPS - 1 : -1]))
+        evaluation = events[-1] - events[-2]
+        self._least("evaluation", evaluation / (config.prompts * config.samples))
+        self._least("cell", max(0.0, seconds - evaluation - STEPS * step))
         figures["memory"] = max(figures["memory"], peak_memory_gb())
         folder = cell.folder(root)
         figures["bytes of a model"] = _bytes(folder / "model")
         evaluated = (_bytes(folder) - figures["bytes of a model"]) * len(bench.experiment.points) / self.share
-        figures["bytes of a cell"] = evaluated + _bytes(self.scratch / "mlartifacts") / (3 + 2 * len(self._classes()))
+        recorded = next(self.scratch.glob(f"mlartifacts/**/{run.run_id}"), None)
+        figures["bytes of a cell"] = evaluated + (_bytes(recorded) if recorded is not None else 0.0)
+        return seconds
 
     def _measure_evaluations(self) -> None:
         """Measure plo's own evaluations that neither ask a judge nor say how many texts they draw."""
         cells = [c for c in self.tracker.comparisons()[0].cells() if c.tags.get("plo.folder")]
         for one in filter(_is_measured, self.evaluations):
             bench = replace(self.bench, model_evaluations=(one,))
-            run = lambda bench=bench: evaluate_cells(bench, cells[-1:], self.tracker, self.parent)  # noqa: E731
-            self.figures[f"evaluating {one.name}"] = _seconds(run)
+            for cell in cells[-2:]:
+                run = lambda bench=bench, cell=cell: evaluate_cells(bench, [cell], self.tracker, self.parent)  # noqa: E731
+                self._least(f"evaluating {one.name}", _seconds(run))
 
     def _measure_scorers(self) -> None:
-        scorers = [one for variant in self.variants for one in _with_inner(variant.scorer)]
+        scorers = [one for variant in self.variants for one in with_inner(variant.scorer)]
         stages, tokens = self.bench.stages, self.tokens(self.typical)
         for scorer in {one.name: one for one in scorers}.values():
             scorer = scorer.of_seed(self.seed)
             for label, stage in scorer.stages.items():
-                seconds = _seconds(lambda label=label, stage=stage: stages.make(stage, label))
-                self.figures.setdefault("stage", seconds)
+                self.stages.append(_seconds(lambda label=label, stage=stage: stages.make(stage, label)))
             took = _seconds(lambda scorer=scorer: token_weights(stages, scorer, self.seed))
             self.figures[f"scoring {scorer.name}"] = took / tokens
             self.figures[f"memory scoring {scorer.name}"] = peak_memory_gb()
@@ -228,25 +234,23 @@ class Calibration:
         if kept:
             self.figures["bytes of a stage"] = fmean(_bytes(file) for file in kept)
 
+    def _least(self, name: str, value: float) -> None:
+        """Note the least of several measurements: the first one imports and compiles, and noise only adds."""
+        self.figures[name] = min(value, self.figures.get(name, value))
+
     def _folder(self) -> Path:
-        self.numbers = getattr(self, "numbers", 0) + 1
-        folder = self.scratch / f"run-{self.numbers}"
+        folder = self.scratch / f"run-{next(self._numbers)}"
         folder.mkdir(parents=True)
         return folder
 
     def _begin(self) -> ActiveRun:
-        self.runs = getattr(self, "runs", 0) + 1
-        tags = {"plo.variant": "sft", "plo.seed": self.seed}
-        return self.tracker.start_cell(self.parent, str(self.runs), f"run {self.runs}", tags)
+        number, tags = next(self._numbers), {"plo.variant": "sft", "plo.seed": self.seed}
+        return self.tracker.start_cell(self.parent, str(number), f"run {number}", tags)
 
 
 def _is_measured(evaluation: ModelEvaluation) -> bool:
     ours = (evaluation.entry.load().__module__ or "").startswith("plo.") and evaluation.entry.name != "lm_eval"
     return ours and not evaluation.asks_judge and texts_of(evaluation.options) is None
-
-
-def _with_inner(scorer: Scorer | None) -> list[Scorer]:
-    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
 
 
 def _with_steps(train: TrainConfig, steps: int) -> TrainConfig:

@@ -78,13 +78,16 @@ class Estimate:
         """Return the units that are left up to these cells, in the order in which they run."""
         cells = list(cells)
         trials = list(self._trials())
-        stages = [self._stage(stage) for stage in self.plan.waited_for(cells)]
         before = tuple(trial.name for trial in trials)
-        trained = [self._cell(cell, before) for cell in cells]
-        evaluations = [one for cell in cells for one in self._evaluations(cell)]
-        done_first = [unit for unit in stages if unit.needs == ()]
-        others = [unit for unit in stages if unit.needs]
-        return [*done_first, *others, *trials, *trained, *evaluations]
+        finished = [cell for cell in self.plan.cells if cell.state == "finished"]
+        evaluations = [one for cell in finished for one in self._evaluations(cell)]
+        trained: list[Estimated] = []
+        for cell in cells:
+            judged = tuple(one.name for one in evaluations if one.look < cell.look)  # before a further look is taken
+            trained.append(self._cell(cell, (*before, *judged)))
+            evaluations += self._evaluations(cell)
+        stages = {stage.unit: self._stage(stage) for stage in self.plan.waited_for(cells)}
+        return [*_each_after_its_needs([*trials, *trained], stages), *evaluations]
 
     def total(self, units: Sequence[Estimated]) -> Total:
         """Return the estimate of units together."""
@@ -199,3 +202,11 @@ class Estimate:
             unit.seconds = None
             return
         unit.add(value * amount, self.costs.figures[name].source)
+
+
+def _each_after_its_needs(work: Iterable[Estimated], left: dict[str, Estimated]) -> Iterator[Estimated]:
+    """Iterate over units, each preceded by the stages that it needs. Those that came are removed from `left`."""
+    for unit in work:
+        needed = [left.pop(need) for need in unit.needs if need in left]
+        yield from _each_after_its_needs(needed, left)
+        yield unit

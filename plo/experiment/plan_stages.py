@@ -11,7 +11,7 @@ from plo.experiment.keys import Cell, Inputs, optimiser_steps
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.workbench import draws_anew, has_own_sft, sft_is_reference, sft_stage
 from plo.losses import get_loss
-from plo.scorers import Stage, Variant
+from plo.scorers import Scorer, Stage, Variant
 from plo.tracking import Tracker
 
 State = Literal["finished", "resumes", "to do"]
@@ -93,7 +93,7 @@ class Stages:
             return needs
         if needs_reference(variant.needs):
             needs += (self._pass("hidden states", name, count, seed if anew or of_seed else None, needs),)
-        for scorer in _with_inner(Cell(variant, seed, "").scorer(experiment)):
+        for scorer in with_inner(Cell(variant, seed, "").scorer(experiment)):
             whose = None if experiment.share_stages and not anew else seed
             before = [self._stage(label, stage, name, whose, needs) for label, stage in scorer.stages.items()]
             if not scorer.stages and not anew and not scorer.seeded:
@@ -136,6 +136,6 @@ def _recorded_as(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
     return name, str(sorted((key, str(value)) for key, value in params.items()))
 
 
-def _with_inner(scorer: Any) -> list[Any]:
+def with_inner(scorer: Scorer | None) -> list[Scorer]:
     """Return a scorer, preceded by the scorers inside it."""
-    return [*_with_inner(scorer.inner), scorer] if scorer is not None else []
+    return [*with_inner(scorer.inner), scorer] if scorer is not None else []

@@ -12,7 +12,7 @@ from plo.experiment.estimates import estimate
 from plo.experiment.makespan import Unit, makespan
 from plo.experiment.matrix import compare
 from plo.experiment.plan import Plan, PlannedCell, Shape
-from plo.experiment.plan_evaluations import plan_evaluations
+from plo.experiment.plan_evaluations import PlannedEvaluation, plan_evaluations
 from plo.experiment.plan_stages import PlannedStage
 from plo.experiment.recorded import find_recorded
 from plo.experiment.recorded_costs import recorded_costs
@@ -100,6 +100,9 @@ def test_seconds_memory_and_disk_of_stages_and_cells_by_hand():
         "dpo seed 0": 40 * 4 * 8 * 1.0 + 3 + 2 * 20 * 0.2 + 2 * 0.25,  # four checkpoints, two of them at evaluations
         "x seed 0": 15 * 10 * 8 * 2.0 + 3 + 1 * 20 * 0.2,  # a batch has ten pairs at most
     }
+    assert list(all_units) == ["r", "reference seed 0", "o", "s", "dpo seed 0", "x seed 0"], (
+        "stages right before their cells"
+    )
     assert [all_units[name].memory for name in ("r", "o", "s", "dpo seed 0", "x seed 0")] == [1.0, 2.0, 2.5, 2.0, 3.0]
     disk = {"r": 10 * 6 * 4, "o": 50, "s": 10 * 6 * 4, "reference seed 0": 10, "dpo seed 0": 110, "x seed 0": 110}
     assert {name: unit.disk for name, unit in all_units.items()} == disk
@@ -120,6 +123,21 @@ def test_trials_of_a_rung_wait_for_the_rung_before_and_cells_for_all():
     assert all_units["dpo seed 0"].needs == ("trial 1", "trial 2", "trial 3", "trial 4")
     trial, own = 5 * 2 * 8 + 3 + 20 * 0.2, 10 * 2 * 8 + 3 + 2 * 20 * 0.2
     assert found.total(list(all_units.values())).wall == pytest.approx(5 + 2 + trial + trial + own)
+
+
+def test_evaluations_of_finished_cells_are_left_too_and_a_further_look_waits_for_them():
+    """Two evaluations, one of them recorded for the first cell; 4 texts of 64 tokens take as long as as many samples."""
+    cells = [
+        PlannedCell("dpo", seed, "to do" if seed else "finished", 10, 0, 2 + seed, "log-probs", 2) for seed in (0, 1)
+    ]
+    both = (PlannedEvaluation("known", 4, 64, 8, 0.5), PlannedEvaluation("lm_eval", None, 0, 0, 0.0))
+    plan = planned(cells=tuple(cells), model_evaluations=both, evaluated=frozenset({("dpo seed 0", "known")}))
+    found, all_units = units(plan)
+    assert list(all_units) == ["dpo seed 1", "lm_eval of dpo seed 0", "known of dpo seed 1", "lm_eval of dpo seed 1"]
+    assert all_units["dpo seed 1"].needs == ("lm_eval of dpo seed 0",)
+    assert all_units["known of dpo seed 1"].seconds == pytest.approx(4 * 0.1)
+    total = found.total(list(all_units.values()))
+    assert (total.calls, total.money, total.unknown) == (8, 0.5, ("lm_eval",))
 
 
 def test_what_was_not_measured_is_not_counted_and_named():
