@@ -31,7 +31,7 @@ def values_by_prompt(
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """Return {metric: {row: [prompts, seeds]}}, averaged over a prompt's samples, for metrics with recorded items."""
     by_metric = {name: by_run for section in sections for name, by_run in section.items.items()}
-    means = {run: _by_prompt(frame, [name for name in metrics if name in frame]) for run, frame in samples.items()}
+    means = {run: _by_prompt(frame, metrics) for run, frame in samples.items()}
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name in metrics:
         by_run = by_metric.get(name)
@@ -43,6 +43,7 @@ def values_by_prompt(
     return found
 
 
-def _by_prompt(samples: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+def _by_prompt(samples: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Return the means of metrics over each prompt's samples: one pass for all metrics, of which there may be many."""
-    return samples[metrics].astype(float).groupby(samples["prompt_id"]).mean()
+    columns = [name for name in metrics if name in samples]
+    return samples[columns].astype(float).groupby(samples["prompt_id"]).mean()

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from plo.leaderboards.sections import Section
@@ -58,8 +59,10 @@ def by_other_judges(
 
 def _long(tables: Tables, seeds: Collection[Any]) -> pd.DataFrame:
     """Return one row per observation (loss, seed, prompt, value), for prompts with a value in every table and seed."""
-    columns = {(name, seed): table[seed] for name, table in tables.items() for seed in seeds}
+    columns = [(name, seed) for name in tables for seed in seeds]
     if not columns:
         return pd.DataFrame({"prompt": [], "value": []})
-    whole = pd.DataFrame(columns).dropna().rename_axis(index="prompt", columns=["loss", "seed"])
-    return whole.melt(ignore_index=False).reset_index()
+    whole = pd.concat([tables[name][seed] for name, seed in columns], axis=1).dropna()
+    names, of_seeds = zip(*columns, strict=True)
+    long = {"prompt": np.tile(whole.index, len(columns)), "value": whole.to_numpy().ravel("F")}
+    return pd.DataFrame(long).assign(loss=np.repeat(names, len(whole)), seed=np.repeat(of_seeds, len(whole)))

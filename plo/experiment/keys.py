@@ -1,7 +1,7 @@
 """Keys of comparisons and cells: hashes of everything that defines their numbers. No weights are needed for them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,25 @@ def train_settings(experiment: Experiment, variant: Variant | None) -> TrainConf
 
 def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
     """Return the hash of model, data, optimisation, evaluation, seed, and the code of the loss, statistics and evaluations."""
+    return cell_keys(inputs)(variant, seed)
+
+
+def cell_keys(inputs: Inputs) -> Callable[[Variant | None, int], str]:
+    """Return a function that is `cell_key` of these inputs, and computes what the seeds of a variant share once."""
+    known: dict[int, dict[str, Any]] = {}
+
+    def key(variant: Variant | None, seed: int) -> str:
+        if id(variant) not in known:
+            known[id(variant)] = _settings(inputs, variant)
+        own_stages = variant is not None and variant.scorer and variant.scorer.stages
+        stage_seed = {"stage_seed": seed} if own_stages and not inputs.experiment.share_stages else {}
+        return sha256({**known[id(variant)], "seed": seed, **stage_seed})
+
+    return key
+
+
+def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
+    """Return what identifies a cell but for its seed."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
         plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
@@ -105,13 +124,10 @@ def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
         "loss": [variant.loss.name, variant.source] if variant is not None else None,
         **({"train": variant.train} if variant is not None and variant.train else {}),
         "code": sorted({code_identity(function) for function in plugged}),
-        "seed": seed,
     }
-    if variant is not None and variant.scorer and variant.scorer.stages and not inputs.experiment.share_stages:
-        settings["stage_seed"] = seed
     if other := other_models(variant):
         settings["stages"] = [inputs.base_identity(stage) for stage in other]
-    return sha256(settings)
+    return settings
 
 
 def other_models(variant: Variant | None) -> list[Stage]:

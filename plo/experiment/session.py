@@ -12,7 +12,7 @@ from plo.environment import environment
 from plo.errors import one_line
 from plo.evals.judges import JudgeSession
 from plo.experiment.evaluations import evaluate_cells, judging_of
-from plo.experiment.keys import Cell, cell_key, comparison_key
+from plo.experiment.keys import Cell, cell_key, cell_keys, comparison_key
 from plo.experiment.looks import seeds_in_order
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_columns, checked_variants
@@ -112,9 +112,9 @@ class Session:
         Args:
             origins: by the names of tuned variants, a cell with `given` and `point`.
         """
-        found = []
+        found, key = [], cell_keys(self.bench)
         for variant, seed in seeds_in_order(self.experiment, variants, look):
-            cell = Cell(variant, seed, cell_key(self.bench, variant, seed), variant.name if variant else "")
+            cell = Cell(variant, seed, key(variant, seed), variant.name if variant else "")
             origin = (origins or {}).get(cell.label)
             found.append(replace(cell, given=origin.given, point=origin.point) if origin else cell)
         return found

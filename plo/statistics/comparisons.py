@@ -90,7 +90,8 @@ def compare_pairs(
     """
     pooled = pool({name: table for name, table in tables.items() if name not in apart})
     width = bounds[1] - bounds[0]
-    found = {(a, b): _compare(a, b, tables, pooled, width) for a, b in pairs}
+    kept = {name: complete(table) for name, table in tables.items()}
+    found = {(a, b): _compare(a, b, tables, kept, pooled, width) for a, b in pairs}
     adjusted = holm(one.p for one in found.values())
     return {pair: replace(one, p_holm=p) for (pair, one), p in zip(found.items(), adjusted, strict=True)}
 
@@ -110,11 +111,13 @@ def holm(p: Iterable[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _compare(a: str, b: str, tables: Mapping[str, Table], pooled: Pool | None, width: float) -> Comparison:
+def _compare(
+    a: str, b: str, tables: Mapping[str, Table], kept: Mapping[str, pd.DataFrame], pooled: Pool | None, width: float
+) -> Comparison:
     shared = pooled if pooled and a in pooled.variances and b in pooled.variances else None
     if shared is None:
         return _own_variance(paired(tables[a], tables[b]), width)
-    left, right = complete(tables[a]), complete(tables[b])
+    left, right = kept[a], kept[b]
     both = left.index.intersection(right.index)
     if both.empty:
         raise StatisticsError(f"{a} and {b} have no prompt in common with a value in every seed of both.")

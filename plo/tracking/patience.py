@@ -208,7 +208,12 @@ def interruptible(what: str) -> AbstractContextManager[None]:
 
 
 def _once_unlocked(call: Callable[[], T], uri: str) -> T:
-    import tenacity  # takes 50 ms, which commands that read no store save
+    try:
+        return call()
+    except Exception as error:
+        if not is_locked(error):
+            raise
+    import tenacity  # takes 50 ms
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_locked),
