@@ -19,6 +19,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from plo import store
+from plo.faults import on_disk
 from plo.paths import plo_home, text_digest
 
 FORM = 1  # version of the keys; with another number, `note_form` logs which caches are filled anew
@@ -226,7 +227,7 @@ def hold(path: Path) -> None:
     with _threads:
         if path in _holding:
             return
-        with _uses_lock():
+        with on_disk(plo_home()), _uses_lock():
             uses = _uses.get(plo_home())
             if uses is None:
                 uses = _uses[plo_home()] = (locks_folder() / f"{uuid4().hex}.uses").open("w", encoding="utf-8")
@@ -267,7 +268,8 @@ def note_form() -> None:
             "`plo cache prune --name reference --yes` frees the space.",
             plo_home(),
         )
-    file.write_text(f"{FORM}\n")
+    with on_disk(file):
+        file.write_text(f"{FORM}\n")
 
 
 def _uses_lock() -> FileLock:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from plo.faults import on_disk
 from plo.paths import content_digest
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    with _replacing(path, durable) as aside:
+    with on_disk(path), _replacing(path, durable) as aside:
         writer(aside)
         state = _state(aside)
         with _replacing(_sums(path), durable) as sums:
@@ -62,7 +63,7 @@ def seal(folder: Path) -> None:
     for file in files:
         _sync(file)
         _verified[file] = _state(file)
-    with _replacing(folder / SUMS, durable=True) as sums:
+    with on_disk(folder), _replacing(folder / SUMS, durable=True) as sums:
         sums.write_text("".join(lines), encoding="utf-8")
 
 

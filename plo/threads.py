@@ -1,5 +1,6 @@
-"""Work for many threads that can be interrupted: the first Ctrl-C waits for work under way, the second one does not."""
+"""Work for many threads that can be interrupted: the first Ctrl-C waits a moment for work under way, the second one does not."""
 
+import math
 import queue
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PATIENCE = 0.5  # seconds for work under way to end before `awaited` is called
+LAST_SECONDS = 5.0  # after Ctrl-C, in which the results of work under way are still waited for
 
 
 def run_all(
@@ -19,17 +21,18 @@ def run_all(
     *,
     done: Callable[[Item, Result], None],
     stop: threading.Event,
-    awaited: Callable[[int], None],
+    awaited: Callable[[int, float], None],
 ) -> None:
     """Call `work` for every item in `workers` threads, and `done(item, result)` in this thread as results arrive.
 
     After an error or Ctrl-C no further item is begun, and the function waits for the work under way, as its results may
-    have cost money. Ctrl-C during that wait returns at once. The threads are daemons; those of `concurrent.futures` would
-    be joined at the end of the process all the same.
+    have cost money: after an error until the end, after Ctrl-C for a few seconds. Ctrl-C during that wait returns at once.
+    The threads are daemons; those of `concurrent.futures` would be joined at the end of the process all the same.
 
     Args:
         stop: set when results are no longer needed; `work` may look at it.
-        awaited: receives the number of threads still running, if they do not end within half a second.
+        awaited: receives the number of threads still running, if they do not end within half a second, and the maximum
+            number of seconds for which they are waited for.
 
     Raises:
         Exception: the first one that `work` or `done` raised.
@@ -46,8 +49,10 @@ def run_all(
             try:
                 ended.put((item, work(item), None))
             except BaseException as error:
-                ended.put((item, None, error))
+                ended.put((item, None, error))  # first, so that it is raised, and not what `stop` leads to elsewhere
+                stop.set()
 
+    longest = math.inf
     threads = [threading.Thread(target=labour, daemon=True, name=f"plo {n}") for n in range(min(workers, waiting))]
     try:
         for thread in threads:
@@ -58,13 +63,20 @@ def run_all(
                 raise error
             done(item, result)
             waiting -= 1
+    except KeyboardInterrupt:
+        longest = LAST_SECONDS
+        raise
     finally:
         stop.set()
-        patient = time.monotonic() + PATIENCE
         started = [thread for thread in threads if thread.ident]
-        for thread in started:
-            thread.join(max(0.0, patient - time.monotonic()))
-        if busy := sum(thread.is_alive() for thread in started):
-            awaited(busy)
-            for thread in started:
-                thread.join()
+        if busy := _join(started, PATIENCE):
+            awaited(busy, longest)
+            _join(started, longest)
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> int:
+    """Wait up to some seconds for threads to end, and return how many still run."""
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(None if seconds == math.inf else max(0.0, until - time.monotonic()))
+    return sum(thread.is_alive() for thread in threads)

@@ -19,7 +19,7 @@ from plo.cli.shared import friendly
 from plo.config import ModelConfig
 from plo.configured import HyperParameterError
 from plo.evals.judges import get_judge
-from plo.faults import disk_fault, is_out_of_memory, reason, sentence
+from plo.faults import DiskFault, disk_fault, is_out_of_memory, on_disk, reason, sentence
 from plo.tracking import Tracker, TrackingError
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +61,28 @@ def test_a_full_or_read_only_disk_is_a_sentence(error, said, capsys):
     words = " ".join(capsys.readouterr().err.split())
     assert len(words.split(". ")) <= 3 and "Traceback" not in words
     assert re.search(said, words), words
+
+
+def test_what_writes_names_the_place_that_a_library_leaves_out(tmp_path, monkeypatch):
+    with (
+        pytest.raises(DiskFault, match=rf"^{tmp_path}/model cannot be written: the disk is full\. Make room") as raised,
+        on_disk(tmp_path / "model"),
+    ):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    assert disk_fault(raised.value) == str(raised.value)  # also where only that is looked at
+    with pytest.raises(DiskFault, match="^/out/model.bin cannot"), on_disk(tmp_path), on_disk("http://host"):
+        raise FULL
+    with pytest.raises(ValueError, match="a bug"), on_disk(tmp_path):
+        raise ValueError("a bug")
+
+
+def test_sqlite_s_disk_io_error_is_looked_into(tmp_path, monkeypatch):
+    error = RuntimeError("(sqlite3.OperationalError) disk I/O error [SQL: INSERT]")
+    assert disk_fault(error, tmp_path / "missing" / "plo.db") is None  # a broken disk: there is room
+    monkeypatch.setattr("plo.faults.ROOM", 2**70)
+    assert "missing/plo.db cannot be written: the disk is full" in (
+        disk_fault(error, tmp_path / "missing" / "plo.db") or ""
+    )
 
 
 def test_other_errors_of_files_and_memory():

@@ -39,6 +39,7 @@ class BudgetedCalls:
         self.counts = JudgeUsage()
         self._lock = threading.Lock()
         self._pending = 0.0  # maximum cost of the calls in progress
+        self._away = False  # whether the judge did not answer a question although it was called again and again
 
     def over_budget(self, judge: Judge, missing: Sequence[Question]) -> str | None:
         """Return why these questions exceed the budget, or None."""
@@ -58,11 +59,19 @@ class BudgetedCalls:
         )
 
     def ask(self, judge: Judge, question: Question, stop: threading.Event) -> Verdict:
-        """Return a verdict; a call that fails for now is retried, with growing waits, until `stop` is set."""
+        """Return a verdict; a call that fails for now is retried, with growing waits, until `stop` is set.
+
+        A judge that was given up is called only twice from then on, until it answers: the other evaluations of a run would
+        each wait a minute for a server that is down.
+        """
+        retries = min(judge.retries, 1) if self._away else judge.retries
         try:
-            return call_with_retries(lambda: self._call(judge, question), retries=judge.retries, stop=stop)
+            verdict = call_with_retries(lambda: self._call(judge, question), retries=retries, stop=stop)
         except TransientError as error:
-            raise JudgeError(f"{error} It was called {judge.retries + 1} times.") from error
+            self._away = True
+            raise JudgeError(f"{error} It was called {retries + 1} times.") from error
+        self._away = False
+        return verdict
 
     def _call(self, judge: Judge, question: Question) -> Verdict:
         """Call the judge once, if the budget allows it, and count the call."""

@@ -1,5 +1,6 @@
 """Ask a judge: both orders, each question once, from the cache where possible, within a budget."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -202,8 +203,9 @@ class JudgeSession:
                 spent = f", spent {money_text(self.counts.cost)}" if self.counts.cost else ""
                 self._tell(f"{judge.name}: {len(answers)}/{len(questions)}{spent}")
 
-        def awaited(calls: int) -> None:
-            longest = "" if judge.timeout is None else f" (at most {judge.timeout:g} s)"
+        def awaited(calls: int, seconds: float) -> None:
+            most = min(seconds, judge.timeout or math.inf)
+            longest = "" if most == math.inf else f" (at most {most:g} s)"
             self._tell(
                 f"{judge.name}: stopping; waiting for {calls} calls in progress{longest}, which are paid for. Ctrl-C stops "
                 f"at once. Verdicts received so far are kept: the same command continues from there."

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from plo import distributed
 from plo.borrowed import TORCH, Library
+from plo.faults import on_disk
 
 TRANSFORMERS = Library("transformers", tried=("5.21.0", "5.23.0"))
 PEFT = Library("peft", tried=("0.20.0", "0.21.2"))
@@ -237,7 +238,8 @@ class HookedTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         self.called.add("checkpoint")
         self.checkpoints.begin()
-        super()._save_checkpoint(model, trial)
+        with on_disk(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
         self.checkpoints.end(self.state.global_step)
 
     def _save(self, output_dir=None, state_dict=None):

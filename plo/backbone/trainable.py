@@ -18,7 +18,7 @@ from plo.backbone.head import ModelError, check_plain
 from plo.backbone.lora import fuse, lora_config
 from plo.backbone.weights import Weights, model_identity
 from plo.config import ModelConfig
-from plo.faults import reason
+from plo.faults import on_disk, reason
 
 
 class TrainableModel(nn.Module):
@@ -182,7 +182,8 @@ class TrainableModel(nn.Module):
         if distributed.is_main():
             # peft would look for the base's vocabulary, to see whether it grew, and warn where the base is an adapter
             settings = {"save_embedding_layers": False} if self.settings.peft == "lora" else {}
-            self.policy.save_pretrained(folder, state_dict=state, **settings)
+            with on_disk(folder):
+                self.policy.save_pretrained(folder, state_dict=state, **settings)
 
     def restore(self, folder: Path) -> None:
         """Make the policy the one that `save` wrote, after a `reset`.

@@ -21,6 +21,7 @@ from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
+from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.subjects import Subject
 from plo.subjects.loading import load_subject, weights_digest
@@ -194,6 +195,8 @@ def _evaluate_all(
             if not isinstance(error, Exception):
                 raise
             interrupt.check()  # a library may have replaced the exception
+            if disk_fault(error):  # else verdicts would be paid for that cannot be kept
+                raise
             failed[title] = one_line(error)
             log.error("failed %s: %s", title, failed[title])
         else:

@@ -68,9 +68,10 @@ class Server(Outputs):
             named = {"prompt_id": number, "sample": k, "prompt": rendered(prompt)}
             return named | {"null": False, "refused": "", "adapted": []} | said | {"tokens": float("nan")}
 
-        def awaited(calls: int) -> None:
+        def awaited(calls: int, seconds: float) -> None:
+            most = min(seconds, self.timeout)
             log.warning(
-                f"{self.path}: stopping after {calls} calls that are under way (at most {self.timeout:g} s). Ctrl-C stops "
+                f"{self.path}: stopping after {calls} calls that are under way (at most {most:g} s). Ctrl-C stops "
                 f"at once. Answers so far are kept: the same command continues from there."
             )
 

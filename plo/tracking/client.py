@@ -9,6 +9,7 @@ import sqlite3
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from plo.tracking.borrowed import ENVIRONMENT, check_mlflow
 from plo.tracking.patience import Patient, TrackingError, shown
@@ -54,7 +55,8 @@ def make_sqlite_store(file: Path) -> None:
     folder = file.with_name(file.name + ".new")
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; this one holds the lock
     folder.mkdir()
-    made, copy = folder / "made.db", folder / "copy.db"
+    # MLflow keeps a connection to a file of this process that failed, for example because the disk was full.
+    made, copy = folder / f"{uuid4().hex}.db", folder / "copy.db"
     import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
     closing = contextlib.closing
     with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copy)) as target:

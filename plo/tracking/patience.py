@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from plo import interrupt
 from plo.errors import PloError
-from plo.faults import reason
+from plo.faults import on_disk, reason
 from plo.tracking.borrowed import NO_ANSWER, UNAVAILABLE
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ def patiently(call: Callable[[], T], uri: str) -> T:
     Raises:
         TrackingError: the file is still locked after `BUSY_SECONDS`.
         ServerAway: the server has not answered for `AWAY_SECONDS`.
+        DiskFault: the store's disk is full or cannot be written.
     """
     absence = absence_of(uri)
     while True:
@@ -220,8 +222,10 @@ def _once_unlocked(call: Callable[[], T], uri: str) -> T:
         stop=tenacity.stop_after_delay(BUSY_SECONDS),
         wait=tenacity.wait_fixed(PAUSE_SECONDS),
     )
+    file = uri.removeprefix("sqlite:///")
     try:
-        return retrying(call)
+        with on_disk(Path(file) if file != uri else shown(uri)):
+            return retrying(call)
     except tenacity.RetryError as error:
         raise TrackingError(held(uri)) from error.last_attempt.exception()
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import pandas as pd
 
+from plo.faults import disk_fault
 from plo.interrupt import requested
 from plo.metric import Metric
 from plo.tracking import artifacts
@@ -110,7 +111,10 @@ class ActiveRun:
             try:
                 self._sender.end("KILLED" if killed else "FAILED", [why, traced])
             except (TrackingError, OSError) as untold:  # `error` is what the user must read
-                log.warning("%s", untold)
+                log.warning("%s", disk_fault(untold) or untold)
+                self._claims.release(
+                    self.run_id
+                )  # it reads RUNNING until the next attempt, which need not be of another process
 
 
 class Unrecorded:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plo.caches import named_lock
 from plo.errors import PloError
-from plo.faults import disk_fault, reason
+from plo.faults import DiskFault, disk_fault, reason
 from plo.paths import text_digest
 from plo.tracking import outbox as outboxes
 from plo.tracking import patience
@@ -107,7 +107,7 @@ class Sender:
                     time.sleep(patience.RETRY_SECONDS)
                     continue
                 error = raised
-                if not isinstance(raised, PloError):
+                if not isinstance(raised, PloError) or isinstance(raised, DiskFault):
                     error = TrackingError(_refused(raised, outbox, self._uri))
                     error.__cause__ = raised
             else:

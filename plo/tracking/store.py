@@ -97,7 +97,7 @@ class Store:
             return self._reader.experiments()
 
     def _not_opened(self, error: Exception) -> str:
-        if fault := disk_fault(error):
+        if fault := disk_fault(error, self.file or self.uri):
             return f"The MLflow store {self.uri} cannot be opened: {fault}"
         reason = str(error).strip().split("\n")[0]
         older = "database schema" in reason or "no such column" in reason

@@ -1,12 +1,8 @@
 """Whole comparisons on a tiny model: recorded, skipped when finished, resumed when broken, going on when one fails."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +10,10 @@ import pytest
 from plo.config import ConfigError
 from plo.experiment.matrix import compare
 from plo.experiment.preflight import configured_variants
-from plo.leaderboards import read, to_json
+from plo.leaderboards import read
 from plo.tracking import Tracker
+
+ROOT = Path(__file__).parents[2]
 
 
 def cells(select=None):
@@ -132,40 +130,22 @@ def test_a_loss_stands_there_once():
         configured_variants(load_experiment(None, {"losses": ["dpo", {"dpo": {"beta": 0.1}}]}))
 
 
-def table(folder):
-    """The leaderboard of a folder's store, without what time, memory and run ids put into it."""
-    board = json.loads(to_json(read(Tracker(folder / "plo.db", create=False), "tiny")))
-    return {row["variant"]: {name: [m["mean"], m["sd"]] for name, m in row["metrics"].items()} for row in board["rows"]}
-
-
 @pytest.mark.slow
-def test_killed_five_times_it_ends_with_the_table_of_an_undisturbed_run(tiny, tmp_path):
+@pytest.mark.parametrize("signal", ["KILL", "INT"])
+def test_killed_five_times_it_ends_like_an_undisturbed_run(tiny, tmp_path, signal):
     import yaml
 
     experiment = tiny(losses=["dpo", "tbpo_q"], seeds=[0, 1]).model_dump(mode="json", exclude={"out", "store"})
     experiment["train"] |= {"epochs": 12}
-    results = {}
-    chance = random.Random(0)
-    for name in ("undisturbed", "killed"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-        command = [sys.executable, "-m", "plo", "compare", "experiment.yaml"]
-        environment = os.environ | {"PLO_HOME": str(tmp_path / f"home-{name}")}
-        kills = 0
-        while name == "killed" and kills < 5:
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-            time.sleep(chance.uniform(5, 9))  # starting takes about five seconds
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            elif process.returncode == 0:
-                break
-            process.wait()
-        assert name == "undisturbed" or kills == 5
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        results[name] = table(folder)
-    assert results["killed"] == results["undisturbed"]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    options = ["--kills", "5", "--signal", signal, "--folder", str(tmp_path / "kills"), "--", "plo", "compare"]
+    command = [sys.executable, ROOT / "benchmarks" / "kills.py", *options, "experiment.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout[done.stdout.index("{") :])
+    assert (
+        summary["kills"] == 5 and summary["rows"] == 4 and summary["models"] == 6
+    )  # sft, dpo and tbpo_q with two seeds
 
 
 def test_a_variant_trains_with_settings_of_its_own(tiny):

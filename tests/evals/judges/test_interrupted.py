@@ -39,7 +39,7 @@ def test_calls_under_way_are_waited_for_with_a_word_and_kept(serve, ctrl_c):
     ctrl_c(0.5)
     with pytest.raises(KeyboardInterrupt):
         get.ask(questions)
-    assert "waiting for 2 calls in progress (at most 120 s)" in told[-1]
+    assert "waiting for 2 calls in progress (at most 5 s)" in told[-1]
     assert "Ctrl-C stops at once" in told[-1] and "the same command continues from there" in told[-1]
     asked = len(server.asked)
     again = JudgeSession(spec)
@@ -56,6 +56,17 @@ def test_the_second_one_leaves_at_once(serve, ctrl_c):
         judging.ask([Question("p", "x", str(i)) for i in range(20)])
     assert time.monotonic() - start < 10 and "waiting for" in told[-1]
     assert all(thread.daemon for thread in daemons())  # the end of the process does not wait for them
+
+
+def test_calls_that_hang_are_not_waited_for_long(serve, ctrl_c, monkeypatch):
+    monkeypatch.setattr("plo.threads.LAST_SECONDS", 1.0)
+    judging = JudgeSession(f"openai:m@{serve(lambda body: 'B', delay=30).url}")
+    judging.judge()
+    ctrl_c(0.3)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        judging.ask([Question("p", "x", str(i)) for i in range(20)])
+    assert 1 < time.monotonic() - start < 10
 
 
 def test_a_call_that_waits_to_be_made_again_is_not(serve, ctrl_c):
@@ -76,4 +87,4 @@ def test_a_served_model_is_left_alike(serve, ctrl_c, tmp_path, monkeypatch, capl
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         subject.sample([[{"role": "user", "content": "p"}]])
-    assert time.monotonic() - start < 10 and "stopping after 1 calls that are under way (at most 600 s)" in caplog.text
+    assert time.monotonic() - start < 10 and "stopping after 1 calls that are under way (at most 5 s)" in caplog.text
