@@ -108,7 +108,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(tracker, tmp_path):
     for name in ("../../outside", "/outside"):
         (kept / store.SUMS).unlink()
         (kept / store.SUMS).write_text(f"{'0' * 64}  {name}\n")
-        assert "is outside the folder" in (artifact.fetch(tmp_path / "copy") or "")
+        assert "which is outside it" in (artifact.fetch(tmp_path / "copy") or "")
 
 
 def test_the_model_of_a_cell_is_where_it_was_trained_or_comes_from_the_store(tracker, tmp_path, harm, home):

@@ -43,8 +43,7 @@ def makespan(units: Iterable[Unit], workers: int = 1, start: float = 0.0) -> flo
             heapq.heappush(running, (now + unit.seconds, unit.name))
         taken = {unit.name for unit in ready}
         waiting = [unit for unit in waiting if unit.name not in taken]
-        if not running:
-            raise ValueError(f"These units wait for each other: {', '.join(unit.name for unit in waiting)}.")
+        assert running, f"units wait for each other: {', '.join(unit.name for unit in waiting)}"
         now, done = heapq.heappop(running)
         for needs in left.values():
             needs.discard(done)

@@ -18,9 +18,8 @@ from plo.evals import EvaluationError
 from plo.experiment.cell import run_cell
 from plo.experiment.keys import Cell, comparison_folder, evaluation_settings
 from plo.experiment.tuning import Result
-from plo.experiment.units import Outcome
+from plo.experiment.units import Outcome, fatal_fault
 from plo.experiment.workbench import Workbench
-from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.tracking import ActiveRun, ClaimLost, Held, Run, Tracker, unrecorded
 
@@ -91,7 +90,7 @@ class Runner:
             if not isinstance(error, Exception):
                 raise
             interrupt.check()  # another process of the launch may have ended before this one
-            if not distributed.all_failed() or disk_fault(error):  # on a full disk all other cells would fail too
+            if not distributed.all_failed() or fatal_fault(error):  # all others would fail too
                 raise  # the others are inside a step: after a restart all processes resume the cell together
             traceback = f" Traceback: error.txt of run {run.run_id}." if run is not None else ""
             if distributed.is_main():

@@ -20,9 +20,8 @@ from plo.experiment.progress import Progress
 from plo.experiment.runner import Advance, Runner
 from plo.experiment.scores import token_weights
 from plo.experiment.tuning import for_trials
-from plo.experiment.units import Kind, Outcome, Unit
+from plo.experiment.units import Kind, Outcome, Unit, fatal_fault
 from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, prepare, workbench
-from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.interrupt import check
 from plo.scorers import Variant
@@ -54,8 +53,11 @@ class Session:
     _of_seed: dict[tuple[int, int], Workbench] = field(default_factory=dict)  # the last one
 
     @classmethod
-    def open(cls, experiment: Experiment, progress: Progress | None = None) -> "Session":
+    def open(cls, experiment: Experiment, progress: Progress | None = None, *, patient: bool = False) -> "Session":
         """Check the experiment, load its model and data, and open its store. Nothing is trained or recorded yet.
+
+        Args:
+            patient: whether to wait for a server that does not answer; if not, it is an error.
 
         Raises:
             ConfigError: the experiment cannot be run as it is written.
@@ -63,7 +65,9 @@ class Session:
         variants, trained = checked_variants(experiment)
         bench = workbench(experiment, progress)
         check_columns(trained, bench.data.train)
-        tracker = distributed.on_main(lambda: Tracker(experiment.store, "plo"), share=False) or unrecorded(Tracker)
+        tracker = distributed.on_main(
+            lambda: Tracker(experiment.store, "plo", patient=patient), share=False
+        ) or unrecorded(Tracker)
         tuning = None
         if experiment.tuning:
             tuning_data, test_data = bench.data.split_for_tuning()
@@ -247,7 +251,7 @@ class Session:
                 token_weights(bench.stages, scorer, cell.seed)
         except Exception as error:
             check()  # a library may have replaced an interruption
-            if disk_fault(error):
+            if fatal_fault(error):
                 raise
             log.exception("failed %s", name)
             return Outcome("failed", one_line(error))

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from plo.faults import disk_fault
+from plo.tracking import ServerAway
+
 Kind = Literal["stages", "trial", "cell", "evaluations"]
 State = Literal["done", "failed", "held"]
 
@@ -58,6 +61,11 @@ class Outcome:
     reason: str = ""
     fatal: bool = False
     failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def fatal_fault(error: BaseException) -> str | None:
+    """Return a sentence if an error would make all other units fail too: a full disk, or a store that stays away."""
+    return str(error) if isinstance(error, ServerAway) else disk_fault(error)
 
 
 class Schedule:

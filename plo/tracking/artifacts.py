@@ -14,6 +14,7 @@ from plo import store as stored
 from plo.errors import one_line
 from plo.faults import disk_fault
 from plo.paths import text_digest
+from plo.tracking.patience import TrackingError
 from plo.tracking.store import Store
 
 TAG = "plo.files."  # prefix of the tags
@@ -100,7 +101,9 @@ def _files(folder: Path) -> list[Path]:
     """List the files that have checksums, after the checksums: a reader never finds a file without its own."""
     names = stored.checksums(folder)
     if strange := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
-        raise ValueError(f"{strange[0]} is outside the folder")
+        raise TrackingError(
+            f"The checksums of {folder} name {strange[0]}, which is outside it: remove that folder; it is made anew."
+        )
     sums = [stored.SUMS] if stored.is_sealed(folder) else [f"{name}.sha256" for name in names]
     return [folder / name for name in (*sums, *names)]
 

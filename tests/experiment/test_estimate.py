@@ -70,8 +70,9 @@ def test_a_unit_waits_for_a_free_worker_and_the_first_in_the_list_goes_first():
     graph = [Unit("long", 5), Unit("short", 1), Unit("last", 4)]
     assert makespan(graph, 2) == 5, "last follows short"
     assert makespan(reversed(graph), 2) == 1 + 5, "last and short go first, and long follows short"
+    assert makespan([Unit("a", 10), Unit("b", 1), Unit("c", 10), Unit("d", 10)], 2) == 20, "a and c run when b is done"
     assert makespan([], 3, 7) == 0
-    with pytest.raises(ValueError, match="wait for each other: a, b"):
+    with pytest.raises(AssertionError, match="wait for each other: a, b"):
         makespan([Unit("a", 1, ("b",)), Unit("b", 1, ("a",))])
 
 

@@ -74,9 +74,9 @@ def test_looks_are_cut_or_continued_and_trials_are_halved(tiny):
     plenty = proposed(experiment, 10 + trials(8) + 6 * 3 * 6)
     assert next(one for one in plenty.fitting if one.prompts == 3).looks == (2, 3, 4, 6)
     assert plenty.chosen.trials == 8
-    little = proposed(experiment, 10 + trials(2) + 6 * 3 * 3)
-    assert (little.chosen.trials, little.chosen.looks) == (2, (2, 3))
-    assert little.chosen.overrides(experiment) == ["tuning.trials=2", "tuning.promote=2"]
+    little = proposed(experiment, 10 + trials(4) + 6 * 3 * 2)  # two seeds with four trials, or four with two
+    assert (little.chosen.trials, little.chosen.looks) == (2, (2, 3, 4))
+    assert little.chosen.overrides(experiment) == ["seeds={looks: [2, 3, 4]}", "tuning.trials=2", "tuning.promote=2"]
 
 
 def test_what_is_printed_makes_the_design(tiny):

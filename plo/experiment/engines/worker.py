@@ -20,8 +20,8 @@ from plo.config import Experiment
 from plo.errors import PloError, one_line
 from plo.experiment.runner import Advance
 from plo.experiment.session import Session
-from plo.experiment.units import Outcome, Unit
-from plo.faults import disk_fault, sentence
+from plo.experiment.units import Outcome, Unit, fatal_fault
+from plo.faults import sentence
 from plo.quiet import silence_libraries
 
 log = logging.getLogger("plo")
@@ -59,7 +59,8 @@ def _opened(job: Job) -> Session:
     level = log.level
     log.setLevel(logging.WARNING)  # the process that started the comparison has described the data
     try:
-        session = Session.open(Experiment.of(json.loads(job.experiment), "The experiment of the comparison"))
+        experiment = Experiment.of(json.loads(job.experiment), "The experiment of the comparison")
+        session = Session.open(experiment, patient=True)
     finally:
         log.setLevel(level)
     session.join(job.parent)
@@ -74,7 +75,7 @@ def do(job: Job, unit: Unit, advance: Advance = lambda units, steps=0: None) -> 
         interrupt.check()
         if not isinstance(error, PloError) and sentence(error) is None:
             log.exception("failed %s", unit.name)
-        fault = disk_fault(error)
+        fault = fatal_fault(error)
         return Outcome("failed", fault or sentence(error) or one_line(error), fatal=fault is not None)
 
 
