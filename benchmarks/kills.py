@@ -113,7 +113,7 @@ class Place:
         models = {
             f"{file.relative_to(self.folder)}": load_file(file)
             for file in sorted(self.folder.rglob("*.safetensors"))
-            if file.parent.name == "model" or file.name == "policy.safetensors"
+            if (file.parent.name == "model" or file.name == "policy.safetensors") and "mlartifacts" not in file.parts
         }
         finished, left_open = Counter(), []
         for run in _runs(uri):
