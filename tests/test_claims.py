@@ -194,3 +194,12 @@ def test_a_process_that_waits_closes_the_attempt_of_a_lost_one(tracker, monkeypa
     assert waiting.is_free(parent, "cell", "a")
     Tracker(tracker.file, "claims").start_cell(parent, "a", "dpo seed 0").finish()
     assert sorted(run.status for run in waiting._search(kind="cell")) == ["FINISHED", "KILLED"]
+
+
+def test_an_attempt_that_its_process_has_withdrawn_needs_no_closing(tracker):
+    parent = tracker.comparison("withdrawn", "key", {})
+    attempt = tracker.start_cell(parent, "a", "dpo seed 0")
+    [run] = tracker._search(kind="cell")
+    tracker._client.delete_run(attempt.run_id)
+    tracker.claims.close(run)  # MLflow refuses tags of a deleted run
+    assert tracker._search(kind="cell") == []

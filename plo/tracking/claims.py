@@ -180,10 +180,14 @@ class Claims:
         """Close the attempt of a lost process as KILLED, and mark an attempt that did not finish as superseded."""
         if run.status == "FINISHED":
             return
-        if SUPERSEDED not in run.tags:
-            self.store._client.set_tag(run.run_id, SUPERSEDED, "true")
-        if run.status in ("RUNNING", "SCHEDULED"):
-            self.store._client.set_terminated(run.run_id, "KILLED")
+        try:
+            if SUPERSEDED not in run.tags:
+                self.store._client.set_tag(run.run_id, SUPERSEDED, "true")
+            if run.status in ("RUNNING", "SCHEDULED"):
+                self.store._client.set_terminated(run.run_id, "KILLED")
+        except Exception:  # MLflow's, for a run that its process has withdrawn meanwhile
+            if self.store._client.get_run(run.run_id).info.lifecycle_stage != "deleted":
+                raise
 
     def _runs(self, scope: Mapping[str, str]) -> list[Run]:
         return self.store._search(**scope)
