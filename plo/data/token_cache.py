@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import transformers
-
 from plo import caches, store
 from plo.identity import sha256
 from plo.paths import text_digest
@@ -24,6 +21,9 @@ def kept(texts: Sequence[str], tokenizer: Any, special: bool, encode: Callable[[
     """
     if sum(map(len, texts)) < LONG or not getattr(tokenizer, "is_fast", False):
         return encode()
+    import numpy as np  # neither is needed by a loss by itself
+    import transformers
+
     rules = text_digest(tokenizer.backend_tokenizer.to_str())
     how = [VERSION, transformers.__version__, type(tokenizer).__name__, rules, special]
     path = TOKENS.path(sha256([how, len(texts), text_digest(*map(repr, texts))]))
@@ -36,5 +36,7 @@ def kept(texts: Sequence[str], tokenizer: Any, special: bool, encode: Callable[[
 
 
 def _read(file: Path, count: int) -> list[list[int]]:
+    import numpy as np
+
     flat = np.fromfile(file, dtype=np.int32)
     return [part.tolist() for part in np.split(flat[count:], np.cumsum(flat[:count])[:-1])]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from plo.errors import one_line
 from plo.tracking.artifacts import STAGE, Artifact
 from plo.tracking.borrowed import PARENT
 from plo.tracking.claims import Claims, Held
@@ -233,7 +234,7 @@ def closing(tracker: Any, parent_id: str) -> Iterator[dict[str, str]]:
     except BaseException as error:
         try:
             tracker.end_comparison(parent_id, ok=False, killed=isinstance(error, KeyboardInterrupt))
-        except TrackingError as untold:  # `error` is what the user must read
-            log.warning("%s", untold)
+        except Exception as untold:  # MLflow's own too; `error` is what the user must read
+            log.warning("The end of the comparison is not recorded: %s", one_line(untold))
         raise
     tracker.end_comparison(parent_id, ok=not failed)

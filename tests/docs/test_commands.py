@@ -37,6 +37,8 @@ NOT_RUN = {
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json|http://server": "a server or the hub",
     r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
+    r"--workers|--engine|one process a GPU|plo run-cell|^ray |scontrol|code=|^exit |benchmarks/kills": "several processes, a cluster or a "
+    "scheduler: tests/experiment/test_engines.py and test_slurm.py",
     r"--within": "measures: tests/experiment/test_within.py",
     r"plo eval hh-first|plo leaderboard models": "a comparison that the page has from another one",
 }

@@ -15,7 +15,7 @@ from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, fin
 from plo.experiment.matrix import compare
 from plo.subjects import SubjectError
 from plo.subjects.outputs import Outputs
-from plo.tracking import Tracker, TrackingError, client
+from plo.tracking import Tracker, TrackingError, patience
 
 ASKED = ["Case 1:", "Case 50:"]
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_evaluated_is_said(tiny, tmp_path):
 
 def test_a_store_that_cannot_be_read_is_not_taken_for_one_without_the_comparison(tmp_path, monkeypatch):
     """Or the comparison's name is looked for as a model's, on the hub."""
-    monkeypatch.setattr(client, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "BUSY_SECONDS", 0.0)
     monkeypatch.setattr("plo.tracking.runs.LOCKED_SECONDS", 0.1)
     store = tmp_path / "plo.db"
     assert find("tiny", str(store)) is None

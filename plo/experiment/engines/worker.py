@@ -96,12 +96,12 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no message
     lock = threading.Lock()
 
-    def say(**message: Any) -> None:
+    def send(**message: Any) -> None:
         with lock:
-            print(json.dumps(message), file=out, flush=True)
+            out.write(f"{json.dumps(message)}\n")
 
     log.setLevel(logging.INFO)
-    log.addHandler(LineHandler(lambda level, text: say(log=[level, text])))
+    log.addHandler(LineHandler(lambda level, text: send(log=[level, text])))
     lines = _lines(sys.stdin)
     with interrupt.listening(quiet=True):
         try:
@@ -110,10 +110,10 @@ def main() -> None:
                 with interrupt.awaiting("waiting for work"):
                     line = lines.get()
                 unit = Unit.from_dict(json.loads(line))
-                outcome = do(job, unit, lambda units, steps=0: say(advance=[units, steps]))
-                say(outcome=asdict(outcome))
+                outcome = do(job, unit, lambda units, steps=0: send(advance=[units, steps]))
+                send(outcome=asdict(outcome))
         except interrupt.Interrupted:
-            say(interrupted=True)
+            send(interrupted=True)
 
 
 def _lines(stream: IO[str]) -> "queue.SimpleQueue[str]":
