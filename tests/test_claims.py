@@ -18,7 +18,7 @@ def tracker(tmp_path):
 
 def work(store, experiment, barrier, done):
     """Try every unit, in the same order as every other process."""
-    barrier.wait(30)
+    barrier.wait(120)
     tracker = Tracker(store, experiment)
     parent = tracker.comparison("race", "key", {})
     for unit in UNITS:
@@ -38,8 +38,8 @@ def test_processes_that_start_at_once_share_the_units(store, tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
-    assert sorted(done.get(timeout=5) for _ in UNITS) == UNITS and done.empty()
+        worker.join(300)
+    assert sorted(done.get(timeout=60) for _ in UNITS) == UNITS and done.empty()
     tracker = Tracker(store, experiment, create=False)
     (comparison,) = tracker.comparisons()
     assert sorted(cell.name for cell in comparison.cells()) == UNITS
@@ -60,7 +60,7 @@ def holder(tracker):
     ready = FORK.Event()
     process = FORK.Process(target=hold, args=(tracker.file, ready))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(120)
     yield process
     process.kill()
     process.join()
@@ -81,7 +81,7 @@ def test_a_silent_process_of_another_machine_is_lost_once_it_was_watched(tracker
     parent = tracker.comparison("far", "key", {})
     far = tracker.start_cell(parent, "a", "dpo seed 0")
     monkeypatch.setattr(claims, "machine", lambda: "elsewhere 1")
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(claims, "STALE_SECONDS", 2.0)
     mine = Tracker(tracker.file, "claims")
 
     def beat(at):
@@ -93,12 +93,12 @@ def test_a_silent_process_of_another_machine_is_lost_once_it_was_watched(tracker
 
     beat(time.time() - 600)  # a clock that is ten minutes late says nothing
     held()
-    time.sleep(0.2)
+    time.sleep(1.2)
     beat(time.time() - 599)
     held()  # a sign of life: the watch begins anew
-    time.sleep(0.2)
+    time.sleep(1.2)
     held()
-    time.sleep(0.2)
+    time.sleep(1.2)
     mine.start_cell(parent, "a", "dpo seed 0").finish({"reward": 2.0})
     with pytest.raises(ClaimLost, match="another process took its work over"):
         far.finish({"reward": 1.0})
@@ -120,15 +120,22 @@ def test_after_a_gap_between_looks_the_watch_begins_anew(tracker, monkeypatch):
         time.sleep(0.2)
 
 
+def until(condition):
+    """Wait until a condition holds, as long as a slow machine may take."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
 def test_a_lost_process_learns_it_from_its_heartbeat(tracker, monkeypatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     attempt = tracker.start_cell(tracker.comparison("beat", "key", {}), "a", "dpo seed 0")
     first = tracker._client.get_run(attempt.run_id).data.tags[claims.BEAT]
-    time.sleep(0.5)
-    assert float(tracker._client.get_run(attempt.run_id).data.tags[claims.BEAT]) > float(first)
+    until(lambda: float(tracker._client.get_run(attempt.run_id).data.tags[claims.BEAT]) > float(first))
     (run,) = tracker._search(kind="cell")
     tracker.claims.close(run)
-    time.sleep(0.3)
+    until(lambda: attempt.run_id in tracker.claims._lost)
     with pytest.raises(ClaimLost):
         attempt.log({"loss": 1.0}, 1)
     attempt.fail(ClaimLost("lost"))
@@ -157,7 +164,7 @@ def test_processes_that_start_at_once_share_one_comparison(store, tmp_path):
 
     def begin():
         tracker = Tracker(store, experiment)
-        barrier.wait(30)
+        barrier.wait(120)
         found.put(
             tracker.claims.first({"kind": "comparison", "key": "k"}, "one", {"plo.kind": "comparison", "plo.key": "k"})
         )
@@ -165,9 +172,9 @@ def test_processes_that_start_at_once_share_one_comparison(store, tmp_path):
     workers = [FORK.Process(target=begin) for _ in range(6)]
     for worker in workers:
         worker.start()
-    assert len({found.get(timeout=60) for _ in workers}) == 1
+    assert len({found.get(timeout=300) for _ in workers}) == 1
     for worker in workers:
-        worker.join(30)
+        worker.join(120)
     assert len(Tracker(store, experiment)._search(kind="comparison")) == 1
 
 
@@ -185,12 +192,12 @@ def test_a_process_that_waits_closes_the_attempt_of_a_lost_one(tracker, monkeypa
     parent = tracker.comparison("wait", "key", {})
     tracker.start_cell(parent, "a", "dpo seed 0")
     monkeypatch.setattr(claims, "machine", lambda: "elsewhere 1")
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(claims, "STALE_SECONDS", 2.0)
     waiting = Tracker(tracker.file, "claims")
     assert not waiting.is_free(parent, "cell", "a")
-    time.sleep(0.2)
+    time.sleep(1.2)
     assert not waiting.is_free(parent, "cell", "a")
-    time.sleep(0.2)
+    time.sleep(1.2)
     assert waiting.is_free(parent, "cell", "a")
     Tracker(tracker.file, "claims").start_cell(parent, "a", "dpo seed 0").finish()
     assert sorted(run.status for run in waiting._search(kind="cell")) == ["FINISHED", "KILLED"]
