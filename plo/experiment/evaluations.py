@@ -44,11 +44,16 @@ def evaluate_cells(
     tracker: Tracker,
     parent: str,
     judging: JudgeSession | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Run the workbench's evaluations of a model once on each finished cell, and record them; return the errors by name."""
+    """Run the workbench's evaluations of a model once on each finished cell, and record them; return the errors by name.
+
+    Args:
+        ready: called before a model is loaded; makes the workbench ready, which costs time.
+    """
     failed: dict[str, str] = {}
     for cell in cells:
-        subject = cache(partial(_policy, bench, cell))  # not loaded if everything is recorded already
+        subject = cache(partial(_policy_of, bench, cell, ready))  # not loaded if everything is recorded already
         start = partial(tracker.start_evaluation, parent)
         failed |= _evaluate_all(bench.model_evaluations, judging, None, subject, (cell.key, cell.name), start)
     return failed
@@ -132,6 +137,11 @@ def evaluate_anything(
             start = partial(tracker.start_evaluation, parent)
             failed |= _evaluate_all(evaluations, judging, reference, lambda: subject, (key, label), start)
     return failed
+
+
+def _policy_of(bench: Workbench, cell: RecordedCell, ready: Callable[[], None]) -> Policy:
+    ready()
+    return _policy(bench, cell)
 
 
 def _policy(bench: Workbench, cell: RecordedCell) -> Policy:

@@ -103,8 +103,12 @@ def _run(engine: Engine, session: Session, units: Sequence[Unit], progress: Prog
     todo = {unit.name: session.work(unit) for unit in cells if unit.key not in finished}
     if len(todo) < len(cells) and "cell" in kinds:
         log.info("%d of %d cells are finished already.", len(cells) - len(todo), len(cells))
+    config = session.experiment.evaluation
+    budget = engine.several and (config.judge_calls or config.judge_money)
+    apart = [unit for unit in units if unit.kind == "evaluations"] if budget else []  # one budget is of one process
     with progress.cells(todo) as bar:
-        return run_units(engine, session, units, finished, bar)
+        failed = run_units(engine, session, [unit for unit in units if unit not in apart], finished, bar)
+        return failed | run_units(InProcess(), session, apart, finished, bar)
 
 
 def _finished(session: Session, cells: Sequence[Cell]) -> list[RecordedCell]:

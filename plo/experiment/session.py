@@ -1,4 +1,4 @@
-"""What a process needs to do the units of one comparison: losses, model, data and store, each opened once."""
+"""A session is one process's access to a comparison: losses, model, data and store, each opened once."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -261,7 +261,8 @@ class Session:
         cell = self.tracker.comparisons(self.key)[0].cell(unit.needs[0])
         if cell is None:
             return Outcome("failed", "its cell is not finished")
-        failed = evaluate_cells(self.bench, [cell], self.tracker, self.parent, self.judging)
+        failed = evaluate_cells(self.bench, [cell], self.tracker, self.parent, self.judging, self._prepare)
+        self._of_seed.clear()  # the model may start from the SFT of another seed now
         return Outcome("failed", "; ".join(failed.values()), failures=failed) if failed else Outcome("done")
 
 

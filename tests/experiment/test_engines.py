@@ -16,6 +16,7 @@ from plo.cli import app
 from plo.experiment.engines import EngineError, InProcess, get_engine
 from plo.experiment.engines.pool import Pool
 from plo.experiment.matrix import compare
+from plo.experiment.session import Session
 from plo.tracking import Tracker
 
 POCKET = {
@@ -121,6 +122,45 @@ def test_a_signal_stops_the_workers_at_a_checkpoint(experiment, tmp_path):
     assert status["dpo seed 0"] == "KILLED"
     steps = [int(one.name.removeprefix("checkpoint-")) for one in tmp_path.glob("runs/*/dpo*/checkpoint-*")]
     assert max(steps) % 400, "not one of the regular ones"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_evaluation_by_itself_compares_with_the_sft_that_is_the_reference(experiment, shared):
+    """As in a worker that does nothing else, or where an evaluation is added to a finished comparison."""
+    sft = {
+        "stages": ["sft", "preference"],
+        "sft": {"steps": 3},
+        "share_stages": shared,
+        "losses": ["dpo"],
+        "seeds": [0],
+    }
+    credit = {**POCKET["evaluation"], "suite": ["credit"]}
+    none = {**POCKET["evaluation"], "suite": []}
+    compare(experiment("at-once", **sft, evaluation=credit))
+    compare(experiment("later", **sft, evaluation=none))
+    compare(experiment("later", **sft, evaluation=credit))
+
+    def found(name):
+        [cell] = [one for one in Tracker("plo.db").cells(name) if one.name == "dpo seed 0"]
+        return [finding.metrics for finding in cell.findings]
+
+    assert found("at-once") == found("later") != []
+
+
+def test_an_evaluation_in_between_does_not_change_what_a_cell_starts_from(experiment):
+    """The evaluation of a cell of seed 0 between two cells of seed 1, as a worker of a pool may get them."""
+    credit = {**POCKET["evaluation"], "suite": ["credit"]}
+    settings = experiment("between", stages=["sft", "preference"], sft={"steps": 3}, evaluation=credit)
+    session = Session.open(settings)
+    units = {unit.name: unit for unit in session.units(session.cells(session.variants, 2))}
+    session.begin(list(units.values()))
+    for name in ("reference seed 0", "dpo seed 0", "reference seed 1", "dpo seed 1"):
+        assert session.attempt(units[name]).state == "done"
+    assert session.attempt(units["evaluations of dpo seed 0"]).state == "done"
+    assert session.attempt(units["ipo seed 1"]).state == "done"
+    none = {**POCKET["evaluation"], "suite": []}
+    compare(experiment("in-order", stages=["sft", "preference"], sft={"steps": 3}, evaluation=none))
+    assert table("between")["ipo seed 1"] == table("in-order")["ipo seed 1"]
 
 
 def test_one_unit_by_its_name(experiment, tmp_path):

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from plo.experiment import matrix
 from plo.experiment.engines import EngineError, InProcess, engine, run_units
-from plo.experiment.progress import CellsProgress
+from plo.experiment.progress import CellsProgress, Progress
 from plo.experiment.units import Outcome, Schedule, Unit
 
 DONE, LOST = Outcome("done"), None
@@ -122,3 +123,27 @@ def test_units_are_written_and_read_as_json():
 
     one = Unit("trial", "k", "dpo seed 1", "dpo", 1, {"train.lr": 1e-4}, ("r", "s"), {"digest": "d"})
     assert Unit.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_evaluations_with_a_budget_for_the_judge_run_in_one_process(monkeypatch):
+    """The budget is of a launch, and every worker would have one of its own."""
+    calls = []
+    monkeypatch.setattr(
+        matrix,
+        "run_units",
+        lambda engine, session, units, *_: calls.append((type(engine), [u.name for u in units])) or {},
+    )
+    evaluation = SimpleNamespace(judge_calls=5, judge_money=None)
+    session = SimpleNamespace(
+        experiment=SimpleNamespace(evaluation=evaluation),
+        tracker=SimpleNamespace(finished=lambda *_: []),
+        parent="run",
+        work=lambda one: (1, 1),
+    )
+    units = [unit("dpo"), unit("evaluations of dpo", "dpo", kind="evaluations")]
+    matrix._run(Scripted(), session, units, Progress())
+    assert calls == [(Scripted, ["dpo"]), (InProcess, ["evaluations of dpo"])]
+    calls.clear()
+    evaluation.judge_calls = None
+    matrix._run(Scripted(), session, units, Progress())
+    assert calls[0] == (Scripted, ["dpo", "evaluations of dpo"])
