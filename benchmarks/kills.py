@@ -52,7 +52,7 @@ class Kill:
 
 @dataclass
 class Result:
-    """What a command left behind, without what depends on time."""
+    """Table, models and runs that a command left in its store, without times."""
 
     table: dict[str, Any]
     models: dict[str, dict[str, Any]]

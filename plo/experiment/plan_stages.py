@@ -1,4 +1,4 @@
-"""What cells of a plan wait for: passes of the reference, trained stages and token scores."""
+"""Stages of a plan, which cells wait for: passes of the reference, trained stages and token scores."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping

@@ -26,7 +26,7 @@ OF_EVALUATION = ("samples", "max_new_tokens", "temperature", "top_p", "batch_siz
 
 @dataclass(frozen=True)
 class _Spent:
-    """What a finished cell or trial took in the attempt that finished it."""
+    """Seconds and memory of the attempt that finished a cell or a trial."""
 
     kind: str
     cost: str | None  # class; None for the reference

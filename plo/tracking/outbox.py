@@ -71,7 +71,7 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the store has everything."""
+        """True if the store has every record of this outbox."""
         return self._sent >= self._size
 
     def add(self, record: Record) -> None:

@@ -103,7 +103,7 @@ def table(store):
 
 
 def fault_of(experiment):
-    """What a command prints that ends with a fault of the machine."""
+    """Return the message of a comparison that ends with a fault of the machine."""
     with pytest.raises((PloError, OSError)) as raised:
         compare(experiment)
     return str(raised.value) if isinstance(raised.value, PloError) else sentence(raised.value)

@@ -1,4 +1,4 @@
-"""What one machine trained, another one uses through the store alone: models, stages and token scores."""
+"""Models, stages and token scores reach another machine through the store alone."""
 
 import contextlib
 import shutil

@@ -29,7 +29,7 @@ log = logging.getLogger("plo")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of a comparison.
+    """A comparison as a worker receives it: settings, recorded run and working folder.
 
     Attributes:
         experiment: settings of the experiment, as JSON.
