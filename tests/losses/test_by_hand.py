@@ -67,6 +67,14 @@ CASES = [
     # beta h = .5 * 2 = 1; -log sigma(x) = log(1 + e^-x)
     ("dpo(beta=0.5)", log1p(exp(-1)), 1.0),
     ("dpo(beta=0.5, label_smoothing=0.1)", 0.9 * log1p(exp(-1)) + 0.1 * log1p(exp(1)), 1.0),
+    # h of the windows: 1 | .5 | .5 (chosen has ended), 1.5 | .5 and 2
+    ("adpo(beta=0.5)", log1p(exp(-0.5)) + 2 * log1p(exp(-0.25)), 1.0),
+    ("adpo(beta=0.5, window=2)", log1p(exp(-0.75)) + log1p(exp(-0.25)), 1.0),
+    ("adpo(beta=0.5, window=3)", log1p(exp(-1)), 1.0),
+    ("adpo(beta=0.5, window=all)", log1p(exp(-1)), 1.0),
+    # parts: chosen 0 1 and rejected 0 0 1 of two: 1 | 1; chosen 0 2 and rejected 0 1 2 of four: 1 | 0 | 1, and no fourth
+    ("adpo(beta=0.5, segments=2)", 2 * log1p(exp(-0.5)), 1.0),
+    ("adpo(beta=0.5, segments=4)", 2 * log1p(exp(-0.5)) + log(2), 1.0),
     # target 1 / (2 * .5) = 1: (2 - 1)^2; with means 1/2 - (-1/3) = 5/6: (5/6 - 1)^2
     ("ipo(beta=0.5, reduction=sum)", 1.0, 2.0),
     ("ipo(beta=0.5)", 1 / 36, 5 / 6),

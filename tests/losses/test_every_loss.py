@@ -44,6 +44,9 @@ VARIANTS = [
     "tbpo_a(detach_kl=True, generator=lr)",
     "tbpo_q(center=False, generator=lsif)",
     "wpo(cap=None)",
+    "adpo(window=2)",
+    "adpo(window=all)",
+    "adpo(segments=2)",
     "dpo + 0.2*sft",
 ]
 
@@ -59,7 +62,7 @@ TRL = {  # every loss_type of its DPOTrainer
 }
 OTHERS = {
     *("simpo", "alphapo", "confpo", "orpo", "asft", "dpop", "length_dpo", "ld_dpo", "f_dpo", "wpo", "bpo"),
-    *("tdpo1", "tdpo2", "tbpo_a", "tbpo_q", "twdpo", "sepo"),
+    *("tdpo1", "tdpo2", "tbpo_a", "tbpo_q", "twdpo", "sepo", "adpo"),
 }
 
 
