@@ -103,6 +103,23 @@ class Matched:
     differences: dict[str, statistics.Comparison]
 
 
+@dataclass(frozen=True)
+class FixedLength:
+    """Diversity of samples that are cut to one length.
+
+    Attributes:
+        n: order of the n-grams.
+        words: length of the texts after cutting.
+        prompts: number of prompts whose samples have so many words in every row and seed.
+        distinct: {row: unique / all n-grams over all its texts, mean and sd over seeds}.
+    """
+
+    n: int
+    words: int
+    prompts: int
+    distinct: dict[str, Spread]
+
+
 @dataclass
 class Leaderboard:
     """A table of variants, and the notes under it. Rows without a rank come first: reference, sft, then by name.
@@ -128,6 +145,7 @@ class Leaderboard:
     primary_metric: str | None = None
     design: Design | None = None
     matched: Matched | None = None
+    fixed_length: FixedLength | None = None
     components: pd.Series | None = None
     descriptions: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
