@@ -153,7 +153,7 @@ def _table(board: Leaderboard) -> dict[str, Any]:
         "headline": headline(board),
         "primary": board.primary_metric,
         "better": board.descriptions[board.primary_metric].better if board.primary_metric else None,
-        "baseline": board.baseline and board.baseline.name,
+        "baseline": board.baseline and board.title(board.baseline),
         "margin": design and design.margin,
         "alpha": design and design.judgement.alpha,
         "metrics": board.metrics,
