@@ -49,6 +49,7 @@ def read(
     board = build(cells, baseline, metrics, missing, tracker.judge_checks(), protocol, primary=primary, margin=margin)
     board.notes[:0] = notes
     board.notes += stage_notes(cells, tracker.stages())
+    board.recorded = chosen
     return board
 
 
