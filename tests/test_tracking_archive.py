@@ -23,7 +23,8 @@ def original(tmp_path_factory):
     tracker.judge_check("stub", "v1", {"card": ["agrees"], "pairs": 3, "informative": True})
     tracker.judge_check("another", "v1", {"card": [], "pairs": 3, "informative": True})
     for name in ("other", "main"):
-        parent = tracker.comparison(name, f"key-{name}", {"name": name}, {"plo.data": "data"}, {"dpo/0": "dpo seed 0"})
+        settings = {"name": name, "store": "https://me:secret@host/mlflow"}
+        parent = tracker.comparison(name, f"key-{name}", settings, {"plo.data": "data"}, {"dpo/0": "dpo seed 0"})
         tracker.data_input(parent, "pairs.jsonl", "d" * 64)
         if name == "other":
             stage = tracker.start_stage(parent, "stage-1", "sft")
@@ -162,6 +163,12 @@ def test_sums_are_what_sha256sum_reads(archive):
     with zipfile.ZipFile(archive) as file:
         lines = file.read("SHA256SUMS").decode().splitlines()
         assert lines == [f"{sha256(file.read(name)).hexdigest()}  {name}" for name in file.namelist()[:-1]]
+
+
+def test_an_archive_has_no_password(archive):
+    with zipfile.ZipFile(archive) as file:
+        content = b"".join(map(file.read, file.namelist()))
+    assert b"https://host/mlflow" in content and b"secret" not in content
 
 
 def test_equal_records_give_equal_archives(original, archive, tmp_path):

@@ -70,7 +70,6 @@ def leaderboard(
     Examples:
         plo leaderboard hh-first --baseline dpo
         plo leaderboard diff hh-first page.html
-        plo leaderboard --metric reward --metric kl > table.md
         plo leaderboard hh-first --html page.html --manifest
     """
     from plo.leaderboards import read, to_markdown, write

@@ -15,12 +15,14 @@ from typing import Any
 from plo import store as stored
 from plo.tracking.borrowed import CONTEXT
 from plo.tracking.client import TrackingError
-from plo.tracking.reading import Comparison
+from plo.tracking.reading import EXPERIMENT, Comparison
 from plo.tracking.store import Store
+from plo.values import without_credentials
 
 FORM = 1  # of the archive
 INDEX, SUMS = "archive.json", "SHA256SUMS"
 IMPORTED = "plo.imported"  # tag of an imported run: its id in the store that it was exported from
+SETTINGS = ("config.json", EXPERIMENT)  # files of a comparison with the address of its store, which may have a password
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member, so that equal records give equal archives
 MEMBER = re.compile(rf"({re.escape(INDEX)}|{SUMS}|runs/[0-9a-f]{{32}}\.json|files/[0-9a-f]{{32}}/.+)")
 
@@ -28,7 +30,8 @@ MEMBER = re.compile(rf"({re.escape(INDEX)}|{SUMS}|runs/[0-9a-f]{{32}}\.json|file
 def export(comparison: Comparison, path: Path) -> dict[str, Any]:
     """Write a comparison's runs, with those of the stages and judges that its cells used, to an archive; return its index.
 
-    Nothing is left out: parameters, tags, every point of every metric, data set inputs, files and the attempts that failed.
+    It has parameters, tags, every point of every metric, data set inputs, files, and the attempts that failed. Nothing is left out
+    but the names and passwords in addresses, such as that of the store.
     """
     store = comparison._tracker
     ids = _runs(comparison)
@@ -53,7 +56,10 @@ def export(comparison: Comparison, path: Path) -> dict[str, Any]:
                 add(f"runs/{run_id}.json", _json(_record(store, run_id)))
                 with _files(store, run_id) as folder:
                     for file in sorted(one for one in folder.rglob("*") if one.is_file()):
-                        add(f"files/{run_id}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+                        content, name = file.read_bytes(), file.relative_to(folder).as_posix()
+                        if name in SETTINGS:
+                            content = without_credentials(content.decode("utf-8")).encode()
+                        add(f"files/{run_id}/{name}", content)
             lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
             archive.writestr(zipfile.ZipInfo(SUMS, EPOCH), lines, zipfile.ZIP_DEFLATED)
 
@@ -172,7 +178,7 @@ def _record(store: Store, run_id: str) -> dict[str, Any]:
         "start_time": run.info.start_time,
         "end_time": run.info.end_time,
         "tags": dict(sorted((name, text) for name, text in run.data.tags.items() if name != IMPORTED)),
-        "params": dict(sorted(run.data.params.items())),
+        "params": {name: without_credentials(value) for name, value in sorted(run.data.params.items())},
         "metrics": [
             [name, _text(value), *when] for name, value, *when in store._reader.points(run_id, run.data.metrics)
         ],

@@ -35,6 +35,12 @@ def invoke(*arguments, code=0):
     return result.output
 
 
+def answer(*arguments, code=0):
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
 def test_on_the_same_machine_every_number_is_equal_and_a_changed_loss_is_found(tiny, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(LOSS)
@@ -48,9 +54,7 @@ def test_on_the_same_machine_every_number_is_equal_and_a_changed_loss_is_found(t
     said = invoke("reproduce", "page.html", "--plugin", "mine.py", "--store", "again.db")
     assert "identical: every recorded number and every sample is equal." in said
     # Run again, it trains nothing: all cells are recorded.
-    again = json.loads(
-        invoke("reproduce", "leaderboard/manifest.json", "--plugin", "mine.py", "--store", "again.db", "--json")
-    )
+    again = answer("reproduce", "leaderboard/manifest.json", "--plugin", "mine.py", "--store", "again.db")
     assert again["grade"] == "identical" and again["stages"] == {}
 
     mine.write_text(LOSS.replace("(1 -", "(2 -"))
