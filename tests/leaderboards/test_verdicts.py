@@ -61,7 +61,12 @@ DECLARED = {"primary": "reward", "margin": 0.1, "baseline": "dpo"}
 @pytest.fixture(scope="module")
 def board(tracker):
     """Three rows and a baseline, with .01 of noise: .4 above is better, .4 below worse, .001 within a margin of .1."""
-    tags = {"near": tuned(), "far": tuned(score_se=0.03), "dpo": tuned(first=[0.15, 0.05, 0.1, 0.1]), "low": tuned("d2")}
+    tags = {
+        "near": tuned(),
+        "far": tuned(score_se=0.03),
+        "dpo": tuned(first=[0.15, 0.05, 0.1, 0.1]),
+        "low": tuned("d2"),
+    }
     record(tracker, "declared", LEVELS, tags=tags, config=DECLARED)
     return read(tracker, "declared")
 
