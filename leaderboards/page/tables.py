@@ -50,7 +50,9 @@ def main_table(board: Leaderboard, names: Mapping[str, str]) -> Table:
         columns.append((f"{title}, nats", lambda row: Cell(text(row), _mean(row, "kl"))))
     seconds = {row.name: _seconds([by_run[run] for run in row.runs.values()]) for row in rows}
     if any(map(math.isfinite, seconds.values())):
-        columns.append(("cost, s per seed", lambda row: Cell(format_number(seconds[row.name], 1), seconds[row.name])))
+        columns.append(
+            ("cost, s per seed", lambda row: Cell(format_number(seconds[row.name], 1), _finite(seconds[row.name])))
+        )
     columns.append(("seeds", lambda row: Cell(str(len(row.runs)), len(row.runs))))
     lines = [[cell(row) for _, cell in columns] for row in rows]
     return Table("main", _explained(board, rows), [title for title, _ in columns], lines)
@@ -83,7 +85,17 @@ def _tested(board: Leaderboard, name: str) -> list[tuple[str, Callable[[Row], Ce
     found: list[tuple[str, Callable[[Row], Cell]]] = [(title, lambda row: Cell(mean(row), _mean(row, name)))]
     if board.baseline is not None:
         found.append(
-            (gap_title, lambda row: Cell(gap(row), row.differences[name].mean if name in row.differences else 0.0))
+            (
+                gap_title,
+                lambda row: Cell(
+                    gap(row),
+                    _finite(row.differences[name].mean)
+                    if name in row.differences
+                    else 0.0
+                    if row is board.baseline
+                    else None,
+                ),
+            )
         )
         found.append(("verdict", lambda row: _verdict(board, row)))
     if any(row.rank for row in board.rows):
@@ -107,11 +119,15 @@ def _verdict(board: Leaderboard, row: Row) -> Cell:
 def _rank(row: Row) -> Cell:
     if row.rank:
         return Cell(f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]", row.rank.rank)
-    return Cell(UNDEFINED if row.tuning or row.loss == "reference" or row.is_ceiling else "untuned", math.inf)
+    return Cell(UNDEFINED if row.tuning or row.loss == "reference" or row.is_ceiling else "untuned")
 
 
 def _mean(row: Row, name: str) -> float | None:
-    return row.metrics[name].mean if name in row.metrics else None
+    return _finite(row.metrics[name].mean) if name in row.metrics else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _seconds(cells: Iterable[RecordedCell]) -> float:
