@@ -1,23 +1,29 @@
 """Figure of the differences between all pairs of rows, with the tests that the ranks come from."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import format_number, format_range
 from plo.leaderboards.items import values_by_prompt
-from plo.leaderboards.page.drawing import NEGATIVE, POSITIVE, Figure, canvas, to_svg
+from plo.leaderboards.page.drawing import INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import Look, score
 from plo.leaderboards.page.text import label
 from plo.statistics import Comparison, compare_pairs
 from plo.statistics.intervals import StatisticsError
 
+NARROW = 16  # most rows of a figure of half the page's width
 NUMBERS = 12  # most rows whose differences are written into the cells
 STRONGEST = 0.75  # opacity of the largest difference
+SQUARE = Path([(-0.48, -0.48), (0.48, -0.48), (0.48, 0.48), (-0.48, 0.48), (-0.48, -0.48)], closed=True)
 
 
 def pairs_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[str, Look]) -> Figure | None:
@@ -40,23 +46,34 @@ def pairs_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[st
     alternative = f"{len(apart)} of {len(found)} pairs of variants are separated: " + "; ".join(
         f"{label(names[first])} and {label(names[second])}" for first, second in found if (first, second) in apart
     )
-    with canvas(height=1.3 + 0.3 * min(len(rows), 20)) as drawn:
+    is_small, is_wide = len(rows) <= NUMBERS, len(rows) > NARROW
+    with canvas(9.4 if is_wide else 4.7, 1.3 + (0.18 if is_wide else 0.3) * len(rows)) as drawn:
         axes = drawn.add_subplot()
         largest = max((abs(one.mean) for one in found.values() if not math.isnan(one.mean)), default=0) or 1.0
+        marks: list[tuple[float, float]] = []
+        place = {row.name: i for i, row in enumerate(rows)}
+        shades: dict[tuple[str, float], list[Path]] = defaultdict(list)  # one element for all cells of a shade
         for (first, second), one in found.items():
-            upper, lower = (next(i for i, row in enumerate(rows) if row.name == key) for key in (first, second))
             if math.isnan(one.mean):
                 continue
+            upper, lower = place[first], place[second]
             for y, x, mean in ((upper, lower, one.mean), (lower, upper, -one.mean)):
-                colour, strength = POSITIVE if mean * sign > 0 else NEGATIVE, STRONGEST * abs(mean) / largest
-                axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=colour, alpha=strength, linewidth=0))
-                told = _told(board, mean, name) if len(rows) <= NUMBERS else ""
-                mark = "•" if (first, second) in apart else ""
-                axes.text(
-                    x, y, f"{told}\n{mark}" if told and mark else told or mark, ha="center", va="center", fontsize=7
+                strength = round(STRONGEST * abs(mean) / largest, 2)
+                shades[POSITIVE if mean * sign > 0 else NEGATIVE, strength].append(
+                    SQUARE.transformed(Affine2D().translate(x, y))
                 )
+                if (first, second) in apart:
+                    marks.append((x, y + (0.25 if is_small else 0)))
+                if is_small:
+                    axes.text(x, y, _told(board, mean, name), ha="center", va="center", fontsize=7)
+        for (colour, strength), squares in shades.items():
+            axes.add_patch(PathPatch(Path.make_compound_path(*squares), color=colour, alpha=strength, linewidth=0))
+        axes.plot(*zip(*marks, strict=True) if marks else ((), ()), color=INK, marker="o", markersize=1.8, linestyle="")
         ticks = [label(names[row.name], 16) for row in rows]
-        axes.set_xticks(range(len(rows)), ticks, rotation=45, ha="left", rotation_mode="anchor")
+        slanted: dict[str, Any] = (
+            {"rotation": 90} if is_wide else {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+        )
+        axes.set_xticks(range(len(rows)), ticks, **slanted)
         axes.set_yticks(range(len(rows)), ticks)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
@@ -70,7 +87,7 @@ def pairs_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[st
         f"Holm's correction for {len(found)} pairs at level {alpha:g}, over {_size(found)}. No judge saw two texts together: these "
         "are differences of scores."
     )
-    return Figure("pairs", "Every variant against every other", svg, alternative, caption)
+    return Figure("pairs", "Every variant against every other", svg, alternative, caption, is_wide)
 
 
 def _told(board: Leaderboard, mean: float, name: str) -> str:

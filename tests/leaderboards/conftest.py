@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -129,7 +130,7 @@ class Browser:
         (down, self._send), (self._receive, up) = os.pipe(), os.pipe()
 
         def pipes():  # Chromium reads commands from 3 and writes answers to 4
-            first, second = os.dup(down), os.dup(up)
+            first, second = (fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (down, up))
             os.dup2(first, 3), os.dup2(second, 4)
 
         self.process = subprocess.Popen(
