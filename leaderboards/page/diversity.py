@@ -10,11 +10,13 @@ from plo.leaderboards.page.drawing import INK, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look
 from plo.leaderboards.page.text import label
 
+LEAST_WORDS = 5  # nearly all n-grams of shorter beginnings are distinct
+
 
 def diversity_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[str, Look]) -> Figure | None:
     """Draw each row's win rate, or else its primary metric, against the distinct n-grams of its texts at one length."""
     name, found = quality_metric(board), board.fixed_length
-    if name is None or found is None:
+    if name is None or found is None or found.words < LEAST_WORDS:
         return None
     rows = [row for row in board.rows if row.name in found.distinct and name in row.metrics]
     if len(rows) < 2:
