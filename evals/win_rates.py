@@ -1,7 +1,7 @@
 """Judged win rates on Anthropic HH and TL;DR, against the chosen response and against the reference model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from plo.evals.registry import EvaluationError, register_evaluation
 from plo.subjects import Subject, SubjectError
 
 Temperatures = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
+Evaluate = Callable[..., Findings]
 Against = Annotated[tuple[Literal["chosen", "reference"], ...], Field(min_length=1)]
 
 DIRECTIONS = {
@@ -29,6 +30,7 @@ DIRECTIONS = {
     "length*": None,
     **ANSWER_DIRECTIONS,
 }
+ASKED = {"helpful": "more helpful", "harmless": "less harmful"}
 _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
 
@@ -54,10 +56,54 @@ def hh(
     against: Against = ("chosen", "reference"),
     think_end_token: str | None = THINK_END,
 ) -> Findings:
-    """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message."""
+    """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message.
+
+    Where the data have helpful and harmless prompts, `hh_helpful` and `hh_harmless` ask about each what it is about.
+    """
     asked = load_prompts(subject, "hh", path, prompts)
     settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
     return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, **settings)
+
+
+def _hh_apart(kind: str) -> Evaluate:
+    """Return the evaluation on the prompts of one kind, which the judge reads with a question of their own."""
+
+    def evaluate(
+        subject: Subject,
+        judging: JudgeSession,
+        *,
+        prompts: PositiveInt = 200,
+        samples: PositiveInt = 1,
+        temperatures: Temperatures = (1.0,),
+        max_new_tokens: PositiveInt = 256,
+        path: Path | None = None,
+        subset: str = f"{kind}-base",
+        template: str = kind,
+        against: Against = ("chosen", "reference"),
+        think_end_token: str | None = THINK_END,
+    ) -> Findings:
+        asked = load_prompts(subject, "hh", path, prompts, subset)
+        settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
+        name = f"hh_{kind}"
+        return win_rates(name, subject, judging, asked, asked.messages, temperatures, against, template, **settings)
+
+    evaluate.__doc__ = f"""Run `win_rates` on the {kind} prompts of Anthropic HH alone, with the question which answer is {ASKED[kind]}.
+
+        Args:
+            path: folder that contains the folder `subset`, or a file with rows of that subset; None: as for `hh`.
+        """
+    return evaluate
+
+
+_APART = {
+    "level": "model",
+    "main_score": "win_rate_chosen",
+    "higher_is_better": DIRECTIONS,
+    "license": "MIT",
+    "citation": "Bai et al. 2022, arXiv:2204.05862",
+}
+register_evaluation("hh_helpful", **_APART)(_hh_apart("helpful"))
+register_evaluation("hh_harmless", **_APART)(_hh_apart("harmless"))
 
 
 @register_evaluation(
