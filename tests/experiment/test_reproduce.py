@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from plo.cli import app
+from plo.losses import LOSSES
 
 LOSS = """from plo import register_loss
 
@@ -57,8 +58,9 @@ def test_on_the_same_machine_every_number_is_equal_and_a_changed_loss_is_found(t
     again = answer("reproduce", "leaderboard/manifest.json", "--plugin", "mine.py", "--store", "again.db")
     assert again["grade"] == "identical" and again["stages"] == {}
 
-    mine.write_text(LOSS.replace("(1 -", "(2 -"))
-    said = json.loads(invoke("reproduce", "page.html", "--plugin", "mine.py", "--store", "other.db", "--json", code=1))
+    (tmp_path / "changed.py").write_text(LOSS.replace("(1 -", "(2 -"))
+    LOSSES._entries.pop("mine")  # as in a process of its own
+    said = answer("reproduce", "page.html", "--plugin", "changed.py", "--store", "other.db", code=1)
     assert said["grade"] == "differs" and next(iter(said["stages"])) == "training"
     assert said["stages"]["training"].startswith(
         "The training of mine seed 0 differs from step 1 on; 2 of 6 cells differ"
