@@ -28,7 +28,7 @@ def docs(out: Annotated[Path, typer.Option(help="Folder to write the pages to.")
 
 
 def leaderboard(
-    arguments: Annotated[
+    comparisons: Annotated[
         list[str],
         typer.Argument(
             metavar="[COMPARISON | diff A B]",
@@ -77,11 +77,11 @@ def leaderboard(
     from plo.leaderboards.manifest import manifest as manifest_of
     from plo.tracking import Tracker
 
-    if arguments[:1] == ["diff"] and len(arguments) == 3:
-        return _diff(arguments[1], arguments[2], store)
-    if len(arguments) > 1:
-        raise typer.BadParameter(f"give one comparison, or diff and two: {' '.join(arguments)}")
-    comparison = arguments[0] if arguments else None
+    if comparisons[:1] == ["diff"] and len(comparisons) == 3:
+        return _diff(comparisons[1], comparisons[2], store)
+    if len(comparisons) > 1:
+        raise typer.BadParameter(f"give one comparison, or diff and two: {' '.join(comparisons)}")
+    comparison = comparisons[0] if comparisons else None
     board = read(Tracker(store, create=False), comparison, baseline, metric or None, primary=primary, margin=margin)
     write(board, out)
     if console.is_terminal:
