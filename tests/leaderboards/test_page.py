@@ -168,7 +168,8 @@ def test_every_figure_that_was_recorded_is_drawn_with_its_numbers(make_board):
     assert "the first 6 words, over the 6 prompts" in " ".join(captions["diversity"].split()).replace(
         "their first", "the first"
     )
-    assert "<b>" not in page.split("figure-tokens")[1].split("</figure>")[0]
+    tokens = page.split('id="figure-tokens"')[1].split("</figure>")[0]
+    assert ">$x$</text>" in tokens and ">&lt;b&gt;</text>" in tokens and "<b>" not in tokens
 
 
 def test_colours_can_be_read_and_elements_have_names(make_board):
