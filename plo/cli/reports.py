@@ -46,12 +46,17 @@ def leaderboard(
     ] = [],  # noqa: B006
     store: Store = None,
     out: Annotated[Path, typer.Option(help="Folder to write leaderboard.md, .csv and .json to.")] = Path("leaderboard"),
+    values: Annotated[
+        Path | None,
+        typer.Option(help="File for the values of single prompts behind the table: .csv, or .csv.gz with equal bytes."),
+    ] = None,
 ):
     """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.
 
     Examples:
         plo leaderboard hh-first --baseline dpo
         plo leaderboard --metric reward --metric kl > table.md
+        plo leaderboard hh-first --metric reward --values values.csv.gz
     """
     from plo.leaderboards import read, to_markdown, write
     from plo.tracking import Tracker
@@ -69,6 +74,10 @@ def leaderboard(
     log.info(f"Written to {out}/leaderboard.md, .csv and .json.")
     if outcome := _write_frontier(board, out):
         log.info(f"Reward against KL: {outcome}")
+    if values is not None:
+        from plo.leaderboards.values import write_values
+
+        log.info(f"Values of single prompts: {write_values(board, values)} lines in {values}.")
 
 
 def _write_frontier(board: Any, out: Path) -> str:
