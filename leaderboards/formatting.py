@@ -55,6 +55,13 @@ def format_interval(found: Estimate, digits: int, sign: str = "") -> str:
     return f"[{format_number(found.low, digits, sign)}, {format_number(found.high, digits, sign)}]"
 
 
+def format_range(numbers: Iterable[int]) -> str:
+    """Return "least to greatest", or the one number that all are."""
+    found = list(numbers)
+    low, high = min(found), max(found)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def format_estimate(mean: float, found: Estimate | None, digits: int, sign: str = "") -> str:
     """Return "mean [low, high]"; the mean alone where there is no interval."""
     if math.isnan(mean) or found is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import label
-from plo.leaderboards.formatting import format_number
+from plo.leaderboards.formatting import format_number, format_range
 
 STOPPED = {
     "settled": "every verdict is settled",
@@ -51,10 +51,9 @@ def design_lines(board: Leaderboard) -> list[str]:
         return []
     name = str(board.primary_metric)
     digits, design = board.descriptions[name].digits, facts
-    titles = {row.name: board.title(row) for row in board.rows}
     margin = "no margin of equivalence" if design["margin"] is None else f"margin ±{design['margin']:g}"
     of_look = " (.05 over all looks)" if design["looks"] else ""
-    size = f"{_range(design['seeds'])} seeds x {_range(design['prompts'])} prompts"
+    size = f"{format_range(design['seeds'])} seeds x {format_range(design['prompts'])} prompts"
     lines = [
         f"Primary metric: {label(board, name)}, {margin}. Baseline: {board.title(_base(board))}, "
         f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}{of_look}.",
@@ -67,12 +66,8 @@ def design_lines(board: Leaderboard) -> list[str]:
         lines.append(f"The design detects {detectable} with power .8 (it describes the design and decides nothing).")
     if ranked := [row for row in board.rows if row.rank]:
         lines.append(f"Ranked: {len(ranked)} rows that are {ranked[0].status}.")
-    if (one := design["fragility"]) is not None:
-        prompts = "" if one["drops"] is None else f", or if {one['drops']} prompts were left out"
-        lines.append(
-            f"First place: {titles[one['first']]}. {titles[one['rival']]} would take it if {one['flips']} of their "
-            f"{one['values']} values changed as far as they can{prompts}."
-        )
+    if line := fragility_line(board):
+        lines.append(line)
     if design["looks"]:
         planned = f"Looks at {', '.join(map(str, design['looks']))} seeds: "
         if not design["look"]:
@@ -81,6 +76,18 @@ def design_lines(board: Leaderboard) -> list[str]:
             why = STOPPED.get(design["stop"], "the next look is due")
             lines.append(f"{planned}the last one was at {design['look']}; {why}.")
     return lines
+
+
+def fragility_line(board: Leaderboard) -> str:
+    """Return a sentence on how little would move the first place; "" where the metric has no finite bounds."""
+    if board.design is None or (one := board.design.fragility) is None:
+        return ""
+    titles = {row.name: board.title(row) for row in board.rows}
+    prompts = "" if one.drops is None else f", or if {one.drops} prompts were left out"
+    return (
+        f"First place: {titles[one.first]}. {titles[one.rival]} would take it if {one.flips} of their "
+        f"{one.values} values changed as far as they can{prompts}."
+    )
 
 
 def design_facts(board: Leaderboard) -> dict[str, Any]:
@@ -106,7 +113,3 @@ def _base(board: Leaderboard) -> Row:
 def _ends(numbers: Iterable[int]) -> list[int]:
     found = list(numbers)
     return [min(found), max(found)]
-
-
-def _range(ends: list[int]) -> str:
-    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

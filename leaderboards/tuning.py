@@ -23,13 +23,13 @@ def tuning_facts(board: Leaderboard, row: Row) -> dict[str, Any]:
     if record is None:
         return {}
     name = str(record["metric"])
-    sign = -1.0 if name in board.descriptions and board.descriptions[name].better == "↓" else 1.0
+    sign = _sign(board, name)
     test, first = row.metrics.get(name), _utilities(record, sign)
     base = board.baseline.tuning if board.baseline is not None and board.baseline is not row else None
     rival = (
         max((value for value in _utilities(base, sign) if math.isfinite(value)), default=math.nan) if base else math.nan
     )
-    best = (sign * expected_best(first)).tolist() if first else []
+    best = best_of(board, row)
     score = record.get("score")
     return {
         **record,
@@ -38,6 +38,14 @@ def tuning_facts(board: Leaderboard, row: Row) -> dict[str, Any]:
         "expected_best": {n: best[n - 1] for n in BEST_OF if n <= len(best)},
         "robustness": robustness(first, rival) if first and math.isfinite(rival) else None,
     }
+
+
+def best_of(board: Leaderboard, row: Row) -> list[float]:
+    """Return the expected best score of the first 1, 2, ... trials of the row's tuning; empty: untuned."""
+    record = row.tuning or {"metric": ""}
+    sign = _sign(board, str(record["metric"]))
+    first = _utilities(record, sign)
+    return (sign * expected_best(first)).tolist() if first else []
 
 
 def tuning_columns(board: Leaderboard) -> list[Column]:
@@ -68,6 +76,10 @@ def tuning_columns(board: Leaderboard) -> list[Column]:
 def _chosen(one: Mapping[str, Any]) -> str:
     point = ", ".join(f"{name}={value:.3g}" for name, value in one["point"].items()) or "as given"
     return point if one.get("within_kl", True) else f"{point} (no trial within the largest KL)"
+
+
+def _sign(board: Leaderboard, name: str) -> float:
+    return -1.0 if name in board.descriptions and board.descriptions[name].better == "↓" else 1.0
 
 
 def _utilities(record: Mapping[str, Any], sign: float) -> list[float]:

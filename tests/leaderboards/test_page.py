@@ -1,0 +1,268 @@
+"""The HTML page of a fabricated store: its numbers, its policy, hostile texts as parsed and in Chromium, its speed."""
+
+import hashlib
+import json
+import re
+import time
+from base64 import b64encode
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from plo.cli import app
+from plo.leaderboards import read
+from plo.leaderboards.page import Method, to_html, write_html
+from plo.leaderboards.page.samples import browser_data
+from plo.leaderboards.page.text import short_names
+from plo.metric import Metric
+from plo.tracking import Tracker
+
+SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
+VOID = {"meta", "input", "br", "wbr", "img", "link", "hr"}
+HOSTILE = {
+    "script": "<script>window.broken = 1</script>",
+    "image": '<img src="https://example.org/x.png" onerror="window.broken = 1">',
+    "table": "</td></tr></table><table><tr><td>unclosed",
+    "end": "</script></style></title></svg><script>window.broken = 1</script>",
+    "attribute": '" onmouseover="window.broken = 1" x="',
+    "template": "{{7*7}}{% raw %}",
+    "latex": r"\input{/etc/passwd} $\frac{1}{0$ \write18{ls} $$",
+    "right to left": "\u202eevil\u2066 שלום العربية",
+    "terminal": "\x1b[2J\x1b]0;title\x07 bell",
+    "nul": "a\x00b\u2028c\u2029d",
+    "long": "long " * 20_000,
+}
+
+
+def record(
+    tracker, name, losses, *, seeds=(0, 1), prompts=6, samples=2, texts=("Fine.",), asked="Opening {}", level=None
+):
+    """Record a comparison of these losses, each with rewards of its own and the texts in turn."""
+    config = {"primary": "reward", "baseline": losses[1], "margin": 0.05, "seeds": list(seeds)}
+    parent = tracker.comparison(name, f"key-{name}", config)
+    described = [
+        Metric("reward", "reward", "share of kind words", 3, "↑", bounds=(0.0, 1.0)),
+        Metric("kl", "KL", "nats", 2),
+    ]
+    for place, loss in enumerate(losses):
+        for seed in seeds:
+            own = SHARED | {"plo.loss": loss, "plo.variant": loss, "plo.seed": seed, "plo.seconds": f"{place + 1}.5"}
+            cell = tracker.start_cell(parent, f"{place}/{seed}", f"{loss} {seed}", own)
+            number = np.arange(prompts * samples)
+            mean = (level or {}).get(loss, 0.3 + 0.05 * place)
+            reward = np.clip(mean + 0.05 * np.sin(number + seed + place), 0, 1)
+            frame = pd.DataFrame({
+                "prompt_id": number // samples, "sample": number % samples,
+                "prompt": [asked.format(one) for one in number // samples],
+                "text": [texts[(i + place) % len(texts)] for i in number], "reward": reward, "kl": float(place),
+            })  # fmt: skip
+            cell.describe(described)
+            for step in (0, 10, 20) if place else ():
+                cell.log({"accuracy": 0.5 + step / 100, "margin": step / 10}, step)
+            cell.log({"reward": float(reward.mean()), "kl": float(place)}, 20 if place else 0)
+            cell.table(frame, "samples.json")
+            cell.finish({})
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
+    return Tracker(tmp_path_factory.mktemp("page") / "plo.db")
+
+
+@pytest.fixture(scope="module")
+def board(tracker):
+    record(tracker, "plain", ["reference", "dpo", "ipo", "bpo"], seeds=(0, 1, 2), level={"ipo": 0.8, "bpo": 0.35})
+    return read(tracker, "plain")
+
+
+@pytest.fixture(scope="module")
+def hostile(tracker):
+    """Losses, prompts and samples whose names and texts try to be something else."""
+    names = [f"{name} {text[:300]}" for name, text in HOSTILE.items()]
+    record(
+        tracker,
+        "<b>hostile</b>",
+        ["reference", *names],
+        seeds=(0,),
+        texts=[*HOSTILE.values()],
+        asked="{} " + HOSTILE["end"],
+    )
+    board = read(tracker, "<b>hostile</b>")
+    board.notes += HOSTILE.values()
+    return board
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, texts by element, and what was opened and never closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.texts, self.data = [], [], [], {}
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.data[self.elements[-1][1].get("id", "")] = data
+        elif self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+
+def test_the_page_has_the_finding_the_numbers_and_what_they_are(board):
+    page = to_html(board, [Method("dpo", "The logistic loss.", "https://arxiv.org/abs/2305.18290")])
+    seen = Parsed(page)
+    text = " ".join(" ".join(seen.texts).split())
+    ipo = next(row for row in board.rows if row.variant == "ipo")
+    gap = ipo.differences["reward"]
+    assert ipo.verdict == "better"
+    assert f"ipo (by {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]) is better than dpo in reward" in text
+    assert f"{ipo.metrics['reward'].mean:.3f} [" in text and "▲ better" in text and "3.5" in text
+    assert "Reward: share of kind words. Higher is better." in text
+    assert "95% intervals for new prompts and new seeds, from 3 seeds and 6 prompts" in text
+    assert ("a", {"href": "https://arxiv.org/abs/2305.18290", "rel": "noreferrer"}) in seen.elements
+    figures = [attributes["id"] for tag, attributes in seen.elements if tag == "figure"]
+    assert figures == ["figure-forest", "figure-frontier", "figure-training"]  # nothing was tuned
+    assert all(attributes["aria-label"] for tag, attributes in seen.elements if tag == "svg")
+    fragile = board.design.fragility
+    assert f"would take it if {fragile.flips} of their {fragile.values} values changed" in text
+
+
+def test_equal_records_give_an_equal_page(tracker, board, tmp_path):
+    first = to_html(board)
+    assert to_html(read(tracker, "plain")) == first
+    assert write_html(board, tmp_path / "new" / "page.html").read_text(encoding="utf-8") == first
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_the_policy_allows_the_style_and_the_script_of_the_page_alone(board):
+    page = to_html(board)
+    seen = Parsed(page)
+    policy = next(a["content"] for tag, a in seen.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy and "http" not in policy
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        assert f"{tag}-src 'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
+    for tag, attributes in seen.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "src", "srcdoc")], tag
+        assert attributes.get("href", "#").startswith("#"), attributes
+    for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "fetch("):
+        assert word not in page, word
+
+
+def test_hostile_texts_are_text(hostile, tracker):
+    page = to_html(hostile, [Method(text, text, text) for text in HOSTILE.values()], {"loss": HOSTILE["end"]})
+    seen = Parsed(page)
+    assert seen.open == []
+    allowed = {tag for tag, _ in Parsed(to_html(read(tracker, "plain"))).elements} | {"li", "ul"}
+    assert {tag for tag, _ in seen.elements} <= allowed
+    assert sum(tag == "script" for tag, _ in seen.elements) == 3  # samples, manifest, the page's own
+    assert not any(character in page for character in "\x00\x1b\x07\u2028\u2029\u202e\u2066")
+    text = "".join(seen.texts)
+    for name, content in HOSTILE.items():
+        if name not in ("long", "right to left", "terminal", "nul"):
+            assert content in text, name
+    assert (
+        r"\u202eevil\u2066 שלום" in text and r"\x1b[2J\x1b]0;title\x07 bell" in text and r"a\x00b\u2028c\u2029d" in text
+    )
+    assert "(98,000 more characters)" in text
+    samples = json.loads(seen.data["plo-samples"])
+    assert any(HOSTILE["end"] in one for unit in samples["units"] for one in unit[2])
+    assert json.loads(seen.data["plo-manifest"]) == {"loss": HOSTILE["end"]}
+    assert not any(tag == "a" for tag, _ in seen.elements)
+
+
+def test_samples_are_cut_evenly_to_a_budget_which_is_said(board):
+    whole = browser_data(board, short_names(board))
+    assert whole["about"] == "144 of 144 recorded samples, on 6 of 6 common prompts" and len(whole["units"]) == 36
+    size = len(json.dumps([*whole["units"][0][2:], "Opening 0"]))
+    cut = browser_data(board, short_names(board), budget=3 * size + 10)
+    assert cut["about"] == "12 of 144 recorded samples, on 3 of 6 common prompts"
+    assert cut["prompts"] == ["Opening 0", "Opening 2", "Opening 4"]
+    assert cut["rows"] == ["reference", "bpo", "dpo", "ipo"]
+
+
+def test_the_command_writes_the_page(tracker, board, tmp_path):
+    store = str(tracker.uri).removeprefix("sqlite:///")
+    arguments = [
+        "leaderboard",
+        "plain",
+        "--store",
+        store,
+        "--out",
+        str(tmp_path),
+        "--html",
+        str(tmp_path / "page.html"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'href="https://arxiv.org/abs/2310.12036"' in page  # IPO
+
+
+# --- in Chromium ---
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (360, "light")])
+def test_it_opens_offline_without_a_complaint_at_every_width(browser, board, tmp_path, width, scheme):
+    browser.open(write_html(board, tmp_path / "page.html", manifest={"plo": "0"}), width, 800, scheme)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
+    assert browser.evaluate("document.getElementById('asked').textContent") == "Opening 0"
+    assert browser.evaluate("document.getElementById('manifest').textContent") == '{\n "plo": "0"\n}'
+    before = browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    browser.evaluate("document.getElementById('theme').click()")
+    assert browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill") != before
+    assert browser.complaints() == []
+
+
+def test_the_table_is_sorted_and_filtered(browser, board, tmp_path):
+    browser.open(write_html(board, tmp_path / "page.html"))
+    names = "[...document.querySelectorAll('#table-main tbody tr:not(.gone) th bdi:first-child')].map(x => x.textContent).join()"
+    browser.evaluate("document.querySelectorAll('#table-main .sort')[1].click()")
+    assert browser.evaluate(names) == "ipo,bpo,dpo,reference"
+    browser.evaluate("document.querySelectorAll('#table-main .sort')[1].click()")
+    assert browser.evaluate(names) == "reference,dpo,bpo,ipo"
+    browser.evaluate("document.getElementById('filter').value = 'PO'; filter.dispatchEvent(new Event('input'))")
+    assert browser.evaluate(names) == "dpo,bpo,ipo"
+    assert browser.evaluate("document.getElementById('matches').textContent") == "3 of 4"
+
+
+def test_hostile_texts_do_nothing_in_chromium(browser, hostile, tmp_path):
+    browser.open(write_html(hostile, tmp_path / "page.html", manifest={"loss": HOSTILE["end"]}), 360)
+    browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    browser.evaluate("document.getElementById('next').click()")
+    assert browser.evaluate("window.broken") is None
+    assert browser.evaluate("document.images.length + document.querySelectorAll('iframe, object, embed').length") == 0
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    shown = browser.evaluate("document.getElementById('texts').textContent")
+    assert HOSTILE["image"] in shown and HOSTILE["table"] in shown and r"a\x00b" in shown
+    assert HOSTILE["end"] in browser.evaluate("document.getElementById('asked').textContent")
+    assert browser.complaints() == []
+
+
+def test_many_rows_and_samples_load_and_sort_quickly(browser, tracker, tmp_path):
+    losses = ["reference", *(f"loss_{i}" for i in range(16))]
+    level = {loss: 0.2 + place / 50 for place, loss in enumerate(losses)}
+    record(tracker, "many", losses, seeds=(0,), prompts=40, samples=4, texts=("Some length. " * 15,), level=level)
+    path = write_html(read(tracker, "many"), tmp_path / "page.html")
+    assert path.stat().st_size < 4_000_000
+    started = time.monotonic()
+    browser.open(path)
+    browser.evaluate("document.querySelectorAll('#table-main .sort')[1].click()")
+    assert time.monotonic() - started < 20  # 2 s on a machine that does nothing else
+    assert browser.evaluate("document.querySelector('#table-main tbody bdi').textContent") == "loss_15"
+    assert browser.complaints() == []
