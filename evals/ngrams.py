@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import permutations
@@ -12,14 +11,9 @@ import pandas as pd
 from sacrebleu.metrics.bleu import BLEU
 
 from plo.evals.registry import register_evaluation
+from plo.ngrams import count_ngrams, distinct_share, words
 
 VOCABULARY = 50_257  # size of GPT-2's, the value of V in the code of Kirk et al. (2024)
-_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-
-
-def words(text: str) -> list[str]:
-    """Return lower-cased words (a contraction is one word) and punctuation marks, each mark by itself."""
-    return _WORD.findall(text.lower())
 
 
 def distinct(texts: Sequence[str], n: int = 1) -> float:
@@ -29,8 +23,7 @@ def distinct(texts: Sequence[str], n: int = 1) -> float:
         >>> distinct(["a b a", "b c"])
         0.6
     """
-    unique, total = _counts(texts, n)
-    return unique / total if total else math.nan
+    return distinct_share([words(text) for text in texts], n)
 
 
 def expectation_adjusted_distinct(texts: Sequence[str], n: int = 1, vocabulary: int = VOCABULARY) -> float:
@@ -45,7 +38,7 @@ def expectation_adjusted_distinct(texts: Sequence[str], n: int = 1, vocabulary: 
         >>> expectation_adjusted_distinct(["a b a"], vocabulary=2)  # 2 / (2 (1 - 1/8))
         1.1428571428571428
     """
-    unique, total = _counts(texts, n)
+    unique, total = count_ngrams([words(text) for text in texts], n)
     return unique / (vocabulary * -math.expm1(total * math.log1p(-1 / vocabulary))) if total else math.nan
 
 
@@ -100,16 +93,6 @@ def ngram_diversity(samples: pd.DataFrame) -> pd.DataFrame:
 def repetition_of_samples(samples: pd.DataFrame) -> pd.DataFrame:
     """Compute `repetition`, the share of repeated 3-grams within each sample."""
     return samples["text"].map(repetition).to_frame("repetition")
-
-
-def _counts(texts: Sequence[str], n: int) -> tuple[int, int]:
-    """Return the numbers of unique and of all n-grams."""
-    grams = [gram for text in texts for gram in _ngrams(words(text), n)]
-    return len(set(grams)), len(grams)
-
-
-def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
 def _mean(scores: list[float]) -> float:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from plo import statistics
 from plo.leaderboards.sections import Section
 from plo.metric import Metric
-from plo.statistics import Comparison, Estimate, Fragility, Judgement, Pool, Spread, Verdict
-from plo.tracking import RecordedCell
+from plo.statistics import Estimate, Fragility, Judgement, Pool, Spread, Verdict
+from plo.tracking import Comparison, RecordedCell
 
 
 class Rank(NamedTuple):
@@ -46,7 +47,7 @@ class Row:
     metrics: dict[str, Spread] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
-    differences: dict[str, Comparison] = field(default_factory=dict)
+    differences: dict[str, statistics.Comparison] = field(default_factory=dict)
     verdict: Verdict | None = None
     rank: Rank | None = None
     tuning: Mapping[str, Any] | None = None
@@ -99,7 +100,24 @@ class Matched:
 
     budget: float
     rewards: dict[str, Estimate]
-    differences: dict[str, Comparison]
+    differences: dict[str, statistics.Comparison]
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """Diversity of samples that are cut to one length.
+
+    Attributes:
+        n: order of the n-grams.
+        words: length of the texts after cutting.
+        prompts: number of prompts whose samples have so many words in every row and seed.
+        distinct: {row: unique / all n-grams over all its texts, mean and sd over seeds}.
+    """
+
+    n: int
+    words: int
+    prompts: int
+    distinct: dict[str, Spread]
 
 
 @dataclass
@@ -113,6 +131,7 @@ class Leaderboard:
         design: design of the test; None where nothing is tested.
         descriptions: {metric: how it is read and shown}.
         tables: {run id: samples of the final evaluation point} of the cells that recorded them.
+        recorded: the comparisons as they are recorded; empty for a board of cells alone.
     """
 
     rows: list[Row]
@@ -126,9 +145,11 @@ class Leaderboard:
     primary_metric: str | None = None
     design: Design | None = None
     matched: Matched | None = None
+    fixed_length: FixedLength | None = None
     components: pd.Series | None = None
     descriptions: dict[str, Metric] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    recorded: list[Comparison] = field(default_factory=list, repr=False)
 
     def title(self, row: Row) -> str:
         """Return the row's variant, followed by its settings where several rows have that variant."""

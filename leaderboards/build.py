@@ -13,6 +13,7 @@ from plo.leaderboards.checks import (
     stage_notes,
     truncation_notes,
 )
+from plo.leaderboards.fixed_length import diversity_at_fixed_length
 from plo.leaderboards.items import fetch_samples, values_by_prompt
 from plo.leaderboards.matched import match_kl
 from plo.leaderboards.metrics import recorded_metrics
@@ -48,6 +49,7 @@ def read(
     board = build(cells, baseline, metrics, missing, tracker.judge_checks(), protocol, primary=primary, margin=margin)
     board.notes[:0] = notes
     board.notes += stage_notes(cells, tracker.stages())
+    board.recorded = chosen
     return board
 
 
@@ -132,7 +134,8 @@ def build(
     tables, design = by_item.get(chosen or "", {}), None
     if chosen and not any(chosen in section.metrics and section.is_hidden(chosen) for section in sections):
         if base is not None:
-            design = judge_rows(rows, base, tables, described[chosen], protocol, chosen)
+            failed = {cell.tags["plo.variant"] for cell in cells if cell.status == "FAILED"}
+            design = judge_rows(rows, base, tables, described[chosen], protocol, chosen, failed)
         rank_rows(rows, base, tables, described[chosen], design.judgement.alpha if design else 0.05, notes)
         rows.sort(key=lambda row: row.rank or (0,))
     by_run = {cell.run_id: cell for cell in finished}
@@ -155,6 +158,7 @@ def build(
         primary_metric=chosen,
         design=design,
         matched=match_kl(rows, base, by_run, samples) if base is not None else None,
+        fixed_length=diversity_at_fixed_length(rows, samples),
         components=components,
         descriptions=described,
         tables=samples,

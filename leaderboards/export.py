@@ -70,6 +70,7 @@ def to_json(board: Leaderboard) -> str:
             "rewards": {name: asdict(one) for name, one in board.matched.rewards.items()},
             "differences": {name: _untested(asdict(one)) for name, one in board.matched.differences.items()},
         },
+        "diversity_at_fixed_length": board.fixed_length and asdict(board.fixed_length),
         "variance_components": None if board.components is None else board.components.to_dict(),
     }  # fmt: skip
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -13,6 +13,7 @@ from plo.leaderboards.formatting import (
     escape,
     format_estimate,
     format_number,
+    format_spread,
     markdown_table,
     rows_table,
     setting_column,
@@ -52,7 +53,13 @@ def to_markdown(board: Leaderboard) -> str:
     others = [row for row in board.rows if row.runs]
     for section in board.sections:
         parts += section_markdown(section, board, short, others)
-    parts += _matched(board, short) + _tuning(board, short) + _settings(board, short) + components_markdown(board)
+    parts += (
+        _matched(board, short)
+        + _fixed_length(board, short)
+        + _tuning(board, short)
+        + _settings(board, short)
+        + components_markdown(board)
+    )
     parts += _training_curve(board) + _samples(board)
     return "\n\n".join([*parts, "## Legend", "\n".join(_legend(board))]) + "\n"
 
@@ -109,6 +116,20 @@ def _matched(board: Leaderboard, short: Sequence[Column]) -> list[str]:
         "Interpolated between evaluation points for each prompt and seed, with [95% interval]; secondary, not corrected. Rows that "
         "are not listed moved less far from the reference.",
         rows_table([*short, *columns], rows),
+    ]
+
+
+def _fixed_length(board: Leaderboard, short: Sequence[Column]) -> list[str]:
+    """Return the section on diversity at one length; empty where fewer than two rows have samples."""
+    if (found := board.fixed_length) is None:
+        return []
+    rows = [row for row in board.rows if row.name in found.distinct]
+    column = f"distinct-{found.n} of {found.words} words ↑", lambda row: format_spread(found.distinct[row.name], 3)
+    return [
+        "## Diversity at one length",
+        f"Unique / all {found.n}-grams over each seed's samples, cut to their first {found.words} words; of the {found.prompts} "
+        "prompts whose samples are as long in every row and seed. Uncut, diversity falls with length alone.",
+        rows_table([*short, column], rows),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -57,12 +57,19 @@ def set_differences(
 
 
 def judge_rows(
-    rows: Sequence[Row], base: Row, tables: Tables, metric: Metric, protocol: Protocol, primary: str
+    rows: Sequence[Row],
+    base: Row,
+    tables: Tables,
+    metric: Metric,
+    protocol: Protocol,
+    primary: str,
+    failed: Collection[str] = (),
 ) -> Design | None:
     """Set the verdicts on the primary metric, and return the design of their test; None if there is nothing to test.
 
     The family is every variant with a difference from the baseline. The untrained reference, unless it is the baseline,
-    and ceilings are no variants. Looks are replayed in the order in which seeds were run.
+    and ceilings are no variants. Looks are replayed in the order in which seeds were run; those for which a variant among
+    `failed` lacks seeds are taken without it.
     """
     family = [base, *(row for row in rows if row is not base and _is_variant(row) and primary in row.differences)]
     if len(family) < 2 or not metric.better:
@@ -76,6 +83,7 @@ def judge_rows(
         higher_is_better=metric.better != "↓",
         margin=protocol.margin,
         bounds=metric.bounds,
+        ended=[row.name for row in family if row.variant in failed],
     )
     for row in family[1:]:
         row.differences[primary], row.verdict = found.compared[row.name], found.verdicts[row.name]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -20,9 +19,9 @@ from pydantic import (
 
 from plo import extras
 from plo.grid import expand_grid
-from plo.section import ConfigError, Section, problem
+from plo.section import ConfigError, Section, problem, read_settings
 from plo.tasks import with_task_settings
-from plo.values import read_list, read_yaml
+from plo.values import read_list
 
 
 def _as_list(value: Any) -> Any:
@@ -237,6 +236,7 @@ class Experiment(Section):
     """A comparison: losses x seeds on one model and one data set."""
 
     first_defaults: ClassVar[dict[str, Any]] = {"share_stages": True}
+    _text: str = ""
 
     name: str = "comparison"
     """Name of the comparison; runs of one name and equal settings are one table."""
@@ -342,6 +342,11 @@ class Experiment(Section):
         return self
 
     @property
+    def text(self) -> str:
+        """Text of the file that the experiment was loaded from; empty without a file."""
+        return self._text
+
+    @property
     def points(self) -> tuple[float, ...]:
         """Evaluation points in order, including the end of training."""
         return tuple(sorted({*self.eval_at, 1.0}))
@@ -360,25 +365,16 @@ def load_experiment(path: Path | None, overrides: Mapping[str, Any] | None = Non
         ConfigError: the file cannot be read, or a setting is unknown or has a wrong value.
     """
     where = str(path) if path else "the command line"
-    raw = {k: v for k, v in _read(path).items() if v is not None} if path else {}
+    text, read = read_settings(path) if path else ("", {})
+    raw = {k: v for k, v in read.items() if v is not None}
     for key, value in (overrides or {}).items():
         _set(raw, SHORT.get(key, key) if not isinstance(value, Mapping) else key, value)
     for section, key in SHORT.items():
         if isinstance(raw.get(section), str):
             raw[section] = {key.split(".")[1]: raw[section]}
-    return Experiment.of(with_task_settings(raw), f"The experiment of {where}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold a mapping with at least 'losses: [dpo, ...]'.")
-    return raw
+    experiment = Experiment.of(with_task_settings(raw), f"The experiment of {where}")
+    experiment._text = text
+    return experiment
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -1,13 +1,16 @@
 """A group of settings, checked with errors that name the place and the remedy."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from plo.errors import PloError
 from plo.near import near
+from plo.values import read_yaml
 
 
 class ConfigError(PloError, ValueError):
@@ -52,6 +55,24 @@ def fields(section: type[Section], prefix: str = "") -> dict[str, FieldInfo]:
         if inner:
             found |= fields(inner[0], f"{prefix}{name}.")
     return found
+
+
+def read_settings(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of an experiment file, and the mapping that it holds.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = read_yaml(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping with at least 'losses: [dpo, ...]'.")
+    return text, raw
 
 
 def _once(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -239,6 +239,8 @@ def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey
     about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [_judge(judging, template) for template in judging.templates]
+        used = [judging.judge(template).template for template in judging.templates]
+        about["templates"] = {one.name: one.identity for one in used if one is not None}
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
 
 

@@ -1,6 +1,6 @@
 """Seeds that are added to a comparison until its verdicts are settled."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -37,8 +37,11 @@ def seeds_in_order(experiment: Experiment, variants: Sequence[Variant], look: in
     return [(one, seed) for seed in order for one in seeds if seed in seeds[one]]
 
 
-def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgement:
+def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell], ended: Collection[str] = ()) -> Judgement:
     """Return the verdicts on the primary metric of finished cells; ceilings, which no table tests, have none.
+
+    Args:
+        ended: variants with failed cells, for which no look waits.
 
     Raises:
         ConfigError: the primary metric has no values by prompt of the baseline, or no direction.
@@ -70,6 +73,7 @@ def judge_cells(experiment: Experiment, cells: Sequence[RecordedCell]) -> Judgem
         higher_is_better=metric.better != "↓",
         margin=experiment.margin,
         bounds=metric.bounds,
+        ended=ended,
     )
 
 

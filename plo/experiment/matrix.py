@@ -87,7 +87,7 @@ def compare(
                 failed |= _run(engine, session, units, progress)
                 if experiment.looks:
                     judged = distributed.on_main(partial(_finished, session, cells), share=False) or []
-                    if distributed.on_main(partial(_look, experiment, judged, look)):
+                    if distributed.on_main(partial(_look, experiment, cells, judged, look)):
                         break
         interrupted = False
     finally:
@@ -118,9 +118,21 @@ def _finished(session: Session, cells: Sequence[Cell]) -> list[RecordedCell]:
     return [cell for cell in recorded if cell.key in keys and cell.status == "FINISHED"]
 
 
-def _look(experiment: Experiment, cells: Sequence[RecordedCell], look: int) -> str | None:
-    """Judge the cells of a look, and return why no further seeds are needed; None if the next look is to be taken."""
-    found = judge_cells(experiment, cells)
+def _look(experiment: Experiment, cells: Sequence[Cell], finished: Sequence[RecordedCell], look: int) -> str | None:
+    """Judge the cells of a look, and return why no further seeds are needed; None if the next look is to be taken.
+
+    Rows with failed cells are left behind. If no cell of the baseline is finished, nothing can be judged.
+    """
+    done = {cell.key for cell in finished}
+    ended = {cell.variant.name for cell in cells if cell.variant is not None and cell.key not in done}
+    if ended and not any(experiment.baseline in (cell.tags["plo.variant"], cell.tags["plo.loss"]) for cell in finished):
+        log.error(
+            "look at %d seeds: every cell of the baseline %s failed, so there are no verdicts.",
+            look,
+            experiment.baseline,
+        )
+        return "no baseline"
+    found = judge_cells(experiment, finished, ended)
     words = ", ".join(f"{name} {word}" for name, word in found.verdicts.items())
     log.info("look at %d seeds: %s%s", look, words, f" ({found.stop}: no further seeds)" if found.stop else "")
     return found.stop

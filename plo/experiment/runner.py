@@ -127,6 +127,7 @@ def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dic
         **({"plo.ceiling": "true"} if cell.variant is not None and cell.variant.ceiling else {}),
         "plo.loss": cell.variant.registered_name if cell.variant is not None else cell.label,
         "plo.variant": cell.label,
+        **({"plo.code": sha256(cell.variant.source)[:16]} if cell.variant is not None else {}),
         "plo.seed": str(cell.seed),
         "plo.evaluation": sha256(evaluation_settings(bench)),
     }

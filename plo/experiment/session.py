@@ -1,14 +1,16 @@
 """A session is one process's access to a comparison: losses, model, data and store, each opened once."""
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from plo import distributed
 from plo.config import ConfigError, Experiment
-from plo.environment import environment
+from plo.environment import circumstances, environment, hub_revision
 from plo.errors import one_line
 from plo.evals.judges import JudgeSession
 from plo.experiment.evaluations import evaluate_cells, judging_of
@@ -24,10 +26,12 @@ from plo.experiment.units import Kind, Outcome, Unit, fatal_fault
 from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, prepare, workbench
 from plo.identity import sha256
 from plo.interrupt import check
+from plo.paths import content_digest
 from plo.scorers import Variant
 from plo.scorers.space import at_point
-from plo.tracking import Tracker, unrecorded
+from plo.tracking import EXPERIMENT, MADE_WITH, Tracker, made_with_file, plugin_file, unrecorded
 
+NO_FILE = "# There is no file: the settings were given on the command line.\n"
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +44,7 @@ class Session:
         bench: what all cells share; with tuning, with the held-out prompts of the test.
         tuning: the same for trials; None without tuning.
         parent: run id of the comparison.
+        engine: name of what runs the cells.
     """
 
     experiment: Experiment
@@ -48,6 +53,7 @@ class Session:
     tuning: Workbench | None
     tracker: Tracker
     parent: str = ""
+    engine: str = "local"
     progress: Progress = field(default_factory=Progress)
     _prepared: bool = False
     _of_seed: dict[tuple[int, int], Workbench] = field(default_factory=dict)  # the last one
@@ -82,7 +88,34 @@ class Session:
     @cached_property
     def tags(self) -> dict[str, str]:
         """Tags of every run: data, model, environment."""
-        return {"plo.data": self.bench.data.digest, "plo.model": self.bench.model_identity, **environment()}
+        own = {"plo.data": self.bench.data.digest, "plo.model": self.bench.model_identity}
+        return own | {MADE_WITH: self.made_with[0], **environment()}
+
+    @cached_property
+    def made_with(self) -> tuple[str, str]:
+        """What this process computes with, as JSON, preceded by its hash: packages, hardware, model and data."""
+        backbone, data, name = self.bench.backbone, self.bench.data, self.experiment.model.name
+        facts = circumstances() | {
+            "engine": self.engine,
+            "processes": distributed.processes(),
+            "model": {
+                "name": name,
+                "revision": hub_revision(name),
+                "weights": backbone.base.identity,
+                "dtype": str(backbone.compute_dtype or backbone.causal_lm.dtype),
+                "device": backbone.device.type,
+                "attention": backbone.attention,
+                "packed": backbone.packed,
+            },
+            "data": {
+                "source": self.experiment.data.source,
+                "revision": hub_revision(self.experiment.data.source, "dataset"),
+                **data.fingerprints,
+                "digest": data.digest,
+                "stats": data.stats,
+            },
+        }
+        return sha256(facts)[:16], json.dumps(facts)
 
     @cached_property
     def judging(self) -> JudgeSession | None:
@@ -99,6 +132,9 @@ class Session:
         self.join(distributed.on_main(lambda: self.tracker.comparison(*about)))
         if first:
             self.tracker.data_input(self.parent, self.experiment.data.source, self.bench.data.digest)
+            self.tracker.keep(self.parent, EXPERIMENT, self.experiment.text or NO_FILE, anew=True)
+            for plugin in map(Path.expanduser, self.experiment.plugins):
+                self.tracker.keep(self.parent, plugin_file(content_digest(plugin)), plugin.read_text("utf-8"))
 
     def recorded(self) -> str | None:
         """Return the run id of the comparison if it is recorded."""
@@ -107,6 +143,8 @@ class Session:
     def join(self, parent: str) -> None:
         """Do units of a comparison that is recorded."""
         self.parent = parent
+        digest, facts = self.made_with
+        distributed.on_main(lambda: self.tracker.keep(parent, made_with_file(digest), facts), share=False)
         stages = self.bench.stages
         stages.record = lambda key, name, params: self.tracker.start_stage(parent, key, name, self.tags, params)
 

@@ -1,13 +1,14 @@
 """Verdicts of a comparison whose number of seeds grows, with every look replayed from the values of all seeds."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from plo.statistics.comparisons import Comparison, compare
 from plo.statistics.looks import Reason, look_levels, settled, stop
+from plo.statistics.moderated import LEAST_ROWS
 from plo.statistics.verdicts import Verdict, verdicts
 
 
@@ -33,12 +34,15 @@ class Judgement:
 def baseline_seeds(look: int, rows: int, given: int | None = None) -> int:
     """Return the baseline's number of seeds at a look at which each of the other rows has `look` seeds.
 
-    The baseline is part of every difference, so it has about S sqrt(L - 1) seeds where the others have S.
+    The baseline is part of every difference, so it has about S sqrt(L - 1) seeds where the others have S. With too few rows to
+    share seed variances it has S: their tests are paired by seed, and no other row has its further ones.
 
     Args:
         rows: L, with the baseline.
         given: the number that an experiment sets; never less than `look`.
     """
+    if given is None and rows < LEAST_ROWS:
+        return look
     return max(look, given or round(look * math.sqrt(max(rows - 1, 1))))
 
 
@@ -51,6 +55,7 @@ def judge(
     higher_is_better: bool = True,
     margin: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    ended: Collection[str] = (),
 ) -> Judgement:
     """Return the verdicts on all rows but the baseline, as they were or would have been reached look by look.
 
@@ -60,24 +65,32 @@ def judge(
         baseline_seeds: number of the baseline's seeds at a look.
         margin: see `verdict`.
         bounds: see `compare`.
+        ended: rows that get no further seeds, as cells of theirs failed: looks for which they lack seeds are taken without
+            them, and what such looks would settle stays undecided.
 
     Raises:
         StatisticsError: as `compare`.
     """
     others = [name for name in tables if name != baseline]
-    least = min((tables[name].shape[1] for name in others), default=0)
+    counted = [name for name in others if name not in ended] or others
+    least = min((tables[name].shape[1] for name in counted), default=0)
     levels = look_levels(looks) if looks else {least: 0.05}
+    undecided: Verdict = "undecided"
     compared, words = compare(tables, baseline, bounds=bounds), dict[str, Verdict]()
     look, alpha, reason = 0, min(levels.values()), None
     for seeds, level in levels.items():
         if not seeds or seeds > least:
             break
         counts = {name: seeds if name != baseline else baseline_seeds(seeds) for name in tables}
-        cut = {name: table.iloc[:, : counts[name]] for name, table in tables.items()} if looks else tables
-        compared = compare(cut, baseline, bounds=bounds)
-        now = verdicts(compared, higher_is_better=higher_is_better, margin=margin, alpha=level)
-        look, alpha, words = seeds, level, settled(words, now)
-        reason = stop(compared, words, looks, seeds, margin=margin) if looks else None
+        there = [name for name in tables if name == baseline or not looks or tables[name].shape[1] >= seeds]
+        found = compare(
+            {name: tables[name].iloc[:, : counts[name]] if looks else tables[name] for name in there},
+            baseline,
+            bounds=bounds,
+        )
+        now = settled(words, verdicts(found, higher_is_better=higher_is_better, margin=margin, alpha=level))
+        look, alpha, words, compared = seeds, level, words | now, compared | found
+        reason = stop(found, now, looks, seeds, margin=margin) if looks else None
         if reason:
             break
-    return Judgement(compared, words or dict.fromkeys(others, "undecided"), look, alpha, reason)
+    return Judgement(compared, dict.fromkeys(others, undecided) | words, look, alpha, reason)

@@ -13,7 +13,19 @@ from plo.tracking.artifacts import MODEL, STAGE, Artifact
 from plo.tracking.claims import ClaimLost, Held
 from plo.tracking.limits import allowed_name
 from plo.tracking.patience import ServerAway, TrackingError
-from plo.tracking.reading import ANY, Comparison, Finding, ModelLost, RecordedCell, tables
+from plo.tracking.reading import (
+    ANY,
+    EXPERIMENT,
+    MADE_WITH,
+    Comparison,
+    Finding,
+    ModelLost,
+    RecordedCell,
+    RecordedStage,
+    made_with_file,
+    plugin_file,
+    tables,
+)
 from plo.tracking.recording import ActiveRun, unrecorded
 from plo.tracking.runs import Run
 from plo.tracking.store import MissingFiles, NothingRecorded, store_uri
@@ -21,6 +33,8 @@ from plo.tracking.tracker import Tracker, closing
 
 __all__ = [
     "ANY",
+    "EXPERIMENT",
+    "MADE_WITH",
     "MODEL",
     "STAGE",
     "ActiveRun",
@@ -33,12 +47,15 @@ __all__ = [
     "ModelLost",
     "NothingRecorded",
     "RecordedCell",
+    "RecordedStage",
     "Run",
     "ServerAway",
     "Tracker",
     "TrackingError",
     "allowed_name",
     "closing",
+    "made_with_file",
+    "plugin_file",
     "store_uri",
     "tables",
     "unrecorded",

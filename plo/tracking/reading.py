@@ -21,7 +21,19 @@ from plo.tracking.store import MissingFiles, Store
 
 TRAINED = caches.CACHES["trained"]
 ANY = "any"  # value of the tag plo.model of models that plo did not train, and of comparisons of such models
+EXPERIMENT = "experiment.yaml"  # file of a comparison: the experiment file as the user wrote it
+MADE_WITH = "plo.made_with"  # tag of a run: name of the record of packages, hardware, model and data
 DOWNLOADS = 8  # tables fetched at once
+
+
+def made_with_file(digest: str) -> str:
+    """Return the name of the file of a comparison that holds the record which the tag `MADE_WITH` names."""
+    return f"made-with-{digest}.json"
+
+
+def plugin_file(sha256: str) -> str:
+    """Return the name of the file of a comparison that holds a copy of a plug-in."""
+    return f"plugin-{sha256[:16]}.py"
 
 
 class ModelLost(TrackingError):
@@ -46,6 +58,25 @@ class Comparison:
     def config(self) -> dict[str, Any]:
         """Return the configuration that the comparison was started with."""
         return self._tracker._read(self.run_id, "config.json")
+
+    def made_with(self, digest: str | None) -> dict[str, Any] | None:
+        """Return the record of packages, hardware, model and data that a run's tag `MADE_WITH` names; None if there is none."""
+        recorded = digest and self._tracker._has_file(self.run_id, made_with_file(digest))
+        return self._tracker._read(self.run_id, made_with_file(digest)) if digest and recorded else None
+
+    def experiment_text(self) -> str | None:
+        """Return the text of the experiment file; None if an earlier version of plo recorded the comparison."""
+        tracker = self._tracker
+        return tracker._text(self.run_id, EXPERIMENT) if tracker._has_file(self.run_id, EXPERIMENT) else None
+
+    def stages(self, keys: Iterable[str]) -> list["RecordedStage"]:
+        """List the finished stages with these keys, in their order; comparisons of a store share stages."""
+        found = {run.tags["plo.cell"]: run for run in self._tracker._search(kind="stage") if run.status == "FINISHED"}
+        return [
+            RecordedStage(found[key].run_id, found[key].name, key, found[key].metrics, self._tracker)
+            for key in dict.fromkeys(keys)
+            if key in found
+        ]
 
     def cells(self) -> list["RecordedCell"]:
         """List every cell that was started, by its last finished attempt, or else its last attempt, with its findings."""
@@ -194,6 +225,25 @@ class RecordedCell:
     def history(self, metric: str) -> dict[int, float]:
         """Return {step: value} of a metric during training, in the order of steps."""
         return dict(self._tracker._reader.history(self.run_id, metric))
+
+    def histories(self) -> dict[str, dict[int, float]]:
+        """Return {metric: its history} of every recorded metric."""
+        return self._tracker._reader.histories(self.run_id, self.metrics)
+
+
+@dataclass(frozen=True)
+class RecordedStage:
+    """A finished stage, such as the SFT that cells start from."""
+
+    run_id: str
+    name: str
+    key: str
+    metrics: dict[str, float]
+    _tracker: Store
+
+    def histories(self) -> dict[str, dict[int, float]]:
+        """Return {metric: its history} of every recorded metric."""
+        return self._tracker._reader.histories(self.run_id, self.metrics)
 
 
 def tables(cells: Sequence[RecordedCell], name: str) -> dict[str, pd.DataFrame]:

@@ -186,17 +186,26 @@ class Store:
 
     def _planned(self, run_id: str, file: str = "cells.json") -> dict[str, Any]:
         folder = self._folder(run_id)
-        if folder is None:
-            recorded = any(one.path == file for one in self._client.list_artifacts(run_id))
-        else:
-            recorded = (folder / file).exists() or not folder.is_dir()  # then `_read` reports what is missing
+        lost = folder is not None and not folder.is_dir()  # `_read` reports it
         try:
-            return self._read(run_id, file) if recorded else {}
+            return self._read(run_id, file) if lost or self._has_file(run_id, file) else {}
         except MissingFiles:
             raise
         except TrackingError as error:  # killed while writing: the next `plo compare` writes the file again
             log.warning("%s Planned cells that were never started are therefore not listed.", error)
             return {}
+
+    def _has_file(self, run_id: str, name: str) -> bool:
+        """Return whether a run has a file of this name at the top of its folder."""
+        if (folder := self._folder(run_id)) is not None:
+            return (folder / name).exists()
+        return any(one.path == name for one in self._client.list_artifacts(run_id))
+
+    def _text(self, run_id: str, name: str) -> str:
+        """Return the text of a file of a run."""
+        if (folder := self._folder(run_id)) is not None:
+            return (folder / name).read_text("utf-8")
+        return cast(ClientReader, self._reader).text(run_id, name)
 
     def _read(self, run_id: str, name: str) -> Any:
         """Return the content of a JSON file of a run.
@@ -206,9 +215,7 @@ class Store:
         """
         folder = self._folder(run_id)
         try:
-            if folder is not None:
-                return json.loads((folder / name).read_text("utf-8"))
-            return json.loads(cast(ClientReader, self._reader).text(run_id, name))
+            return json.loads(self._text(run_id, name))
         except Exception as error:
             if folder is not None and not folder.is_dir():
                 raise MissingFiles(

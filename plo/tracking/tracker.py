@@ -76,6 +76,12 @@ class Tracker(Store):
             self._client.update_run(run_id, status="RUNNING")
         return run_id
 
+    def keep(self, run_id: str, name: str, text: str, *, anew: bool = False) -> None:
+        """Record a text as a file of a comparison, unless it has a file of that name; with `anew`, in place of that."""
+        with self._lock:
+            if anew or not self._has_file(run_id, name):
+                self._client.log_text(run_id, text, name)
+
     def planned_units(self, parent_id: str) -> dict[str, Any]:
         """Return the planned units of work of a comparison, {key: JSON values}."""
         return self._planned(parent_id, UNITS)

@@ -1,8 +1,11 @@
 """Seeds that are added until every verdict is settled, and the baseline's further seeds."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from plo import leaderboards, register_loss
 from plo.config import ConfigError, Experiment
 from plo.evals import Findings, register_evaluation
 from plo.experiment.looks import seeds_at, seeds_in_order
@@ -44,19 +47,39 @@ def test_no_seed_is_added_once_every_verdict_is_settled(experiment, caplog):
 
 
 def test_seeds_are_added_while_a_verdict_is_open(experiment):
-    """Without a margin nothing is equivalent, and so short a training changes no length significantly.
-
-    The baseline of three rows has round(2 sqrt(2)) = 3 seeds at the first look, and round(3 sqrt(2)) = 4 at the second.
-    """
-    three = experiment(losses=["dpo", "ipo"])
-    variants = [None, get_variant("sft"), get_variant("dpo"), get_variant("ipo")]
-    assert [seeds_at(three, one, 3, 2) for one in variants] == [(0, 1, 2), (0, 1), (0, 1, 2), (0, 1)]
-    assert [seeds_at(three, one, 3, 3) for one in variants] == [(0, 1, 2, 3), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
-    compare(three)
+    """Without a margin nothing is equivalent, and so short a training changes no length significantly."""
+    compare(experiment(losses=["dpo", "ipo"]))
     assert seeds() in (
-        {"reference": [0, 1, 2, 3], "sft": [0, 1, 2], "dpo": [0, 1, 2, 3], "ipo": [0, 1, 2]},
-        {"reference": [0, 1, 2], "sft": [0, 1], "dpo": [0, 1, 2], "ipo": [0, 1]},  # futile
+        {"reference": [0, 1, 2], "sft": [0, 1, 2], "dpo": [0, 1, 2], "ipo": [0, 1, 2]},
+        {"reference": [0, 1], "sft": [0, 1], "dpo": [0, 1], "ipo": [0, 1]},  # futile
     )
+
+
+def test_the_baseline_has_further_seeds_where_rows_share_their_variances(experiment):
+    """The baseline of five rows has 2 sqrt(4) = 4 seeds at the first look, and 3 sqrt(4) = 6 at the second; of four, 2 and 3."""
+    variants = [None, *map(get_variant, ("sft", "dpo", "ipo"))]
+    for rows, of_dpo in ((5, ((0, 1, 2, 3), (0, 1, 2, 3, 4, 5))), (4, ((0, 1), (0, 1, 2)))):
+        for look, own in zip((2, 3), of_dpo, strict=True):
+            others = tuple(range(look))
+            assert [seeds_at(experiment(), one, rows, look) for one in variants] == [own, others, own, others]
+
+
+def test_a_failed_cell_holds_up_its_own_row_alone(experiment, caplog):
+    """No sample has a thousand letters, so the rows without a failure are settled at the first look."""
+
+    @register_loss("brittle")
+    def brittle(pairs):
+        if Path("plo.db").exists() and len(seeds().get("brittle", ())) > 1:  # its cell of the second seed
+            raise ValueError("broken")
+        return (pairs.chosen.logps.sum(-1) - pairs.rejected.logps.sum(-1)) * -0.01
+
+    caplog.set_level("INFO", logger="plo")
+    outcome = compare(experiment(losses=["dpo", "brittle"], margin=1000))
+    assert [name.split()[0] for name in outcome.failed] == ["brittle"]
+    assert seeds()["dpo"] == [0, 1], "the second look is not taken"
+    assert "look at 2 seeds: sft equivalent, brittle undecided (settled: no further seeds)" in caplog.messages
+    words = {row.variant: row.verdict for row in leaderboards.read(Tracker(create=False)).rows}
+    assert words == {"reference": None, "sft": "equivalent", "dpo": None, "brittle": "undecided"}
 
 
 def test_looks_that_cannot_settle_anything_are_refused(experiment):
@@ -91,7 +114,7 @@ def test_a_look_sees_what_has_just_been_evaluated(experiment, caplog):
 
 
 def test_ceilings_bring_the_baseline_no_seeds(experiment):
-    """Two rows are tested, sft and dpo: the baseline has 2 sqrt(1) seeds."""
-    variants = [get_variant(name) for name in ("sft", "dpo", "true_advantage")]
-    planned = seeds_in_order(experiment(), variants, 2)
-    assert [seed for one, seed in planned if one is variants[1]] == [0, 1]
+    """Five rows are tested, so the baseline has 3 sqrt(4) = 6 seeds; six would bring it 7."""
+    variants = [get_variant(name) for name in ("sft", "dpo", "ipo", "hinge", "simpo", "true_advantage")]
+    planned = seeds_in_order(experiment(), variants, 3)
+    assert [seed for one, seed in planned if one is variants[1]] == [0, 1, 2, 3, 4, 5]

@@ -77,6 +77,14 @@ def test_rows_are_the_recorded_numbers(board):
     assert board.notes == []
 
 
+def test_no_digit_depends_on_which_cell_ended_first(tracker):
+    """Sums of floating-point numbers differ in their last bit with the order of the summands."""
+    comparison(tracker, "in turn", seeds=range(6))
+    comparison(tracker, "reversed", seeds=range(5, -1, -1))
+    found = [repr([(r.metrics, r.differences) for r in read(tracker, n).rows]) for n in ("in turn", "reversed")]
+    assert found[0] == found[1]
+
+
 def test_differences_are_paired_by_prompt_and_seed(tracker, board):
     def table(level):
         frames = {seed: samples(level, seed).groupby("prompt_id")["reward"].mean() for seed in range(3)}

@@ -1,0 +1,54 @@
+"""Diversity at one length: distinct n-grams of samples that are cut to the same number of words for all rows."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from plo.leaderboards.board import FixedLength, Row
+from plo.ngrams import distinct_share, words
+from plo.statistics import cut_to_common_length, spread
+from plo.statistics.intervals import StatisticsError
+
+N = 2  # bigrams: single words of a few hundred short texts are soon all used
+TEXTS = 20_000  # about a second's work; a table with more of them is measured on its first prompts
+
+
+def diversity_at_fixed_length(rows: Sequence[Row], samples: Mapping[str, pd.DataFrame]) -> FixedLength | None:
+    """Return distinct-2 of each row's samples, cut to the first m words that at least half of the prompts have in every row.
+
+    A seed's value is over all its prompts together. None where fewer than two rows recorded samples, or their texts have no
+    common length.
+
+    Args:
+        samples: {run id: samples with the columns prompt_id and text}.
+    """
+    frames = {
+        (row.name, seed): samples[run][["prompt_id", "text"]]
+        for row in rows
+        for seed, run in row.runs.items()
+        if run in samples
+    }
+    if len({name for name, _ in frames}) < 2:
+        return None
+    prompts = set.intersection(*(set(frame["prompt_id"]) for frame in frames.values()))
+    a_prompt = sum(len(frame) for frame in frames.values()) / max(
+        1, max(f["prompt_id"].nunique() for f in frames.values())
+    )
+    measured = sorted(prompts)[: max(1, int(TEXTS / a_prompt))]
+    try:
+        length, cut = cut_to_common_length({key: _words(frame, measured) for key, frame in frames.items()})
+    except StatisticsError:
+        return None
+    found: dict[str, list[float]] = {}
+    for (name, _), by_prompt in cut.items():
+        found.setdefault(name, []).append(distinct_share([text for own in by_prompt.values() for text in own], N))
+    kept = len(next(iter(cut.values())))
+    return FixedLength(N, length, kept, {name: spread(values) for name, values in found.items()})
+
+
+def _words(frame: pd.DataFrame, prompts: Sequence[int]) -> dict[int, list[list[str]]]:
+    texts: dict[int, list[list[str]]] = {prompt: [] for prompt in prompts}
+    for prompt, text in zip(frame["prompt_id"], frame["text"], strict=True):
+        if prompt in texts:
+            texts[prompt].append(words(text))
+    return texts
