@@ -18,6 +18,7 @@ import numpy as np
 from plo.statistics import critical, look_levels, p_value, two_way
 from plo.statistics.contrasts import common_variance, contrast
 from plo.statistics.moderated import moderate, sampling_noise
+from plo.statistics.verdicts import EQUIVALENCE
 
 PROMPTS, SEED_SD = 200, 0.02
 LOOKS = look_levels([3, 5, 8])
@@ -123,7 +124,7 @@ def equivalence(rng, tables, losses, seeds, margin=0.1, levels=None, **settings)
         any_look = np.zeros((len(y), losses - 1), dtype=bool)
         for look, level in (levels or {seeds: 0.05}).items():
             mean, se, share, free = differences(y[..., :look], to_baseline(losses))
-            any_look |= margin - np.abs(mean) > critical(2 * level, share, y.shape[2], free + 1) * se
+            any_look |= margin - np.abs(mean) > critical(2 * EQUIVALENCE * level, share, y.shape[2], free + 1) * se
         wrong.append(any_look)
     return float(np.concatenate(wrong).mean())
 
@@ -145,7 +146,9 @@ def looks(rng, tables, losses, effect=0.0, margin=None, **settings):
             significant |= now
             decided |= now
             if margin is not None:
-                decided |= going & (margin - np.abs(mean) > critical(2 * level, share, y.shape[2], free + 1) * se)
+                decided |= going & (
+                    margin - np.abs(mean) > critical(2 * EQUIVALENCE * level, share, y.shape[2], free + 1) * se
+                )
             used = np.where((used == 8) & decided.all(-1), look, used)
         wrong.append(significant[:, 3 if effect else 0 :].any(-1))
         right.append(significant[:, :3])

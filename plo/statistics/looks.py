@@ -9,7 +9,7 @@ from scipy import stats
 
 from plo.statistics.comparisons import Comparison
 from plo.statistics.intervals import StatisticsError, critical
-from plo.statistics.verdicts import Verdict
+from plo.statistics.verdicts import EQUIVALENCE, Verdict
 
 SHARES: dict[tuple[int, ...], tuple[float, ...]] = {(3, 5, 8): (0.2, 0.3, 0.5)}
 
@@ -58,7 +58,7 @@ def chance_to_settle(one: Comparison, seeds: int, level: float, margin: float | 
     share = min(part * one.seeds / seeds / later**2, 1.0)
     degrees = 1 + one.degrees * (seeds - 1) / (one.seeds - 1)
     two_sided, one_sided = (
-        later * float(critical(tail, share, max(one.prompts, 2), degrees)) for tail in (level, 2 * level)
+        later * float(critical(tail, share, max(one.prompts, 2), degrees)) for tail in (level, 2 * EQUIVALENCE * level)
     )
     inside = -1.0 if margin is None else margin - one_sided
     drawn = stats.norm(one.mean, max(moves, 1e-300))

@@ -38,7 +38,8 @@ def test_words():
     assert verdict(one(), alpha=0.01) == "undecided"
     near = one(mean=0.001, p_holm=0.9)
     assert verdict(near) == "undecided" and verdict(near, margin=0.05) == "equivalent"
-    assert verdict(near, margin=0.03) == "undecided"  # .029 / .02 = 1.45 < 1.81, the 95% point with 10 degrees
+    assert verdict(near, margin=0.03) == "undecided"  # .029 / .02 = 1.45 < 1.88, the 95.5% point with 10 degrees
+    assert [verdict(near, margin=0.001 + 0.02 * t) for t in (1.86, 1.89)] == ["undecided", "equivalent"]
     assert verdict(one(), margin=1.0) == "better"  # significant comes first
     assert verdict(one(p_holm=math.nan, se=math.nan), margin=1.0) == "undecided"
     assert verdicts({"x": near, "y": one()}, margin=0.05) == {"x": "equivalent", "y": "better"}
@@ -82,7 +83,7 @@ def test_chance_to_settle_by_simulation():
     mean = (3 * d + 5 * rng.normal(rng.normal(d, sigma / math.sqrt(3), 400_000), sigma / math.sqrt(5))) / 8
     se = sigma / math.sqrt(8)
     significant = np.abs(mean) > stats.norm.isf(0.0125) * se
-    inside = ~significant & (np.abs(mean) < 0.08 - stats.norm.isf(0.025) * se)
+    inside = ~significant & (np.abs(mean) < 0.08 - stats.norm.isf(0.9 * 0.025) * se)
     assert chance_to_settle(now, 8, 0.025) == pytest.approx(significant.mean(), abs=0.003)
     assert chance_to_settle(now, 8, 0.025, margin=0.08) == pytest.approx((significant | inside).mean(), abs=0.003)
 
