@@ -47,6 +47,21 @@ of = f"{look} seeds ({len(next(r for r in rows if r['name'] == base)['runs'])} o
 print(f"Reward and its difference from dpo [95% interval for a new prompt and a new seed]; n = {of} x 82 prompts.\n")
 table(["variant", "reward", "Δ reward", "verdict", "rank", *(name.removeprefix("credit.") for name in shown)], lines)
 
+if matched := board["matched_kl"]:
+    print(
+        f"Reward at a KL of {matched['kl']:.2f} nats, interpolated between evaluation points; [95% interval]; not tested.\n"
+    )
+    at = sorted(matched["rewards"].items(), key=lambda item: -item[1]["mean"])
+    titles, gaps = {row["name"]: row["variant"] for row in rows}, matched["differences"]
+    differs = {name: interval(*(gap[end] for end in ("mean", "low", "high")), 2) for name, gap in gaps.items()}
+    table(
+        ["variant", "reward", "Δ reward"],
+        [
+            [titles[name], f"{one['mean']:.2f}", differs.get(name, "baseline" if name == base else "-")]
+            for name, one in at
+        ],
+    )
+
 names = [row["name"] for row in rows if row["verdict"] or row["name"] == base]
 pairs = {what: tuple(next(n for n in names if re.match(p, n)) for p in both) for what, both in CONTRASTS.items()}
 found = {metric: compare({name: values[metric][name] for name in names}, pairs.values()) for metric in COMPARED}
