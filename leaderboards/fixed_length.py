@@ -10,7 +10,7 @@ from plo.statistics import cut_to_common_length, spread
 from plo.statistics.intervals import StatisticsError
 
 N = 2  # bigrams: single words of a few hundred short texts are soon all used
-TEXTS = 20_000  # about a second's work; a table with more of them is measured on its first prompts
+TEXTS = 20_000  # half a second's work; a table with more of them is measured on its first prompts
 
 
 def diversity_at_fixed_length(rows: Sequence[Row], samples: Mapping[str, pd.DataFrame]) -> FixedLength | None:
@@ -23,20 +23,20 @@ def diversity_at_fixed_length(rows: Sequence[Row], samples: Mapping[str, pd.Data
         samples: {run id: samples with the columns prompt_id and text}.
     """
     frames = {
-        (row.name, seed): samples[run][["prompt_id", "text"]]
+        (row.name, seed): (samples[run]["prompt_id"].tolist(), samples[run]["text"].tolist())
         for row in rows
         for seed, run in row.runs.items()
         if run in samples
     }
     if len({name for name, _ in frames}) < 2:
         return None
-    prompts = set.intersection(*(set(frame["prompt_id"]) for frame in frames.values()))
-    a_prompt = sum(len(frame) for frame in frames.values()) / max(
-        1, max(f["prompt_id"].nunique() for f in frames.values())
+    prompts = sorted(set.intersection(*(set(ids) for ids, _ in frames.values())))
+    a_prompt = sum(len(texts) for _, texts in frames.values()) / max(
+        1, max(len(set(ids)) for ids, _ in frames.values())
     )
-    measured = sorted(prompts)[: max(1, int(TEXTS / a_prompt))]
+    measured = prompts[: max(1, int(TEXTS / a_prompt))]
     try:
-        length, cut = cut_to_common_length({key: _words(frame, measured) for key, frame in frames.items()})
+        length, cut = cut_to_common_length({key: _words(*frame, measured) for key, frame in frames.items()})
     except StatisticsError:
         return None
     found: dict[str, list[float]] = {}
@@ -46,9 +46,9 @@ def diversity_at_fixed_length(rows: Sequence[Row], samples: Mapping[str, pd.Data
     return FixedLength(N, length, kept, {name: spread(values) for name, values in found.items()})
 
 
-def _words(frame: pd.DataFrame, prompts: Sequence[int]) -> dict[int, list[list[str]]]:
-    texts: dict[int, list[list[str]]] = {prompt: [] for prompt in prompts}
-    for prompt, text in zip(frame["prompt_id"], frame["text"], strict=True):
-        if prompt in texts:
-            texts[prompt].append(words(text))
-    return texts
+def _words(ids: Sequence[int], texts: Sequence[str], prompts: Sequence[int]) -> dict[int, list[list[str]]]:
+    found: dict[int, list[list[str]]] = {prompt: [] for prompt in prompts}
+    for prompt, text in zip(ids, texts, strict=True):
+        if prompt in found:
+            found[prompt].append(words(text))
+    return found

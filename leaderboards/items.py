@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from plo.leaderboards.board import Row
@@ -23,7 +24,10 @@ def fetch_samples(cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, 
         for cell in cells
         if cell not in recorded
     ]
-    return {run: frame.rename(columns=allowed_name) for run, frame in tables(recorded, SAMPLES).items()}
+    return {
+        run: frame.set_axis([allowed_name(name) for name in frame], axis="columns")
+        for run, frame in tables(recorded, SAMPLES).items()
+    }
 
 
 def values_by_prompt(
@@ -46,4 +50,11 @@ def values_by_prompt(
 def _by_prompt(samples: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Return the means of metrics over each prompt's samples: one pass for all metrics, of which there may be many."""
     columns = [name for name in metrics if name in samples]
-    return samples[columns].astype(float).groupby(samples["prompt_id"]).mean()
+    values, prompts = samples[columns].to_numpy(dtype=float), samples["prompt_id"].to_numpy()
+    if not len(prompts) or (prompts[1:] < prompts[:-1]).any() or np.isnan(values).any():
+        return samples[columns].astype(float).groupby(samples["prompt_id"]).mean()
+    # Recorded tables are sorted by prompt. Grouping them again would be a third of the time of a large leaderboard.
+    starts = np.flatnonzero(np.r_[True, prompts[1:] != prompts[:-1]])
+    counts = np.diff(np.r_[starts, len(prompts)])
+    means = np.add.reduceat(values, starts) / counts[:, None]
+    return pd.DataFrame(means, pd.Index(prompts[starts], name="prompt_id"), columns)
