@@ -1,22 +1,22 @@
 """Compute the study's numbers again from the values of single prompts, with numpy alone: python check.py [FOLDER]."""
 
-import json
 import sys
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from recompute import compare, holm, read_values, word
+from recompute import compare, holm, read_board, read_values, word
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-board = json.loads((folder / "leaderboard.json").read_text("utf-8"))
+board = read_board(folder / "leaderboard.json.gz")
 rows, values = {row["name"]: row for row in board["rows"]}, read_values(folder / "values.csv.gz")
 base, design, primary = board["baseline"], board["design"], board["primary"]
 
 
 def tables(metric, names, look=None):
     seeds = {name: [*rows[name]["runs"]][: None if name == base else look] for name in names}
-    return {name: {seed: values[metric][name][seed] for seed in seeds[name]} for name in names}
+    known = {name: values[metric][name] for name in names}
+    return {name: {seed: known[name][seed] for seed in seeds[name] if seed in known[name]} for name in names}
 
 
 pairs = [(name, base) for name, row in rows.items() if row["verdict"]]
@@ -45,6 +45,6 @@ better = [pair[0] if tested[pair][0] > 0 else pair[1] for pair in apart]
 for name in ranked:
     wins, losses = better.count(name), sum(name in pair for pair in apart) - better.count(name)
     both += [(1 + losses, rows[name]["rank"]["low"]), (len(ranked) - wins, rows[name]["rank"]["high"])]
-worst = max(abs(ours - theirs) for ours, theirs in both)
-print(f"{len(words)} verdicts and {len(both)} numbers, computed again; largest deviation {worst:.1e}.")
+worst = max(abs(ours - theirs) / max(1, abs(theirs)) for ours, theirs in both)
+print(f"{len(words)} verdicts and {len(both)} numbers, computed again; largest relative deviation {worst:.1e}.")
 assert worst < 1e-6, "the numbers differ"

@@ -2,9 +2,16 @@
 
 import csv
 import gzip
+import json
 from functools import lru_cache
 
 import numpy as np
+
+
+def read_board(path):
+    """What `plo leaderboard` writes as JSON, compressed."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
 
 
 def read_values(path):
@@ -15,7 +22,8 @@ def read_values(path):
             row, seed = line.pop("row"), line.pop("seed")
             del line["prompt"]
             for metric, value in line.items():
-                found.setdefault(metric, {}).setdefault(row, {}).setdefault(seed, []).append(float(value))
+                if value:  # else it was not measured
+                    found.setdefault(metric, {}).setdefault(row, {}).setdefault(seed, []).append(float(value))
     return found
 
 

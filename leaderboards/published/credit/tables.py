@@ -1,11 +1,10 @@
-"""Print the tables of FINDINGS.md from leaderboard.json and values.csv.gz: python tables.py [FOLDER]."""
+"""Print the tables of FINDINGS.md from leaderboard.json.gz and values.csv.gz: python tables.py [FOLDER]."""
 
-import json
 import re
 import sys
 from pathlib import Path
 
-from recompute import compare, read_values
+from recompute import compare, read_board, read_values
 
 CONTRASTS = {  # as experiment.yaml names them
     "end_attention less its shuffle": (r"twdpo\(scorer=end_attention", r"twdpo\(scorer=shuffled\(of=end_attention"),
@@ -27,7 +26,7 @@ def table(head, lines):
 
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-board = json.loads((folder / "leaderboard.json").read_text("utf-8"))
+board = read_board(folder / "leaderboard.json.gz")
 values, base, look = read_values(folder / "values.csv.gz"), board["baseline"], board["design"]["look"]
 rows = sorted(board["rows"], key=lambda row: -row["metrics"]["reward"]["mean"])
 shown = {name: digits for name, digits in SHOWN.items() if name in board["metrics"]}
@@ -38,10 +37,8 @@ for row in rows:
     found = "baseline" if row["name"] == base else interval(gap["mean"], gap["low"], gap["high"], 2)
     word = row["verdict"] or ("ceiling" if row["ceiling"] else "-")
     rank = f"{row['rank']['rank']} [{row['rank']['low']}, {row['rank']['high']}]" if row["rank"] else "-"
-    means = [
-        f"{row['metrics'][name]['mean']:.{digits}f}" if name in row["metrics"] else "-"
-        for name, digits in shown.items()
-    ]
+    means = [row["metrics"].get(name, {}).get("mean") for name in shown]
+    means = ["-" if mean is None else f"{mean:.{digits}f}" for mean, digits in zip(means, shown.values(), strict=True)]
     lines.append([row["variant"], f"{row['metrics']['reward']['mean']:.2f}", found, word, rank, *means])
 of = f"{look} seeds ({len(next(r for r in rows if r['name'] == base)['runs'])} of the baseline)"
 print(f"Reward and its difference from dpo [95% interval for a new prompt and a new seed]; n = {of} x 82 prompts.\n")
