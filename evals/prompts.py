@@ -33,7 +33,7 @@ class PromptSet:
         return [row.prompt for row in self.rows]
 
 
-def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -> PromptSet:
+def load_prompts(subject: Subject, source: str, path: Path | None, count: int, subset: str | None = None) -> PromptSet:
     """Return the first `count` prompts with one human turn, by sha256 of their text, from the test split if there is one.
 
     Of rows with the same prompt the first by its own hash is taken. A prompt that the subject was trained on is left
@@ -42,6 +42,7 @@ def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -
 
     Args:
         path: path of the source's files; None: that of the subject's own experiment, else the hub.
+        subset: subset that the source is asked for; a path that is a file has its rows already.
 
     Raises:
         EvaluationError: no prompt is left.
@@ -49,7 +50,8 @@ def load_prompts(subject: Subject, source: str, path: Path | None, count: int) -
     """
     path = path or subject.paths.get(source)
     report = DropReport(f"{source} ({path})" if path else source)
-    rows = read_rows(source, path, {}, report)
+    options = {"subset": subset} if subset and not (path and path.is_file()) else {}
+    rows = read_rows(source, path, options, report)
     report.enforce()
     test = [row for row in rows if row.split == "eval"]
     by_prompt: dict[str, Row] = {}

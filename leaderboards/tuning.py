@@ -6,12 +6,13 @@ from typing import Any
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.formatting import UNDEFINED, Column, format_number
-from plo.statistics import expected_best, robustness
+from plo.statistics import expected_best, optimism, robustness
 
 BEST_OF = (1, 2, 4, 8)
 EXPLAINED = (
     "Scores on the tuning prompts, at the settings that the experiment gives and at the chosen ones; score of the chosen ones "
-    "on the test prompts with fresh seeds; optimism, how much better the tuning prompts made it look. Expected best score of n "
+    "on the test prompts with fresh seeds; optimism, how much better the tuning prompts made it look [95%, without the part of the "
+    "trial's one seed]. Expected best score of n "
     "first trials, which are short; share of them that beat the baseline's best. Edge: the chosen value is at the border of its "
     "range."
 )
@@ -30,11 +31,15 @@ def tuning_facts(board: Leaderboard, row: Row) -> dict[str, Any]:
         max((value for value in _utilities(base, sign) if math.isfinite(value)), default=math.nan) if base else math.nan
     )
     best = best_of(board, row)
-    score = record.get("score")
+    score, interval = record.get("score"), None
+    if (shown := row.estimates.get(name)) is not None and score is not None and record.get("score_se") is not None:
+        interval = optimism(score, record["score_se"], shown)
+        interval = sorted([sign * interval.low, sign * interval.high])
     return {
         **record,
         "test": test and test.mean,
         "optimism": None if test is None or score is None else sign * (score - test.mean),
+        "optimism_interval": interval if interval and all(map(math.isfinite, interval)) else None,
         "expected_best": {n: best[n - 1] for n in BEST_OF if n <= len(best)},
         "robustness": robustness(first, rival) if first and math.isfinite(rival) else None,
     }
@@ -60,7 +65,7 @@ def tuning_columns(board: Leaderboard) -> list[Column]:
     add("as given", lambda one, digits: _number(one.get("default"), digits))
     add("tuned", lambda one, digits: _number(one.get("score"), digits))
     add("test", lambda one, digits: _number(one["test"], digits))
-    add("optimism", lambda one, digits: _number(one["optimism"], digits, "+"))
+    add("optimism", _optimism)
     expected = [n for n in BEST_OF if any(n in one["expected_best"] for one in facts.values())]
     add(
         f"best of {', '.join(map(str, expected))}",
@@ -76,6 +81,11 @@ def tuning_columns(board: Leaderboard) -> list[Column]:
 def _chosen(one: Mapping[str, Any]) -> str:
     point = ", ".join(f"{name}={value:.3g}" for name, value in one["point"].items()) or "as given"
     return point if one.get("within_kl", True) else f"{point} (no trial within the largest KL)"
+
+
+def _optimism(one: Mapping[str, Any], digits: int) -> str:
+    text, ends = _number(one["optimism"], digits, "+"), one["optimism_interval"]
+    return f"{text} [{', '.join(_number(end, digits, '+') for end in ends)}]" if ends else text
 
 
 def _sign(board: Leaderboard, name: str) -> float:

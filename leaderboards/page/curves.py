@@ -123,7 +123,7 @@ def tuning_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
         svg = to_svg(drawn, "tuning", alternative)
     counts = [len(line) for line in lines.values()]
     caption = (
-        f"Expected best {metric} of n of the {format_range(counts)} first, short trials of each row, each with one seed on the "
+        f"Expected best {metric} of n of the {format_range(counts)} first, short trials of each variant, each with one seed on the "
         f"tuning prompts. There is no interval.{others}"
     )
     return Figure("tuning", "Tuning: best of n trials", svg, alternative, caption)

@@ -50,7 +50,7 @@ def forest_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     found = [row.differences[name] for row in rows]
     caption = (
         f"Difference in {what} from {baseline}, in units of {what}; bars: 95% intervals for new prompts and new seeds, "
-        f"not corrected for the number of rows. {format_range([gap.seeds for gap in found])} seeds, "
+        f"not corrected for the number of variants. {format_range([gap.seeds for gap in found])} seeds, "
         f"{format_range([gap.prompts for gap in found])} prompts. "
         + (f"Grey: the margin of equivalence, ±{margin:g}. " if margin else "")
         + "The words are the verdicts, which are corrected."

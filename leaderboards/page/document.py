@@ -18,7 +18,7 @@ from plo.leaderboards.page.finding import certainty, finding
 from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
-from plo.leaderboards.page.text import embed, short_names, visible
+from plo.leaderboards.page.text import embed, short_names, visible, without_controls
 
 TEMPLATES = files("plo.leaderboards.page") / "templates"
 
@@ -54,7 +54,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.filters |= {"visible": visible, "link": _link}
-    return templates.get_template("page.html").render(
+    page = templates.get_template("page.html").render(
         title=visible(", ".join(board.comparisons) or "no comparison", 200),
         policy=_policy(style, script), style=Markup(style), script=Markup(script),
         finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
@@ -64,6 +64,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
         notes=list(map(visible, board.notes)), methods=methods, shared=board.shared,
         manifest=manifest, manifest_json=embed(manifest), legend=_legend(board),
     )  # fmt: skip
+    return without_controls(page)
 
 
 def _asset(name: str) -> str:

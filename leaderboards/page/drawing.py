@@ -59,7 +59,9 @@ class Figure:
 @contextmanager
 def canvas(width: float = 4.7, height: float = 3.2) -> Iterator[Canvas]:
     """Open a figure of that size in inches with the page's style; `to_svg` has to be called inside the block."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # whatever a user's matplotlibrc sets
+        mpl.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has the fonts
         warnings.filterwarnings("ignore", "constrained_layout not applied")
         quiet, before = logging.getLogger("matplotlib"), logging.getLogger("matplotlib").level

@@ -3,13 +3,25 @@
 from collections.abc import Callable, Mapping
 
 from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.page.credit import credit_figure, tokens_figure
 from plo.leaderboards.page.curves import frontier_figure, training_figure, tuning_figure
 from plo.leaderboards.page.differences import forest_figure
+from plo.leaderboards.page.diversity import diversity_figure
 from plo.leaderboards.page.drawing import Figure
 from plo.leaderboards.page.looks import Look, choose_looks
+from plo.leaderboards.page.pairs import pairs_figure
 
 Drawer = Callable[[Leaderboard, Mapping[str, str], Mapping[str, Look]], Figure | None]
-DRAWERS: tuple[Drawer, ...] = (forest_figure, frontier_figure, training_figure, tuning_figure)
+DRAWERS: tuple[Drawer, ...] = (
+    forest_figure,
+    frontier_figure,
+    diversity_figure,
+    training_figure,
+    tuning_figure,
+    pairs_figure,
+    credit_figure,
+    tokens_figure,
+)
 
 
 def draw_figures(board: Leaderboard, names: Mapping[str, str]) -> list[Figure]:

@@ -49,6 +49,6 @@ def add_legend(drawn: Canvas, looks: Mapping[str, Look], names: Mapping[str, str
         for name, look in looks.items() if name in shown
     ]  # fmt: skip
     if others := [name for name in shown if name not in looks]:
-        handles.append(Line2D([], [], color=FAINT, linewidth=0.7, label=f"{len(others)} other rows"))
+        handles.append(Line2D([], [], color=FAINT, linewidth=0.7, label=f"{len(others)} other variants"))
     drawn.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
-    return f" Coloured: the baseline and the {SERIES - 1} best rows." if others else ""
+    return f" Coloured: the baseline and the {SERIES - 1} best variants." if others else ""

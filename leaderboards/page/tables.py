@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.columns import difference_column, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import UNDEFINED, Column, format_number, format_range
+from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, format_number, format_range, format_spread
 from plo.leaderboards.page.text import NAME, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
@@ -50,7 +50,9 @@ def main_table(board: Leaderboard, names: Mapping[str, str]) -> Table:
         columns.append((f"{title}, nats", lambda row: Cell(text(row), _mean(row, "kl"))))
     seconds = {row.name: _seconds([by_run[run] for run in row.runs.values()]) for row in rows}
     if any(map(math.isfinite, seconds.values())):
-        columns.append(("cost, s per seed", lambda row: Cell(format_number(seconds[row.name], 1), seconds[row.name])))
+        columns.append(
+            ("cost, s per seed", lambda row: Cell(format_number(seconds[row.name], 1), _finite(seconds[row.name])))
+        )
     columns.append(("seeds", lambda row: Cell(str(len(row.runs)), len(row.runs))))
     lines = [[cell(row) for _, cell in columns] for row in rows]
     return Table("main", _explained(board, rows), [title for title, _ in columns], lines)
@@ -72,6 +74,19 @@ def more_tables(board: Leaderboard, names: Mapping[str, str]) -> list[tuple[str,
         caption = "Settings in which the variants differ."
         columns = [(key, lambda row, key=key: row.settings[key] or UNDEFINED) for key in keys]
         parts.append(("Settings", [_table("settings", caption, columns, board.rows, names)]))
+    if board.matched is not None:
+        parts.append(("Reward at matched KL", [_matched(board, board.matched, names)]))
+    if (fixed := board.fixed_length) is not None:
+        column: Column = (
+            f"distinct-{fixed.n} of {fixed.words} words ↑",
+            lambda row: format_spread(fixed.distinct[row.name], 3),
+        )
+        caption = (
+            f"Unique / all {fixed.n}-grams over each seed's samples, cut to their first {fixed.words} words; mean ± standard deviation "
+            f"over seeds, of the {fixed.prompts} prompts whose samples are as long in every row and seed."
+        )
+        rows = [row for row in board.rows if row.name in fixed.distinct]
+        parts.append(("Diversity at one length", [_table("fixed-length", caption, [column], rows, names)]))
     if board.components is not None:
         parts.append(("Variance components", [_components(board, board.components)]))
     return parts
@@ -83,7 +98,17 @@ def _tested(board: Leaderboard, name: str) -> list[tuple[str, Callable[[Row], Ce
     found: list[tuple[str, Callable[[Row], Cell]]] = [(title, lambda row: Cell(mean(row), _mean(row, name)))]
     if board.baseline is not None:
         found.append(
-            (gap_title, lambda row: Cell(gap(row), row.differences[name].mean if name in row.differences else 0.0))
+            (
+                gap_title,
+                lambda row: Cell(
+                    gap(row),
+                    _finite(row.differences[name].mean)
+                    if name in row.differences
+                    else 0.0
+                    if row is board.baseline
+                    else None,
+                ),
+            )
         )
         found.append(("verdict", lambda row: _verdict(board, row)))
     if any(row.rank for row in board.rows):
@@ -107,11 +132,15 @@ def _verdict(board: Leaderboard, row: Row) -> Cell:
 def _rank(row: Row) -> Cell:
     if row.rank:
         return Cell(f"{row.rank.rank} [{row.rank.low}, {row.rank.high}]", row.rank.rank)
-    return Cell(UNDEFINED if row.tuning or row.loss == "reference" or row.is_ceiling else "untuned", math.inf)
+    return Cell(UNDEFINED if row.tuning or row.loss == "reference" or row.is_ceiling else "untuned")
 
 
 def _mean(row: Row, name: str) -> float | None:
-    return row.metrics[name].mean if name in row.metrics else None
+    return _finite(row.metrics[name].mean) if name in row.metrics else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _seconds(cells: Iterable[RecordedCell]) -> float:
@@ -172,6 +201,29 @@ def _table(key: str, caption: str, columns: Iterable[Column], rows: Sequence[Row
         for row in rows
     ]
     return Table(key, caption, ["variant", *(visible(title, NAME) for title, _ in columns)], lines)
+
+
+def _matched(board: Leaderboard, found: Matched, names: Mapping[str, str]) -> Table:
+    def reward(row: Row) -> str:
+        return format_estimate(found.rewards[row.name].mean, found.rewards[row.name], 3)
+
+    def gap(row: Row) -> str:
+        one = found.differences.get(row.name)
+        return (
+            "baseline"
+            if row is board.baseline
+            else UNDEFINED
+            if one is None
+            else format_estimate(one.mean, one, 3, "+")
+        )
+
+    rows = [row for row in board.rows if row.name in found.rewards]
+    caption = (
+        "Interpolated between evaluation points for each prompt and seed, with 95% intervals for new prompts and new seeds"
+        f"{_n(found.rewards.values())}; nothing is tested. Variants that are not listed moved less far from the reference."
+    )
+    columns = [(f"reward at {found.budget:.3g} nats", reward), ("Δ reward", gap)]
+    return _table("matched", caption, columns, rows, names)
 
 
 def _n(found: Iterable[Estimate]) -> str:

@@ -79,9 +79,10 @@ def leaderboard(
     if outcome := _write_frontier(board, out):
         log.info(f"Reward against KL: {outcome}")
     if html is not None:
+        from plo.leaderboards.manifest import manifest
         from plo.leaderboards.page import write_html
 
-        size = write_html(board, html, _methods(board)).stat().st_size
+        size = write_html(board, html, _methods(board), manifest(board)).stat().st_size
         log.info(f"Page: {html}, {size / 1e6:.1f} MB, which opens offline.")
     if values is not None:
         from plo.leaderboards.values import write_values

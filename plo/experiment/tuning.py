@@ -166,6 +166,7 @@ class _Tuning:
             "point": point,
             "edges": edges(search.space, point, self.config.trials) if point else [],
             "score": _number(sign * trials["utility"].iloc[place]),
+            "score_se": _number(trials["se"].iloc[place]),
             "default": _number(sign * trials["utility"].iloc[-1]),
             "first": [_number(sign * value) for value in _trials(found, search.first, metric, higher)["utility"]],
             "seconds": round(sum(found[cell.key].seconds for cell in cells), 1),

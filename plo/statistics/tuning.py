@@ -6,19 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.stats import qmc
 
-from plo.statistics.intervals import Array, StatisticsError, Table, estimate
+from plo.statistics.intervals import Array, Estimate, StatisticsError
 
 DIMENSIONS = 8  # always drawn, so that a loss with one knob and one with five have the same first coordinate
 Space = Mapping[str, tuple[float, float]]
 
 
 class Optimism(NamedTuple):
-    """Score on the tuning prompts minus score on the test prompts, and the standard error of that."""
+    """Score on the tuning prompts minus score on the test prompts, with a 95% interval."""
 
     difference: float
-    se: float
+    low: float
+    high: float
 
 
 def search_points(space: Space, trials: int = 8, seed: int = 0) -> list[dict[str, float]]:
@@ -93,15 +95,17 @@ def expected_best(utilities: Sequence[float], diverged: float | None = None) -> 
     return np.diff(powers, axis=1) @ v
 
 
-def optimism(tuning: Table, test: Table) -> Optimism:
+def optimism(score: float, se: float, test: Estimate) -> Optimism:
     """Return how much better a tuned variant looks on the prompts it was selected on than on others.
 
+        (score - test) +- 1.96 sqrt(se^2 + se_test^2),    as prompts are disjoint and seeds fresh
+
     Args:
-        tuning, test: values [prompts, seeds], as for `estimate`. Prompts are disjoint and seeds fresh, so the standard errors
-            add up in squares.
+        score: of the chosen trial; `se` its standard error over prompts. It has one seed, so the interval lacks that part.
+        test: mean on the other prompts; where it has no standard error the interval is NaN.
     """
-    a, b = estimate(tuning), estimate(test)
-    return Optimism(a.mean - b.mean, math.hypot(a.se, b.se))
+    half = stats.norm.isf(0.025) * math.hypot(se, test.se)
+    return Optimism(score - test.mean, score - test.mean - half, score - test.mean + half)
 
 
 def robustness(utilities: Sequence[float], baseline: float) -> float:

@@ -134,7 +134,11 @@ class Finding:
     @property
     def items(self) -> pd.DataFrame:
         """Table with one row per item and a column `prompt_id`."""
-        return self._tracker.table(self.run_id, f"{self.evaluation}.json")
+        return self.table(f"{self.evaluation}.json")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table that the evaluation recorded; see `Tracker.table`."""
+        return self._tracker.table(self.run_id, name)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from stub import StubSubject
 
 from plo.evals import EvaluationError, get_model_evaluation
 from plo.evals.judges import JudgeSession
+from plo.evals.judges.template import get_template
 from plo.evals.prompts import load_prompts
 from plo.evals.win_rates import hh, post_of, tldr
 
@@ -210,6 +211,26 @@ def test_the_judge_is_shown_the_post_alone(tmp_path):
     assert subject.calls[0][1]["max_new_tokens"] == 64
     assert set(found.tables) == {"tldr_verdicts.json"}
     assert post_of("Just a post.") == "Just a post."
+
+
+@pytest.mark.parametrize(("kind", "question"), [("helpful", "more helpful to"), ("harmless", "less harmful?")])
+def test_helpful_and_harmless_prompts_are_asked_apart_with_a_question_of_their_own(hh_file, kind, question):
+    for subset in ("helpful-base", "harmless-base"):
+        path = hh_file((f"a {subset} prompt", "good", "bad"), name=f"{subset}/test.jsonl")
+    templates = []
+
+    class Session(JudgeSession):
+        def verdicts(self, pairs, template=None, **options):
+            templates.append(template)
+            return super().verdicts(pairs, template, **options)
+
+    evaluation, subject = get_model_evaluation(f"hh_{kind}", {"path": path.parents[1]}), StubSubject(silent)
+    found = evaluation(subject, Session(longer))
+    assert subject.calls[0][0] == [f"\n\nHuman: a {kind}-base prompt\n\nAssistant:"]
+    assert templates == [kind] and question in get_template(kind).messages[0][1]
+    assert set(found.tables) == {f"hh_{kind}_verdicts.json"}
+    of_file = get_model_evaluation(f"hh_{kind}", {"path": path})(subject, Session(longer))  # it has the subset's rows
+    assert of_file.metrics["win_rate_chosen"] == 1.0  # "silence" is longer than "good"
 
 
 def test_hostile_texts(hh_file):

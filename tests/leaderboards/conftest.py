@@ -1,15 +1,25 @@
-"""A headless Chromium for tests of the page, driven through a pipe; tests that ask for it skip where there is none."""
+"""For tests of the page: boards of cells in memory, and a headless Chromium, without which the tests that ask for it are skipped."""
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
 import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from plo.leaderboards.build import build
+from plo.leaderboards.protocol import Protocol
+from plo.metric import Metric
+from plo.tracking import Finding, RecordedCell
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WAIT = 90.0  # seconds for one answer, on a slow and busy machine
@@ -19,6 +29,100 @@ FLAGS = (
 )  # fmt: skip
 
 
+METRICS = [
+    Metric("reward", "reward", "share of kind words", 3, "↑", bounds=(0.0, 1.0)),
+    Metric("kl", "KL", "nats", 2),
+    Metric("gold_win_rate", "win rate", "share won", 3, "↑"),
+]
+SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
+
+
+@dataclass
+class Memory:
+    """Stands for the tracker of recorded cells."""
+
+    files: dict = field(default_factory=dict)
+    histories: dict = field(default_factory=dict)
+
+    def table(self, run, name):
+        return self.files[run, name]
+
+    def _read(self, run, name):
+        return self.files[run, name]
+
+    @property
+    def _reader(self):
+        return SimpleNamespace(history=lambda run, metric: list(self.histories.get((run, metric), {}).items()))
+
+
+@pytest.fixture(scope="session")
+def make_board():
+    return fabricate
+
+
+def fabricate(
+    losses, *, seeds=(0, 1, 2), prompts=6, samples=2, texts=("Fine.",), asked="Opening {}", level=None, name="plain", tuned=False,
+    credit=False, margin=0.05,
+):  # fmt: skip
+    """Return the board of finished cells: the reference, then the baseline, then other losses; `level`: their mean rewards."""
+    memory, cells = Memory(), []
+    for place, loss in enumerate(losses):
+        for seed in seeds:
+            run, number = f"run-{place}-{seed}", np.arange(prompts * samples)
+            mean = (level or {}).get(loss, 0.3 + 0.05 * place)
+            reward = np.clip(mean + 0.05 * np.sin(number + seed + place), 0, 1)
+            memory.files[run, "samples.json"] = pd.DataFrame({
+                "prompt_id": number // samples, "sample": number % samples,
+                "prompt": [asked.format(one) for one in number // samples],
+                "text": [texts[(i + place) % len(texts)] for i in number], "reward": reward, "kl": float(place),
+            })  # fmt: skip
+            final = {"reward": float(reward.mean()), "kl": float(place), "gold_win_rate": 0.5 + mean / 4}
+            for metric, value in final.items():
+                memory.histories[run, metric] = {10: value / 2, 20: value} if place else {0: value}
+            logged = (
+                {"accuracy": {0: 0.5, 10: 0.6, 20: 0.7 + seed / 50}, "margin": {0: 0.0, 10: 1.0, 20: 2.0}}
+                if place
+                else {}
+            )
+            memory.histories |= {(run, metric): values for metric, values in logged.items()}
+            tuning = {"digest": "0123456789ab", "trials": 4, "metric": "reward", "space": {"beta": [0.1, 1.0]}, "point": {"beta": 0.5},
+                      "edges": [], "score": mean, "default": mean / 2, "first": [0.1, 0.2, mean, 0.3], "seconds": 1.0}  # fmt: skip
+            tags = SHARED | {
+                "plo.loss": loss,
+                "plo.variant": loss,
+                "plo.seed": str(seed),
+                "plo.seconds": f"{place + 1}.5",
+            }
+            tags |= {"plo.tuning": json.dumps(tuning)} if tuned and place else {}
+            tags |= {f"plo.metric.{one.name}": json.dumps(one.to_dict()) for one in METRICS}
+            tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "samples.json", "type": "table"}])
+            findings = (_credit(memory, run, place),) if credit else ()
+            metrics = final | {metric: values[20] for metric, values in logged.items()}
+            cells.append(
+                RecordedCell(run, f"{loss} {seed}", name, "key", "FINISHED", tags, {}, metrics, memory, findings)
+            )
+    protocol = Protocol("reward", margin, losses[1], seeds=tuple(map(str, seeds)))
+    return build(cells, protocol=protocol)
+
+
+def _credit(memory, run, place):
+    prompts = np.arange(5)
+    memory.files[f"{run}-credit", "credit.json"] = pd.DataFrame(
+        {"prompt_id": prompts, "r_A": 0.1 * place + 0.01 * prompts}
+    )
+    memory.files[f"{run}-credit", "about.json"] = {
+        "notes": ["5 prompts"],
+        "judges": [],
+        "lengths": {},
+        "but_judge": "x",
+    }
+    memory.files[f"{run}-credit", "credit_tokens.json"] = pd.DataFrame({
+        "response": [0, 0, 1, 1], "word": ["a", "b", "<b>", "$x$"], "log_ratio": [0.1, -0.1, 0.5, -0.5],
+        "advantage": [0.1, -0.1, 1.0, -1.0],
+    })  # fmt: skip
+    return Finding(f"{run}-credit", "credit", "settings", {}, {"r_A": 0.1 * place + 0.02}, memory)
+
+
 class Browser:
     """One tab of Chromium. `events` are the messages that it sent unasked, such as requests and errors."""
 
@@ -26,7 +130,7 @@ class Browser:
         (down, self._send), (self._receive, up) = os.pipe(), os.pipe()
 
         def pipes():  # Chromium reads commands from 3 and writes answers to 4
-            first, second = os.dup(down), os.dup(up)
+            first, second = (fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (down, up))
             os.dup2(first, 3), os.dup2(second, 4)
 
         self.process = subprocess.Popen(

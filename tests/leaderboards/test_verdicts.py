@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +61,12 @@ DECLARED = {"primary": "reward", "margin": 0.1, "baseline": "dpo"}
 @pytest.fixture(scope="module")
 def board(tracker):
     """Three rows and a baseline, with .01 of noise: .4 above is better, .4 below worse, .001 within a margin of .1."""
-    tags = {"near": tuned(), "far": tuned(), "dpo": tuned(first=[0.15, 0.05, 0.1, 0.1]), "low": tuned("d2")}
+    tags = {
+        "near": tuned(),
+        "far": tuned(score_se=0.03),
+        "dpo": tuned(first=[0.15, 0.05, 0.1, 0.1]),
+        "low": tuned("d2"),
+    }
     record(tracker, "declared", LEVELS, tags=tags, config=DECLARED)
     return read(tracker, "declared")
 
@@ -148,7 +154,12 @@ def test_the_section_on_tuning(board, tracker):
     far = next(row for row in data["rows"] if row["variant"] == "far")
     assert far["tuning"]["expected_best"] == pytest.approx({"1": 0.175, "2": 3.5 / 16, "4": 67.1 / 256})
     assert far["tuning"]["robustness"] == 0.5
-    assert far["tuning"]["optimism"] == pytest.approx(0.5 - far["metrics"]["reward"]["mean"])
+    optimism = 0.5 - far["metrics"]["reward"]["mean"]
+    assert far["tuning"]["optimism"] == pytest.approx(optimism)
+    half = 1.959964 * math.hypot(0.03, far["intervals"]["reward"]["se"])
+    assert far["tuning"]["optimism_interval"] == pytest.approx([optimism - half, optimism + half])
+    near = next(row for row in data["rows"] if row["variant"] == "near")
+    assert near["tuning"]["optimism_interval"] is None  # recorded before trials had standard errors
     section = to_markdown(board).split("## Tuning")[1].split("\n## ")[0]
     line = next(line for line in section.splitlines() if line.startswith("| far |"))
     assert "| beta=0.2 | 0.400 | 0.500 |" in line and "| 0.175, 0.219, 0.262 | 50% |" in line

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from plo.statistics import edges, expected_best, optimism, robustness, search_points, select_trial
-from plo.statistics.intervals import StatisticsError
+from plo.statistics.intervals import Estimate, StatisticsError
 
 SPACE = {"lr": (1e-6, 1.6e-5), "beta": (0.025, 0.4)}
 
@@ -57,11 +57,9 @@ def test_expected_best_by_enumeration():
 
 
 def test_optimism():
-    rng = np.random.default_rng(0)
-    tuning, test = pd.DataFrame(rng.normal(1, 1, (50, 1))), pd.DataFrame(rng.normal(0, 1, (80, 3)))
-    found = optimism(tuning, test)
-    assert found.difference == pytest.approx(tuning.to_numpy().mean() - test.to_numpy().mean())
-    assert found.se > tuning[0].std() / math.sqrt(50)
+    """.5 - .2 = .3, and 1.959964 sqrt(.03^2 + .04^2) = .0979982."""
+    test = Estimate(0.2, 0.04, 1.0, 0.1, 0.3, 0.01, 80, 3, 0)
+    assert optimism(0.5, 0.03, test) == pytest.approx((0.3, 0.3 - 0.0979982, 0.3 + 0.0979982))
 
 
 def test_robustness_counts_diverged_trials():

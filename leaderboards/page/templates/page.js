@@ -72,12 +72,13 @@ if (samples) {
   show();
 }
 
-const manifest = json("plo-manifest");
-if (manifest) byId("manifest").textContent = JSON.stringify(manifest, null, 1);
+const manifest = json("plo-manifest"), turning = /[\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
+const escaped = (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0");
+if (manifest) byId("manifest").textContent = JSON.stringify(manifest, null, 1).replace(turning, escaped);
 
 let closed = [];
 addEventListener("beforeprint", () => {
-  closed = [...document.querySelectorAll("details:not([open])")];
+  closed = [...document.querySelectorAll("details:not([open]):not(.screen)")];
   for (const one of closed) one.open = true;
 });
 addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
