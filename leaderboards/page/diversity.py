@@ -44,7 +44,7 @@ def diversity_figure(board: Leaderboard, names: Mapping[str, str], looks: Mappin
                     color=colour,
                     fontsize=7,
                 )
-        axes.set_xlabel(f"distinct-{found.n} of the first {found.words} words (right is more diverse)")
+        axes.set_xlabel(f"distinct-{found.n} of the first {found.words} words (→ more diverse)")
         axes.set_ylabel(label(what))
         axes.grid()
         axes.margins(x=0.15)
