@@ -97,12 +97,19 @@ def test_the_page_has_the_finding_the_numbers_and_what_they_are(board):
     assert f"{ipo.metrics['reward'].mean:.3f} [" in text and "▲ better" in text and "3.5" in text
     assert "Reward: share of kind words. Higher is better." in text
     assert "95% intervals for new prompts and new seeds, from 3 seeds and 6 prompts" in text
+    assert "Nothing was tuned" in text
     assert ("a", {"href": "https://arxiv.org/abs/2305.18290", "rel": "noreferrer"}) in seen.elements
     figures = [attributes["id"] for tag, attributes in seen.elements if tag == "figure"]
     assert figures == [f"figure-{key}" for key in ("forest", "frontier", "training", "pairs")]  # nothing was tuned
     assert all(attributes["aria-label"] for tag, attributes in seen.elements if tag == "svg")
     fragile = board.design.fragility
     assert f"would take it if {fragile.flips} of their {fragile.values} values changed" in text
+
+
+def test_with_one_seed_the_intervals_are_for_new_prompts_alone(make_board):
+    page = to_html(make_board(["reference", "dpo", "ipo"], seeds=(0,), tuned=True))
+    assert "95% intervals for new prompts and this seed alone, from 1 seed and 6 prompts." in page
+    assert "Nothing was tuned" not in page
 
 
 def test_equal_records_give_an_equal_page(make_board, board, tmp_path):
