@@ -56,7 +56,7 @@ def moderate(means, values=None, noise=None):
     rows, seeds = (np.eye(size)[index] for size, index in zip(at.shape, at.nonzero(), strict=True))
     fit = np.hstack([rows, seeds])
     rest = np.eye(len(fit)) - fit @ np.linalg.pinv(fit)  # takes row and seed effects out
-    if noise is None:  # the part of the variance that single prompts make
+    if values is not None:  # noise: the part of the variance that single prompts make
         noise = (values.transpose(1, 0, 2)[:, at] @ rest).var(0, ddof=1).sum() / values.shape[1] / np.trace(rest)
     kept, total = at.any(1), round(np.trace(rest))
     n, free = kept.sum(), np.where(kept, np.diag(rest) @ rows, 0)

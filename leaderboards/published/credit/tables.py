@@ -50,7 +50,7 @@ if matched := board["matched_kl"]:
     )
     at = sorted(matched["rewards"].items(), key=lambda item: -item[1]["mean"])
     titles, gaps = {row["name"]: row["variant"] for row in rows}, matched["differences"]
-    differs = {name: interval(*(gap[end] for end in ("mean", "low", "high")), 2) for name, gap in gaps.items()}
+    differs = {name: interval(gap["mean"], gap["low"], gap["high"], 2) for name, gap in gaps.items()}
     table(
         ["variant", "reward", "Δ reward"],
         [
@@ -68,7 +68,7 @@ print(
 table(
     ["contrast", *COMPARED],
     [
-        [what, *(interval(*(found[m][pair][i] for i in (0, 2, 3)), d) for m, d in COMPARED.items())]
+        [what, *(interval(found[m][pair][0], *found[m][pair][2:4], d) for m, d in COMPARED.items())]
         for what, pair in pairs.items()
     ],
 )
