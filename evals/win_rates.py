@@ -31,42 +31,22 @@ DIRECTIONS = {
     **ANSWER_DIRECTIONS,
 }
 ASKED = {"helpful": "more helpful", "harmless": "less harmful"}
+HH = """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message.
+
+    Where the data have helpful and harmless prompts, `hh_helpful` and `hh_harmless` ask about each what it is about.
+    """
+ONE_KIND = """Run `win_rates` on the {kind} prompts of Anthropic HH alone, with the question which answer is {asked}.
+
+    Args:
+        path: folder that contains the folder `{kind}-base`, or a file with rows of that kind; None: as for `hh`.
+    """
 _CUE = re.compile(r"\s*(\[summary\]|TL;DR):\s*$")
 _HEADED = re.compile(r"SUBREDDIT:[^\n]*\s+TITLE:(?P<title>[^\n]*)\s+POST:(?P<body>.*)", re.DOTALL)
 
 
-@register_evaluation(
-    "hh",
-    level="model",
-    main_score="win_rate_chosen",
-    higher_is_better=DIRECTIONS,
-    license="MIT",
-    citation="Bai et al. 2022, arXiv:2204.05862",
-)
-def hh(
-    subject: Subject,
-    judging: JudgeSession,
-    *,
-    prompts: PositiveInt = 200,
-    samples: PositiveInt = 1,
-    temperatures: Temperatures = (1.0,),
-    max_new_tokens: PositiveInt = 256,
-    path: Path | None = None,
-    template: str = "helpful",
-    against: Against = ("chosen", "reference"),
-    think_end_token: str | None = THINK_END,
-) -> Findings:
-    """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message.
-
-    Where the data have helpful and harmless prompts, `hh_helpful` and `hh_harmless` ask about each what it is about.
-    """
-    asked = load_prompts(subject, "hh", path, prompts)
-    settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
-    return win_rates("hh", subject, judging, asked, asked.messages, temperatures, against, template, **settings)
-
-
-def _hh_apart(kind: str) -> Evaluate:
-    """Return the evaluation on the prompts of one kind, which the judge reads with a question of their own."""
+def _hh(kind: str | None = None) -> Evaluate:
+    """Return the evaluation on Anthropic HH, of all prompts or of one kind alone, with that kind's question."""
+    name, subset = (f"hh_{kind}", f"{kind}-base") if kind else ("hh", None)
 
     def evaluate(
         subject: Subject,
@@ -77,33 +57,29 @@ def _hh_apart(kind: str) -> Evaluate:
         temperatures: Temperatures = (1.0,),
         max_new_tokens: PositiveInt = 256,
         path: Path | None = None,
-        subset: str = f"{kind}-base",
-        template: str = kind,
+        template: str = kind or "helpful",
         against: Against = ("chosen", "reference"),
         think_end_token: str | None = THINK_END,
     ) -> Findings:
         asked = load_prompts(subject, "hh", path, prompts, subset)
         settings = {"samples": samples, "max_new_tokens": max_new_tokens, "think_end_token": think_end_token}
-        name = f"hh_{kind}"
         return win_rates(name, subject, judging, asked, asked.messages, temperatures, against, template, **settings)
 
-    evaluate.__doc__ = f"""Run `win_rates` on the {kind} prompts of Anthropic HH alone, with the question which answer is {ASKED[kind]}.
-
-        Args:
-            path: folder that contains the folder `subset`, or a file with rows of that subset; None: as for `hh`.
-        """
+    evaluate.__name__ = evaluate.__qualname__ = name
+    evaluate.__doc__ = HH if kind is None else ONE_KIND.format(kind=kind, asked=ASKED[kind])
     return evaluate
 
 
-_APART = {
+_FACTS = {
     "level": "model",
     "main_score": "win_rate_chosen",
     "higher_is_better": DIRECTIONS,
     "license": "MIT",
     "citation": "Bai et al. 2022, arXiv:2204.05862",
 }
-register_evaluation("hh_helpful", **_APART)(_hh_apart("helpful"))
-register_evaluation("hh_harmless", **_APART)(_hh_apart("harmless"))
+hh = register_evaluation("hh", **_FACTS)(_hh())
+hh_helpful = register_evaluation("hh_helpful", **_FACTS)(_hh("helpful"))
+hh_harmless = register_evaluation("hh_harmless", **_FACTS)(_hh("harmless"))
 
 
 @register_evaluation(

@@ -84,6 +84,11 @@ def build(
     finished = [cell for cell in cells if cell.status == "FINISHED"]
     if not finished:
         failed = "".join(f"\n  {note}" for note in incomplete_notes(cells, [], missing))
+        if not cells:
+            raise LeaderboardError(
+                f"No cell of the comparison was started: run `plo compare` with its experiment. After `plo tune` it goes on with "
+                f"what that chose.{failed}"
+            )
         raise LeaderboardError(
             f"None of the {len(cells)} cells is finished: run `plo compare` to its end first.{failed}"
         )

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 COMPARABLE = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation settings"}
 
+REMEDIES = {
+    "plo.data": "the settings of `data`",
+    "plo.model": "the settings of `model`, `stages` and `reference`, and the dtype and device,",
+    "plo.evaluation": "the settings of `evaluation`",
+}
+
 
 class LeaderboardError(PloError, ValueError):
     """These runs cannot share a table. The message names what differs between which runs, and how to select."""
@@ -37,11 +43,17 @@ def check_comparable(cells: Sequence[RecordedCell]) -> dict[str, str]:
                 where = "; ".join(f"{title}: {_shorten(names)}" for title, names in comparisons.items())
                 lines.append(f"  {what} {value[:16]}: {where}")
             raise LeaderboardError(
-                f"These runs differ in their {what}, so their numbers do not compare:\n" + "\n".join(lines) +
-                "\nChoose one comparison by its name or the beginning of its key, as in: plo leaderboard NAME"
+                f"These runs differ in their {what} (tag {tag}), so their numbers do not compare:\n" + "\n".join(lines) +
+                f"\n{remedy(tag)} `plo leaderboard diff A B` lists what differs. For a table of one comparison give its name or "
+                f"the beginning of its key: plo leaderboard NAME"
             )  # fmt: skip
         shared[what] = next(iter(groups))
     return shared
+
+
+def remedy(tag: str) -> str:
+    """Return a sentence that says how runs become comparable which differ in a tag of `COMPARABLE`."""
+    return f"Run one of them again with {REMEDIES[tag]} of the other."
 
 
 def incomplete_notes(

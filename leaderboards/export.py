@@ -12,9 +12,11 @@ from plo.leaderboards.headline import design_facts, headline
 from plo.leaderboards.sections import Section
 from plo.leaderboards.tuning import tuning_facts
 from plo.statistics import Comparison
+from plo.terminal import plain
 
 INTERVAL = ("mean", "low", "high")
 TEST = ("p", "p_holm")  # of the primary metric alone
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what formulas begin with, also in full width
 RANK = ("", "_low", "_high")
 
 
@@ -47,9 +49,15 @@ def _cell(value: Any) -> Any:
 
 
 def _inert(value: Any) -> Any:
-    """Prefix a text that a spreadsheet would evaluate with an apostrophe; drop a number that is not finite."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+    """Prefix a text that a spreadsheet would evaluate with an apostrophe; drop a number that is not finite.
+
+    Control characters become escapes, as they reach the terminal that shows the file.
+    """
+    if not isinstance(value, str):
         return _finite(value)
+    value = plain(value)
+    if not value.lstrip().startswith(FORMULA):
+        return value
     try:
         float(value)
     except ValueError:

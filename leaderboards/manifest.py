@@ -1,7 +1,6 @@
 """The manifest of a leaderboard: what it was made of and with, and digests of every number, so that it can be run again."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from plo.leaderboards.digests import VOLATILE, exact
 from plo.leaderboards.headline import headline
 from plo.packages import packages
 from plo.tracking import MADE_WITH, Comparison, Finding, MissingFiles, RecordedCell, RecordedStage, TrackingError
+from plo.values import without_credentials
 
 VERSION = 1
 ABSENT = "not recorded"
@@ -68,7 +68,7 @@ def _public(value: Any) -> Any:
         return {str(key): _public(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_public(one) for one in value]
-    return re.sub(r"(?<=://)[^\s/@]+@", "", value) if isinstance(value, str) else exact(value)
+    return without_credentials(value) if isinstance(value, str) else exact(value)
 
 
 def _made_with(board: Leaderboard, name: str) -> dict[str, Any] | None:
@@ -153,7 +153,7 @@ def _table(board: Leaderboard) -> dict[str, Any]:
         "headline": headline(board),
         "primary": board.primary_metric,
         "better": board.descriptions[board.primary_metric].better if board.primary_metric else None,
-        "baseline": board.baseline and board.baseline.name,
+        "baseline": board.baseline and board.title(board.baseline),
         "margin": design and design.margin,
         "alpha": design and design.judgement.alpha,
         "metrics": board.metrics,

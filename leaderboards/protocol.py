@@ -38,6 +38,10 @@ def read_protocol(comparisons: Sequence[Comparison], notes: list[str]) -> Protoc
             found[name] = values[0]
         else:
             said = ", ".join("none" if value is None else str(value) for value in values)
-            notes.append(f"The comparisons declare different settings of {name} ({said}), so none of them counts.")
+            given = f"give --{name}, or" if name in ("primary", "margin", "baseline") else "to use one,"
+            notes.append(
+                f"The comparisons declare different settings of {name} ({said}), so none of them counts: {given} choose one "
+                f"comparison, plo leaderboard NAME."
+            )
     seeds = dict.fromkeys(str(seed) for config in configs for seed in config.get("seeds") or ())
     return Protocol(**{**found, "looks": tuple(found.get("looks") or ()), "seeds": tuple(seeds)})

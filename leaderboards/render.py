@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from plo import store
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import difference_column, first_columns, spread_column
 from plo.leaderboards.export import to_csv, to_json
@@ -30,7 +31,7 @@ def write(board: Leaderboard, folder: str | Path) -> list[Path]:
     paths = []
     for render, ending in ((to_markdown, "md"), (to_csv, "csv"), (to_json, "json")):
         paths.append(folder / f"leaderboard.{ending}")
-        paths[-1].write_text(render(board), encoding="utf-8")
+        store.write_text(paths[-1], render(board))
     return paths
 
 

@@ -61,7 +61,11 @@ def _tuning(row: Row, cells: Sequence[RecordedCell], notes: list[str]) -> dict[s
     if not any(records):
         return None
     if not all(records) or len({record["digest"] for record in records}) > 1:
-        notes.append(f"{row.name}: its seeds were tuned by different protocols or not at all, so it counts as untuned.")
+        found = dict.fromkeys(record["digest"] if record else "untuned" for record in records)
+        notes.append(
+            f"{row.name}: its seeds were tuned by different protocols or not at all (plo.tuning: {', '.join(found)}), so it "
+            f"counts as untuned. Run all its seeds with one setting of `tuning`."
+        )
         return None
     return records[-1]
 

@@ -105,7 +105,8 @@ def rank_rows(
     chosen = _digest(base) if base is not None and base.tuning else counts.most_common(1)[0][0]
     if len(counts) > 1:
         notes.append(
-            f"Rows were tuned by different protocols ({', '.join(counts)}); only those of {chosen} are ranked."
+            f"Rows were tuned by different protocols ({', '.join(counts)}); only those of {chosen} are ranked. "
+            f"To rank the others, run them with its settings of `tuning`."
         )
     ranked = {row.name: row for row in tuned if _digest(row) == chosen}
     if len(ranked) < 2:

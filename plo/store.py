@@ -51,6 +51,13 @@ def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -
     _verified[path] = state
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file for readers completely or not at all, without a checksum; a lone surrogate becomes an escape as in JSON."""
+    with on_disk(path), _replacing(path, durable=False) as aside:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write a JSON file; see `write`."""
     write(path, lambda aside: aside.write_text(json.dumps(value), encoding="utf-8"), durable=durable)

@@ -45,6 +45,16 @@ def _numbers(value: Any) -> Any:
         return value
 
 
+def without_credentials(text: str) -> str:
+    """Return a text without the names and passwords in its addresses.
+
+    Example:
+        >>> without_credentials("store: https://me:secret@host/mlflow")
+        'store: https://host/mlflow'
+    """
+    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
+
+
 def read_list(text: str) -> list[Any]:
     """Read a list such as "0, 1": commas separate values, except inside brackets and quotes.
 

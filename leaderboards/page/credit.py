@@ -63,7 +63,7 @@ def credit_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
         axes.set_yticks(range(len(rows)), [label(names[row.name]) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        axes.set_xlabel("correlation with the true advantage (right is better)")
+        axes.set_xlabel("correlation with the truth (→ better)")
         svg = to_svg(drawn, "credit", alternative)
     found = [row.estimates[name] for row in rows for name in metrics if name in row.estimates]
     size = (

@@ -44,8 +44,8 @@ def forest_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        arrow = {"↑": " (right is better)", "↓": " (left is better)"}.get(metric.better, "")
-        axes.set_xlabel(f"Δ {label(what)} from {label(baseline)}{arrow}")
+        arrow = {"↑": " (→ better)", "↓": " (← better)"}.get(metric.better, "")
+        axes.set_xlabel(f"Δ {label(what)} from {label(baseline, 16)}{arrow}")
         svg = to_svg(drawn, "forest", alternative)
     found = [row.differences[name] for row in rows]
     caption = (

@@ -8,7 +8,7 @@ from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import format_range
 from plo.leaderboards.page.drawing import INK, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look
-from plo.leaderboards.page.text import label
+from plo.leaderboards.page.text import capital, label
 
 LEAST_WORDS = 5  # nearly all n-grams of shorter beginnings are distinct
 
@@ -44,7 +44,7 @@ def diversity_figure(board: Leaderboard, names: Mapping[str, str], looks: Mappin
                     color=colour,
                     fontsize=7,
                 )
-        axes.set_xlabel(f"distinct-{found.n} of the first {found.words} words (right is more diverse)")
+        axes.set_xlabel(f"distinct-{found.n} of the first {found.words} words (→ more diverse)")
         axes.set_ylabel(label(what))
         axes.grid()
         axes.margins(x=0.15)
@@ -52,11 +52,11 @@ def diversity_figure(board: Leaderboard, names: Mapping[str, str], looks: Mappin
     seeds = [x.n for x, _ in points.values()]
     others = " Coloured: the baseline and the best rows." if len(rows) > len(looks) + 1 else ""
     caption = (
-        f"{what.capitalize()} over all prompts, against unique / all {found.n}-grams of a seed's samples that are cut to their first "
+        f"{capital(what)} over all prompts, against unique / all {found.n}-grams of a seed's samples that are cut to their first "
         f"{found.words} words, over the {found.prompts} prompts whose samples are as long everywhere. Means over "
         f"{format_range(seeds)} seeds; bars: ± 1 standard deviation over seeds. Nothing is tested.{others}"
     )
-    return Figure("diversity", f"{label(what).capitalize()} against diversity at one length", svg, alternative, caption)
+    return Figure("diversity", f"{capital(label(what))} against diversity at one length", svg, alternative, caption)
 
 
 def quality_metric(board: Leaderboard) -> str | None:

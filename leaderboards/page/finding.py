@@ -7,9 +7,10 @@ from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import format_interval, format_number, format_range
 from plo.leaderboards.headline import headline
-from plo.leaderboards.page.text import NAME, visible
+from plo.leaderboards.page.text import NAME, capital, visible
 
 LISTED = 3  # variants that the sentence names
+UNTUNED = "Nothing was tuned: settings that suit some losses better than others may decide, so this is no ranking."
 
 
 def finding(board: Leaderboard, names: Mapping[str, str]) -> str:
@@ -51,7 +52,9 @@ def certainty(board: Leaderboard, names: Mapping[str, str]) -> list[str]:
     if name is None or base is None or design is None:
         return []
     compared, metric = design.judgement.compared.values(), board.descriptions[name]
-    size = f"{format_range(one.seeds for one in compared)} seeds and {format_range(one.prompts for one in compared)} prompts"
+    seeds, prompts = (format_range(getattr(one, key) for one in compared) for key in ("seeds", "prompts"))
+    scope = "new prompts and new seeds" if seeds != "1" else "new prompts and this seed alone"
+    size = f"{seeds} seed{'' if seeds == '1' else 's'} and {prompts} prompts"
     arrow = {"↑": "Higher is better", "↓": "Lower is better"}.get(metric.better, "")
     margin = (
         f"Equivalent: the difference is shown to be within ±{design.margin:g}."
@@ -59,10 +62,11 @@ def certainty(board: Leaderboard, names: Mapping[str, str]) -> list[str]:
         else "No margin of equivalence was declared, so no variant can be called equivalent."
     )
     return [
-        f"{metric_label(board, name).capitalize()}: {visible(metric.meaning, 400)}. {arrow}.",
-        f"Brackets are 95% intervals for new prompts and new seeds, from {size}.",
+        f"{capital(metric_label(board, name))}: {visible(metric.meaning, 400)}. {arrow}.",
+        f"Brackets are 95% intervals for {scope}, from {size}.",
         f"Verdicts are corrected for testing {len(compared)} variants (Holm, level {design.judgement.alpha:g}). {margin} "
         "Undecided: the data do not tell.",
+        *([] if any(row.tuning for row in board.rows) else [UNTUNED]),
     ]
 
 

@@ -20,6 +20,7 @@ class Look(NamedTuple):
     dash: Any
 
 
+SHORT = 16  # characters of names that fit three in a line
 OTHER = Look(FAINT, "o", "-")
 
 
@@ -50,5 +51,6 @@ def add_legend(drawn: Canvas, looks: Mapping[str, Look], names: Mapping[str, str
     ]  # fmt: skip
     if others := [name for name in shown if name not in looks]:
         handles.append(Line2D([], [], color=FAINT, linewidth=0.7, label=f"{len(others)} other variants"))
-    drawn.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=3 if longest <= SHORT else 2, columnspacing=1.2)
     return f" Coloured: the baseline and the {SERIES - 1} best variants." if others else ""

@@ -20,8 +20,8 @@ from plo.leaderboards.page.text import label
 from plo.statistics import Comparison, compare_pairs
 from plo.statistics.intervals import StatisticsError
 
-NARROW = 16  # most rows of a figure of half the page's width
-NUMBERS = 12  # most rows whose differences are written into the cells
+NARROW = 9  # most rows of a figure of half the page's width
+NUMBERS = 16  # most rows whose differences are written into the cells
 STRONGEST = 0.75  # opacity of the largest difference
 SQUARE = Path([(-0.48, -0.48), (0.48, -0.48), (0.48, 0.48), (-0.48, 0.48), (-0.48, -0.48)], closed=True)
 
@@ -47,7 +47,7 @@ def pairs_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[st
         f"{label(names[first])} and {label(names[second])}" for first, second in found if (first, second) in apart
     )
     is_small, is_wide = len(rows) <= NUMBERS, len(rows) > NARROW
-    with canvas(9.4 if is_wide else 4.7, 1.3 + (0.18 if is_wide else 0.3) * len(rows)) as drawn:
+    with canvas(9.4 if is_wide else 4.7, 1.3 + (0.2 if is_wide else 0.3) * len(rows)) as drawn:
         axes = drawn.add_subplot()
         largest = max((abs(one.mean) for one in found.values() if not math.isnan(one.mean)), default=0) or 1.0
         marks: list[tuple[float, float]] = []

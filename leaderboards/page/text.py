@@ -32,6 +32,11 @@ def label(text: object, limit: int = LABEL) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def capital(text: str) -> str:
+    """Return text with a capital first letter, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def without_controls(page: str) -> str:
     """Return the page with the control characters that are left in it, such as those of a metric's label, as escapes."""
     return CONTROL.sub(lambda found: plain(found[0]), page)

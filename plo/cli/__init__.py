@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import cache, demo, evaluation, lists, plan, power, reports, runs, settings, tune
+from plo.cli import archive, cache, demo, evaluation, lists, plan, power, reports, reproduce, runs, settings, tune
 from plo.cli.shared import add
 from plo.interrupt import START_AGAIN
 
@@ -54,6 +54,9 @@ add(app, runs.run_cell)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, reports.leaderboard)
+add(app, reproduce.reproduce)
+add(app, archive.export)
+add(app, archive.import_, "import")
 add(app, cache.cache)
 for kind in ("losses", "scorers", "generators", "evaluations", "judges"):
     add(app, lists.old_name(kind), kind, hidden=True)

@@ -15,7 +15,7 @@ REGISTRATIONS = {  # kind: folders of plo, and the source text before a name
     "losses": ("losses scorers", r"^@?(?:register_loss|register_recipe|LOSSES\.register|LOSSES\.alias)\(\s*"),
     "generators": ("losses", r"^@?register_generator\(\s*"),
     "scorers": ("scorers", r"^@?register_scorer\(\s*"),
-    "evaluations": ("evals", r"^@?register_evaluation\(\s*"),
+    "evaluations": ("evals", r"^(?:@|\w+ = )?register_evaluation\(\s*"),
     "judges": ("evals/judges", r"^JUDGES\.register\(\s*"),
     "sources": ("data", r"^@?register_source\(\s*"),
 }

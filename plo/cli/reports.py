@@ -1,5 +1,6 @@
 """The commands that write for readers: `leaderboard`, and `docs` for the pages of the methods."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,10 @@ import typer
 
 from plo.cli.parameters import Store
 from plo.cli.shared import console, log
-from plo.terminal import plain
+from plo.store import write_text
+from plo.terminal import plain, say
+
+MANIFEST = "manifest.json"
 
 
 def docs(out: Annotated[Path, typer.Option(help="Folder to write the pages to.")] = Path("docs/methods")):
@@ -24,10 +28,14 @@ def docs(out: Annotated[Path, typer.Option(help="Folder to write the pages to.")
 
 
 def leaderboard(
-    comparison: Annotated[
-        str | None,
-        typer.Argument(metavar="COMPARISON", help="Name of a comparison or the beginning of its key. Default: all."),
-    ] = None,
+    comparisons: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[COMPARISON | diff A B]",
+            help="Name of a comparison or the beginning of its key, default all; or diff and two of them, or files: pages or "
+            "manifests.",
+        ),
+    ] = [],  # noqa: B006
     baseline: Annotated[
         str | None,
         typer.Option(help="Variant to compare the others with. Default: that of the experiment, or the reference."),
@@ -47,20 +55,33 @@ def leaderboard(
     ] = [],  # noqa: B006
     store: Store = None,
     out: Annotated[Path, typer.Option(help="Folder to write leaderboard.md, .csv and .json to.")] = Path("leaderboard"),
+    latex: Annotated[bool, typer.Option("--latex", help="Write leaderboard.tex too, a table for \\input.")] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write manifest.json too, which plo reproduce runs again.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(help="File to write the leaderboard to as one HTML page, which opens offline.")
     ] = None,
 ):
     """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.
 
+    `diff A B` prints what differs between two leaderboards, and which of their rows may be compared.
+
     Examples:
         plo leaderboard hh-first --baseline dpo
-        plo leaderboard --metric reward --metric kl > table.md
-        plo leaderboard hh-first --html page.html
+        plo leaderboard diff hh-first page.html
+        plo leaderboard hh-first --html page.html --manifest
     """
     from plo.leaderboards import read, to_markdown, write
+    from plo.leaderboards.latex import to_latex
+    from plo.leaderboards.manifest import manifest as manifest_of
     from plo.tracking import Tracker
 
+    if comparisons[:1] == ["diff"] and len(comparisons) == 3:
+        return _diff(comparisons[1], comparisons[2], store)
+    if len(comparisons) > 1:
+        raise typer.BadParameter(f"give one comparison, or diff and two: {' '.join(comparisons)}")
+    comparison = comparisons[0] if comparisons else None
     board = read(Tracker(store, create=False), comparison, baseline, metric or None, primary=primary, margin=margin)
     write(board, out)
     if console.is_terminal:
@@ -72,14 +93,40 @@ def leaderboard(
     else:
         print(plain(to_markdown(board)))
     log.info(f"Written to {out}/leaderboard.md, .csv and .json.")
+    if latex:
+        _write(out / "leaderboard.tex", to_latex(board))
+    made = manifest_of(board) if manifest or html is not None else None
+    if manifest:
+        _write(out / MANIFEST, json.dumps(made, indent=1, allow_nan=False) + "\n")
     if outcome := _write_frontier(board, out):
         log.info(f"Reward against KL: {outcome}")
     if html is not None:
-        from plo.leaderboards.manifest import manifest
         from plo.leaderboards.page import write_html
 
-        size = write_html(board, html, _methods(board), manifest(board)).stat().st_size
+        size = write_html(board, html, _methods(board), made).stat().st_size
         log.info(f"Page: {html}, {size / 1e6:.1f} MB, which opens offline.")
+
+
+def _write(path: Path, text: str) -> None:
+    write_text(path, text)
+    log.info(f"Written to {path}.")
+
+
+def _diff(a: str, b: str, store: str | None) -> None:
+    """Print what differs between two leaderboards, each a comparison of the store, a page or a manifest."""
+    from plo.leaderboards import read
+    from plo.leaderboards.diff import diff, to_lines
+    from plo.leaderboards.manifest import manifest
+    from plo.leaderboards.manifest_file import read_manifest
+    from plo.tracking import Tracker
+
+    def found(name: str) -> Any:
+        if Path(name).is_file():
+            return read_manifest(Path(name))
+        return manifest(read(Tracker(store, create=False), name))
+
+    for text in to_lines(diff(found(a), found(b)), a, b):
+        say(console, text)
 
 
 def _write_frontier(board: Any, out: Path) -> str:

@@ -84,10 +84,21 @@ def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
 
 
 def tokenize_prompt(prompt: Text, tokenizer: Any) -> Ids:
-    """Tokenise a prompt without responses (text or messages), as the prompt of a `Pair`."""
+    """Tokenise a prompt without responses (text or messages), as the prompt of a `Pair`.
+
+    Raises:
+        DataError: the tokenizer lacks EOS or a chat template, or cannot tokenise the prompt, as a small vocabulary without a
+            token for unknown words cannot.
+    """
     check_tokenizer(tokenizer, not isinstance(prompt, str))
     text = prompt if isinstance(prompt, str) else _apply(tokenizer, prompt, add_generation_prompt=True)
-    return tuple(_encode([text], tokenizer, not isinstance(prompt, str))[0])
+    try:
+        return tuple(_encode([text], tokenizer, not isinstance(prompt, str))[0])
+    except Exception as error:
+        raise DataError(
+            f"{_name(tokenizer)} cannot tokenise the prompt {text[:80]!r}: {type(error).__name__}: {error}. Give prompts of "
+            "its vocabulary, or another model."
+        ) from error
 
 
 def tokenize_rows(

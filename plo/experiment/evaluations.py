@@ -87,8 +87,9 @@ def evaluate_recorded(
     bench = workbench(experiment, progress)
     if bench.model_identity != comparison.tags.get("plo.model"):
         raise ConfigError(
-            f"The comparison {comparison.name} was run with other weights, dtype or device than "
-            f"{bench.experiment.model.name} gives here: evaluate it where it was trained."
+            f"The comparison {comparison.name} was run with other weights, dtype or device than {bench.experiment.model.name} gives "
+            f"here (plo.model {comparison.tags.get('plo.model', 'not recorded')[:12]}, here {bench.model_identity[:12]}): evaluate "
+            f"it where it was trained."
         )
     bench.stages.record = lambda key, name, params: tracker.finished_stage(key)
     prepare(bench, progress)

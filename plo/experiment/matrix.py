@@ -61,6 +61,7 @@ def compare(
     engine, progress = engine or InProcess(), progress or Progress()
     distributed.on_main(lambda: experiment.out.mkdir(parents=True, exist_ok=True))  # fails before anything is computed
     session = Session.open(experiment, progress)
+    session.engine = engine.name
     bench, tracker, variants = session.bench, session.tracker, session.variants
     looks, tuned, origins = experiment.looks or (len(experiment.seeds),), list[Tuned](), dict[str, Cell]()
     if bench.model_evaluations and distributed.processes() > 1:

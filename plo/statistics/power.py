@@ -63,8 +63,8 @@ def detectable_difference(
 def family_detectable(compared: Iterable[Comparison], *, power: float = 0.8, alpha: float = 0.05) -> float:
     """Return the minimal detectable difference of a family of comparisons, from their standard errors.
 
-    See `detectable_difference`. The parts of the variance are means over the family, degrees of freedom and prompts the
-    fewest. It describes the design and decides nothing.
+    See `detectable_difference`. The parts of the variance and the degrees of freedom are medians over the family, so that one
+    noisy variant does not make the design look weaker for the others. It describes the design and decides nothing.
 
     Args:
         compared: the results of `compare`; those without a test do not count.
@@ -75,10 +75,10 @@ def family_detectable(compared: Iterable[Comparison], *, power: float = 0.8, alp
     tests = [one for one in compared if np.isfinite(one.se)]
     if not tests:
         return math.nan
-    of_seeds = float(np.mean([one.share * one.se**2 for one in tests]))
-    of_prompts = float(np.mean([(1 - one.share) * one.se**2 for one in tests]))
-    degrees = min(0.0 if math.isnan(one.degrees) else one.degrees for one in tests)
-    prompts = max(2, min(one.prompts for one in tests))
+    of_seeds = float(np.median([one.share * one.se**2 for one in tests]))
+    of_prompts = float(np.median([(1 - one.share) * one.se**2 for one in tests]))
+    degrees = float(np.median([0.0 if math.isnan(one.degrees) else one.degrees for one in tests]))
+    prompts = max(2, int(np.median([one.prompts for one in tests])))
     return detectable_difference(of_seeds, of_prompts, prompts, degrees, len(tests), power=power, alpha=alpha)
 
 

@@ -9,8 +9,10 @@ from plo import extras
 
 extras.require("track", "plo.tracking")
 
+from plo.tracking.archive import export
 from plo.tracking.artifacts import MODEL, STAGE, Artifact
 from plo.tracking.claims import ClaimLost, Held
+from plo.tracking.importing import Imported, import_archive
 from plo.tracking.limits import allowed_name
 from plo.tracking.patience import ServerAway, TrackingError
 from plo.tracking.reading import (
@@ -43,6 +45,7 @@ __all__ = [
     "Comparison",
     "Finding",
     "Held",
+    "Imported",
     "MissingFiles",
     "ModelLost",
     "NothingRecorded",
@@ -54,6 +57,8 @@ __all__ = [
     "TrackingError",
     "allowed_name",
     "closing",
+    "export",
+    "import_archive",
     "made_with_file",
     "plugin_file",
     "store_uri",

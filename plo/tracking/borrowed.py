@@ -32,6 +32,7 @@ TABLES = {
     "params": "run_uuid key value",
     "latest_metrics": "run_uuid key value is_nan",
     "metrics": "run_uuid key value is_nan step timestamp",
+    "inputs": "destination_id",
 }
 
 

@@ -117,6 +117,19 @@ class SqliteReader:
                 found[name][step] = _number(value, is_nan)
         return found
 
+    def points(self, run_id: str, metrics: Iterable[str]) -> list[tuple[str, float, int, int]]:
+        """Return every recorded point of a run's metrics, as (metric, value, step, time), in order."""
+        rows = self._connection.execute(
+            "SELECT key, value, step, timestamp, is_nan FROM metrics WHERE run_uuid = ? ORDER BY key, step, timestamp",
+            [run_id],
+        )
+        return [(name, _number(value, is_nan), step, when) for name, value, step, when, is_nan in rows]
+
+    def stage(self, run_id: str) -> str | None:
+        """Return "active" or "deleted" for a run with this id; None if there is none."""
+        row = self._connection.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
+        return row and row[0]
+
 
 class ClientReader:
     """Reads any store through an `MlflowClient`. What it fetches of finished runs it fetches once."""
@@ -176,6 +189,18 @@ class ClientReader:
 
     def histories(self, run_id: str, metrics: Iterable[str]) -> dict[str, dict[int, float]]:
         return {name: dict(self.history(run_id, name)) for name in sorted(metrics)}
+
+    def points(self, run_id: str, metrics: Iterable[str]) -> list[tuple[str, float, int, int]]:
+        found = ((name, p) for name in sorted(metrics) for p in self._client.get_metric_history(run_id, name))
+        return sorted((name, _number(p.value), p.step, p.timestamp) for name, p in found)
+
+    def stage(self, run_id: str) -> str | None:
+        try:
+            return self._client.get_run(run_id).info.lifecycle_stage
+        except Exception as error:  # MLflow's
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return patiently(call, self._client.tracking_uri)

@@ -355,3 +355,12 @@ def test_long_texts_are_tokenised_once_on_a_machine(tmp_path, monkeypatch, harm)
         harm(entry.path)
     assert ids(texts) == expected and len(called) == 6
     assert ids(texts[1:2]) == expected[1:2] and ids(texts[1:2]) and len(called) == 8  # short: not kept
+
+
+def test_a_prompt_that_a_small_vocabulary_cannot_say_is_named():
+    from plo.pocket.make import make_tokenizer
+
+    with pytest.raises(
+        DataError, match=r"cannot tokenise the prompt 'Capital of France\?': .*Give prompts of its vocabulary"
+    ):
+        tokenize_prompt("Capital of France?", make_tokenizer())

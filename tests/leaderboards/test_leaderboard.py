@@ -77,6 +77,12 @@ def test_rows_are_the_recorded_numbers(board):
     assert board.notes == []
 
 
+def test_a_comparison_that_was_only_tuned_says_what_to_run(tracker):
+    tracker.comparison("tuned alone", "key-tuned", {})
+    with pytest.raises(LeaderboardError, match=r"No cell .* was started: run `plo compare` .*After `plo tune`"):
+        read(tracker, "tuned alone")
+
+
 def test_no_digit_depends_on_which_cell_ended_first(tracker):
     """Sums of floating-point numbers differ in their last bit with the order of the summands."""
     comparison(tracker, "in turn", seeds=range(6))

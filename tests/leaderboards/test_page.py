@@ -1,6 +1,8 @@
 """The HTML page of fabricated cells: its numbers, its policy, hostile texts as parsed and in Chromium, its speed."""
 
 import hashlib
+import io
+import itertools
 import json
 import re
 import time
@@ -8,12 +10,14 @@ from base64 import b64encode
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.text import short_names
+from plo.leaderboards.terminal import to_terminal
 from plo.leaderboards.tuning import best_of
 from plo.tracking import Tracker
 
@@ -93,12 +97,19 @@ def test_the_page_has_the_finding_the_numbers_and_what_they_are(board):
     assert f"{ipo.metrics['reward'].mean:.3f} [" in text and "▲ better" in text and "3.5" in text
     assert "Reward: share of kind words. Higher is better." in text
     assert "95% intervals for new prompts and new seeds, from 3 seeds and 6 prompts" in text
+    assert "Nothing was tuned" in text
     assert ("a", {"href": "https://arxiv.org/abs/2305.18290", "rel": "noreferrer"}) in seen.elements
     figures = [attributes["id"] for tag, attributes in seen.elements if tag == "figure"]
     assert figures == [f"figure-{key}" for key in ("forest", "frontier", "training", "pairs")]  # nothing was tuned
     assert all(attributes["aria-label"] for tag, attributes in seen.elements if tag == "svg")
     fragile = board.design.fragility
     assert f"would take it if {fragile.flips} of their {fragile.values} values changed" in text
+
+
+def test_with_one_seed_the_intervals_are_for_new_prompts_alone(make_board):
+    page = to_html(make_board(["reference", "dpo", "ipo"], seeds=(0,), tuned=True))
+    assert "95% intervals for new prompts and this seed alone, from 1 seed and 6 prompts." in page
+    assert "Nothing was tuned" not in page
 
 
 def test_equal_records_give_an_equal_page(make_board, board, tmp_path):
@@ -164,7 +175,56 @@ def test_every_figure_that_was_recorded_is_drawn_with_its_numbers(make_board):
     assert "the first 6 words, over the 6 prompts" in " ".join(captions["diversity"].split()).replace(
         "their first", "the first"
     )
-    assert "<b>" not in page.split("figure-tokens")[1].split("</figure>")[0]
+    tokens = page.split('id="figure-tokens"')[1].split("</figure>")[0]
+    assert ">$x$</text>" in tokens and ">&lt;b&gt;</text>" in tokens and "<b>" not in tokens
+
+
+def test_colours_can_be_read_and_elements_have_names(make_board):
+    page = to_html(make_board(["reference", "dpo", "ipo", "bpo"], tuned=True, credit=True), manifest={"plo": "0"})
+    (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    blocks = re.findall(r":root[^{]*\{([^}]*--ink[^}]*)\}", style)
+    assert len(blocks) == 4  # light, dark by the system, dark by the button, print
+    for block in blocks:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", block))
+        for name, colour in colours.items():
+            if name not in ("paper", "panel", "edge", "faint"):
+                assert contrast(colour, colours["paper"]) >= 4.5, (name, colour)  # WCAG 2.1, AA, for text
+    seen = Parsed(page)
+    labelled = {attributes.get("for") for tag, attributes in seen.elements if tag == "label"}
+    for tag, attributes in seen.elements:
+        assert tag not in ("input", "select") or attributes["id"] in labelled
+        assert tag != "th" or attributes["scope"] in ("col", "row")
+        assert "tabindex" not in attributes or attributes["aria-label"]
+    levels = [int(tag[1]) for tag, _ in seen.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    identifiers = [attributes["id"] for _, attributes in seen.elements if "id" in attributes]
+    assert len(set(identifiers)) == len(identifiers)
+    names = [attributes["aria-label"] for _, attributes in seen.elements if attributes.get("role") == "region"]
+    assert len(set(names)) == len(names)
+
+
+def contrast(one, other):
+    """The contrast ratio of WCAG 2.1."""
+
+    def luminance(code):
+        code = code[1:] if len(code) == 7 else "".join(2 * digit for digit in code[1:])
+        parts = [int(code[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_hostile_texts_are_text_in_a_terminal(hostile):
+    out = io.StringIO()
+    Console(file=out, width=120, force_terminal=True, color_system=None).print(to_terminal(hostile, 120))
+    shown = out.getvalue()
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1a\x1c-\x1f\u202a-\u202e\u2066-\u2069\u2028\u2029]", re.sub(r"\x1b\[[\d;]*m", "", shown)
+    )
+    assert "\x1b" not in re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert r"\x1b[2J\x1b]0;title\x07 bell" in "".join(shown.split("\n"))  # in a note
 
 
 def test_samples_are_cut_evenly_to_a_budget_which_is_said(board):

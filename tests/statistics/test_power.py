@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from plo.statistics import (
+    Comparison,
     cheapest_design,
     compare,
     design_detectable,
@@ -100,7 +101,14 @@ def test_detectable_difference_of_a_family():
     tables = {name: pd.DataFrame([rng.normal(0, 0.1, 4)]) for name in "abcdefgh"}
     found = compare(tables, "a")
     one = next(iter(found.values()))
-    d = family_detectable(found.values()) / math.sqrt(np.mean([x.se**2 for x in found.values()]))
-    c, df = stats.t.isf(0.025 / 7, one.degrees), one.degrees
+    d = family_detectable(found.values()) / math.sqrt(np.median([x.se**2 for x in found.values()]))
+    c, df = stats.t.isf(0.025 / 7, one.degrees), one.degrees  # shared by all
     assert stats.nct.sf(c, df, d) + stats.nct.cdf(-c, df, d) == pytest.approx(0.8, abs=0.003)
     assert math.isnan(family_detectable([]))
+
+
+def test_a_noisy_variant_does_not_change_what_the_design_detects():
+    """Of eight differences one is replaced by another of ten times their error and few degrees of freedom."""
+    quiet = [Comparison(0.0, 0.1, 1.0, -0.2, 0.2, 1.0, 50, 5, 0, 20.0, 1.0, True) for _ in range(8)]
+    noisy = Comparison(0.0, 1.0, 1.0, -2.0, 2.0, 1.0, 50, 5, 0, 4.0, 1.0, True)
+    assert family_detectable([*quiet[1:], noisy]) == family_detectable(quiet)

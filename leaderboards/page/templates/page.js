@@ -59,6 +59,7 @@ if (samples) {
       line.append(head, cell("td", unit[3][row] ?? "-"), text);
       return line;
     }));
+    for (const one of body.querySelectorAll(".text")) if (one.scrollHeight > one.clientHeight) one.tabIndex = 0;
   };
   const step = (by) => () => { prompt.value = fit(+prompt.value + by); show(); };
   byId("prompts").textContent = samples.prompts.length;

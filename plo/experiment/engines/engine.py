@@ -27,9 +27,11 @@ class Engine(Protocol):
     """Runs units in processes.
 
     Attributes:
+        name: name in records.
         several: whether units run at the same time, so that stages are units of their own.
     """
 
+    name: str
     several: bool
 
     def room(self) -> bool:

@@ -10,6 +10,7 @@ from plo.experiment.units import Outcome, Unit
 class InProcess:
     """Engine that runs each unit in this process, or in all processes of a launch of several."""
 
+    name = "local"
     several = False
 
     def __init__(self) -> None:

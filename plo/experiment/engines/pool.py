@@ -27,6 +27,7 @@ class Pool:
         devices: number of GPUs, which the workers share out; 0 leaves them to the CPU, whose cores they share out.
     """
 
+    name = "local"
     several = True
 
     def __init__(self, workers: int, devices: int = 0):

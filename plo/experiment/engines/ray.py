@@ -28,6 +28,7 @@ class RayCluster:
         EngineError: Ray is not installed, or the cluster cannot be reached.
     """
 
+    name = "ray"
     several = True
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: int = 1):

@@ -35,16 +35,18 @@ class Job:
         experiment: settings of the experiment, as JSON.
         parent: run id of the recorded comparison.
         folder: working folder, to which paths in the experiment are relative.
+        engine: name of the engine.
     """
 
     experiment: str
     parent: str
     folder: str
+    engine: str = "local"
 
     @classmethod
     def of(cls, session: Session) -> "Job":
         """Return the job of a comparison that this process has opened and recorded."""
-        return cls(json.dumps(session.experiment.model_dump(mode="json")), session.parent, os.getcwd())
+        return cls(json.dumps(session.experiment.model_dump(mode="json")), session.parent, os.getcwd(), session.engine)
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +65,7 @@ def _opened(job: Job) -> Session:
         session = Session.open(experiment, patient=True)
     finally:
         log.setLevel(level)
+    session.engine = job.engine
     session.join(job.parent)
     return session
 
