@@ -7,7 +7,7 @@ from typing import Any, Literal
 from plo.leaderboards.circumstances import circumstances, code, settings
 from plo.leaderboards.digests import split
 from plo.leaderboards.manifest import ABSENT
-from plo.statistics.rerun import Rerun, rerun
+from plo.statistics import Rerun, rerun
 
 Word = Literal["identical", "same within seed noise", "differs"]
 Manifest = Mapping[str, Any]

@@ -7,6 +7,7 @@ from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.columns import first_columns
 from plo.leaderboards.headline import design_lines, headline
 
+MINUS = r"\(-\)"
 LONGEST = 160  # characters of a name
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -57,7 +58,10 @@ def escape(text: object, limit: int = LONGEST) -> str:
     text = str(text)
     more = f" ... ({len(text) - limit} more characters)" if len(text) > limit else ""
     kept = unicodedata.normalize("NFC", re.sub(r"\s+", " ", text[:limit])).strip()
-    return re.sub("-(?=-)", "-{}", "".join(map(_inert, kept))) + more
+    inert = re.sub("-(?=-)", "-{}", "".join(map(_inert, kept)))
+    return (
+        re.sub(r"(?<![\w}-])-(?=\d)", lambda _: MINUS, re.sub(r"\{\[\}-(?=\d)", lambda _: "{[}" + MINUS, inert)) + more
+    )
 
 
 def _inert(character: str) -> str:

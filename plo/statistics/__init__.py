@@ -23,6 +23,7 @@ from plo.statistics.power import (
     sample_variance,
 )
 from plo.statistics.ranks import rank_intervals
+from plo.statistics.rerun import Rerun, rerun
 from plo.statistics.sequential import Judgement, baseline_seeds, judge
 from plo.statistics.tuning import Optimism, edges, expected_best, optimism, robustness, search_points, select_trial
 from plo.statistics.verdicts import Verdict, equivalence_p, verdict, verdicts
@@ -36,6 +37,7 @@ __all__ = [
     "LengthAdjusted",
     "Optimism",
     "Pool",
+    "Rerun",
     "Spread",
     "Verdict",
     "baseline_seeds",
@@ -64,6 +66,7 @@ __all__ = [
     "pseudo_values",
     "rank_intervals",
     "rate_range",
+    "rerun",
     "reward_at_kl",
     "robustness",
     "sample_variance",

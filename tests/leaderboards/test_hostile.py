@@ -124,6 +124,6 @@ def test_files_are_written_and_json_keeps_the_texts(board, tmp_path):
 
 
 def test_what_is_harmless_reads_as_before():
-    assert escape("dpo @ lr=0.01, beta -5%") == r"dpo @ lr=0.01, beta -5\%" and escape("---") == "-{}-{}-"
+    assert escape("dpo @ lr=0.01, beta -5%, a-1") == r"dpo @ lr=0.01, beta \(-\)5\%, a-1" and escape("---") == "-{}-{}-"
     assert escape("Größe ±2 ↑") == r"Größe \(\pm\)2 \(\uparrow\)"
     assert escape("\u05d0") == "U+05D0 " and escape("a" * 200).endswith(" ... (40 more characters)")

@@ -120,7 +120,8 @@ def test_it_refuses_to_mix(tracker, board):
         name = f"other-{tag}"
         comparison(tracker, name, losses=("dpo",), seeds=(0,), **{tag: "another"})
         cells = tracker.cells("main") + tracker.cells(name)
-        said = f"differ in their {what}(.|\n)*{name}(.|\n)*plo leaderboard NAME"
+        values = rf"{what} {SHARED[tag]}: main(.|\n)*{what} another: {name}"
+        said = rf"differ in their {what} \(tag {tag}\)(.|\n)*{values}(.|\n)*Run one of them again with(.|\n)*plo leaderboard NAME"
         with pytest.raises(LeaderboardError, match=said):
             build(cells)
     with pytest.raises(LeaderboardError, match="main \\(key-main\\): reference, seed 0"):

@@ -12,7 +12,7 @@ from plo.leaderboards.diff import diff
 from plo.leaderboards.grade import grade
 from plo.leaderboards.manifest import manifest
 from plo.leaderboards.manifest_file import read_manifest, runnable
-from plo.statistics.rerun import rerun
+from plo.statistics import rerun
 from plo.tracking import MADE_WITH, Tracker, made_with_file
 
 FACTS = {
