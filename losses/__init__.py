@@ -21,7 +21,12 @@ TI_DPO = (
     "TI-DPO is not here: it samples an anchor and takes gradient weights at each step, which weights made once before "
     "training cannot replace."
 )
+MAPO = (
+    "MaPO is not here: it aligns diffusion models, without a reference. `mappo` reads scores of the data set, and is "
+    "another method (MaPPO)."
+)
 LOSSES.absent |= {"kto": KTO, "KTO": KTO} | dict.fromkeys(("ti_dpo", "ti-dpo", "tidpo", "TI-DPO"), TI_DPO)
+LOSSES.absent |= {"mapo": MAPO, "MaPO": MAPO}
 
 __all__ = [
     "GENERATORS",

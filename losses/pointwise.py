@@ -1,9 +1,10 @@
-"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference."""
+"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference; Cal-DPO does it beside DPO."""
 
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
-from plo.losses.numbers import Positive
+from plo.losses.dpo import dpo
+from plo.losses.numbers import NonNegative, Positive
 from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
@@ -97,6 +98,40 @@ def sppo_hard(pairs: Pairs, *, beta: Positive = 1e-3) -> tuple[Tensor, dict[str,
     chosen, rejected, metrics = _rewards(pairs, 1.0)
     target = 1 / (2 * beta)
     return (chosen - target).square() + (rejected + target).square(), metrics
+
+
+@register_loss(
+    "cal_dpo",
+    needs=("ref_logps",),
+    assumes="fixed targets of both responses: its optimum is not normalised to the reference's",
+    paper="2412.14516",
+)
+def cal_dpo(pairs: Pairs, *, beta: Positive = 1e-3, weight: NonNegative = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fit DPO's margin, and regress each response's log-ratio on a fixed reward, so that the chosen one's is above 0.
+
+        -log sigma(h) + weight [(D(y_w) - 1/(2 beta))^2 + (D(y_l) + 1/(2 beta))^2],  h = D(y_w) - D(y_l)
+
+    It is the sum `dpo(beta=1) + 0.5*sppo_hard` under a name of its own.
+
+    Idea: DPO fixes differences of rewards and leaves their level open, so that both responses may fall. The squares
+        calibrate the level. At the default beta the targets are 500 nats away and the squares outweigh the logistic by
+        far, so that it trains nearly as `sppo_hard` does.
+    Assumes: rewards of +-1/2 for chosen and rejected responses, with beta their price in nats; Bradley-Terry for the rest.
+    Dispute: the weight of the squares. The paper's is 1 by secondary texts, the authors' code has .5, which is the default
+        here. The logistic has no beta in either.
+
+    Args:
+        beta: sets the targets, > 0: they are +-1 / (2 beta) nats.
+        weight: weight of the squares, >= 0; 0 is DPO at its beta of 1.
+
+    Returns:
+        (pairs,) nats, squared for the second term. Metric `margin`: h, nats.
+
+    Source: arXiv 2412.14516 and its authors' code (beta, weight).
+    """
+    contrast, metrics = dpo(pairs, beta=1.0)
+    squares, _ = sppo_hard(pairs, beta=beta)
+    return contrast + weight * squares, metrics
 
 
 @register_loss(

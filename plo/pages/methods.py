@@ -18,6 +18,7 @@ FAMILIES = {  # of the index, by what a method needs, so that a new one finds it
     "On weighted or chosen tokens": lambda variant: "weights" in variant.needs,
     "Over the batch": lambda variant: variant.loss.level == "batch",
     "On log-ratios of whole responses": lambda variant: variant.needs == ("ref_logps",),
+    "On scores of the data set": lambda variant: bool(columns(variant)),
     "Without a reference": lambda variant: "ref_logps" not in variant.needs,
     "With more statistics of every token": lambda variant: True,
 }
@@ -82,6 +83,11 @@ def compares_distributions(need: str) -> bool:
 def reads_reference(variant: Variant) -> bool:
     """Return whether a variant needs the reference model."""
     return any(need == "ref_logps" or compares_distributions(need) for need in variant.needs)
+
+
+def columns(variant: Variant) -> list[str]:
+    """List the needs of a variant that are columns of the data set."""
+    return [need for need in variant.needs if need.startswith("column:")]
 
 
 def users(scorer: str) -> list[str]:

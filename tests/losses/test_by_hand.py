@@ -8,6 +8,8 @@ hidden    1    3        2     3    0          lengths 2 and 3
 kl_pi_ref .3   .1       .2    .5   .1
 log_p2    -2   -2.5     -1.5  -2   -1         logp - log_p2: 1 .5 and .5 1 -1, their means .75 and 1/6
 weights   2    .5       1     0    3          weighted D: 1.25 and -2; weighted kl_pi_ref: .65 and .5
+
+columns: margin 3; score_chosen 7, score_rejected 4.5
 """
 
 from math import exp, log, log1p, sqrt
@@ -41,7 +43,9 @@ def hand():
         kl_ref_pi=[0.2, 0.3, 0.4], hidden=[2.0, 3.0, 0.0], kl_pi_ref=[0.2, 0.5, 0.1],
         log_p2=[-1.5, -2.0, -1.0], weights=[1.0, 0.0, 3.0],
     )  # fmt: skip
-    return Pairs(chosen=chosen_side, rejected=rejected_side), chosen, rejected
+    columns = {"margin": 3.0, "score_chosen": 7.0, "score_rejected": 4.5}
+    columns = {name: torch.tensor([value], dtype=torch.float64) for name, value in columns.items()}
+    return Pairs(chosen=chosen_side, rejected=rejected_side, columns=columns), chosen, rejected
 
 
 def evaluate(spec, **params):
@@ -53,6 +57,9 @@ LOGITS = (-1.5 - log(1 - exp(-1.5)), -4 / 3 - log(1 - exp(-4 / 3)))
 LOG_ODDS = LOGITS[0] - LOGITS[1]
 Q = 1 / (1 + exp(-1))  # sigma(1)
 WPO = exp(0.75 + 1 / 6)
+CHI = 0.5 * (exp(1) + 1 - (exp(-1) - 1))  # phi(e) = e + 1, phi(1/e) = 1/e - 1
+LOG_RATIO_BY_RATIO = 0.5 * (exp(-1) + exp(1))  # log r / r = 1/e and -e
+P, R = 1 / (1 + exp(-1)), 1 / (1 + exp(-1.5))  # sigma(beta h) = sigma(1), sigma(eta g) = sigma(.5 * 3)
 
 # k3 = e^D - 1 - D. Chosen D = .5, .5; rejected D = -.5, 0. log w = k3 rejected - k3 chosen:
 K3_LOG_W = ((exp(-0.5) - 0.5) - (exp(0.5) - 1.5), 0 - (exp(0.5) - 1.5))
@@ -93,6 +100,31 @@ CASES = [
     ("asft", 1.5 - log(1 - exp(-4 / 3)), LOG_ODDS),
     ("asft(nll=0.5)", 2.25 - log(1 - exp(-4 / 3)), LOG_ODDS),
     ("asft(beta=2)", log1p(exp(-2 * LOGITS[0])) + log1p(exp(2 * LOGITS[1])), LOG_ODDS),
+    # log pi: -3 and -4; NLL(y_w) = 3/2
+    ("cpo(beta=0.5)", log1p(exp(-0.5)) + 1.5, 0.5),
+    ("cpo(beta=0.5, alpha=0.2)", log1p(exp(-0.5)) + 0.3, 0.5),
+    ("rpo(beta=0.5)", log1p(exp(-1)) + 1.5, 1.0),
+    ("rpo(beta=0.5, alpha=0.2)", log1p(exp(-1)) + 0.3, 1.0),
+    # D(y_l) = -1 counts 0; -.75; -.75, as no step is done (progress 0)
+    ("minor_dpo(beta=0.5)", log1p(exp(-0.5)), 0.5),
+    ("dpo_shift(beta=0.5, lam=0.75)", log1p(exp(-0.875)), 0.875),
+    ("dpo_shift(beta=0.5, lam=0.75, lam_end=1)", log1p(exp(-0.875)), 0.875),
+    # g = 3 or 7 - 4.5; e^(log g - 1) = g / e
+    ("odpo(beta=0.5)", log1p(3 / exp(1)), 1.0),
+    ("odpo(beta=0.5, alpha=0.5)", log1p(sqrt(3) / exp(1)), 1.0),
+    ("odpo(beta=0.5, score=score_chosen, less=score_rejected)", log1p(2.5 / exp(1)), 1.0),
+    ("odpo(beta=0.5, alpha=0.5, scale=linear)", log1p(exp(0.5)), 1.0),
+    ("rpo_reward(beta=0.5, eta=0.5)", R * log(R / P) + (1 - R) * log((1 - R) / (1 - P)), 1.0),
+    (
+        "rpo_reward(beta=0.5, eta=0.5, distance=forward_kl)",
+        P * log(P / R) + (1 - P) * log((1 - P) / (1 - R)),
+        1.0,
+    ),
+    ("rpo_reward(beta=0.5, eta=0.5, distance=squared)", 0.25, 1.0),
+    ("rpo_reward(beta=0.5, eta=2, distance=squared, score=score_chosen, less=score_rejected)", 16.0, 1.0),
+    # g = .3, and 3 cut to 1
+    ("mappo(beta=0.5, scale=0.1)", log1p(exp(-0.65)), 0.65),
+    ("mappo(beta=0.5)", log1p(exp(-1)), 1.0),
     ("robust(beta=0.5)", (0.9 * log1p(exp(-1)) - 0.1 * log1p(exp(1))) / 0.8, 1.0),
     ("hinge(beta=0.25)", 0.5, 0.5),
     ("hinge(beta=0.75)", 0.0, 1.5),
@@ -108,6 +140,10 @@ CASES = [
     ("f_dpo(beta=0.5, divergence=forward_kl)", log1p(exp(-0.5 * (exp(1) - exp(-1)))), 0.5 * (exp(1) - exp(-1))),
     ("f_dpo(beta=0.5, divergence=alpha)", log1p(exp(exp(-0.5) - exp(0.5))), exp(0.5) - exp(-0.5)),
     ("f_dpo(beta=0.5, divergence=alpha, alpha=2)", log1p(exp(-0.5 * (exp(1) - exp(-1)))), 0.5 * (exp(1) - exp(-1))),
+    ("f_dpo(beta=0.5, divergence=chi2)", log1p(exp(-(exp(1) - exp(-1)))), exp(1) - exp(-1)),
+    ("chi_po(beta=0.5)", log1p(exp(-CHI)), CHI),
+    ("chi_po(beta=0.5, r_max=0.25)", log1p(exp(-0.5)), 0.5),
+    ("squared_po(beta=0.5)", log1p(exp(-LOG_RATIO_BY_RATIO)), LOG_RATIO_BY_RATIO),
     ("exo_pair(beta=0.5, label_smoothing=0.1)", Q * log(Q / 0.9) + (1 - Q) * log((1 - Q) / 0.1), 1.0),
     # m = sigma(1/2)
     ("discopop(beta=0.5, tau=2)", (log1p(exp(-1)) * exp(-0.5) + exp(-1)) / (1 + exp(-0.5)), 1.0),
@@ -116,6 +152,9 @@ CASES = [
     ("bco_pair(beta=0.5)", 2 * log1p(exp(-0.5)), 1.0),
     # targets +-2: (1 - 2)^2 + (-1 + 2)^2
     ("sppo_hard(beta=0.25)", 2.0, 2.0),
+    # -log sigma(2) and the squares above
+    ("cal_dpo(beta=0.25)", log1p(exp(-2)) + 1.0, 2.0),
+    ("cal_dpo(beta=0.25, weight=1)", log1p(exp(-2)) + 2.0, 2.0),
     ("apo_zero(beta=0.5)", 2 / (1 + exp(0.5)), 1.0),
     ("apo_down(beta=0.5)", 1 / (1 + exp(-0.5)) + 1 - Q, 1.0),
     ("aot(beta=0.5)", log1p(exp(-1)), 1.0),

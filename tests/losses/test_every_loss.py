@@ -47,6 +47,20 @@ VARIANTS = [
     "adpo(window=2)",
     "adpo(window=all)",
     "adpo(segments=2)",
+    "f_dpo(divergence=chi2)",
+    "f_dpo(divergence=chi2, beta=5)",
+    "chi_po(r_max=1)",
+    "chi_po(beta=5)",
+    "squared_po(beta=5)",
+    "cal_dpo(weight=0)",
+    "cpo(alpha=0)",
+    "rpo(alpha=0)",
+    "dpo_shift(lam=1)",
+    "dpo_shift(lam=0.5, lam_end=1)",
+    "odpo(alpha=0)",
+    "odpo(scale=linear)",
+    "rpo_reward(distance=forward_kl)",
+    "rpo_reward(distance=squared)",
     "dpo + 0.2*sft",
 ]
 
@@ -63,6 +77,7 @@ TRL = {  # every loss_type of its DPOTrainer
 OTHERS = {
     *("simpo", "alphapo", "confpo", "orpo", "asft", "dpop", "length_dpo", "ld_dpo", "f_dpo", "wpo", "bpo"),
     *("tdpo1", "tdpo2", "tbpo_a", "tbpo_q", "twdpo", "sepo", "adpo"),
+    *("cpo", "rpo", "minor_dpo", "dpo_shift", "odpo", "rpo_reward", "mappo", "chi_po", "squared_po", "cal_dpo"),
 }
 
 

@@ -47,6 +47,7 @@ def one_token(chosen, rejected):
         ("f_dpo(divergence=forward_kl)", -88.5, -89.5, lambda d: 0.1 * (exp(-d) - 1)),
         ("f_dpo(divergence=forward_kl, beta=10)", -86.0, -89.5, lambda d: 10 * (exp(-d) - 1)),
         ("f_dpo(divergence=alpha)", -159.0, -161.0, lambda d: 0.1 * 2 * (exp(-d / 2) - 1)),
+        ("squared_po", -83.5, -90.0, lambda d: -0.1 * d * exp(-d)),
         ("alphapo(alpha=1)", -87.0, -89.5, lambda d: 2 * (exp(-d) - 1) + 1),
         ("discopop(beta=1, tau=2)", -170.0, -180.0, lambda d: exp(-d / 2)),
     ],
@@ -61,6 +62,29 @@ def test_caps_begin_where_the_formula_ends(spec, inside, outside, formula):
     value = get_loss(spec)(pairs)
     value.sum().backward()
     assert value.isfinite().all() and abs(chosen.grad.item()) < 1e3
+
+
+@pytest.mark.parametrize(
+    ("spec", "inside", "outside", "formula", "least"),
+    [
+        ("f_dpo(divergence=chi2)", 87.5, 89.5, lambda d: 0.1 * 2 * exp(d), 1e30),
+        ("chi_po", 22.5, 23.5, lambda d: 0.05 * (exp(d) + d - 1), 1e8),  # log(e^20 / .05) = 22.996
+    ],
+)
+def test_a_likelier_rejected_response_meets_the_cap_of_the_ratio(spec, inside, outside, formula, least):
+    """float32: the reference is at -100, so that D(y_l) > 0."""
+    mask, logps = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, requires_grad=True)
+    for ratio in (inside, outside):
+        rejected = Side(mask=mask, logps=logps, ref_logps=torch.full((1, 1), -ratio))
+        chosen = Side(mask=mask, logps=torch.zeros(1, 1), ref_logps=torch.zeros(1, 1))
+        value = get_loss(spec)(Pairs(chosen=chosen, rejected=rejected))
+        [slope] = torch.autograd.grad(value.sum(), logps)
+        assert value.isfinite().all() and slope.isfinite().all() and slope >= 0
+        if ratio == inside:
+            assert value.item() == pytest.approx(formula(inside), rel=1e-4)
+            assert slope.item() > least
+        else:
+            assert slope.item() < 1
 
 
 def test_confpo_keeps_no_token_of_equal_ones():

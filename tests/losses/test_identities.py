@@ -48,6 +48,12 @@ def test_bpo_with_lr_is_dpo(beta):
         ("ld_dpo(alpha=1)", "dpo"),
         ("sepo(k=1, gamma=2.5)", "simpo(beta=2.5, gamma_beta_ratio=0)"),
         ("alphapo(alpha=0)", "simpo"),
+        ("rpo(alpha=0)", "dpo"),
+        ("dpo_shift(lam=1)", "dpo"),
+        ("dpo_shift(lam=0.5, lam_end=0.9)", "dpo_shift(lam=0.62)"),  # progress .3
+        ("odpo(alpha=0)", "dpo"),
+        ("cal_dpo(beta=0.2)", "dpo(beta=1) + 0.5*sppo_hard(beta=0.2)"),
+        ("cal_dpo(weight=0)", "dpo(beta=1)"),
     ],
 )
 def test_two_names_of_one_loss(spec, same):

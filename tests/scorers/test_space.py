@@ -26,6 +26,9 @@ STRENGTHS = {
     "wpo": {"beta": (0.0025, 0.04)},
     "attention_po": {"beta": (0.00125, 0.02)},
     "sppo_hard": {"beta": (0.00025, 0.004)},
+    "cal_dpo": {"beta": (0.00025, 0.004)},
+    "chi_po": {"beta": (0.0125, 0.2)},
+    "rpo_reward": {"beta": (0.05, 0.8)},
 }
 
 
