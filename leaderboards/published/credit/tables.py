@@ -68,7 +68,7 @@ print(
 table(
     ["contrast", *COMPARED],
     [
-        [what, *(interval(found[m][pair][0], *found[m][pair][2:4], d) for m, d in COMPARED.items())]
+        [what, *(interval(found[m][pair][0], found[m][pair][2], found[m][pair][3], d) for m, d in COMPARED.items())]
         for what, pair in pairs.items()
     ],
 )
