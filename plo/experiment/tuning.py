@@ -25,7 +25,7 @@ from plo.scorers import Variant
 from plo.scorers.space import Space, at_point, search_space
 from plo.statistics.tuning import edges, search_points, select_trial
 
-VERSION = 1  # of the protocol; rows that were tuned with another number are not ranked together
+VERSION = 2  # of the protocol; rows that were tuned with another number are not ranked together
 STEPS = "train.steps"
 log = logging.getLogger(__name__)
 
@@ -134,9 +134,10 @@ class _Tuning:
         searches = [self._search(variant) for variant in variants]
         found = self._ran([cell for search in searches for cell in search.first])
         for search in searches:
-            best = _trials(found, search.first, metric, higher)["utility"].nlargest(self.config.promote)
+            first = _trials(found, search.first, metric, higher)
+            promoted = _promising(first, self.config.promote, self.config.max_kl, self.config.share)
             # {} is the setting that the experiment gives: in full it is a trial too, and may be chosen.
-            points = [*(search.points[place] for place in sorted(best.index)), {}]
+            points = [*(search.points[place] for place in promoted), {}]
             search.full = [(point, self._cell(search.variant, point)) for point in points]
         found = self._ran([cell for search in searches for _, cell in search.full])
         return [self._choose(search, found, metric, higher) for search in searches]
@@ -221,6 +222,19 @@ def _trials(found: Results, cells: Sequence[Cell], metric: str, higher: bool) ->
         value = result.metrics.get(metric, math.nan)
         rows.append((value if higher else -value, error, result.metrics.get("kl", math.nan)))
     return pd.DataFrame(rows, columns=["utility", "se", "kl"], dtype=float)
+
+
+def _promising(first: pd.DataFrame, count: int, max_kl: float | None, share: float) -> list[int]:
+    """Return the places of the first trials that are trained in full: the best by utility among those with little KL.
+
+    KL grows about in proportion to the steps, so that a trial of `share` of them may have that share of the largest KL. By
+    utility alone, those would be promoted that learn fastest and exceed the largest KL in the end. Where fewer than `count`
+    are within it, those with the least KL follow. Diverged trials are left out.
+    """
+    within = first["kl"] <= math.inf if max_kl is None else first["kl"] <= max_kl * share
+    best = first[within]["utility"].nlargest(count)
+    beyond = first[~within & first["utility"].notna()]["kl"].dropna().nsmallest(count - len(best))
+    return sorted(int(str(place)) for place in (*best.index, *beyond.index))
 
 
 def _number(value: float) -> float | None:

@@ -96,6 +96,28 @@ def test_ranges_come_from_the_experiment_or_the_loss():
     assert "beta" not in own.record["space"]
 
 
+def test_the_fastest_learners_are_not_promoted_beyond_their_share_of_the_largest_kl():
+    """Half of the steps may have half of the 2 nats. The score rises with the learning rate; KL is that times the share."""
+
+    def score(variant):
+        times = variant.train.get("lr", 1e-3) / 1e-3
+        return {"letters": times, "kl": times / 2 if "steps" in variant.train else times}
+
+    def rates(trials, short):
+        names = [name for name in trials.asked if "lr=" in name and ("steps=" in name) == short]
+        return sorted(float(name.split("lr=")[1].split()[0]) for name in names)
+
+    trials = Trials(score, trials=8, promote=2, max_kl=2.0, share=0.5)
+    (dpo,) = trials.tuned("dpo")
+    within = [rate for rate in rates(trials, short=True) if rate <= 2e-3]
+    assert 2 < len(within) < 8
+    assert rates(trials, short=False) == within[-2:] and dpo.variant.train["lr"] == within[-1]
+    few = Trials(score, trials=8, promote=5, max_kl=0.6, share=0.5)
+    few.tuned("dpo")
+    assert sum(rate <= 0.6e-3 for rate in rates(few, short=True)) < 5, "the next ones follow"
+    assert rates(few, short=False) == rates(few, short=True)[:5]
+
+
 def test_no_setting_beyond_the_largest_kl_is_chosen():
     """The score rises with the learning rate, and so does KL, to 4 nats at four times the base."""
 
