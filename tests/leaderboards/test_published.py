@@ -53,7 +53,7 @@ def test_the_table_is_that_of_the_committed_experiment(board):
     digests = {row["tuning"]["digest"] for row in board["rows"] if row["tuning"]}
     assert len(digests) == 1 and all(row["status"].startswith("tuned(N=8") for row in board["rows"] if row["verdict"])
     seeds = {int(seed) for row in board["rows"] for seed in row["runs"]}
-    assert min(seeds) == min(experiment.seeds) == 100
+    assert min(seeds) == min(experiment.seeds) == 200
 
 
 def test_the_findings_have_the_numbers_of_the_records(board):
