@@ -14,7 +14,7 @@ from plo.faults import on_disk
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.headline import design_lines, fragility_line
 from plo.leaderboards.page.figures import draw_figures
-from plo.leaderboards.page.finding import certainty, finding
+from plo.leaderboards.page.finding import certainty, finding, task
 from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
@@ -57,7 +57,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
     page = templates.get_template("page.html").render(
         title=visible(", ".join(board.comparisons) or "no comparison", 200),
         policy=_policy(style, script), style=Markup(style), script=Markup(script),
-        finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
+        task=task(board), finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
         design=[visible(line) for line in design_lines(board) if line != fragility_line(board)],
         main=main_table(board, names), figures=draw_figures(board, names), more=more_tables(board, names),
         samples=samples, samples_json=embed(samples), judges=_judges(board),

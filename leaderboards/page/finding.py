@@ -46,6 +46,17 @@ def finding(board: Leaderboard, names: Mapping[str, str]) -> str:
     return f"No variant of {len(judged)} is better than {what}: {_joined(counted)}."
 
 
+def task(board: Leaderboard) -> str:
+    """Return the data and the model of the comparisons in the table; "" where they are not recorded."""
+    found = []
+    for one in board.recorded:
+        config = one.config()
+        data, model = ((config.get(part) or {}) for part in ("data", "model"))
+        source, name = data.get("source") or data.get("path"), model.get("name")
+        found.append(f"Data: {visible(source, NAME)}. Model: {visible(name, NAME)}.")
+    return " ".join(dict.fromkeys(found))
+
+
 def certainty(board: Leaderboard, names: Mapping[str, str]) -> list[str]:
     """Return sentences on what the numbers of the finding mean; empty where nothing was tested."""
     name, base, design = board.primary_metric, board.baseline, board.design

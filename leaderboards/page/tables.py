@@ -11,7 +11,7 @@ from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.columns import difference_column, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, format_number, format_range, format_spread
-from plo.leaderboards.page.text import NAME, visible
+from plo.leaderboards.page.text import NAME, untuned, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
 from plo.tracking import RecordedCell
@@ -117,8 +117,12 @@ def _tested(board: Leaderboard, name: str) -> list[tuple[str, Callable[[Row], Ce
 
 
 def _variant(row: Row, names: Mapping[str, str]) -> Cell:
-    short = names[row.name]
-    return Cell(visible(short, NAME), small=visible(row.variant.removeprefix(short).strip(), 2 * NAME))
+    short, point = names[row.name], (row.tuning or {}).get("point") or {}
+    if point and short in (row.loss, untuned(row)):
+        chosen = ", ".join(f"{name.removeprefix('train.')}={value:.3g}" for name, value in point.items())
+        return Cell(visible(short, 2 * NAME), small=visible(f"tuned: {chosen}", 2 * NAME))
+    given = "as given" if row.tuning and not point else ""
+    return Cell(visible(short, 2 * NAME), small=visible(row.variant.removeprefix(short).strip() or given, 2 * NAME))
 
 
 def _verdict(board: Leaderboard, row: Row) -> Cell:
@@ -160,6 +164,13 @@ def _explained(board: Leaderboard, rows: Sequence[Row]) -> str:
             parts.append(
                 f"Brackets: 95% interval for new prompts and new seeds{_n(found)}; with one seed, for new prompts alone."
             )
+        if board.baseline is not None and any(name in row.differences for row in rows):
+            parts.append(
+                f"Δ: difference from {visible(board.title(board.baseline), NAME)}, paired by prompt and seed; where one has more seeds, "
+                "it is not just the difference of the two means."
+            )
+        if any(row.is_ceiling for row in rows):
+            parts.append("Ceiling: it reads the truth of the task, which no method can; neither tested nor ranked.")
         if any(row.rank for row in rows):
             parts.append("Rank: in brackets the ranks that tests of all pairs leave open, Holm-corrected.")
     parts.append("±: standard deviation over seeds. Cost: wall seconds of training and evaluation, mean over seeds.")

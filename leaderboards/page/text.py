@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.board import Leaderboard, Row
 from plo.terminal import plain
 
 NAME = 60  # characters of a name in a table
@@ -49,8 +49,22 @@ def embed(value: Any) -> Markup:
 
 
 def short_names(board: Leaderboard) -> dict[str, str]:
-    """Return {row's name: a short unique name}: its loss, or the whole variant where several rows have that loss."""
-    losses = [row.loss for row in board.rows]
-    titles = {row.name: row.loss if losses.count(row.loss) == 1 else board.title(row) for row in board.rows}
-    taken = list(titles.values())
-    return {name: short if taken.count(short) == 1 else name for name, short in titles.items()}
+    """Return {row's name: a short unique name}: its loss, or what was given of it, or the variant with all settings.
+
+    What was given is the variant without the settings that its tuning chose.
+    """
+    names = {row.name: row.name for row in board.rows}
+    for short in (board.title, untuned, lambda row: row.loss):
+        shown = [short(row) for row in board.rows]
+        names |= {row.name: one for row, one in zip(board.rows, shown, strict=True) if shown.count(one) == 1}
+    return {name: one if list(names.values()).count(one) == 1 else name for name, one in names.items()}
+
+
+def untuned(row: Row) -> str:
+    """Return the row's variant without the settings that its tuning chose."""
+    loss, _, training = row.variant.partition(" @ ")
+    for name, value in ((row.tuning or {}).get("point") or {}).items():
+        shown = re.escape(f"{name.removeprefix('train.')}={value:.3g}")
+        alone = rf"(?:, {shown}(?=[,)]|$)|(?<=\(){shown}(?:, |(?=\)))|^{shown}(?:, |$))"
+        loss, training = (re.sub(alone, "", text, count=1) for text in (loss, training))
+    return " @ ".join(filter(None, (loss.removesuffix("()"), training)))

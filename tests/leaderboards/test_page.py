@@ -14,9 +14,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from plo.cli import app
+from plo.leaderboards.board import Row
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.samples import browser_data
-from plo.leaderboards.page.text import short_names
+from plo.leaderboards.page.text import short_names, untuned
 from plo.leaderboards.terminal import to_terminal
 from plo.leaderboards.tuning import best_of
 from plo.tracking import Tracker
@@ -310,3 +311,18 @@ def test_many_rows_and_samples_load_and_sort_quickly(browser, make_board, tmp_pa
     assert time.monotonic() - started < 60  # a twentieth of it on a machine that does nothing else
     assert browser.evaluate("document.querySelector('#table-main tbody bdi').textContent") == "loss_15"
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "point", "left"),
+    [
+        ("twdpo(scorer=shuffled(of=x), beta=0.195) @ lr=0.00161", {"train.lr": 0.00161, "beta": 0.195}, "twdpo(scorer=shuffled(of=x))"),
+        ("adpo(beta=0.0652, window=4) @ lr=0.0007", {"train.lr": 0.0007, "beta": 0.0652}, "adpo(window=4)"),
+        ("dpo(beta=0.2) @ lr=0.1", {"beta": 0.2, "train.lr": 0.1}, "dpo"),
+        ("dpo(beta=0.2) @ lr=0.1, steps=3", {"train.lr": 0.1}, "dpo(beta=0.2) @ steps=3"),
+        ("ipo(beta=0.25)", {"beta": 0.2}, "ipo(beta=0.25)"),
+    ],
+)  # fmt: skip
+def test_what_tuning_chose_is_no_part_of_a_name(variant, point, left):
+    assert untuned(Row(variant, "x", {}, tuning={"point": point})) == left
+    assert untuned(Row(variant, "x", {})) == variant
