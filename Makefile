@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-full docs picture house test test-avx2 test-slow test-newest clean
+.PHONY: setup demo demo-full docs picture study gallery house test test-avx2 test-slow test-newest clean
 
 setup: $(VENV)/ready
 
@@ -31,6 +31,24 @@ docs: setup
 # The picture of README, from the demo's recorded runs.
 picture: demo
 	$(BIN)/python docs/leaderboard_picture.py
+
+# The published study, from nothing or from where it stopped. It makes every file in its folder but the experiment, FINDINGS.md
+# and the scripts, and computes the numbers again.
+STUDY := leaderboards/published/credit
+STUDY_STORE ?= sqlite:///study.db
+
+study: setup
+	$(BIN)/plo compare $(STUDY)/experiment.yaml --store $(STUDY_STORE) --workers 2
+	$(BIN)/plo leaderboard credit --store $(STUDY_STORE) --out $(STUDY) --html $(STUDY)/page.html > /dev/null
+	$(BIN)/plo leaderboard credit --store $(STUDY_STORE) --out leaderboard --values $(STUDY)/values.csv.gz \
+		--metric reward --metric kl --metric credit.r_A --metric credit.r_A0 > /dev/null
+	gzip -9nf $(STUDY)/leaderboard.json && rm -f $(STUDY)/frontier.*
+	$(BIN)/python $(STUDY)/check.py
+	$(BIN)/python $(STUDY)/tables.py
+
+# AlpacaEval's page in docs/gallery, from its published verdicts in the folder PLO_DATA.
+gallery: setup
+	$(BIN)/python docs/gallery/alpaca_eval.py
 
 test: setup
 	$(BIN)/ruff check .

@@ -9,7 +9,13 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-COPIED = {"benchmarks/README.md": "benchmarks.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+COPIED = {
+    "benchmarks/README.md": "benchmarks.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "leaderboards/published/credit/FINDINGS.md": "gallery/credit-findings.md",
+    "leaderboards/published/credit/page.html": "gallery/credit.html",
+}
 LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]*)?\)")
 SOURCE = "---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n```{language}\n{text}\n```\n"
 
@@ -28,11 +34,12 @@ def on_files(files, config):
     """Add the pages that are not files of docs/: the command line, the settings, copies, and linked source files."""
     pages = {page: (ROOT / path).read_text(encoding="utf-8") for path, page in COPIED.items()}
     linked = [(f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()]
-    linked += [(path, pages[page]) for path, page in COPIED.items()]
+    linked += [(path, pages[page]) for path, page in COPIED.items() if page.endswith(".md")]
     for path, text in linked:
         for _, target, _ in LINK.findall(text):
             found = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-            if (ROOT / found).is_file() and not found.endswith(".md") and not found.startswith("docs/"):
+            ours = found.startswith("docs/") or found.endswith(".md") or found in COPIED
+            if (ROOT / found).is_file() and not ours:
                 language = "python" if found.endswith(".py") else "text"
                 text = (ROOT / found).read_text(encoding="utf-8")
                 pages[f"source/{found}.md"] = SOURCE.format(path=found, language=language, text=text)

@@ -41,14 +41,14 @@ def to_csv(board: Leaderboard) -> str:
                 line |= {f"{name}_difference_{end}": gap and getattr(gap, end) for end in ends}
         lines.append(line)
     frame = pd.DataFrame(lines, dtype=object)
-    return frame.rename(columns=_inert).map(_inert).to_csv(index=False, lineterminator="\n")
+    return frame.rename(columns=inert).map(inert).to_csv(index=False, lineterminator="\n")
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(_finite(value)) if isinstance(value, dict | list) else value
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     """Prefix a text that a spreadsheet would evaluate with an apostrophe; drop a number that is not finite.
 
     Control characters become escapes, as they reach the terminal that shows the file.

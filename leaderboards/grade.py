@@ -50,7 +50,7 @@ class Grade:
         first = next(iter(self.stages))
         where = f"The first stage that differs is {first}: {self.stages[first]}"
         if self.word == "differs":
-            return where
+            return where if first == "cells" or "cells" not in self.stages else f"{self.stages['cells']} {where}"
         return f"each row moved in {self.metric} by less than other seeds would have moved it. {where}"
 
 

@@ -62,6 +62,9 @@ def leaderboard(
     html: Annotated[
         Path | None, typer.Option(help="File to write the leaderboard to as one HTML page, which opens offline.")
     ] = None,
+    values: Annotated[
+        Path | None, typer.Option(help="File for the values of single prompts behind the table, .csv or .csv.gz.")
+    ] = None,
 ):
     """Print the leaderboard of recorded runs, in a pipe as Markdown, and write it as Markdown, CSV and JSON.
 
@@ -71,6 +74,7 @@ def leaderboard(
         plo leaderboard hh-first --baseline dpo
         plo leaderboard diff hh-first page.html
         plo leaderboard hh-first --html page.html --manifest
+        plo leaderboard hh-first --metric reward --values values.csv.gz
     """
     from plo.leaderboards import read, to_markdown, write
     from plo.leaderboards.latex import to_latex
@@ -105,6 +109,10 @@ def leaderboard(
 
         size = write_html(board, html, _methods(board), made).stat().st_size
         log.info(f"Page: {html}, {size / 1e6:.1f} MB, which opens offline.")
+    if values is not None:
+        from plo.leaderboards.values import write_values
+
+        log.info(f"Values of single prompts: {write_values(board, values)} lines in {values}.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -110,6 +110,10 @@ def test_a_cell_that_is_missing_differs(recorded, tmp_path):
     assert found.word == "differs" and found.stages["cells"].startswith(
         "Not finished: ipo seed 0, ipo seed 1, ipo seed 2."
     )
+    fewer = record(tmp_path / "b.db", "first-again", losses=("reference", "dpo"), tags={"plo.model": "another"})
+    assert grade(recorded, fewer).sentence.startswith(
+        "Not finished: ipo seed 0, ipo seed 1, ipo seed 2. The first stage"
+    )
 
 
 def test_the_margin_of_seed_noise_by_hand():
