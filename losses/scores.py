@@ -16,6 +16,11 @@ def _needs(score: str, less: str | None) -> tuple[str, ...]:
     return ("ref_logps", *(f"column:{name}" for name in columns))
 
 
+def _check(score: str, less: str | None) -> None:
+    if score == less:
+        raise ValueError(f"score and less both name the column {score!r}, whose difference is 0: name two columns.")
+
+
 def _gap(pairs: Pairs, score: str, less: str | None) -> Tensor:
     """Return (pairs,) in units of the scores: how much better the chosen response was scored than the rejected one."""
     return pairs.columns[score] if less is None else pairs.columns[score] - pairs.columns[less]
@@ -29,7 +34,7 @@ def _assumes_odpo(alpha: float) -> str:
     return "the offset asks for a margin beyond the log-odds of the labels" if alpha else "bradley_terry"
 
 
-@register_loss("odpo", needs=_needs_odpo, assumes=_assumes_odpo, paper="2402.10571")
+@register_loss("odpo", needs=_needs_odpo, check=_check, assumes=_assumes_odpo, paper="2402.10571")
 def odpo(
     pairs: Pairs,
     *,
@@ -80,6 +85,7 @@ def odpo(
 @register_loss(
     "rpo_reward",
     needs=_needs,
+    check=_check,
     assumes="its targets are differences of scores, and the labels are not used",
     paper="2406.11704",
 )
@@ -136,6 +142,7 @@ def _coin_kl(first: Tensor, second: Tensor) -> Tensor:
 @register_loss(
     "mappo",
     needs=_needs,
+    check=_check,
     assumes="the rejected response counts by its score: not the log-odds of a pair",
     paper="2507.21183",
 )

@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from plo.losses import get_loss
+from plo.losses import LossError, get_loss
 from plo.pairs import Pairs, Side
 from plo.verify.inputs import LENGTHS, make_statistics, mask_of
 
@@ -154,6 +154,14 @@ def test_minor_dpo_is_dpo_above_the_reference_and_leaves_the_rejected_response_a
     for a, b in zip(dpo, minor, strict=True):
         torch.testing.assert_close(a[above], b[above], rtol=1e-12, atol=1e-12)
     assert (minor[2][~above] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["odpo", "rpo_reward", "mappo"])
+def test_scores_come_from_one_column_or_from_two(name):
+    assert get_loss(name).needs == ("ref_logps", "column:margin")
+    assert get_loss(name, score="a", less="b").needs == ("ref_logps", "column:a", "column:b")
+    with pytest.raises(LossError, match="score and less both name the column 'a'"):
+        get_loss(name, score="a", less="a")
 
 
 def test_a_pair_whose_label_and_scores_disagree():
