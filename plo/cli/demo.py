@@ -37,4 +37,4 @@ def demo(
     found = load_experiment(experiment, FULL if full else {})
     log.info(f"The demo tunes and compares sft, {', '.join(map(str, found.losses))} on the pocket task.")
     run(found)
-    leaderboard(found.name)
+    leaderboard([found.name])

@@ -54,7 +54,7 @@ def rerun(recorded: Mapping[str, Mapping[str, float]], again: Mapping[str, Mappi
     several = [one for one in frames.values() if len(one) > 1]
     free = sum(len(one) - 1 for one in several)
     variance = sum((len(one) - 1) * float(one.var()) for one in several) / free if free else math.nan
-    found = {}
+    found = dict[str, Rerun]()
     for name, before in frames.items():
         after = pd.Series(again.get(name, {}), dtype=float)
         seeds = [seed for seed in before.index if seed in after.index]

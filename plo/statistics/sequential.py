@@ -75,8 +75,8 @@ def judge(
     counted = [name for name in others if name not in ended] or others
     least = min((tables[name].shape[1] for name in counted), default=0)
     levels = look_levels(looks) if looks else {least: 0.05}
-    undecided: Verdict = "undecided"
     compared, words = compare(tables, baseline, bounds=bounds), dict[str, Verdict]()
+    unsettled: dict[str, Verdict] = dict.fromkeys(others, "undecided")
     look, alpha, reason = 0, min(levels.values()), None
     for seeds, level in levels.items():
         if not seeds or seeds > least:
@@ -93,4 +93,4 @@ def judge(
         reason = stop(found, now, looks, seeds, margin=margin) if looks else None
         if reason:
             break
-    return Judgement(compared, dict.fromkeys(others, undecided) | words, look, alpha, reason)
+    return Judgement(compared, unsettled | words, look, alpha, reason)

@@ -66,9 +66,8 @@ class _Shell:
         record = archive.run(former)
         for run in tracker._search(imported=former):
             # Another archive of the comparison may have been made while the run was under way.
-            return cls(
-                tracker, archive, former, run.run_id, done=run.tags.get("plo.kind") and run.status == record["status"]
-            )
+            done = "plo.kind" in run.tags and run.status == record["status"]
+            return cls(tracker, archive, former, run.run_id, done=done)
         if (stage := tracker._reader.stage(former)) is not None:  # it was recorded here
             if stage == "deleted":
                 raise TrackingError(
