@@ -27,7 +27,7 @@ def test_the_demo_has_losses_of_all_families():
 def test_the_demo_tunes_and_looks(arguments, trials, looks, steps, monkeypatch):
     ran = []
     monkeypatch.setattr(command, "run", ran.append)
-    monkeypatch.setattr(command, "leaderboard", lambda name: ran.append(name))
+    monkeypatch.setattr(command, "leaderboard", lambda names: ran.extend(names))
     found = CliRunner().invoke(app, ["demo", *arguments, "--experiment", str(FILE)])
     assert found.exit_code == 0, found.output
     experiment, name = ran

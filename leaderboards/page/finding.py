@@ -52,8 +52,8 @@ def task(board: Leaderboard) -> str:
     for one in board.recorded:
         config = one.config()
         data, model = ((config.get(part) or {}) for part in ("data", "model"))
-        source, name = data.get("source") or data.get("path"), model.get("name")
-        found.append(f"Data: {visible(source, NAME)}. Model: {visible(name, NAME)}.")
+        named = {"Data": data.get("source") or data.get("path"), "Model": model.get("name")}
+        found += [f"{what}: {visible(name, NAME)}." for what, name in named.items() if name]
     return " ".join(dict.fromkeys(found))
 
 
