@@ -185,6 +185,7 @@ PLAIN = {
 # authors of tests read those of plo.testing.
 CHECKS = {
     "plo/config.py", "losses/weighted.py", "losses/f_dpo.py", "losses/wpo.py", "losses/simpo.py", "losses/bpo.py",
+    "losses/adpo.py", "losses/scores.py",
     "losses/tbpo.py", "plo/data/messages.py", "plo/subjects/endpoint.py", "plo/subjects/client.py", "plo/testing.py",
     "plo/values.py",
 }  # fmt: skip

@@ -188,5 +188,5 @@ def test_a_server_gives_new_ids_and_the_numbers_stay(original, archive, sqlite_s
     }
     there = to_json(read(Tracker(sqlite_server, "archives", create=False), "main"))
     for new, former in ids.items():
-        there = there.replace(new, former)
+        there = there.replace(new, former).replace(new[:8], former[:8])  # notes have its beginning
     assert json.loads(there) == json.loads(texts(original)[0])

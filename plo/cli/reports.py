@@ -73,8 +73,7 @@ def leaderboard(
     Examples:
         plo leaderboard hh-first --baseline dpo
         plo leaderboard diff hh-first page.html
-        plo leaderboard hh-first --html page.html --manifest
-        plo leaderboard hh-first --metric reward --values values.csv.gz
+        plo leaderboard hh-first --html page.html --values values.csv.gz
     """
     from plo.leaderboards import read, to_markdown, write
     from plo.leaderboards.latex import to_latex

@@ -118,9 +118,8 @@ def opened(path: Path) -> Iterator[Archive]:
             wrong = next((name for name in names if name != SUMS and _digest(file, name) != sums.get(name)), None)
             lacking = next((name for name in (*sums, INDEX) if name not in names), None)
             if len(set(names)) < len(names) or wrong or lacking:
-                raise ValueError(
-                    f"{wrong} is not as it was written" if wrong else f"{lacking or 'a member'} is lacking"
-                )
+                fault = f"{wrong} is not as it was written" if wrong else f"{lacking or 'a member'} is lacking"
+                raise TrackingError(f"{path} is damaged ({fault}): nothing of it was imported. Take another copy.")
             index = json.loads(file.read(INDEX))
             form = index["plo_archive"]
         except (KeyError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, OSError) as error:

@@ -191,4 +191,4 @@ def test_a_loss_that_means_to_pull_the_other_way_says_so():
 def test_every_registered_loss_pulls_the_way_it_says(entry):
     loss = get_loss(entry.name)
     assert directions(loss).result == (DESCRIBED if loss.against else PASSED)
-    assert (entry.name in ("apo_down", "true_advantage")) == bool(loss.against)
+    assert (entry.name in ("apo_down", "squared_po", "true_advantage")) == bool(loss.against)
