@@ -1,4 +1,4 @@
-"""What differs between two manifests in how they were made: packages, code, hardware, settings, data, judges."""
+"""Differences between two manifests in how they were made: packages, code, hardware, settings, data, judges."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

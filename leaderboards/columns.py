@@ -2,7 +2,7 @@
 
 import math
 
-from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, format_spread
 
 
@@ -54,6 +54,22 @@ def difference_column(board: Leaderboard, name: str) -> Column:
         return UNDEFINED if found is None else format_estimate(found.mean, found, digits, "+")
 
     return f"Δ {label(board, name)}", text
+
+
+def matched_columns(board: Leaderboard, found: Matched) -> tuple[list[Row], list[Column]]:
+    """Return the rows that reach the KL of a comparison at matched KL, with the columns of their reward and its difference."""
+
+    def gap(row: Row) -> str:
+        if row is board.baseline:
+            return "baseline"
+        one = found.differences.get(row.name)
+        return UNDEFINED if one is None else format_estimate(one.mean, one, 3, "+")
+
+    def reward(row: Row) -> str:
+        return format_estimate(found.rewards[row.name].mean, found.rewards[row.name], 3)
+
+    rows = [row for row in board.rows if row.name in found.rewards]
+    return rows, [(f"reward at {found.budget:.3g} nats", reward), ("Δ reward", gap)]
 
 
 def label(board: Leaderboard, name: str) -> str:

@@ -30,7 +30,7 @@ class RowPair:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two leaderboards.
+    """The difference between two leaderboards.
 
     Attributes:
         facts: sentences on packages, hardware, code, settings and judges.

@@ -44,7 +44,7 @@ class Grade:
 
     @property
     def sentence(self) -> str:
-        """What decided the grade."""
+        """A sentence on what decided the grade: the first stage that differs, or that all numbers are equal."""
         if not self.stages:
             return f"every recorded number and every sample is equal{' although circumstances differ' if self.facts else ''}."
         first = next(iter(self.stages))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plo.leaderboards.checks import LeaderboardError
-from plo.leaderboards.manifest import VERSION
+from plo.leaderboards.manifest import OF_THE_MACHINE, VERSION
 from plo.paths import content_digest
 
 ELEMENT = "plo-manifest"  # id of the script element of a page
@@ -79,7 +79,9 @@ def runnable(manifest: Mapping[str, Any], path: Path, given: Sequence[Path] = ()
             f"{path}: {one['name']} needs the plug-in {wanted}. Code is never taken from a manifest: get the file, read it, and "
             f"name it with --plugin FILE. The store of the comparison has a copy, as plugin-SHA256.py among its files."
         )
-    return dict(one["settings"]), [*given]
+    # Where to write is for this machine to say: a page that names a store would write into it, or send the runs to its owner.
+    settings = {name: value for name, value in one["settings"].items() if name not in OF_THE_MACHINE}
+    return settings, [*given]
 
 
 class _Reader(HTMLParser):

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plo import store
-from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.columns import difference_column, first_columns, spread_column
+from plo.leaderboards.board import Leaderboard
+from plo.leaderboards.columns import difference_column, first_columns, matched_columns, spread_column
 from plo.leaderboards.export import to_csv, to_json
 from plo.leaderboards.formatting import (
     UNDEFINED,
     Column,
     escape,
-    format_estimate,
     format_number,
     format_spread,
     markdown_table,
@@ -93,25 +92,7 @@ def _matched(board: Leaderboard, short: Sequence[Column]) -> list[str]:
     if (found := board.matched) is None:
         return []
 
-    def gap(row: Row) -> str:
-        one = found.differences.get(row.name)
-        return (
-            "baseline"
-            if row is board.baseline
-            else UNDEFINED
-            if one is None
-            else format_estimate(one.mean, one, 3, "+")
-        )
-
-    rows = [row for row in board.rows if row.name in found.rewards]
-    rewards = {row.name: found.rewards[row.name] for row in rows}
-    columns: list[Column] = [
-        (
-            f"reward at {found.budget:.3g} nats",
-            lambda row: format_estimate(rewards[row.name].mean, rewards[row.name], 3),
-        ),
-        ("Δ reward", gap),
-    ]
+    rows, columns = matched_columns(board, found)
     return [
         "## Reward at matched KL",
         "Interpolated between evaluation points for each prompt and seed, with [95% interval]; secondary, not corrected. Rows that "

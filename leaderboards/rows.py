@@ -45,7 +45,7 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
     for row in rows.values():
         row.runs = dict(sorted(row.runs.items(), key=lambda item: natural_key(item[0])))
         row.tuning = _tuning(row, [by_run[run] for run in row.runs.values()], notes)
-        # In the order of seeds, so that sums do not depend, in their last bit, on which cell ended first.
+        # Values are put in the order of seeds: otherwise the last bit of a sum would depend on which cell ended first.
         row.values = {n: {run: v[run] for run in row.runs.values() if run in v} for n, v in row.values.items()}
         row.metrics = {name: spread(values.values()) for name, values in row.values.items()}
         holes = [n for n, v in row.values.items() if 0 < sum(map(math.isnan, v.values())) < len(v)]

@@ -1,12 +1,12 @@
 """Values of single prompts behind a leaderboard, as a table from which others can compute its numbers again."""
 
 import gzip
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from plo import store
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.export import inert
 from plo.leaderboards.items import values_by_prompt
@@ -22,12 +22,7 @@ def write_values(board: Leaderboard, path: Path) -> int:
     table = values_table(board)
     table["row"] = table["row"].map(inert)
     data = table.to_csv(index=False, lineterminator="\n").encode()
-    aside = path.with_name(f".{path.name}")
-    try:
-        aside.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    store.write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return len(table)
 
 

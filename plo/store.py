@@ -52,10 +52,15 @@ def write(path: Path, writer: Callable[[Path], Any], *, durable: bool = False) -
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file for readers completely or not at all, without a checksum; a lone surrogate becomes an escape as in JSON."""
+    """Write a text as `write_bytes` does; a lone surrogate becomes an escape as in JSON."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file for readers completely or not at all, without a checksum. Missing folders are created."""
     with on_disk(path), _replacing(path, durable=False) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        aside.write_bytes(content)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:

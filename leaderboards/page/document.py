@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plo.faults import on_disk
+from plo import store
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.headline import design_lines, fragility_line
 from plo.leaderboards.page.figures import draw_figures
@@ -28,12 +28,7 @@ def write_html(
 ) -> Path:
     """Write the page, completely or not at all, and return its path; a missing folder is created. See `to_html`."""
     path = Path(path)
-    text = to_html(board, methods, manifest)
-    with on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.part")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+    store.write_text(path, to_html(board, methods, manifest))
     return path
 
 

@@ -1,4 +1,4 @@
-"""What the page says about a method, which the caller supplies: a leaderboard imports no losses."""
+"""Description of a method for the page. The caller supplies it, as a leaderboard imports no losses."""
 
 from dataclasses import dataclass
 

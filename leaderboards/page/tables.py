@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from plo.leaderboards.board import Leaderboard, Matched, Row
-from plo.leaderboards.columns import difference_column, mean_column, spread_column
+from plo.leaderboards.columns import difference_column, matched_columns, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, format_number, format_range, format_spread
+from plo.leaderboards.formatting import UNDEFINED, Column, format_number, format_range, format_spread
 from plo.leaderboards.page.text import NAME, untuned, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
@@ -215,25 +215,11 @@ def _table(key: str, caption: str, columns: Iterable[Column], rows: Sequence[Row
 
 
 def _matched(board: Leaderboard, found: Matched, names: Mapping[str, str]) -> Table:
-    def reward(row: Row) -> str:
-        return format_estimate(found.rewards[row.name].mean, found.rewards[row.name], 3)
-
-    def gap(row: Row) -> str:
-        one = found.differences.get(row.name)
-        return (
-            "baseline"
-            if row is board.baseline
-            else UNDEFINED
-            if one is None
-            else format_estimate(one.mean, one, 3, "+")
-        )
-
-    rows = [row for row in board.rows if row.name in found.rewards]
+    rows, columns = matched_columns(board, found)
     caption = (
         "Interpolated between evaluation points for each prompt and seed, with 95% intervals for new prompts and new seeds"
         f"{_n(found.rewards.values())}; nothing is tested. Variants that are not listed moved less far from the reference."
     )
-    columns = [(f"reward at {found.budget:.3g} nats", reward), ("Δ reward", gap)]
     return _table("matched", caption, columns, rows, names)
 
 

@@ -93,7 +93,7 @@ class Session:
 
     @cached_property
     def made_with(self) -> tuple[str, str]:
-        """What this process computes with, as JSON, preceded by its hash: packages, hardware, model and data."""
+        """Hash and JSON text of what this process computes with: packages, hardware, model and data."""
         backbone, data, name = self.bench.backbone, self.bench.data, self.experiment.model.name
         facts = circumstances() | {
             "engine": self.engine,

@@ -16,7 +16,7 @@ LEVEL = 0.05  # of both one-sided tests
 
 @dataclass(frozen=True)
 class Rerun:
-    """What a row's mean over seeds did when it was run again.
+    """Difference in a row's mean over seeds between a repetition and the recorded runs.
 
     Attributes:
         difference: mean of the repetition minus the recorded mean, over the seeds that both have.

@@ -7,7 +7,9 @@ import json
 import re
 import time
 from base64 import b64encode
+from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from plo.cli import app
 from plo.leaderboards.board import Row
 from plo.leaderboards.page import Method, to_html, write_html
+from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.text import short_names, untuned
 from plo.leaderboards.terminal import to_terminal
@@ -326,3 +329,15 @@ def test_many_rows_and_samples_load_and_sort_quickly(browser, make_board, tmp_pa
 def test_what_tuning_chose_is_no_part_of_a_name(variant, point, left):
     assert untuned(Row(variant, "x", {}, tuning={"point": point})) == left
     assert untuned(Row(variant, "x", {})) == variant
+
+
+def test_a_page_says_its_task_and_what_a_ceiling_and_a_paired_difference_are(board):
+    recorded = SimpleNamespace(config=lambda: {"data": {"source": "hh"}, "model": {"name": "<b>org/m</b>"}})
+    rows = [replace(row, is_ceiling=row is board.rows[-1]) for row in board.rows]
+    page = to_html(
+        replace(board, recorded=[recorded, recorded], rows=rows, baseline=rows[board.rows.index(board.baseline)])
+    )
+    assert page.count("Data: hh. Model: &lt;b&gt;org/m&lt;/b&gt;.") == 1, "once, though two comparisons have it"
+    assert "Ceiling: it reads the truth of the task" in page and "paired by prompt and seed" in page
+    assert "Ceiling: it reads" not in to_html(board)
+    assert task(replace(board, recorded=[SimpleNamespace(config=lambda: {})])) == ""

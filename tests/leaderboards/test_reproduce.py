@@ -166,6 +166,8 @@ def test_code_is_never_taken_from_a_manifest(recorded, tmp_path):
     ):
         runnable(other, page)
     assert runnable(other, page, [mine])[1] == [mine]  # named by the user, changed or not
+    other["comparisons"][0]["settings"] |= {"store": "http://elsewhere", "out": "/elsewhere"}
+    assert not {"store", "out"} & runnable(other, page, [mine])[0].keys(), "a page does not say where to write"
     with pytest.raises(LeaderboardError, match="of 2 comparisons"):
         runnable(other | {"comparisons": other["comparisons"] * 2}, page)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read_board(path):
-    """What `plo leaderboard` writes as JSON, compressed."""
+    """Return the leaderboard that `plo leaderboard` wrote as JSON, from its compressed file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return json.load(file)
 
