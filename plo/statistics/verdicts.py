@@ -7,9 +7,8 @@ from typing import Literal
 from plo.statistics.comparisons import Comparison
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
-EQUIVALENCE = (
-    0.9  # share of alpha: quantiles that join prompts and seeds let through up to 5.4% at 5% (benchmarks/verdicts.py)
-)
+# Share of alpha: quantiles that join prompts and seeds let through up to 5.4% at 5% (python benchmarks/verdicts.py ranks).
+EQUIVALENCE = 0.9
 
 
 def verdict(

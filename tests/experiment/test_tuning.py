@@ -32,6 +32,8 @@ class Data:
 class Trials:
     """Trials without training: `score` gives the metrics of a variant, `run` notes what it is asked for."""
 
+    spread = 0.0  # of the metric over three prompts
+
     def __init__(self, score, **tuning):
         experiment = Experiment(losses=["dpo"], train={"batch_size": 4, "lr": 1e-3}, tuning=tuning, primary="letters")
         self.bench = Inputs(experiment, None, Data(), ("letters",), (), "model")
@@ -42,7 +44,8 @@ class Trials:
             if cell.key not in self.found:
                 self.asked.append(cell.label)
                 metrics = {"letters": 0.0, "kl": 0.0} if cell.variant is None else self.score(cell.variant)
-                self.found[cell.key] = Result(metrics, {"letters": [metrics.get("letters", 0)] * 3}, 2.0)
+                mean = metrics.get("letters", 0)
+                self.found[cell.key] = Result(metrics, {"letters": [mean - self.spread, mean, mean + self.spread]}, 2.0)
         return {}
 
     def tuned(self, *losses):
@@ -69,6 +72,14 @@ def test_all_losses_get_the_same_points_and_equally_many_trials():
     best = min(dpo.record["first"], key=abs)  # the point that is nearest in the first rung is trained in full
     assert dpo.record["score"] == best == max(dpo.record["first"])
     assert abs(math.log(dpo.variant.train["lr"] / 2e-3)) == pytest.approx(-best)
+
+
+def test_the_score_has_its_standard_error_over_prompts():
+    """Of the three values -3, 0 and 3 around the mean: sd 3, and 3 / sqrt(3)."""
+    trials = Trials(far(2e-3), trials=2, promote=1)
+    trials.spread = 3.0
+    (dpo,) = trials.tuned("dpo")
+    assert dpo.record["score_se"] == pytest.approx(math.sqrt(3))
 
 
 def test_the_setting_as_given_is_kept_where_no_trial_is_better(caplog):

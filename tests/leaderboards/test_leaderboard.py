@@ -11,9 +11,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdown, write
+from plo.leaderboards.board import Row
 from plo.leaderboards.build import build
 from plo.leaderboards.checks import COMPARABLE
 from plo.leaderboards.formatting import escape
+from plo.leaderboards.items import values_by_prompt
 from plo.tracking import Tracker
 
 SHARED = {"plo.data": "data-1", "plo.model": "model-1", "plo.evaluation": "evaluation-1", "plo.git": "a" * 40}
@@ -81,6 +83,22 @@ def test_a_comparison_that_was_only_tuned_says_what_to_run(tracker):
     tracker.comparison("tuned alone", "key-tuned", {})
     with pytest.raises(LeaderboardError, match=r"No cell .* was started: run `plo compare` .*After `plo tune`"):
         read(tracker, "tuned alone")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "values", "expected"),
+    [
+        ([0, 0, 1], [1.0, 2.0, 5.0], {0: 1.5, 1: 5.0}),
+        ([1, 0, 1], [1.0, 2.0, 5.0], {0: 2.0, 1: 3.0}),  # as a file of outputs may have them
+        ([0, 0, 1], [math.nan, 2.0, 5.0], {0: 2.0, 1: 5.0}),
+        ([], [], {}),
+    ],
+)
+def test_means_over_the_samples_of_a_prompt(prompts, values, expected):
+    frame = pd.DataFrame({"prompt_id": prompts, "reward": values}, dtype=float).astype({"prompt_id": int})
+    row = Row("a", "a", {}, runs={"0": "run"})
+    found = values_by_prompt([row], ["reward"], {"run": frame}, [])["reward"]["a"]["0"]
+    assert found.to_dict() == expected
 
 
 def test_no_digit_depends_on_which_cell_ended_first(tracker):

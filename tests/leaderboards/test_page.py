@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from plo.cli import app
-from plo.leaderboards.board import Row
+from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
@@ -341,3 +341,22 @@ def test_a_page_says_its_task_and_what_a_ceiling_and_a_paired_difference_are(boa
     assert "Ceiling: it reads the truth of the task" in page and "paired by prompt and seed" in page
     assert "Ceiling: it reads" not in to_html(board)
     assert task(replace(board, recorded=[SimpleNamespace(config=lambda: {})])) == ""
+
+
+def test_rows_are_named_as_briefly_as_they_are_told_apart():
+    def named(variant, loss, tuned=True, **settings):
+        return Row(variant, loss, settings, tuning={"point": {"beta": 0.2}} if tuned else None)
+
+    rows = [
+        named("dpo(beta=0.2)", "dpo"),  # its loss alone
+        named("adpo(beta=0.2)", "adpo"),  # without what tuning chose
+        named("adpo(beta=0.2, window=4)", "adpo"),
+        named("ipo(beta=0.1)", "ipo", tuned=False),  # given so, not tuned
+        named("ipo(beta=0.3)", "ipo", tuned=False),
+        named("sft", "sft", tuned=False, lr="1"),  # the same variant with two settings
+        named("sft", "sft", tuned=False, lr="2"),
+    ]
+    board = Leaderboard(rows, [], None, {}, [], [], [])
+    assert list(short_names(board).values()) == [
+        "dpo", "adpo", "adpo(window=4)", "ipo(beta=0.1)", "ipo(beta=0.3)", "sft [lr=1]", "sft [lr=2]",
+    ]  # fmt: skip

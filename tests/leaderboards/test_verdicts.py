@@ -168,14 +168,18 @@ def test_the_section_on_tuning(board, tracker):
 
 
 def test_lower_is_better_turns_optimism_and_the_best_trial_round(tracker):
-    record(tracker, "lower", {"dpo": 0.5, "ipo": 0.5}, tags={"dpo": tuned(), "ipo": tuned()}, config=DECLARED)
+    tags = {"dpo": tuned(), "ipo": tuned(score=0.2, score_se=0.03)}
+    record(tracker, "lower", {"dpo": 0.5, "ipo": 0.5}, tags=tags, config=DECLARED)
     found = read(tracker, "lower")
     found.descriptions["reward"] = replace(found.descriptions["reward"], better="↓")
     ipo = next(row for row in found.rows if row.variant == "ipo")
     facts = tuning_facts(found, ipo)
     # sorted by utility: .3, .3 (diverged, as the worst), .2, .1
     assert facts["expected_best"][2] == pytest.approx((0.3 + 0.9 + 1.0 + 0.7) / 16)
-    assert facts["optimism"] == pytest.approx(ipo.metrics["reward"].mean - 0.5)
+    optimism = ipo.metrics["reward"].mean - 0.2
+    assert facts["optimism"] == pytest.approx(optimism)
+    half = 1.959964 * math.hypot(0.03, ipo.estimates["reward"].se)
+    assert facts["optimism_interval"] == pytest.approx([optimism - half, optimism + half])
     assert facts["robustness"] == 0.0  # none of them is lower than .1, the baseline's best
 
 
