@@ -43,6 +43,7 @@ study: setup
 	$(BIN)/plo leaderboard credit --store $(STUDY_STORE) --out leaderboard --values $(STUDY)/values.csv.gz \
 		--metric reward --metric kl --metric credit.r_A --metric credit.r_A0 > /dev/null
 	gzip -9nf $(STUDY)/leaderboard.json && rm -f $(STUDY)/frontier.*
+	$(BIN)/python $(STUDY)/variances.py
 	$(BIN)/python $(STUDY)/check.py
 	$(BIN)/python $(STUDY)/tables.py
 

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from recompute import compare, read_board, read_values
+from variances import compare, read_board, read_values
 
 CONTRASTS = {  # as experiment.yaml names them
     "end_attention less its shuffle": (r"twdpo\(scorer=end_attention", r"twdpo\(scorer=shuffled\(of=end_attention"),
