@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -203,7 +204,7 @@ def _outputs(path: Path) -> pd.DataFrame:
         text = path.read_bytes()
         rows = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text)
         frame = pd.DataFrame.from_records(rows)[["instruction", "output", "generator"]].astype(object)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvaluationError(
             f"The baseline's answers in {path} cannot be read ({type(error).__name__}: {error}). The file is a JSON list of "
             f'{{"instruction": ..., "output": ..., "generator": ...}}, AlpacaEval\'s model_outputs.json.'

@@ -89,24 +89,24 @@ def tokens_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     truth = next(iter(found.values()))
     response = _varied(truth)
     here = truth[truth["response"] == response].head(LONGEST)
-    lines = {"true advantage": here["advantage"].to_numpy(dtype=float)}
+    lines = [("true advantage", here["advantage"].to_numpy(dtype=float))]
     for name, table in found.items():
         if len(table) == len(truth):
-            lines[label(names[name], 18)] = table.loc[here.index, "log_ratio"].to_numpy(dtype=float)
+            lines.append((label(names[name]), table.loc[here.index, "log_ratio"].to_numpy(dtype=float)))
     words = [label(word, 12) for word in here["word"]]
     alternative = "Credit of each token. True advantages: " + ", ".join(
-        f"{word} {value:+.2f}" for word, value in zip(words, lines["true advantage"], strict=True)
+        f"{word} {value:+.2f}" for word, value in zip(words, lines[0][1], strict=True)
     )
     with canvas(9.4, 1.1 + 0.26 * len(lines)) as drawn:
         axes = drawn.add_subplot()
-        for y, values in enumerate(lines.values()):
+        for y, (_, values) in enumerate(lines):
             largest = np.abs(values).max() or 1.0
             for x, value in enumerate(values):
                 colour, strength = POSITIVE if value > 0 else NEGATIVE, STRONGEST * abs(value) / largest
                 axes.add_patch(Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, color=colour, alpha=strength, linewidth=0))
         axes.axhline(0.5, color=FAINT, linewidth=0.8)
         axes.set_xticks(range(len(words)), words, rotation=45, ha="left", rotation_mode="anchor")
-        axes.set_yticks(range(len(lines)), list(lines))
+        axes.set_yticks(range(len(lines)), [name for name, _ in lines])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.set_xlim(-0.5, len(words) - 0.5)
