@@ -13,12 +13,13 @@ from markupsafe import Markup
 from plo import store
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.headline import design_lines, fragility_line
+from plo.leaderboards.packed import pack
 from plo.leaderboards.page.figures import draw_figures
 from plo.leaderboards.page.finding import certainty, finding, task
 from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
-from plo.leaderboards.page.text import breakable, embed, short_names, visible, without_controls
+from plo.leaderboards.page.text import breakable, short_names, visible, without_controls
 
 TEMPLATES = files("plo.leaderboards.page") / "templates"
 
@@ -39,7 +40,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
 
     Args:
         methods: descriptions of the methods in the table.
-        manifest: what is needed to run the comparison again; embedded as JSON.
+        manifest: what is needed to run the comparison again; embedded as `pack` makes it.
     """
     names = short_names(board)
     style, script = (_asset(name) for name in ("page.css", "page.js"))
@@ -55,9 +56,9 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
         task=task(board), finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
         design=[visible(line) for line in design_lines(board) if line != fragility_line(board)],
         main=main_table(board, names), figures=draw_figures(board, names), more=more_tables(board, names),
-        samples=samples, samples_json=embed(samples), judges=_judges(board),
+        samples=samples, packed_samples=pack(samples), judges=_judges(board),
         notes=list(map(visible, board.notes)), methods=methods, shared=board.shared,
-        manifest=manifest, manifest_json=embed(manifest), legend=_legend(board),
+        manifest=manifest, packed_manifest=pack(manifest), legend=_legend(board),
     )  # fmt: skip
     return without_controls(page)
 

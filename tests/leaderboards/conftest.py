@@ -176,6 +176,13 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def wait(self, expression):
+        """Return the value of a JavaScript expression as soon as it is true, for what the page does after it is loaded."""
+        deadline = time.monotonic() + WAIT
+        while not (found := self.evaluate(expression)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def picture(self, path, *, whole=True):
         """Save a screenshot."""
         clip = {}
