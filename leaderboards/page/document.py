@@ -43,7 +43,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
         manifest: what is needed to run the comparison again; embedded as `pack` makes it.
     """
     names = short_names(board)
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    style, script, policy = page_assets()
     samples = browser_data(board, names)
     templates = Environment(
         loader=PackageLoader("plo.leaderboards.page"), autoescape=True, undefined=StrictUndefined,
@@ -52,7 +52,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
     templates.filters |= {"visible": visible, "breakable": breakable, "link": _link}
     page = templates.get_template("page.html").render(
         title=visible(", ".join(board.comparisons) or "no comparison", 200),
-        policy=_policy(style, script), style=Markup(style), script=Markup(script),
+        policy=policy, style=Markup(style), script=Markup(script),
         task=task(board), finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
         design=[visible(line) for line in design_lines(board) if line != fragility_line(board)],
         main=main_table(board, names), figures=draw_figures(board, names), more=more_tables(board, names),
@@ -63,20 +63,18 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
     return without_controls(page)
 
 
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
-
-
-def _policy(style: str, script: str) -> str:
-    """Return a Content-Security-Policy under which this style and this script run, and nothing else is loaded or run."""
+def page_assets() -> tuple[str, str, str]:
+    """Return the page's style and script, and a Content-Security-Policy under which these run and nothing else is loaded or run."""
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
 
     def digest(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-    return (
+    policy = (
         f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
+    return style, script, policy
 
 
 def _judges(board: Leaderboard) -> list[tuple[str, list[str]]]:

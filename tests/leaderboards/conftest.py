@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -238,3 +239,20 @@ def browser(tmp_path_factory):
     found = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The script of axe-core, from where npm installed it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no node here (Debian: apt-get install npm)")
+    folder = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(
+        ["node", "--print", "require.resolve('axe-core/axe.min.js')"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NODE_PATH": os.pathsep.join(filter(None, [os.environ.get("NODE_PATH"), folder]))},
+    )
+    if found.returncode:
+        pytest.skip("no axe-core here (npm install --global axe-core)")
+    return Path(found.stdout.strip()).read_text(encoding="utf-8")

@@ -342,6 +342,21 @@ def test_hostile_texts_do_nothing_in_chromium(browser, hostile, tmp_path):
     assert browser.complaints() == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser, axe, make_board, tmp_path, scheme):
+    board = make_board(["reference", "dpo", "ipo", "bpo"], tuned=True, credit=True)
+    browser.open(write_html(board, tmp_path / "page.html", manifest={"plo": "0"}), scheme=scheme)
+    browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert browser.wait("document.getElementById('manifest').textContent.length")
+    assert browser.wait("document.getElementById('asked').textContent.length")
+    browser.evaluate(f"{axe}\n;1")
+    violations = "axe.run().then((found) => found.violations.map((one) => [one.id, one.impact, one.nodes[0].html]))"
+    assert browser.evaluate(violations) == []
+    assert browser.evaluate("axe.run().then((found) => found.passes.length)") > 20
+    broken = "document.querySelector('label[for=filter]').remove(); axe.run().then((found) => found.violations.length)"
+    assert browser.evaluate(broken) > 0  # it looks
+
+
 def test_many_rows_and_samples_load_and_sort_quickly(browser, make_board, tmp_path):
     losses = ["reference", *(f"loss_{i}" for i in range(16))]
     level = {loss: 0.2 + place / 50 for place, loss in enumerate(losses)}
