@@ -1,5 +1,6 @@
 """Pairs of random statistics, on which a loss is tried without a model."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -71,6 +72,22 @@ def per_pair(loss: Loss, pairs: Pairs) -> Tensor:
     """Return (pairs,) the loss's values, summed over tokens at token level."""
     value = loss.evaluate(pairs)
     return value.values if value.mask is None else value.values.sum(-1)
+
+
+def after_step(loss: Loss, pairs: Pairs, *, fresh: bool = False) -> Loss:
+    """Return a loss with the state that an optimiser step over these pairs leaves; the loss itself if it keeps no state.
+
+    Args:
+        fresh: whether it is the first step of a training.
+    """
+    if not any(term.updated for _, term in loss.terms):
+        return loss
+    loss = copy.deepcopy(loss)
+    for _, term in loss.terms:
+        if fresh and term.updated:
+            term.build(HIDDEN).to(pairs.chosen.logps)
+        term.update(term.observe(pairs))
+    return loss
 
 
 def mean(loss: Loss, pairs: Pairs) -> Tensor:

@@ -18,6 +18,7 @@ worker = sys.modules["distributed_worker"] = importlib.util.module_from_spec(_sp
 _spec.loader.exec_module(worker)
 Case = worker.Case
 
+STATE = "bco + beta_dpo(keep=0.5)"  # both are updated before the step: by a pass of its own, or in the only pass
 CASES = [
     Case("lora"),
     Case("full", peft="full"),
@@ -27,6 +28,8 @@ CASES = [
     Case("tokens", "dpo + 0.2*sft", pairs=7),
     Case("own-parameters", "tbpo_q"),
     Case("resumed", "tbpo_q", stop_at=3, pairs=10),
+    Case("state", STATE, pairs=7, train={"micro_batch_size": 1}),
+    Case("state-resumed", STATE, stop_at=2),
     Case("second-cell", peft="full", twice=True),
 ]
 SHARDED = [
@@ -41,6 +44,7 @@ SHARDED = [
     Case("gemma2", "tdpo2", peft="full", model="gemma2"),
     Case("own-parameters", "tbpo_q"),
     Case("resumed", "tbpo_q", peft="full", stop_at=3, pairs=10),
+    Case("state", STATE, stop_at=2, train={"micro_batch_size": 1}),
     Case("second-cell", twice=True),
     Case("second-cell-full", peft="full", twice=True),
 ]
