@@ -65,8 +65,8 @@ class AlphaDPO(nn.Module):
         super().__init__()
         self.beta, self.gamma_beta_ratio, self.alpha = beta, gamma_beta_ratio, alpha
         self.decay, self.label_smoothing = decay, label_smoothing
-        self.register_buffer("running_mean", torch.zeros(()))
-        self.register_buffer("running_spread", torch.zeros(()))
+        self.register_buffer("running_mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("running_spread", torch.zeros((), dtype=torch.float64))
 
     def observe(self, pairs: Pairs) -> dict[str, Tensor]:
         return {"gap": _gap(pairs)}

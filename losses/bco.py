@@ -45,7 +45,7 @@ class BCO(nn.Module):
     def __init__(self, hidden_size: int, *, beta: Positive = 0.1):
         super().__init__()
         self.beta = beta
-        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def observe(self, pairs: Pairs) -> dict[str, Tensor]:

@@ -67,12 +67,12 @@ class BetaDPO(nn.Module):
     ):
         super().__init__()
         self.beta, self.alpha, self.keep, self.decay = beta, alpha, keep, decay
-        self.register_buffer("running_mean", torch.zeros(()))
-        self.register_buffer("step_beta", torch.tensor(float(beta)))
+        self.register_buffer("running_mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("step_beta", torch.tensor(beta, dtype=torch.float64))
         self.register_buffer(
             "reach", torch.tensor(float("inf"))
         )  # nats from the running mean to the last pair that is kept
-        self.register_buffer("scale", torch.ones(()))  # pairs of the step by pairs that are kept
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))  # pairs of the step by pairs that are kept
 
     def observe(self, pairs: Pairs) -> dict[str, Tensor]:
         return {"margin": pairs.log_ratio_margin()}

@@ -92,6 +92,28 @@ def test_alpha_dpo_is_simpo_where_all_gaps_are_equal():
     assert torch.equal(stepped(loss, pairs).values, get_loss("simpo(beta=2.5, gamma_beta_ratio=0.6)")(pairs))
 
 
+def with_beyond(pairs, further, nearer):
+    """The pairs with the sums of log-probs, chosen minus rejected, that they would have a step away from the reference."""
+    sides = []
+    for side, sign in ((pairs.chosen, 0.5), (pairs.rejected, -0.5)):
+        moved = {f"logps_beyond(epsilon={e})": z for e, z in ((0.2, further), (-0.2, nearer))}
+        moved = {name: sign * torch.tensor(z, dtype=torch.float64)[:, None] for name, z in moved.items()}
+        sides.append(Side(logps=side.logps, ref_logps=side.ref_logps, mask=side.mask, **moved))
+    return Pairs(chosen=sides[0], rejected=sides[1])
+
+
+def test_epsilon_dpo_by_hand():
+    """z = 1 for each pair. It grows with the distance (s 1), with nearness (-1), with both, and by 1e-6 nats (0)."""
+    pairs = with_beyond(pairs_of([1.0] * 4, [0.0] * 4), [1.1, 0.9, 1.1, 1 + 1e-6], [0.9, 1.1, 1.1, 1 - 1e-6])
+    loss = built("epsilon_dpo(beta=0.5, epsilon=0.2)")
+    value = loss.evaluate(pairs)
+    assert value.metrics["step"].tolist() == [1, -1, 0, 0]
+    expected = [softplus(-0.5 / 1.2), softplus(-0.5 / 0.8), softplus(-0.5), softplus(-0.5)]
+    assert value.values.tolist() == pytest.approx(expected, abs=1e-12)
+    loss.update({"step": torch.tensor([1.0, 1.0, 0.0, -1.0]).double()})  # mean .25: .5 / 1.05
+    assert loss.evaluate(pairs).metrics["beta"].tolist() == pytest.approx([0.5 / 1.05] * 4, abs=1e-12)
+
+
 @pytest.mark.parametrize("spec", ["bco", "beta_dpo", "alpha_dpo"])
 def test_state_is_saved_and_reset(spec):
     loss, pairs = built(spec), pairs_of([1.0, 3.0], [0.0, -2.0])
