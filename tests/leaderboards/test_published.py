@@ -186,6 +186,7 @@ def test_the_published_pages_have_the_newest_style_and_script_and_are_small():
         assert len(text.encode()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_the_gallery_has_the_page_that_the_newest_code_makes_of_alpaca_evals_verdicts(
     shared_data, tmp_path, monkeypatch
 ):
