@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, PositiveInt
 
-from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.answers import ANSWER_DIRECTIONS, ANSWER_MEANINGS, THINK_END, draw_answers
 from plo.evals.arena_hard_official import (
     VERDICTS,
     equal_style_rate,
@@ -39,6 +39,15 @@ DIRECTIONS = {
     "unreadable": False,
     "consistency": None,
     **ANSWER_DIRECTIONS,
+}
+MEANINGS = {
+    "win_rate": "share of games won against the baseline, draws half; a verdict that is much better counts as three games",
+    "unweighted_win_rate": "share of games won against the baseline, draws half",
+    "style_controlled_win_rate": "win rate as if both answers had one length and one density of markdown, by a logistic regression",
+    "length": "length of an answer, mean; in tokens with the official settings, else in characters",
+    "unreadable": "share of prompts with an unreadable verdict",
+    "consistency": "share of prompts with the same winner in both orders of the answers",
+    **ANSWER_MEANINGS,
 }
 DOC = """Judge one answer to each {what} of Arena-Hard v2 against the answer of {baseline}, in both orders.
 
@@ -148,6 +157,7 @@ def _arena_hard(name: str, category: str) -> Callable[..., Findings]:
         level="model",
         main_score="win_rate",
         higher_is_better=DIRECTIONS,
+        meaning=MEANINGS,
         texts=TEXTS[category],
         license="Apache-2.0",
         citation="Li et al. 2024, arXiv:2406.11939",
