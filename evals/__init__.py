@@ -10,6 +10,7 @@ from plo.evals import (  # noqa: F401  (registers them)
     credit,
     diversity,
     harness,
+    mt_bench,
     pocket,
     sentiment,
     win_rates,

@@ -38,6 +38,10 @@ def lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def said(uid):
+    return [{"role": "user", "content": f"task {uid}"}, {"role": "assistant", "content": {"answer": f"base {uid}"}}]
+
+
 @pytest.fixture
 def clone(tmp_path):
     """A clone with four hard prompts and one of creative writing."""
@@ -55,10 +59,6 @@ def clone(tmp_path):
         [{"uid": u, "category": k, "subcategory": k, "prompt": f"task {u}"} for u, k in kinds.items()],
     )
     for model in (BASELINE, "gemini-2.0-flash-001"):
-        said = lambda u: [
-            {"role": "user", "content": f"task {u}"},
-            {"role": "assistant", "content": {"answer": f"base {u}"}},
-        ]  # noqa: E731
         answers = [
             {"uid": u, "ans_id": "x", "model": model, "messages": said(u), "tstamp": 1.0} for u in reversed(kinds)
         ]
@@ -249,8 +249,8 @@ def test_style_control_of_a_model_that_wins_by_length(clone):
     data = clone / "data/arena-hard-v2.0"
     uids = [f"q{i}" for i in range(60)]
     lines(data / "question.jsonl", [{"uid": u, "category": "hard_prompt", "prompt": f"task {u}"} for u in uids])
-    said = [{"role": "assistant", "content": {"answer": "b" * 100}}]
-    lines(data / f"model_answer/{BASELINE}.jsonl", [{"uid": u, "model": BASELINE, "messages": said} for u in uids])
+    fixed = [{"role": "assistant", "content": {"answer": "b" * 100}}]
+    lines(data / f"model_answer/{BASELINE}.jsonl", [{"uid": u, "model": BASELINE, "messages": fixed} for u in uids])
     judge = Scripted(lambda q: 1 / (1 + math.exp(-4 * (len(q.b) - len(q.a)) / (len(q.a) + len(q.b)))))
     found, _ = run(judge, lambda message, k, t: "m" * (90 + 2 * int(message[0]["content"][6:])), data=clone)
     values = found.items["style_controlled_win_rate"].dropna()
