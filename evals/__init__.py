@@ -12,6 +12,7 @@ from plo.evals import (  # noqa: F401  (registers them)
     harness,
     mt_bench,
     pocket,
+    reward_bench,
     sentiment,
     win_rates,
 )
