@@ -7,6 +7,7 @@ extras.require("train", "plo.evals")
 from plo.evals import (  # noqa: F401  (registers them)
     alpaca,
     arena_hard,
+    avg_at_k,
     credit,
     diversity,
     harness,
