@@ -28,7 +28,6 @@ from plo.subjects import Subject
 
 REPOSITORY, FOLDER = "lmarena-ai/arena-hard-auto", "data/arena-hard-v2.0"
 BASELINES = {"hard_prompt": "o3-mini-2025-01-31", "creative_writing": "gemini-2.0-flash-001"}
-TEXTS = {"hard_prompt": 500, "creative_writing": 250}
 OFFICIAL_JUDGES = ("openai:gpt-4.1", "openai:gemini-2.5")
 ENOUGH = 50  # readable questions; style control fits five numbers
 DIRECTIONS = {
@@ -152,20 +151,21 @@ def _arena_hard(name: str, category: str) -> Callable[..., Findings]:
     evaluate.__name__ = evaluate.__qualname__ = name
     what = category.replace("_", " ") if category == "hard_prompt" else f"{category.replace('_', ' ')} prompt"
     evaluate.__doc__ = DOC.format(what=what, baseline=BASELINES[category], repository=REPOSITORY)
-    return register_evaluation(
-        name,
-        level="model",
-        main_score="win_rate",
-        higher_is_better=DIRECTIONS,
-        meaning=MEANINGS,
-        texts=TEXTS[category],
-        license="Apache-2.0",
-        citation="Li et al. 2024, arXiv:2406.11939",
-    )(evaluate)
+    return evaluate
 
 
-arena_hard = _arena_hard("arena_hard", "hard_prompt")
-arena_hard_creative = _arena_hard("arena_hard_creative", "creative_writing")
+_FACTS = {
+    "level": "model",
+    "main_score": "win_rate",
+    "higher_is_better": DIRECTIONS,
+    "meaning": MEANINGS,
+    "license": "Apache-2.0",
+    "citation": "Li et al. 2024, arXiv:2406.11939",
+}
+arena_hard = register_evaluation("arena_hard", texts=500, **_FACTS)(_arena_hard("arena_hard", "hard_prompt"))
+arena_hard_creative = register_evaluation("arena_hard_creative", texts=250, **_FACTS)(
+    _arena_hard("arena_hard_creative", "creative_writing")
+)
 
 
 def _rates(verdicts: pd.DataFrame, x: np.ndarray, states_verdicts: bool) -> tuple[pd.DataFrame, list[str]]:
