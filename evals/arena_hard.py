@@ -180,7 +180,8 @@ def _rates(verdicts: pd.DataFrame, x: np.ndarray, states_verdicts: bool) -> tupl
     rate = won.sum() / games.sum() if len(index) else np.nan
     # A ratio of sums; these have its mean and, to first order, its standard error.
     items = pd.DataFrame({"win_rate": rate + (won - rate * games) / games.mean() if len(index) else won}, index)
-    items["style_controlled_win_rate"] = np.nan
+    style = np.full(len(index), np.nan)
+    items["style_controlled_win_rate"] = style
     if len(index) < ENOUGH:
         notes.append(
             f"No style-controlled win rate: its fit needs {ENOUGH} readable questions, and there are {len(index)}."
@@ -194,7 +195,8 @@ def _rates(verdicts: pd.DataFrame, x: np.ndarray, states_verdicts: bool) -> tupl
 
     values = pseudo_values(controlled, len(index), groups=min(35, len(index)))
     values += float(controlled(np.arange(len(index)))) - values.mean()
-    items.iloc[: len(values), items.columns.get_loc("style_controlled_win_rate")] = values
+    style[: len(values)] = values
+    items["style_controlled_win_rate"] = style
     return items.reindex(verdicts.index), notes
 
 

@@ -166,7 +166,7 @@ def official_rates(
     outcome, weight = scores(table["p"])
     if style is None:
         sums = pd.DataFrame({"won": outcome * weight, "all": weight}).groupby(table["model"]).sum()
-        return (sums["won"] / sums["all"]).to_dict()
+        return {str(model): float(rate) for model, rate in (sums["won"] / sums["all"]).items()}
     styles = _styles(folder)
     missing = {
         (m, u) for c in ("model", "baseline") for m, u in zip(table[c], table["uid"], strict=True)

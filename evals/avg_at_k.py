@@ -79,14 +79,14 @@ def avg_at_k(
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
     if max_new_tokens is not None:
         sampling["max_gen_toks"] = max_new_tokens
-    settings = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size, "chat": chat}
+    settings: dict[str, Any] = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size, "chat": chat}
     kept: list[Mapping[str, Any]] = []
     for j in range(k):
         how = [VERSION, subject.identity, subject.seed, j, digest, sampling, settings, think_end_token]
         file = CACHES["harness"].path(sha256(how)[:32])
         if (sample := store.read_json(file)) is None:
             seed = int.from_bytes(hashlib.sha256(f"{subject.seed} {j}".encode()).digest()[:4], "little")
-            seeds = {"random_seed": seed, "numpy_random_seed": seed, "torch_random_seed": seed}
+            seeds: dict[str, Any] = {"random_seed": seed, "numpy_random_seed": seed, "torch_random_seed": seed}
             run = run_tasks(
                 "avg_at_k", subject, tasks, include_path, think_end_token, **settings, gen_kwargs=sampling, **seeds
             )
@@ -96,7 +96,9 @@ def avg_at_k(
         kept.append(sample)
     frames = [pd.DataFrame(sample["rows"]).assign(sample=j) for j, sample in enumerate(kept)]
     table = pd.concat(frames, ignore_index=True)
-    columns = [c for c in table if c not in ("prompt_id", "task", "sample") and all(c in frame for frame in frames)]
+    columns = [
+        str(c) for c in table if c not in ("prompt_id", "task", "sample") and all(c in frame for frame in frames)
+    ]
     table[columns] = table[columns].astype(float)
     metrics, items = _summary(table, columns, k)
     names = zip(table["prompt_id"], table["sample"], strict=True)

@@ -171,38 +171,37 @@ def _answers(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the answers to both turns: question, turn, text, length, empty, truncated; and notes about them."""
     drawn: list[pd.DataFrame] = []
-    said = pd.Series("", asked.index, dtype=object)
+    said: dict[Any, str] = {}  # in the first turn
     notes: list[str] = []
     for turn in (1, 2):
         temperatures = asked["category"].map(TEMPERATURES).fillna(OTHER)
         for temperature in sorted(set(temperatures)):
             group = asked[temperatures == temperature]
-            messages = [_messages(turns, said[question], turn) for question, turns in group["turns"].items()]
+            messages = [_messages(turns, said.get(question), turn) for question, turns in group["turns"].items()]
             settings = {"temperature": temperature, "max_new_tokens": max_new_tokens}
             found, about = draw_answers(f"mt_bench, turn {turn}", subject, messages, think_end_token, **settings)
             found = found.sort_values("prompt_id").set_index(group.index)
             notes += about
-            if turn == 1:
-                said.loc[group.index] = found["text"].str.strip()
-            numbers = {name: found[name] for name in ("empty", "truncated")}
             text = found["text"].str.strip()
+            said |= {} if turn == 2 else dict(text.items())
+            numbers = {name: found[name] for name in ("empty", "truncated")}
             columns = {"question": group.index, "turn": turn, "text": text, "length": text.str.len(), **numbers}
             drawn.append(pd.DataFrame(columns).reset_index(drop=True))
     return pd.concat(drawn, ignore_index=True), notes
 
 
-def _messages(turns: list[str], first: str, turn: int) -> list[dict[str, str]]:
+def _messages(turns: list[str], first: str | None, turn: int) -> list[dict[str, str]]:
     messages = [{"role": "user", "content": turns[0]}]
     if turn == 2:
-        messages += [{"role": "assistant", "content": first}, {"role": "user", "content": turns[1]}]
+        messages += [{"role": "assistant", "content": first or ""}, {"role": "user", "content": turns[1]}]
     return messages
 
 
 def _shown(asked: pd.DataFrame, answers: pd.DataFrame, references: Mapping[Any, list[str]], turn: int) -> pd.DataFrame:
     """Return the questions to the judge: prompt (the conversation), a (the reference or empty), b (the answer)."""
-    text = answers.set_index(["question", "turn"])["text"]
+    text = dict(zip(zip(answers["question"], answers["turn"], strict=True), answers["text"], strict=True))
     rows = []
-    for question, turns in asked["turns"].items():
+    for question, turns, category in zip(asked.index, asked["turns"], asked["category"], strict=True):
         prompt, reference = turns[0], references.get(question, [""])[0]
         if turn == 2:
             prompt += BETWEEN.format(answer=text[question, 1], question=turns[1])
@@ -210,8 +209,7 @@ def _shown(asked: pd.DataFrame, answers: pd.DataFrame, references: Mapping[Any, 
                 first, second = references[question]
                 slots = {"question_1": turns[0], "ref_answer_1": first, "question_2": turns[1], "ref_answer_2": second}
                 reference = REFERENCE.format(**slots)
-        if asked.loc[question, "category"] not in REFERENCED:
-            reference = ""
+        reference = reference if category in REFERENCED else ""
         rows.append((prompt, reference, text[question, turn]))
     return pd.DataFrame(rows, asked.index, ["prompt", "a", "b"], dtype=object)
 

@@ -80,7 +80,7 @@ def head_to_head(
         judging.verdicts(questions[["prompt", "a", "b"]], template)[["p_ab", "p_ba", "win", "consistent"]]
     )
     judging.enforce_read()
-    ratings = {seed: _rate(group) for seed, group in table[table["win"].notna()].groupby("seed")}
+    ratings = {str(seed): _rate(group) for seed, group in table[table["win"].notna()].groupby("seed")}
     judge = judging.judge(template)
     settings = [EVALUATION, VERSION, judge.name, judge.version, suite, games, sorted(cell.key for cell, _ in texts)]
     but_judge = sha256([part for part in settings if part not in (judge.name, judge.version)])
@@ -178,7 +178,7 @@ class _Ratings:
 
 def _rate(games: pd.DataFrame) -> _Ratings:
     names = sorted({*games["variant_1"], *games["variant_2"]})
-    first, second = (games[column].map(names.index).to_numpy() for column in ("variant_1", "variant_2"))
+    first, second = (games[column].map(names.index).to_numpy(dtype=np.intp) for column in ("variant_1", "variant_2"))
     wins = 1 - games["win"].to_numpy(dtype=float)  # of the first one
     prompts, owner = np.unique(games["prompt_id"].astype(str), return_inverse=True)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ def schedule(players: int, blocks: int) -> Iterator[tuple[int, int, int]]:
 def _pairs(players: int) -> list[tuple[int, int]]:
     """Return all pairs in the rounds of a round robin, in which consecutive pairs share no player where possible."""
     circle = [*range(players), *([-1] if players % 2 else [])]
-    found = []
+    found: list[tuple[int, int]] = []
     for _ in range(len(circle) - 1):
         half = len(circle) // 2
         met = zip(circle[:half], reversed(circle[half:]), strict=True)
@@ -44,7 +45,11 @@ def _pairs(players: int) -> list[tuple[int, int]]:
 
 
 def bradley_terry(
-    first: npt.NDArray[np.intp], second: npt.NDArray[np.intp], wins: Array, players: int, weights: Array | None = None
+    first: npt.NDArray[np.integer[Any]],
+    second: npt.NDArray[np.integer[Any]],
+    wins: Array,
+    players: int,
+    weights: Array | None = None,
 ) -> Array:
     """Return Bradley-Terry ratings in Elo points, whose mean is 0: P(first wins) = 1 / (1 + 10^((r_2 - r_1) / 400)).
 
