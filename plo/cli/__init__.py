@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import archive, cache, demo, evaluation, lists, plan, power, reports, reproduce, runs, settings, tune
+from plo.cli import archive, cache, data, demo, evaluation, lists, plan, power, reports, reproduce, runs, settings, tune
 from plo.cli.shared import add
 from plo.interrupt import START_AGAIN
 
@@ -51,6 +51,7 @@ add(app, power.power)
 add(app, plan.plan)
 add(app, runs.compare)
 add(app, runs.run_cell)
+add(app, data.data)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, reports.leaderboard)
