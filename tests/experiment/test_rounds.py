@@ -39,50 +39,40 @@ def scored():
     return asked
 
 
-def test_two_rounds_are_cells_that_share_what_is_alike(tiny, scored, monkeypatch):
-    experiment = tiny(losses=["dpo"], **ITERATED, **{"model.dtype": "float32"})
-    assert not compare(experiment).failed
-    tracker = Tracker("plo.db")
-    [comparison] = tracker.comparisons()
-    cells = {cell.name: cell for cell in comparison.cells()}
-    assert list(cells) == [
-        "reference seed 0",
-        *(f"{loss} @ data={data} seed 0" for loss in ("sft", "dpo") for data in ("sampled", "iterated(2)")),
-    ]
-    # The start is sampled once for both losses, and each model of a first round once: 3 x (prompts x 3 answers).
-    prompts = int(cells["dpo @ data=sampled seed 0"].metrics["oracle_queries"]) // 3
-    stages = tracker.stages()
-    assert [stage["name"] for stage in stages].count("answers") == 3 and scored == [3 * prompts] * 3
-    policies = {stage["params"]["answers.policy"] for stage in stages if stage["name"] == "answers"}
-    assert policies == {"start", "dpo @ data=sampled seed 0", "sft @ data=sampled seed 0"}
-    second = cells["dpo @ data=iterated(2) seed 0"]
-    assert second.metrics["oracle_queries"] == 6 * prompts and second.metrics["data_kl_start"] == 0
-    about = json.loads(second.tags["plo.pairs"])
-    assert about["round"] == 2 and about["policy"] == "dpo @ data=sampled seed 0" and about["oracle"] == "letters"
-
-    table = to_markdown(read(tracker))
-    assert "round 2: answers of round 1" in table and "oracle queries" in table and "data KL, end" in table
-    assert "to each of" in table and "by dpo @ data=sampled, of the same seed, scored by letters, best/worst" in table
-
-    # Another rule is a view of the same answers in the first round; the second one has another model to sample.
-    again = tiny(losses=["dpo @ data=sampled"], **{**ITERATED, "data.sample": {"k": 3, "scorer": "letters", "rule": "best/random"}},
-                 **{"model.dtype": "float32"})  # fmt: skip
-    monkeypatch.setattr("plo.experiment.answers.answers", None)
-    assert "dpo @ data=sampled seed 0" not in compare(again).failed and len(scored) == 3
-
-
-def test_a_later_round_starts_from_the_model_of_the_round_before_and_leaves_the_start_as_it_was(tiny, monkeypatch):
+def test_two_rounds_are_cells_and_another_rule_samples_nothing(tiny, scored, monkeypatch):
     starts, inner = {}, rounds.sampled
 
     def noted(stages, *arguments, **keywords):
-        backbone = stages.backbone
-        starts[keywords["number"]] = (backbone.start.identity, backbone.reference.identity)
+        starts[keywords["number"]] = (stages.backbone.start.identity, stages.backbone.reference.identity)
         return inner(stages, *arguments, **keywords)
 
     monkeypatch.setattr(rounds, "sampled", noted)
-    experiment = tiny(losses=["sft"], **ITERATED, **{"model.dtype": "float32", "model.peft": "full", "train.steps": 2})
-    assert not compare(experiment).failed
-    assert starts[1][0] == starts[1][1] == starts[2][1] != starts[2][0]
+    few = {"losses": ["sft"], "model.dtype": "float32", "model.peft": "full", "train.steps": 2, "eval_at": [1.0]}
+    assert not compare(tiny(**few, **ITERATED)).failed
+    assert starts[1][0] == starts[1][1] == starts[2][1] != starts[2][0]  # the reference stays, the start moves on
+
+    tracker = Tracker("plo.db")
+    [comparison] = tracker.comparisons()
+    cells = {cell.name.removesuffix(" seed 0"): cell for cell in comparison.cells()}
+    assert list(cells) == ["reference", "sft @ data=sampled", "sft @ data=iterated(2)"]
+    prompts = int(cells["sft @ data=sampled"].metrics["oracle_queries"]) // 3
+    answers = [stage for stage in tracker.stages() if stage["name"] == "answers"]
+    assert [one["params"]["answers.policy"] for one in answers] == ["start", "sft @ data=sampled seed 0"]
+    assert scored == [3 * prompts] * 2 and 10 < prompts < 24
+    second = cells["sft @ data=iterated(2)"]
+    assert second.metrics["oracle_queries"] == 6 * prompts and second.metrics["data_kl_start"] == 0
+    about = json.loads(second.tags["plo.pairs"])
+    assert (about["round"], about["policy"], about["oracle"]) == (2, "sft @ data=sampled seed 0", "letters")
+    assert answers[1]["key"] in json.loads(second.tags["plo.stages"])
+
+    table = to_markdown(read(tracker))
+    assert "round 2: answers of round 1" in table and "oracle queries" in table and "data KL, end" in table
+    assert "prompts by sft @ data=sampled, of the same seed, scored by letters, best/worst" in table
+
+    monkeypatch.setattr("plo.experiment.answers.answers", None)  # what is sampled already is not sampled
+    sample = {**ITERATED["data.sample"], "rule": "best/random"}
+    assert not compare(tiny(**few, **{"data.origin": "sampled", "data.sample": sample})).failed
+    assert len(scored) == 2 and len(comparison.cells()) == 4
 
 
 def test_a_plan_has_the_rounds_and_the_answers_that_they_wait_for(tiny):
