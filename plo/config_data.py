@@ -82,7 +82,7 @@ class DataConfig(Section):
     """Training pairs that every loss is trained on, each a row: offline (the source's), sampled, iterated(n)."""
     flip: Annotated[tuple[float, ...], BeforeValidator(as_list)] = Field(default=(0.0,), min_length=1)
     """Shares of the training labels to turn round, each a row; the pairs are chosen by seed and content."""
-    sample: SampleConfig = SampleConfig()
+    sample: Annotated[SampleConfig, BeforeValidator(lambda given: {} if given is None else given)] = SampleConfig()
 
     @model_validator(mode="after")
     def _origins(self) -> "DataConfig":
