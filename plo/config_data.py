@@ -26,8 +26,6 @@ class SampleConfig(Section):
     """Probability mass that nucleus sampling keeps."""
     max_new_tokens: PositiveInt | None = None
     """Maximum number of tokens of an answer; null is that of the evaluation."""
-    batch_size: PositiveInt | None = None
-    """Number of answers to sample at a time; null is that of the evaluation."""
     scorer: str | None = None
     """Evaluation of samples whose main score is an answer's; null is the gold reward of the data source, or the judge."""
     judge: str | dict[str, dict[str, Any]] | None = None

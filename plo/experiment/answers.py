@@ -140,8 +140,7 @@ def sampled(
             distributed.on_main(lambda: folder.mkdir(parents=True, exist_ok=True), share=False)
             with backbone.holding(weights):
                 frame = answers(backbone, tokenizer, prompts, drawing, noise, folder if alone else None)
-                known = drawing.temperature == drawing.top_p == 1
-                logps = log_probs(backbone, prompts, frame["ids"].tolist()) if known else float("nan")
+                logps = _drawn_with(backbone, prompts, frame["ids"].tolist(), drawing)
             write = frame.assign(logp=logps).to_parquet
             distributed.on_main(lambda: stored.write(own / DRAWN, write, durable=True), share=False)
             distributed.on_main(lambda: shutil.rmtree(folder, ignore_errors=True), share=False)
@@ -153,6 +152,17 @@ def sampled(
     frame["ids"] = [tuple(map(int, ids)) for ids in frame["ids"]]
     scores, queries, scored = _scored(stages, oracle, frame, key, prompts, pairs, params)
     return Answers(frame.assign(score=scores), prompts, queries, (key, scored), oracle.name)
+
+
+def _drawn_with(
+    backbone: Backbone, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], drawing: EvaluationConfig
+) -> list[float] | float:
+    """Return the log-prob (nats) of each answer under the distribution that it was drawn from; NaN with top_p below 1."""
+    if drawing.top_p < 1:
+        return float("nan")
+    plain = drawing.temperature == 1
+    statistic = "logps" if plain else f"logps_at(temperature={drawing.temperature!r})"
+    return log_probs(backbone, prompts, ids, statistic)
 
 
 def _scored(
@@ -191,8 +201,8 @@ def sampling_config(experiment: Experiment) -> EvaluationConfig:
     """Return the settings of the sampling: those of `data.sample`, and the evaluation's where it leaves them open."""
     config = experiment.data.sample
     own = {"samples": config.k, "temperature": config.temperature, "top_p": config.top_p}
-    open_ = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-    return experiment.evaluation.model_copy(update=own | {n: v for n, v in open_.items() if v is not None})
+    length = {} if config.max_new_tokens is None else {"max_new_tokens": config.max_new_tokens}
+    return experiment.evaluation.model_copy(update=own | length)
 
 
 def answers_params(experiment: Experiment, seed: int, number: int, policy: str, prompts: int) -> dict[str, Any]:

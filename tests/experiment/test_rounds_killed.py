@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 KILLS = 4
 EXPERIMENT = """
 name: rounds
-data: {source: pocket, options: {pairs: 64}, origin: iterated(2), sample: {prompts: 48, k: 4, batch_size: 16}}
+data: {source: pocket, options: {pairs: 64}, origin: iterated(2), sample: {prompts: 48, k: 4}}
 losses: [dpo, tbpo_a]
 seeds: [0]
 train: {steps: 6, checkpoint_every: 2}
-evaluation: {prompts: 8, samples: 2, pairs: 8, suite: []}
+evaluation: {prompts: 8, samples: 2, pairs: 8, batch_size: 16, suite: []}
 """
 # Notes each batch of answers once it is kept, the batches that were begun, and the optimiser steps.
 PLUGIN = """
