@@ -4,7 +4,7 @@ from plo import extras
 
 extras.require("train", "plo.evals")
 
-from plo.evals import alpaca, credit, diversity, harness, pocket, sentiment, win_rates  # noqa: F401  (registers them)
+from plo.evals import alpaca, credit, diversity, harness, pocket, sentiment, win_rate_curve, win_rates  # noqa: F401  (registers them)
 from plo.evals.findings import Findings
 from plo.evals.model_level import ModelEvaluation, get_model_evaluation
 from plo.evals.registry import (

@@ -23,6 +23,7 @@ class EvaluationFacts:
 
     Attributes:
         asks_judge: it takes a judge, the argument `judging`.
+        draws: it asks its subject for text; otherwise it reads what was drawn during training.
     """
 
     level: str = "sample"
@@ -32,6 +33,7 @@ class EvaluationFacts:
     digits: Mapping[str, int | None] = field(default_factory=dict)
     meaning: Mapping[str, str | None] = field(default_factory=dict)
     asks_judge: bool = False
+    draws: bool = True
     license: str = ""
     citation: str = ""
 
@@ -50,6 +52,7 @@ def register_evaluation(
     meaning: str | Mapping[str, str] | None = None,
     license: str = "",
     citation: str = "",
+    draws: bool = True,
 ) -> Callable[[Function], Function]:
     """Register a function as the evaluation `name`.
 
@@ -71,6 +74,7 @@ def register_evaluation(
         meaning: what a metric is, with its unit, for the legend under the table.
         license: SPDX identifiers of the data and code that the evaluation takes from others.
         citation: the paper or repository to cite.
+        draws: False for an evaluation of level "model" that draws no texts but reads `subject.trajectory()`.
 
     `bounds`, `digits` and `meaning` are given by metric, or once for all of them. They are recorded with every run, as is
     the direction, and tables show what was recorded.
@@ -94,7 +98,7 @@ def register_evaluation(
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        facts = EvaluationFacts(level, main, directions, each[0], each[1], each[2], judged, license, citation)
+        facts = EvaluationFacts(level, main, directions, each[0], each[1], each[2], judged, draws, license, citation)
         EVALUATIONS.register(name, function, facts=facts)
         return function
 
