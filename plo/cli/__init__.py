@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import archive, cache, demo, evaluation, lists, plan, power, reports, reproduce, runs, settings, tune
+from plo.cli import archive, cache, demo, evaluation, lists, plan, power, push, reports, reproduce, runs, settings, tune
 from plo.cli.shared import add
 from plo.interrupt import START_AGAIN
 
@@ -55,6 +55,7 @@ add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
+add(app, push.push)
 add(app, archive.export)
 add(app, archive.import_, "import")
 add(app, cache.cache)
