@@ -23,6 +23,8 @@ class EvaluationFacts:
 
     Attributes:
         asks_judge: it takes a judge, the argument `judging`.
+        texts: number of texts that it draws from a model where no option says how many; None: unknown.
+        asked_once: the judge is asked about a text in one order alone; a text: the option that makes it so.
         draws: it asks its subject for text; otherwise it reads what was drawn during training.
     """
 
@@ -33,9 +35,11 @@ class EvaluationFacts:
     digits: Mapping[str, int | None] = field(default_factory=dict)
     meaning: Mapping[str, str | None] = field(default_factory=dict)
     asks_judge: bool = False
-    draws: bool = True
     license: str = ""
     citation: str = ""
+    texts: int | None = None
+    asked_once: bool | str = False
+    draws: bool = True
 
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations", facts=EvaluationFacts)
@@ -52,6 +56,8 @@ def register_evaluation(
     meaning: str | Mapping[str, str] | None = None,
     license: str = "",
     citation: str = "",
+    texts: int | None = None,
+    asked_once: bool | str = False,
     draws: bool = True,
 ) -> Callable[[Function], Function]:
     """Register a function as the evaluation `name`.
@@ -74,6 +80,9 @@ def register_evaluation(
         meaning: what a metric is, with its unit, for the legend under the table.
         license: SPDX identifiers of the data and code that the evaluation takes from others.
         citation: the paper or repository to cite.
+        texts: number of texts that it draws where its options do not say how many, for plans.
+        asked_once: for plans, whether the judge is asked once about a text instead of in both orders, or the name of the option
+            that makes it so.
         draws: False for an evaluation of level "model" that draws no texts but reads `subject.trajectory()`.
 
     `bounds`, `digits` and `meaning` are given by metric, or once for all of them. They are recorded with every run, as is
@@ -98,7 +107,7 @@ def register_evaluation(
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        facts = EvaluationFacts(level, main, directions, each[0], each[1], each[2], judged, draws, license, citation)
+        facts = EvaluationFacts(level, main, directions, *each, judged, license, citation, texts, asked_once, draws)
         EVALUATIONS.register(name, function, facts=facts)
         return function
 

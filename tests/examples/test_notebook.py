@@ -42,7 +42,7 @@ def run(code, folder):
 def test_the_notebook_prints_a_verdict_and_the_table(sizes, tmp_path):
     assert source().count(SIZES) == 1
     said = run(source().replace(SIZES, sizes), tmp_path)
-    number = r"[+-]\d+\.\d\d"
+    number = r"[+-]\d+\.\d\d" if sizes == SIZES else r"[+-](?:\d+\.\d\d|nan)"  # two steps may change no text
     assert re.search(rf"hinge2 - dpo: {number} \[{number}, {number}\], (better|worse|equivalent|undecided)", said)
     assert re.search(r"\| hinge2 \|", said) and "# Leaderboard" in said
 
