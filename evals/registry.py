@@ -107,7 +107,9 @@ def register_evaluation(
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        facts = EvaluationFacts(level, main, directions, *each, judged, license, citation, texts, asked_once, draws)
+        facts = EvaluationFacts(
+            level, main, directions, each[0], each[1], each[2], judged, license, citation, texts, asked_once, draws
+        )
         EVALUATIONS.register(name, function, facts=facts)
         return function
 
