@@ -32,7 +32,7 @@ ELSEWHERE = ["docs/guides/trl.md"]
 NOT_RUN = {
     r"make ": "a target of the Makefile, which exists",
     r"pip install|apt-get install|\. \.venv": "installs",
-    r"mlflow (ui|server)|postgresql|^su postgres|http://server": "a server: tests/conftest.py starts them",
+    r"mlflow (ui|server)|^tensorboard|postgresql|^su postgres|http://server": "a server: tests/conftest.py starts them",
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json|http://server": "a server or the hub",
