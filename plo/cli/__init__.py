@@ -11,12 +11,14 @@ from plo import __version__
 from plo.cli import (
     archive,
     cache,
+    data,
     demo,
     evaluation,
     head_to_head,
     lists,
     plan,
     power,
+    push,
     reports,
     reproduce,
     runs,
@@ -65,11 +67,13 @@ add(app, power.power)
 add(app, plan.plan)
 add(app, runs.compare)
 add(app, runs.run_cell)
+add(app, data.data)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
+add(app, push.push)
 add(app, archive.export)
 add(app, archive.import_, "import")
 add(app, cache.cache)
