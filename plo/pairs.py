@@ -109,10 +109,18 @@ class Pairs:
         chosen, rejected: the two responses; both share the token dimension (pad the shorter with mask False).
         columns: (pairs,) numeric columns of the data set that the loss needs, `needs=("column:margin",)`.
         progress: share of the training steps done, 0 to 1.
+        completions: one more `Side` for each `needs=("completion:mismatched(side=chosen)",)`: a completion that is not the
+            pair's own, after the pair's prompt, with `logps` and `ref_logps`, of which neither carries gradient.
     """
 
     def __init__(
-        self, *, chosen: Side, rejected: Side, columns: Mapping[str, Tensor] | None = None, progress: float = 0.0
+        self,
+        *,
+        chosen: Side,
+        rejected: Side,
+        columns: Mapping[str, Tensor] | None = None,
+        progress: float = 0.0,
+        completions: Mapping[str, Side] | None = None,
     ):
         if chosen.mask.shape != rejected.mask.shape:
             raise ShapeError(
@@ -123,6 +131,7 @@ class Pairs:
         self.rejected = rejected
         self.columns: Mapping[str, Tensor] = _Columns(columns or {})
         self.progress = progress
+        self.completions: Mapping[str, Side] = _Completions(completions or {})
 
     def __len__(self) -> int:
         return len(self.chosen.mask)
@@ -132,11 +141,16 @@ class Pairs:
         return self.chosen.log_ratio() - self.rejected.log_ratio()
 
     def only(self, needs: Iterable[str]) -> "Pairs":
-        """Return the same pairs with the statistics and columns named in `needs`, and no others."""
+        """Return the same pairs with the statistics, columns and completions named in `needs`, and no others."""
         needs = set(needs)
+        completions = {name: side for name, side in self.completions.items() if f"completion:{name}" in needs}
         columns = {name: self.columns[name] for name in self.columns if f"column:{name}" in needs}
         return Pairs(
-            chosen=self.chosen.only(needs), rejected=self.rejected.only(needs), columns=columns, progress=self.progress
+            chosen=self.chosen.only(needs),
+            rejected=self.rejected.only(needs),
+            columns=columns,
+            progress=self.progress,
+            completions=completions,
         )
 
 
@@ -144,6 +158,14 @@ class _Columns(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         raise MissingStatistic(
             f"The column {name!r} is missing: add it to the loss's needs=('column:{name}', ...). "
+            f"Available: {', '.join(sorted(self)) or 'none'}."
+        )
+
+
+class _Completions(dict[str, Side]):
+    def __missing__(self, name: str) -> Side:
+        raise MissingStatistic(
+            f"The completion {name!r} is missing: add it to the loss's needs=('completion:{name}', ...). "
             f"Available: {', '.join(sorted(self)) or 'none'}."
         )
 
