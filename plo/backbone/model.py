@@ -119,10 +119,10 @@ class Backbone(TrainableModel):
 
     def trained(self) -> dict[str, Tensor]:
         """Everything that training changes, the loss's own parameters and state included: what a checkpoint holds."""
-        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        return parameters | (
-            {f"loss.{name}": b for name, b in self.loss.named_buffers()} if self.loss is not None else {}
-        )
+        trained: dict[str, Tensor] = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if self.loss is not None:
+            trained |= {f"loss.{name}": buffer for name, buffer in self.loss.named_buffers()}
+        return trained
 
     def forward(self, batch: Batch, observe: Callable[[Pairs], None] | None = None) -> dict[str, Any]:
         """Compute the loss and the metrics of a batch that has its `ref_logps`.

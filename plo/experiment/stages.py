@@ -172,7 +172,8 @@ class Stages:
         """Return the log-probs (nats) of the response tokens under the trained stage."""
         weights, base = self.trained(stage, name), self.base(stage)
         with base.holding(weights):
-            return self.store.get(base, pairs, policy=weights.identity).logps
+            known = self.store.get(base, pairs, policy=weights.identity).logps
+        return [(chosen, rejected) for chosen, rejected in known]
 
     def _train(self, stage: Stage, name: str, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
