@@ -112,8 +112,7 @@ def as_pairs(
         rejected=rejected(mask=mask[half:], **{name: values[half:] for name, values in statistics.items()}),
         columns=columns,
         progress=progress,
-        completions=completions,
-    )
+    ).with_completions(completions or {})
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:

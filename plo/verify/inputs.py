@@ -61,7 +61,7 @@ def make_pairs(
     columns = {name: torch.linspace(0.2, 0.8, count, dtype=dtype) for name in names}
     others = [need.removeprefix("completion:") for need in needs if need.startswith("completion:")]
     completions = {name: _completion(masks[0], dtype, seed) for seed, name in enumerate(others)}
-    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=0.3, completions=completions)
+    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=0.3).with_completions(completions)
 
 
 def _completion(mask: Tensor, dtype: torch.dtype, seed: int) -> Side:
@@ -76,13 +76,10 @@ def rows(pairs: Pairs, index: Sequence[int] | Tensor) -> Pairs:
     def of(side: Side) -> Side:
         return Side(mask=side.mask[index], **{name: values[index] for name, values in side._statistics.items()})
 
-    return Pairs(
-        chosen=of(pairs.chosen),
-        rejected=of(pairs.rejected),
-        columns={name: values[index] for name, values in pairs.columns.items()},
-        progress=pairs.progress,
-        completions={name: of(side) for name, side in pairs.completions.items()},
-    )
+    columns = {name: values[index] for name, values in pairs.columns.items()}
+    chosen, rejected = of(pairs.chosen), of(pairs.rejected)
+    found = Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=pairs.progress)
+    return found.with_completions({name: of(side) for name, side in pairs.completions.items()})
 
 
 def per_pair(loss: Loss, pairs: Pairs) -> Tensor:

@@ -22,9 +22,8 @@ def side(ratios):
 
 
 def pairs_of(chosen, rejected, *others):
-    return Pairs(
-        chosen=side(chosen), rejected=side(rejected), completions=dict(zip(NAMES, map(side, others), strict=True))
-    )
+    pairs = Pairs(chosen=side(chosen), rejected=side(rejected))
+    return pairs.with_completions(dict(zip(NAMES, map(side, others), strict=True)))
 
 
 def sigma(x):

@@ -45,12 +45,8 @@ def test_kto_is_trls(tiny_model, tiny_tokenizer, tmp_path):
     own = side(batch, "", policy, reference)
     with torch.no_grad():
         others = side(batch, "KL_", policy, reference)
-    pairs = Pairs(
-        chosen=rows_of(own, good),
-        rejected=rows_of(own, ~good),
-        completions={
-            name: rows_of(others, rows) for name, rows in zip(MISMATCHED.values(), (good, ~good), strict=True)
-        },
+    pairs = Pairs(chosen=rows_of(own, good), rejected=rows_of(own, ~good)).with_completions(
+        {name: rows_of(others, rows) for name, rows in zip(MISMATCHED.values(), (good, ~good), strict=True)}
     )
     loss = get_loss("kto", **settings).build(0).double()
     loss.update(loss.observe(pairs))
