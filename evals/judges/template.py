@@ -5,6 +5,7 @@ A file begins with `key: value` lines (version, labels, answer), followed by mes
 """
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from plo.evals.answers import split_thought
 
 FOLDER = Path(__file__).parent / "templates"
 _SLOT = re.compile(r"\{(prompt|a|b)\}")
-ANSWERS = ("first_token", "last_line")
+ANSWERS = ("first_token", "last_line", "scores")
+SLOPE = 0.3  # log-odds of a better answer per point of score, as in arXiv:2501.17178
 
 
 class TemplateError(PloError, ValueError):
@@ -28,7 +30,7 @@ class Template:
     Attributes:
         labels: labels of the answer shown first and the answer shown second.
         answer: "first_token": the judge answers with the label alone; "last_line": it reasons, and ends with the label on a
-            line of its own.
+            line of its own; "scores": it scores both answers from 0 to 10, in lines such as "score_A: 7".
         messages: (role, text) with the slots {prompt}, {a}, {b}.
         identity: name, version and digest of the text, part of every verdict's key.
     """
@@ -50,13 +52,26 @@ class Template:
     def read(self, answer: str) -> float | None:
         """Return P(b better) as stated by an answer in words: 0 or 1, or None where it states neither.
 
+        Two scores s from 0 to 10 state p = 1 / (1 + exp(-0.3 (s_b - s_a))), which is a tie if they are equal.
         The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
         white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". A thought before it is ignored.
         """
         answer = split_thought(answer).text
+        if self.answer == "scores":
+            return _preference(*(_score(label, answer) for label in self.labels))
         lines = answer.strip().splitlines() if self.answer == "last_line" else [answer.strip()]
         label = _bare(lines[-1]) if lines else ""
         return float(self.labels.index(label)) if label in self.labels else None
+
+
+def _score(label: str, answer: str) -> float | None:
+    """Return the score of a label, "score_A: 7", "Score A = 7/10" or in JSON; None unless there is one from 0 to 10."""
+    found = re.findall(rf"score[ _]?{re.escape(label)}\W{{1,6}}?(-?\d+(?:\.\d+)?)", answer, re.IGNORECASE)
+    return float(found[0]) if len(set(found)) == 1 and 0 <= float(found[0]) <= 10 else None
+
+
+def _preference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else 1 / (1 + math.exp(SLOPE * (a - b)))
 
 
 def without_surrogates(text: str) -> str:

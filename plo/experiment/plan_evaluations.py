@@ -10,6 +10,7 @@ from plo.data import Pair
 from plo.evals import ModelEvaluation
 from plo.evals.alpaca_official import INSTRUCTIONS
 from plo.evals.judges import JudgeSession, Question
+from plo.evals.judges.judge import kind_property
 
 LOOKED_AT = 32  # held-out pairs that stand for the questions, of which the cost is estimated
 
@@ -51,8 +52,9 @@ def _planned(evaluation: ModelEvaluation, judging: JudgeSession | None, pairs: S
     tokens = int(options.get("max_new_tokens") or 0)
     calls, money = 0, 0.0
     if evaluation.asks_judge and judging is not None:
-        once = options.get("official") or _property(judging, "pointwise")
-        calls = None if texts is None else texts * len(options.get("against") or "1") * (1 if once else 2)
+        once = options.get("official") or kind_property(judging.spec, "pointwise")
+        each = judging.repeats * (1 if once else 2)
+        calls = None if texts is None else texts * len(options.get("against") or "1") * each
         money = math.nan if calls is None else calls * _price(judging, options, pairs)
     return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
 
@@ -66,19 +68,9 @@ def texts_of(options: dict[str, Any]) -> int | None:
     return options["prompts"] * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
 
 
-def _property(judging: JudgeSession, name: str) -> Any:
-    """Return a property of the kind of judge, which needs no judge that is loaded."""
-    from plo.evals.judges.judge import JUDGES, Judge, read_spec
-
-    spec = judging.spec
-    if isinstance(spec, str) or hasattr(spec, "items"):
-        spec = JUDGES[read_spec(spec)[0].partition(":")[0]].load()  # pyright: ignore[reportArgumentType]
-    return getattr(spec, name, getattr(Judge, name))
-
-
 def _price(judging: JudgeSession, options: dict[str, Any], pairs: Sequence[Pair]) -> float:
     """Return the cost of a question; 0 for a judge that runs on this machine."""
-    if not _property(judging, "light"):
+    if not kind_property(judging.spec, "light"):
         return 0.0
     template = options.get("template", "instruction")
     rows = [pair.row for pair in pairs[:LOOKED_AT] if pair.row is not None]

@@ -84,7 +84,7 @@ def test_a_card_by_hand():
     assert any("could not be read" in line for line in told)
 
 
-def test_test_and_retest_past_the_cache():
+def test_test_and_retest_are_kept_apart():
     times = {}
 
     def moody(prompt, a, b):
@@ -97,6 +97,8 @@ def test_test_and_retest_past_the_cache():
     again = JudgeSession(moody)
     make_judge_card(again, PAIRS)
     assert again.counts.cached == 8  # the first verdicts, as they were
+    assert make_judge_card(moody, PAIRS, retest=4).retest.value == 1 / 4
+    assert sum(times.values()) == 8 + 4  # the second verdicts are kept, too
 
 
 @pytest.mark.parametrize(("right", "informative"), [(20, False), (28, True), (10, False)])
