@@ -11,6 +11,7 @@ import pytest
 from plo.leaderboards import read, to_csv, to_json, to_markdown
 from plo.leaderboards.manifest import manifest
 from plo.tracking import Tracker, TrackingError, export, import_archive
+from plo.tracking.archive import opened
 
 SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
 
@@ -136,6 +137,21 @@ def test_a_damaged_archive_is_refused_before_anything_is_imported(archive, tmp_p
     with pytest.raises(TrackingError, match=r"main.zip (is damaged|cannot be read)"):
         import_archive(Tracker(tmp_path / "here.db"), archive)
     assert not runs(tmp_path / "here.db")
+
+
+def test_an_archive_with_an_altered_bit_is_refused_wherever_the_bit_is(archive):
+    whole = archive.read_bytes()
+    with opened(archive) as intact:
+        index, records = intact.index, [intact.run(run) for run in intact.index["runs"]]
+    refused = 0
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            with opened(archive) as found:  # an altered time or comment of a member changes nothing
+                assert found.index == index and [found.run(run) for run in index["runs"]] == records
+        except TrackingError:
+            refused += 1
+    assert refused > 150
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.formatting import format_range
+from plo.leaderboards.formatting import format_count
 from plo.leaderboards.page.drawing import FAINT, INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look
 from plo.leaderboards.page.text import label
@@ -67,7 +67,7 @@ def credit_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
         svg = to_svg(drawn, "credit", alternative)
     found = [row.estimates[name] for row in rows for name in metrics if name in row.estimates]
     size = (
-        f", {format_range(one.seeds for one in found)} seeds, {format_range(one.prompts for one in found)} prompts"
+        f", {format_count((one.seeds for one in found), 'seed')}, {format_count((one.prompts for one in found), 'prompt')}"
         if found
         else ""
     )
@@ -89,24 +89,24 @@ def tokens_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     truth = next(iter(found.values()))
     response = _varied(truth)
     here = truth[truth["response"] == response].head(LONGEST)
-    lines = {"true advantage": here["advantage"].to_numpy(dtype=float)}
+    lines = [("true advantage", here["advantage"].to_numpy(dtype=float))]
     for name, table in found.items():
         if len(table) == len(truth):
-            lines[label(names[name], 18)] = table.loc[here.index, "log_ratio"].to_numpy(dtype=float)
+            lines.append((label(names[name]), table.loc[here.index, "log_ratio"].to_numpy(dtype=float)))
     words = [label(word, 12) for word in here["word"]]
     alternative = "Credit of each token. True advantages: " + ", ".join(
-        f"{word} {value:+.2f}" for word, value in zip(words, lines["true advantage"], strict=True)
+        f"{word} {value:+.2f}" for word, value in zip(words, lines[0][1], strict=True)
     )
     with canvas(9.4, 1.1 + 0.26 * len(lines)) as drawn:
         axes = drawn.add_subplot()
-        for y, values in enumerate(lines.values()):
+        for y, (_, values) in enumerate(lines):
             largest = np.abs(values).max() or 1.0
             for x, value in enumerate(values):
                 colour, strength = POSITIVE if value > 0 else NEGATIVE, STRONGEST * abs(value) / largest
                 axes.add_patch(Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, color=colour, alpha=strength, linewidth=0))
         axes.axhline(0.5, color=FAINT, linewidth=0.8)
         axes.set_xticks(range(len(words)), words, rotation=45, ha="left", rotation_mode="anchor")
-        axes.set_yticks(range(len(lines)), list(lines))
+        axes.set_yticks(range(len(lines)), [name for name, _ in lines])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.set_xlim(-0.5, len(words) - 0.5)
@@ -116,7 +116,7 @@ def tokens_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     seeds = [len(_findings(board, next(row for row in board.rows if row.name == name))) for name in found]
     caption = (
         f"Response {response} of the reference, of all the one whose true advantages vary most. Top line: true advantage, in units of "
-        f"reward; below: log π/ref of each variant, mean over {format_range(seeds)} seeds. Green is positive, red negative; each line "
+        f"reward; below: log π/ref of each variant, mean over {format_count(seeds, 'seed')}. Green is positive, red negative; each line "
         "is scaled by its own largest value. One response is an illustration and no evidence."
     )
     return Figure("tokens", "Who gets the credit in one response", svg, alternative, caption, is_wide=True)

@@ -18,7 +18,7 @@ from plo.leaderboards.page.finding import certainty, finding, task
 from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
-from plo.leaderboards.page.text import embed, short_names, visible, without_controls
+from plo.leaderboards.page.text import breakable, embed, short_names, visible, without_controls
 
 TEMPLATES = files("plo.leaderboards.page") / "templates"
 
@@ -48,7 +48,7 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
         loader=PackageLoader("plo.leaderboards.page"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {"visible": visible, "link": _link}
+    templates.filters |= {"visible": visible, "breakable": breakable, "link": _link}
     page = templates.get_template("page.html").render(
         title=visible(", ".join(board.comparisons) or "no comparison", 200),
         policy=_policy(style, script), style=Markup(style), script=Markup(script),

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.terminal import plain
@@ -27,14 +27,24 @@ def visible(text: object, limit: int = 2000) -> str:
 
 
 def label(text: object, limit: int = LABEL) -> str:
-    """Return text on one line with at most `limit` characters, for a figure."""
-    text = " ".join(plain(str(text)[: 4 * limit]).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """Return text on one line with at most `limit` characters, for a figure.
+
+    A longer text loses its middle, because variants of one loss have their beginnings in common.
+    """
+    text = str(text)
+    text = text if len(text) <= 8 * limit else text[: 4 * limit] + text[-4 * limit :]
+    text, head = " ".join(plain(text).split()), limit // 2
+    return text if len(text) <= limit else text[:head] + "…" + text[head + 1 - limit :]
+
+
+def breakable(text: object) -> Markup:
+    """Return text escaped for HTML, with places for line breaks where a variant's name has punctuation."""
+    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[(=,_])", str(text))))
 
 
 def capital(text: str) -> str:
-    """Return text with a capital first letter, the others as they are."""
-    return text[:1].upper() + text[1:]
+    """Return text with a capital first letter, the others as they are; a metric of an evaluation, "hh.win rate", stays."""
+    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]
 
 
 def without_controls(page: str) -> str:

@@ -155,14 +155,22 @@ def _write_frontier(board: Any, out: Path) -> str:
 
 def _methods(board: Any) -> list[Any]:
     """Return descriptions of the registered losses, recipes and scorers that the variants of a table name."""
-    from plo.docstring import read_docstring
     from plo.leaderboards.page import Method
     from plo.losses import LOSSES
     from plo.scorers import RECIPES, SCORERS
 
     known = {entry.name: entry for registry in (SCORERS, LOSSES, RECIPES) for entry in registry}
     named = sorted({word for row in board.rows for word in re.findall(r"\w+", row.variant)} & known.keys())
-    return [Method(name, read_docstring(known[name].load()).summary, _paper(known[name].facts.paper)) for name in named]
+    return [Method(name, _idea(known[name].load()), _paper(known[name].facts.paper)) for name in named]
+
+
+def _idea(method: Any) -> str:
+    from plo.docstring import read_docstring
+    from plo.scorers.recipe import Recipe
+
+    if isinstance(method, Recipe):
+        return f"The loss {method.loss} with the token weights of {method.scorer}."
+    return read_docstring(method).summary
 
 
 def _paper(text: str) -> str:

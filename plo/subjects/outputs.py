@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -89,7 +90,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             text = file.read()
         whole = text.lstrip().startswith("[")
         rows = json.loads(text) if whole else text.split("\n")  # splitlines would also split at U+2028, inside texts
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise SubjectError(f"The outputs {path} cannot be read: {error}.") from None
     for number, row in enumerate(rows, 1):
         where = f"{'row' if whole else 'line'} {number}"

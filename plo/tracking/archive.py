@@ -6,6 +6,7 @@ import math
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +25,17 @@ INDEX, SUMS = "archive.json", "SHA256SUMS"
 IMPORTED = "plo.imported"  # tag of an imported run: its id in the store that it was exported from
 SETTINGS = ("config.json", EXPERIMENT)  # files of a comparison with the address of its store, which may have a password
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member, so that equal records give equal archives
+# What zipfile raises for altered bytes, by where they are: RuntimeError where they seem to ask for a password.
+UNREADABLE = (
+    KeyError,
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+)
 MEMBER = re.compile(rf"({re.escape(INDEX)}|{SUMS}|runs/[0-9a-f]{{32}}\.json|files/[0-9a-f]{{32}}/.+)")
 
 
@@ -122,7 +134,7 @@ def opened(path: Path) -> Iterator[Archive]:
                 raise TrackingError(f"{path} is damaged ({fault}): nothing of it was imported. Take another copy.")
             index = json.loads(file.read(INDEX))
             form = index["plo_archive"]
-        except (KeyError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, OSError) as error:
+        except UNREADABLE as error:
             raise TrackingError(
                 f"{path} is damaged ({error}): nothing of it was imported. Take another copy."
             ) from error

@@ -177,6 +177,10 @@ def test_faults_are_named(tmp_path, baseline, monkeypatch):
     (tmp_path / "bad.json").write_text('[{"instruction": "x"}]')
     with pytest.raises(EvaluationError, match=r"bad\.json cannot be read .*output"):
         run(str, lambda *_: 0.5, baseline=tmp_path / "bad.json")
+    whole = gzip.compress(b"[]" * 100)
+    (tmp_path / "bad.json.gz").write_bytes(whole[:10] + b"\xff" * 6 + whole[16:])
+    with pytest.raises(EvaluationError, match=r"bad\.json\.gz cannot be read .*Error -3"):
+        run(str, lambda *_: 0.5, baseline=tmp_path / "bad.json.gz")
     with pytest.raises(EvaluationError, match=r"has no alpaca_eval_gpt4_baseline\.json"):
         run(str, lambda *_: 0.5, data=tmp_path)
     with pytest.raises(HyperParameterError, match="instructions=806"):

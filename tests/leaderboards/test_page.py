@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.formatting import format_count
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
-from plo.leaderboards.page.text import short_names, untuned
+from plo.leaderboards.page.text import breakable, label, short_names, untuned
 from plo.leaderboards.terminal import to_terminal
 from plo.leaderboards.tuning import best_of
 from plo.tracking import Tracker
@@ -144,7 +145,7 @@ def test_hostile_texts_are_text(hostile, make_board):
     assert seen.open == []
     clean = make_board(["reference", "dpo", "ipo", "bpo"], tuned=True, credit=True)
     clean.notes.append("A note.")
-    allowed = {tag for tag, _ in Parsed(to_html(clean)).elements}
+    allowed = {tag for tag, _ in Parsed(to_html(clean)).elements} | {"wbr"}  # a break in a name with punctuation
     assert {tag for tag, _ in seen.elements} <= allowed
     assert sum(tag == "script" for tag, _ in seen.elements) == 3  # samples, manifest, the page's own
     assert not any(character in page for character in "\x00\x1b\x07\u2028\u2029\u202e\u2066")
@@ -181,6 +182,28 @@ def test_every_figure_that_was_recorded_is_drawn_with_its_numbers(make_board):
     )
     tokens = page.split('id="figure-tokens"')[1].split("</figure>")[0]
     assert ">$x$</text>" in tokens and ">&lt;b&gt;</text>" in tokens and "<b>" not in tokens
+
+
+def test_variants_of_one_loss_stay_apart_in_figures(make_board):
+    variants = [f"twdpo(scorer=shuffled(of={scorer}))" for scorer in ("end_attention", "gold_weights", "random_scores")]
+    page = to_html(make_board(["reference", "dpo", *variants], credit=True, seeds=(0, 1)))
+    for figure in ("forest", "credit", "tokens"):
+        (drawn,) = re.findall(f'id="figure-{figure}".*?</figure>', page, re.DOTALL)
+        for end in ("_attention))", "ld_weights))", "dom_scores))"):
+            assert len(re.findall(rf">twdpo\(scorer=…{re.escape(end)}<", drawn)) == 1, (figure, end)
+
+
+def test_counts_agree_with_their_nouns(make_board):
+    page = to_html(make_board(["reference", "dpo", "ipo"], seeds=(0,)))
+    assert "1 seed" in page and "1 seeds" not in page
+    assert format_count([1, 3], "seed") == "1 to 3 seeds" and format_count([1, 1], "seed") == "1 seed"
+
+
+def test_a_long_name_loses_its_middle_in_a_figure_and_breaks_at_punctuation_in_a_table():
+    assert label("twdpo(scorer=gold_weights)", 26) == "twdpo(scorer=gold_weights)"
+    assert label("twdpo(scorer=gold_weights)", 12) == "twdpo(…ghts)"
+    assert label("a" * 10**6 + "\n b", 6) == "aaa… b"
+    assert breakable("a_b(c=<b>)") == "a_<wbr>b(<wbr>c=<wbr>&lt;b&gt;)"
 
 
 def test_colours_can_be_read_and_elements_have_names(make_board):

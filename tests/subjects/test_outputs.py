@@ -1,5 +1,7 @@
 """A file of a model's outputs: what is read of it, and what is refused with its place."""
 
+import gzip
+
 import pytest
 
 from plo.subjects import SubjectError
@@ -17,6 +19,15 @@ def test_lines_of_a_file_end_at_line_feeds_alone(tmp_path):
     for end in ("\n", "\r\n"):
         outputs = Outputs(written(tmp_path / "said.jsonl", end.join(lines) + end + end))
         assert outputs.sample(["p0", "p1"])["text"].tolist() == [said, said]
+
+
+def test_an_altered_compressed_file_is_refused(tmp_path):
+    file = tmp_path / "said.json.gz"
+    content = bytearray(gzip.compress(b'{"prompt": "p", "text": "x"}\n' * 400))
+    content[10:16] = b"\xff" * 6  # no deflated block begins so
+    file.write_bytes(content)
+    with pytest.raises(SubjectError, match=r"said\.json\.gz cannot be read: Error -3"):
+        Outputs(file)
 
 
 @pytest.mark.parametrize(
