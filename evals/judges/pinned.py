@@ -105,7 +105,9 @@ class Pinned(Judge):
             )  # fmt: skip
         else:
             self.inner = HuggingFace(spec.model, own, dtype=spec.dtype, revision=spec.revision, batch_size=batch_size)
-        self.name = self.inner.name = f"pinned:{Path(name).stem}-v{spec.version}" + (f"@{url}" if url else "")
+        self.name = self.inner.name = f"pinned:{Path(name).name.removesuffix('.yaml')}-v{spec.version}" + (
+            f"@{url}" if url else ""
+        )
         self.template, self.version = own, f"{digest} {self.inner.version}"
         for attribute in ("repeatable", "concurrency", "batch", "retries", "timeout"):
             setattr(self, attribute, getattr(self.inner, attribute))

@@ -43,7 +43,7 @@ class Reward(Judge):
                 f"name another model."
             )
         self.room = context_of(self.model, self.tokenizer)
-        # A decoder's score is read at the last token that is not padding: without such a token, padding has no place.
+        # A decoder's score is read at the last token that is not padding: without such a token, each answer is scored alone.
         pads = self.tokenizer.pad_token_id is not None
         self._pads = pads and self.model.config.pad_token_id == self.tokenizer.pad_token_id
         self._scores: dict[tuple[str, str], float] = {}  # an opponent's answers recur in every cell
@@ -63,15 +63,10 @@ class Reward(Judge):
         lengths = [len(one["input_ids"]) for one in encoded]
         found: dict[int, float] = {}
         for batch in fitting_batches(lengths):
-            alike = (
-                [batch] if self._pads else [[p for p in batch if lengths[p] == n] for n in {lengths[p] for p in batch}]
-            )
-            for places in alike:
-                fields = [encoded[place] for place in places]
-                if len({lengths[place] for place in places}) > 1:
+            for places in [batch] if self._pads else [[place] for place in batch]:
+                fields = {name: [encoded[place][name] for place in places] for name in encoded[0]}
+                if len(places) > 1:
                     fields = self.tokenizer.pad(fields, padding_side="right")
-                else:
-                    fields = {name: [one[name] for one in fields] for name in fields[0]}
                 tensors = {name: torch.tensor(values, device=self.model.device) for name, values in fields.items()}
                 with torch.no_grad():
                     found |= dict(zip(places, self.model(**tensors).logits[:, 0].tolist(), strict=True))

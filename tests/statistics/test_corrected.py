@@ -14,10 +14,12 @@ def test_prediction_powered_by_hand():
     own, human, others = np.array([1.0, 1, 0, 0]), np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 1, 0])
     weight = (1 / 6) / (2 * (5 * 3 / 8 / 7))
     rest = [1 - weight, -weight, 0, 0]
-    found = prediction_powered(others, own, human)
+    found = prediction_powered(others, own, human, level=0.5)
     assert found.rate == pytest.approx(weight * 0.75 + np.mean(rest)) and found.judged == 5 / 8
     se = np.sqrt(weight**2 * 0.25 / 4 + np.var(rest, ddof=1) / 4)
-    assert found.high - found.rate == pytest.approx(3.182446305284263 * se) and found.low == 0  # t with 3 df
+    half = 0.7648923284043542 * se  # the quartile of t with 3 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((found.rate - half, found.rate + half))
+    assert prediction_powered(others, own, human).low == 0
     # A judge that always says the same is not counted: the rate is that of the labels.
     alone = prediction_powered(np.ones(9), np.ones(4), human)
     assert alone.rate == 0.25 and alone.judged == 1.0

@@ -182,8 +182,9 @@ UNLIKE = [Question("p" * i, "word " * (7 * i % 11), "text " * (5 * i % 13) + str
 def test_a_batch_says_what_each_question_alone_says(tiny, tmp_path, template, monkeypatch):
     from transformers import LlamaForCausalLM
 
-    (tmp_path / "long.txt").write_text("version: 1\nlabels: first-answer B\n--- user\n{prompt} {a} {b}")
+    (tmp_path / "long.txt").write_text("version: 1\nlabels: no-A no-B\n--- user\n{prompt} {a} {b}")
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template if template != "long" else str(tmp_path / "long.txt"))
+    assert (len(judge.labels[0]) > 1) == (template == "long")
     alone = [judge.judge([question])[0].p for question in UNLIKE]
     assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.01
@@ -204,8 +205,9 @@ def test_a_batch_of_answers_is_scored_as_each_alone_and_each_once(tiny, pad):
     assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(p, abs=1e-5) and sum(passes) == len(
         set((q.prompt, answer) for q in UNLIKE for answer in (q.a, q.b))
     )
+    asked = len(passes)
     judge.judge(UNLIKE[:3])
-    assert sum(passes) <= 2 * len(UNLIKE)  # known from before
+    assert len(passes) == asked and (max(passes) > 1) == pad  # known from before
 
 
 @pytest.mark.parametrize("kind", ["hf", "reward"])
