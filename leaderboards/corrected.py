@@ -112,7 +112,7 @@ def correct(pairs: pd.DataFrame, labels: pd.DataFrame) -> list[CorrectedRow]:
 
 def _human(pairs: pd.DataFrame, labels: pd.DataFrame) -> list[float]:
     """Return the human win of each pair's text; NaN without a label."""
-    known: dict[tuple[str, str, str], float] = {}
+    known: dict[tuple[str, ...], float] = {}
     for prompt, a, b, gold in labels[["prompt", "a", "b", "gold"]].itertuples(index=False):
         known[_key(prompt, b, a)] = float(gold)
         known[_key(prompt, a, b)] = 1 - float(gold)

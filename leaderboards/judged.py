@@ -16,7 +16,7 @@ REPEATS = "{}_repeats.json"  # table of an evaluation's items by repeat
 def noise_of(found: Sequence[Finding]) -> dict[str, JudgeNoise]:
     """Return the noise of the judge in each metric that differs between its repeats, from findings judged several times."""
     tables = [one.table(REPEATS.format(one.evaluation)).rename(columns=allowed_name) for one in found]
-    numeric = dict.fromkeys(name for table in tables for name in table.select_dtypes("number"))
+    numeric = dict.fromkeys(str(name) for table in tables for name in table.select_dtypes("number"))
     metrics = [name for name in numeric if name not in ("repeat", "prompt_id")]
     noises = {metric: judge_noise(_values(table, metric) for table in tables if metric in table) for metric in metrics}
     return {metric: one for metric, one in noises.items() if one is not None and one.prompt + one.run > 0}

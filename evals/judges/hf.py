@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import PositiveInt
 
@@ -85,11 +86,14 @@ class HuggingFace(Judge):
             if start not in after:
                 rows = [[*ids, *start] for ids in asked]
                 after[start] = last_logits(self.model, rows, len(label)).log_softmax(-1)
-        a, b = (
-            sum((after[tuple(label[:-1])][:, i, token].double() for i, token in enumerate(label))).tolist()
-            for label in self.labels
-        )
+        a, b = (self._logps(after[tuple(label[:-1])], label) for label in self.labels)
         return [self._verdict(*pair) for pair in zip(a, b, strict=True)]
+
+    @staticmethod
+    def _logps(logps: Any, label: Sequence[int]) -> list[float]:
+        """Return each question's log-prob of a label, the sum over its tokens, from (questions, tokens, V)."""
+        places = range(len(label))
+        return logps[:, places, label].double().sum(1).tolist()
 
     def _verdict(self, a: float, b: float) -> Verdict:
         """Return the verdict of the log-probs of both labels."""

@@ -122,7 +122,8 @@ class JudgeSession:
                 cannot be asked. Verdicts received so far are kept.
         """
         once = self.judge(template).pointwise or not both
-        asked = [Question(*map(str, row)) for row in questions[["prompt", "a", "b"]].itertuples(index=False)]
+        texts = zip(*(map(str, questions[name]) for name in ("prompt", "a", "b")), strict=True)
+        asked = [Question(prompt, a, b) for prompt, a, b in texts]
         swapped = [] if once else [question.swapped() for question in asked]
         each, at = [*asked, *swapped], [self._repeat] if self._repeat else range(self.repeats)
         questions_at = [replace(question, repeat=repeat) for repeat in at for question in each]

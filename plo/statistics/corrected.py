@@ -60,8 +60,7 @@ def prediction_powered(judged: Array, own_judged: Array, human: Array, *, level:
     variance = float(rest.var(ddof=1)) / n + (weight**2 * float(judged.var(ddof=1)) / others if weight else 0.0)
     rate = float(rest.mean()) + (weight * float(judged.mean()) if weight else 0.0)
     half = math.sqrt(variance) * float(stats.t.isf((1 - level) / 2, n - 1))
-    clipped = np.clip([rate, rate - half, rate + half], 0.0, 1.0).tolist()
-    return Corrected(float(everything.mean()), *clipped, n, "prediction-powered")
+    return _clipped(float(everything.mean()), (rate, rate - half, rate + half), n, "prediction-powered")
 
 
 def rogan_gladen(judged: float, items: int, wins: Array, losses: Array, *, level: float = 0.95) -> Corrected:
@@ -102,5 +101,11 @@ def rogan_gladen(judged: float, items: int, wins: Array, losses: Array, *, level
     theta, v1, v0 = (p_ + q0_ - 1) / (q0_ + q1_ - 1), q1_ * (1 - q1_) / m1_, q0_ * (1 - q0_) / m0_
     se = math.sqrt(p_ * (1 - p_) / n_ + (1 - theta) ** 2 * v0 + theta**2 * v1) / (q0_ + q1_ - 1)
     shift = 2 * z**2 * (theta * v1 - (1 - theta) * v0)
-    ends = np.clip([(judged + q0 - 1) / (q0 + q1 - 1), theta + shift - z * se, theta + shift + z * se], 0.0, 1.0)
-    return Corrected(judged, *ends.tolist(), m0 + m1, "Rogan-Gladen")
+    rate = (judged + q0 - 1) / (q0 + q1 - 1)
+    return _clipped(judged, (rate, theta + shift - z * se, theta + shift + z * se), m0 + m1, "Rogan-Gladen")
+
+
+def _clipped(judged: float, found: tuple[float, float, float], labels: int, method: str) -> Corrected:
+    """Return a rate and its interval, cut to [0, 1]."""
+    rate, low, high = (min(max(value, 0.0), 1.0) for value in found)
+    return Corrected(judged, rate, low, high, labels, method)

@@ -50,7 +50,8 @@ def judge_noise(cells: Iterable[Array]) -> JudgeNoise | None:
 
     Source: Searle, Casella, McCulloch, Variance Components (1992), ch. 4.
     """
-    squares, degrees, runs, repeats = 0.0, 0, [], 0
+    squares, degrees, repeats = 0.0, 0, 0
+    runs: list[float] = []
     for values in cells:
         y = values[np.isfinite(values).all(1)]
         prompts, repeats = len(y), values.shape[1]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import pandas as pd
 
 from plo.statistics.intervals import Array, StatisticsError
 
@@ -75,16 +75,23 @@ def rank_agreement(
     if models < 3 or len(np.unique(np.concatenate([first, second]))) < 3:
         raise StatisticsError("A ranking needs 3 models at least: name them in the columns model_a and model_b.")
     pairs, target = len(human), ratings(first, second, human, models)
-    generator, found = np.random.default_rng(seed), []
+    generator, found = np.random.default_rng(seed), list[Ranking]()
     for budget in budgets or tuple(sorted({max(pairs // 10, 3), max(pairs // 3, 3), pairs})):
-        correlations, gaps = [], []
+        correlations: list[float] = []
+        gaps: list[float] = []
         for _ in range(DRAWS):
             drawn = generator.choice(pairs, min(budget, pairs), replace=budget >= pairs)
             own = ratings(first[drawn], second[drawn], judged[drawn], models)
-            correlations.append(float(stats.spearmanr(own, target).statistic) if np.ptp(own) > 0 else 0.0)
+            correlations.append(_spearman(own, target))
             gaps.append(float(np.abs(own - target).mean()))
         found.append(Ranking(min(budget, pairs), _quantiles(correlations), _quantiles(gaps)))
     return found
+
+
+def _spearman(a: Array, b: Array) -> float:
+    """Return Spearman's rank correlation; 0 where one has no ranks, as all its values are equal."""
+    ranks = np.array([pd.Series(values).rank().tolist() for values in (a, b)])
+    return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(ranks, 1) > 0).all() else 0.0
 
 
 def _quantiles(values: list[float]) -> tuple[float, float, float]:
