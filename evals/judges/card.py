@@ -4,7 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from plo.evals.judges.judge import Judge, JudgeError, JudgeSpec, Question
 from plo.evals.judges.rows import stable_hash
 from plo.evals.judges.session import JudgeSession, probabilities, win
 from plo.evals.judges.template import Template, get_template
+
+if TYPE_CHECKING:
+    from plo.statistics.rankings import Ranking
 
 RESAMPLES = 2000
 Z = 1.959963984540054  # 97.5% quantile of the normal distribution
@@ -55,6 +58,8 @@ class JudgeCard:
             nothing was asked again.
         unreadable: number of unreadable verdicts, of 2 x pairs x repeats (for a pointwise judge: of pairs).
         unreadable_share: mean over pairs of the share of unreadable verdicts.
+        rankings: agreement of the judge's ratings of the models with those by the gold labels, by number of pairs; empty where
+            the pairs do not name their models.
     """
 
     judge: str
@@ -71,6 +76,7 @@ class JudgeCard:
     retest: ValueWithInterval
     unreadable: int
     unreadable_share: ValueWithInterval
+    rankings: "tuple[Ranking, ...]" = ()
 
     @property
     def informative(self) -> bool:
@@ -91,6 +97,7 @@ class JudgeCard:
             f"measured on {self.pairs} pairs of {self.source or 'an unnamed table'}",
             f"judge {self.judge}  prompt {self.template}  ({verdict})",
             *(f"  {name:<17}{figure}" for name, figure in figures.items()),
+            *(f"  {one}" for one in self.rankings),
         ]
 
 
@@ -106,7 +113,7 @@ def make_judge_card(
 
     Args:
         judge: a `JudgeSession`, or a specification of a judge.
-        pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
+        pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is), and optionally model_a, model_b; see `read_gold`.
         retest: number of pairs to ask again (the first ones by hash), for a verdict of their own, which is kept; a judge that
             always repeats its verdict is not asked. With the judge's option `repeats` all pairs are asked again anyway.
         source: origin of the pairs, for the card.
@@ -145,7 +152,21 @@ def make_judge_card(
         retest=_retest(judging, asked, pairs, template, retest),
         unreadable=int(unread[:, : len(found) * (1 if asked.pointwise else 2)].sum()),
         unreadable_share=wilson(unread.mean(axis=1)),
+        rankings=_rankings(pairs, gold, _mean(np.stack([one["win"] for one in found], 1))),
     )
+
+
+def _rankings(pairs: pd.DataFrame, gold: np.ndarray, judged: np.ndarray) -> "tuple[Ranking, ...]":
+    """Return the agreement of ratings, if the pairs name three models or more."""
+    if not {"model_a", "model_b"} <= set(pairs):
+        return ()
+    numbers, names = pd.factorize(pd.concat([pairs["model_a"], pairs["model_b"]]))
+    if len(names) < 3:
+        return ()
+    from plo.statistics.rankings import rank_agreement  # needs the extra report, as all of plo.statistics
+
+    first, second = numbers.astype(float).reshape(2, -1)
+    return tuple(rank_agreement(first, second, gold, judged))
 
 
 def wilson(values: np.ndarray) -> ValueWithInterval:
@@ -222,6 +243,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [vars(one) for one in value]
     if isinstance(value, ValueWithInterval):
         return {name: _plain(number) for name, number in vars(value).items()}
     return None if isinstance(value, float) and math.isnan(value) else value

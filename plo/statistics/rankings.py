@@ -18,13 +18,22 @@ class Ranking:
 
     Attributes:
         budget: number of pairs.
+        models: number of models.
         correlation: Spearman's rank correlation of the ratings: median of the draws, and the 2.5% and 97.5% quantiles.
         gap: mean distance between a model's ratings by the judge and by people, in Elo points, likewise.
     """
 
     budget: int
+    models: int
     correlation: tuple[float, float, float]
     gap: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        (rank, *ranks), (gap, *gaps) = self.correlation, self.gap
+        return (
+            f"{self.budget} pairs of {self.models} models: rank correlation {rank:.2f} [{ranks[0]:.2f}, {ranks[1]:.2f}], ratings "
+            f"{gap:.0f} [{gaps[0]:.0f}, {gaps[1]:.0f}] Elo points from those by the labels"
+        )
 
 
 def ratings(first: Array, second: Array, wins: Array, models: int) -> Array:
@@ -84,7 +93,7 @@ def rank_agreement(
             own = ratings(first[drawn], second[drawn], judged[drawn], models)
             correlations.append(_spearman(own, target))
             gaps.append(float(np.abs(own - target).mean()))
-        found.append(Ranking(min(budget, pairs), _quantiles(correlations), _quantiles(gaps)))
+        found.append(Ranking(min(budget, pairs), models, _quantiles(correlations), _quantiles(gaps)))
     return found
 
 
