@@ -4,7 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,7 @@ from plo.evals.judges.judge import Judge, JudgeError, JudgeSpec, Question
 from plo.evals.judges.rows import stable_hash
 from plo.evals.judges.session import JudgeSession, probabilities, win
 from plo.evals.judges.template import Template, get_template
-
-if TYPE_CHECKING:
-    from plo.statistics.rankings import Ranking
+from plo.statistics.rankings import Ranking, rank_agreement
 
 RESAMPLES = 2000
 Z = 1.959963984540054  # 97.5% quantile of the normal distribution
@@ -76,7 +74,7 @@ class JudgeCard:
     retest: ValueWithInterval
     unreadable: int
     unreadable_share: ValueWithInterval
-    rankings: "tuple[Ranking, ...]" = ()
+    rankings: tuple[Ranking, ...] = ()
 
     @property
     def informative(self) -> bool:
@@ -156,15 +154,13 @@ def make_judge_card(
     )
 
 
-def _rankings(pairs: pd.DataFrame, gold: np.ndarray, judged: np.ndarray) -> "tuple[Ranking, ...]":
+def _rankings(pairs: pd.DataFrame, gold: np.ndarray, judged: np.ndarray) -> tuple[Ranking, ...]:
     """Return the agreement of ratings, if the pairs name three models or more."""
     if not {"model_a", "model_b"} <= set(pairs):
         return ()
     numbers, names = pd.factorize(pd.concat([pairs["model_a"], pairs["model_b"]]))
     if len(names) < 3:
         return ()
-    from plo.statistics.rankings import rank_agreement  # needs the extra report, as all of plo.statistics
-
     first, second = numbers.astype(float).reshape(2, -1)
     return tuple(rank_agreement(first, second, gold, judged))
 
