@@ -60,35 +60,52 @@ def test_a_server_is_asked_as_the_specification_says(serve):
         judging.judge("helpful_scores")
 
 
-def test_a_specification_of_the_users_in_process(tmp_path, monkeypatch):
-    """The embedded model's own greedy text is the answer, whatever batch a question is in."""
+def test_a_specification_of_the_users_in_process(tmp_path):
+    """The model's own greedy text is the answer, whatever batch a question is in, and whatever its folder says of sampling."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from plo.embedded import embedded_model
 
-    spec = {"version": 3, "model": "embedded", "dtype": "float32", "templates": {"helpful": "helpful_scores"}}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=49152, max_position_embeddings=1024, initializer_range=0.3, **sizes)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    model.generation_config.update(do_sample=True, temperature=0.7, repetition_penalty=1.3)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    spec = {
+        "version": 3,
+        "model": str(tmp_path / "model"),
+        "dtype": "float32",
+        "templates": {"helpful": "helpful_scores"},
+    }
+    (tmp_path / "mine.v2.yaml").write_text(yaml.safe_dump(spec))
     questions = [
         Question("Say hello.", "Hello!", "No."),
         Question("What is 2 + 2? " * 4, "Four, as 2 and 2 are 4.", "5"),
     ]
-    judging = JudgeSession(f"pinned:{tmp_path / 'mine.yaml'}")
+    judging = JudgeSession(f"pinned:{tmp_path / 'mine.v2.yaml'}")
     judge = judging.judge("helpful")
-    assert judge.name == "pinned:mine-v3" and not judge.repeatable
+    assert judge.name == "pinned:mine.v2-v3" and not judge.repeatable
     found = judge.judge(questions)
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
-    model = AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=torch.float32)
     for question, verdict in zip(questions, found, strict=True):
         messages = SCORES.fill(question.prompt, question.a, question.b)
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        out = model.generate(**ids, do_sample=False, max_new_tokens=40)[0, ids["input_ids"].shape[1] :]
-        assert verdict.answer == tokenizer.decode(out, skip_special_tokens=True)
-        assert verdict.p == SCORES.read(verdict.answer)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec | {"version": 4}))
-    assert get_judge(f"pinned:{tmp_path / 'mine.yaml'}", "helpful").version != judge.version
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        start = ids.shape[1]
+        with torch.no_grad():
+            for _ in range(40):  # greedy, token by token
+                ids = torch.cat([ids, model.eval()(ids).logits[:, -1:].argmax(-1)], 1)
+        said = ids[0, start:].tolist()
+        said = said[: said.index(model.config.eos_token_id)] if model.config.eos_token_id in said else said
+        assert verdict.answer == tokenizer.decode(said, skip_special_tokens=True)
+        assert verdict.p is None  # it writes no scores
+    (tmp_path / "mine.v2.yaml").write_text(yaml.safe_dump(spec | {"version": 4}))
+    assert get_judge(f"pinned:{tmp_path / 'mine.v2.yaml'}", "helpful").version != judge.version
     with pytest.raises(JudgeError, match="gives the same verdict whenever it is asked"):
-        JudgeSession(f"pinned:{tmp_path / 'mine.yaml'}(repeats=2)").judge("helpful")
+        JudgeSession(f"pinned:{tmp_path / 'mine.v2.yaml'}(repeats=2)").judge("helpful")
 
 
 def test_what_is_wrong_is_named(tmp_path):
