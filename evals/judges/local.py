@@ -81,8 +81,9 @@ def written(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], most: int
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=most, eos_token_id=ends, pad_token_id=own.pad_token_id or 0
     )
+    model.generation_config = greedy  # transformers takes what an argument leaves open from here
     with torch.no_grad():
-        ids = model.generate(backwards.flip(1), attention_mask=mask.flip(1), generation_config=greedy)
+        ids = model.generate(backwards.flip(1), attention_mask=mask.flip(1))
     return tokenizer.batch_decode(ids[:, backwards.shape[1] :], skip_special_tokens=True)
 
 
