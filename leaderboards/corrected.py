@@ -69,8 +69,10 @@ def sheet(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
     unlike = pairs[pairs["text"].str.strip() != pairs["opponent_text"].str.strip()]
     generator = np.random.default_rng(0)
     prompts = pd.Series(unlike["prompt_id"].unique()).sample(frac=1, random_state=generator)[:count]
-    one = unlike[unlike["prompt_id"].isin(prompts)].drop_duplicates(["variant", "opponent", "prompt_id"])
-    one = one.drop_duplicates(["prompt", "text", "opponent_text"]).sample(frac=1, random_state=generator)
+    mixed = unlike[unlike["prompt_id"].isin(prompts)].sample(frac=1, random_state=generator)
+    one = mixed.drop_duplicates(["variant", "opponent", "prompt_id"]).drop_duplicates(
+        ["prompt", "text", "opponent_text"]
+    )
     second = generator.random(len(one)) < 0.5
     a, b = one["text"].where(second, one["opponent_text"]), one["opponent_text"].where(second, one["text"])
     texts = {"prompt": one["prompt"].map(inert), "a": a.map(inert), "b": b.map(inert)}  # for a spreadsheet

@@ -34,6 +34,12 @@ def test_a_sheet_is_blind_and_the_same_prompts_for_all():
     assert len(drawn) == 60 and drawn["prompt"].nunique() == 30 and list(drawn) == ["prompt", "a", "b", "gold"]
     assert 15 < drawn["a"].str.startswith("chosen").sum() < 45  # either order
     assert drawn["prompt"].str.startswith("'=").all()  # a spreadsheet evaluates nothing
+    seeds = pd.concat(
+        [judged("dpo", 1.0), judged("dpo", 1.0, texts="answer later").assign(seed="1")], ignore_index=True
+    )
+    shown = sheet(seeds, PROMPTS)
+    later = shown[["a", "b"]].agg(" ".join, axis=1).str.contains("later").sum()
+    assert len(shown) == PROMPTS and 15 < later < 45  # of each prompt one seed's, drawn
     same = pairs.assign(opponent_text=pairs["text"])
     assert sheet(same, 30).empty
 
