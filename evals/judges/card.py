@@ -161,7 +161,7 @@ def _rankings(pairs: pd.DataFrame, gold: np.ndarray, judged: np.ndarray) -> tupl
     numbers, names = pd.factorize(pd.concat([pairs["model_a"], pairs["model_b"]]))
     if len(names) < 3:
         return ()
-    first, second = numbers.astype(float).reshape(2, -1)
+    first, second = numbers.reshape(2, -1)
     return tuple(rank_agreement(first, second, gold, judged))
 
 

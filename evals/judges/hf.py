@@ -18,10 +18,12 @@ SCORES_TOKENS = 40  # in which two lines of scores are written
 class HuggingFace(Judge):
     """The judge `hf:<folder, hub name, or "embedded">`: p = P(label b) / (P(label a) + P(label b)), or p by two scores.
 
-    P(label) is the product over the label's tokens directly after the generation prompt, even with a
-    last_line prompt, so the model has no room to reason. With a prompt that asks for scores the model writes them, greedily. Without a chat template the messages are concatenated,
-    each followed by an empty line. Questions of like length share a forward pass, which changes p by rounding only. A
-    question longer than the context loses the middle of its longer texts.
+    P(label) is the product over the label's tokens directly after the generation prompt, whatever the prompt
+    asks for, so the model has no room to reason. With more than two labels, or ratings, p is the mean of their values
+    weighted by their probabilities. With a prompt that asks for two scores the model writes them, greedily.
+    Without a chat template the messages are concatenated, each followed by an empty line. Questions of like length
+    share a forward pass, which changes p by rounding only. A question longer than the context loses the middle of its
+    longer texts.
 
     Special tokens of the model in a text ("<|im_end|>") are read as such.
 
@@ -49,9 +51,10 @@ class HuggingFace(Judge):
     ):
         self.name, self.template, self.batch = f"hf:{argument}", template, batch_size
         self.model, self.tokenizer, identity = load(self.name, "AutoModelForCausalLM", argument, dtype, revision)
-        self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in template.labels]
-        said = SCORES_TOKENS if template.answer == "scores" else max(map(len, self.labels))
-        self.room = context_of(self.model, self.tokenizer) - said
+        endings, self.values = zip(*template.endings, strict=True)
+        self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in endings]
+        self.said = template.tokens or SCORES_TOKENS if template.answer == "scores" else max(map(len, self.labels))
+        self.room = context_of(self.model, self.tokenizer) - self.said
         self.version = f"{template.identity} {identity}"
         self._asked = self._unlikely = 0
 
@@ -60,7 +63,7 @@ class HuggingFace(Judge):
         if not self._unlikely:
             return []
         return [
-            f"{self.name}: in {self._unlikely} of {self._asked} questions the two labels together have less than half of the "
+            f"{self.name}: in {self._unlikely} of {self._asked} questions the labels together have less than half of the "
             f"probability, so the verdict compares unlikely answers (a model that thinks or explains first)."
         ]
 
@@ -78,7 +81,7 @@ class HuggingFace(Judge):
     def _ask(self, asked: Sequence[list[int]]) -> list[Verdict]:
         """Return the verdicts on questions, given as tokens, in one forward pass, or in two for labels of several tokens."""
         if self.template.answer == "scores":
-            said = written(self.model, self.tokenizer, asked, SCORES_TOKENS)
+            said = written(self.model, self.tokenizer, asked, self.said)
             return [Verdict(self.template.read(text), text) for text in said]
         after = {}  # log-probs by the label's tokens but the last; one-token labels share a forward pass
         for label in self.labels:
@@ -86,8 +89,8 @@ class HuggingFace(Judge):
             if start not in after:
                 rows = [[*ids, *start] for ids in asked]
                 after[start] = last_logits(self.model, rows, len(label)).log_softmax(-1)
-        a, b = (self._logps(after[tuple(label[:-1])], label) for label in self.labels)
-        return [self._verdict(*pair) for pair in zip(a, b, strict=True)]
+        likely = [self._logps(after[tuple(label[:-1])], label) for label in self.labels]
+        return [self._verdict(one) for one in zip(*likely, strict=True)]
 
     @staticmethod
     def _logps(logps: Any, label: Sequence[int]) -> list[float]:
@@ -95,11 +98,14 @@ class HuggingFace(Judge):
         places = range(len(label))
         return logps[:, places, label].double().sum(1).tolist()
 
-    def _verdict(self, a: float, b: float) -> Verdict:
-        """Return the verdict of the log-probs of both labels."""
+    def _verdict(self, likely: Sequence[float]) -> Verdict:
+        """Return the verdict of the log-probs of all labels."""
         self._asked += 1
-        self._unlikely += math.exp(a) + math.exp(b) < 0.5
-        return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
+        self._unlikely += sum(map(math.exp, likely)) < 0.5
+        if math.isnan(sum(likely)) or max(likely) == -math.inf:
+            return Verdict(None)
+        shares = [math.exp(x - max(likely)) for x in likely]
+        return Verdict(sum(share * value for share, value in zip(shares, self.values, strict=True)) / sum(shares))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:
         """Return the tokens of a question, with the generation prompt at their end."""

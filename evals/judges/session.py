@@ -164,7 +164,8 @@ class JudgeSession:
             JudgeError: as `verdicts`.
         """
         judge, distinct = self.judge(template), list(dict.fromkeys(questions))
-        ties = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
+        compares = judge.template is None or not judge.template.rates
+        ties = {q: Verdict(0.5) for q in distinct if compares and q.a.strip() == q.b.strip()}
         before = {q: self._ahead[template, q] for q in distinct if (template, q) in self._ahead}
         known, tries = ties | before, dict.fromkeys(distinct, 0)
         if judge.cached:

@@ -14,6 +14,7 @@ from plo.cli import (
     correct,
     demo,
     evaluation,
+    head_to_head,
     lists,
     plan,
     power,
@@ -68,6 +69,7 @@ add(app, runs.run_cell)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, correct.correct)
+add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
 add(app, archive.export)

@@ -9,6 +9,7 @@ from plo.statistics.components import variance_components
 from plo.statistics.corrected import Corrected, prediction_powered, rogan_gladen
 from plo.statistics.fixed_length import cut_to_common_length
 from plo.statistics.fragility import Fragility, fragility
+from plo.statistics.head_to_head import bradley_terry, schedule
 from plo.statistics.intervals import Estimate, RunNoise, Spread, critical, estimate, p_value, paired, spread, two_way
 from plo.statistics.jackknife import pseudo_values
 from plo.statistics.judge_noise import JudgeNoise, judge_noise
@@ -46,6 +47,7 @@ __all__ = [
     "Spread",
     "Verdict",
     "baseline_seeds",
+    "bradley_terry",
     "chance_to_settle",
     "cheapest_design",
     "compare",
@@ -78,6 +80,7 @@ __all__ = [
     "robustness",
     "rogan_gladen",
     "sample_variance",
+    "schedule",
     "search_points",
     "select_trial",
     "settled",

@@ -1,15 +1,17 @@
 """How well a judge ranks models: rank correlation with people, and the distance between ratings, by the number of verdicts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from plo.statistics.head_to_head import bradley_terry
 from plo.statistics.intervals import Array, StatisticsError
 
-ELO = 400 / np.log(10)  # points of rating per unit of log-odds
 DRAWS = 200  # random subsets of pairs
-PRIOR = 0.5  # ties of each model with an average one, so that a model that always wins has a rating
+Numbers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,38 +38,12 @@ class Ranking:
         )
 
 
-def ratings(first: Array, second: Array, wins: Array, models: int) -> Array:
-    """Return Bradley-Terry ratings of models in Elo points, with mean 0.
-
-    The log-likelihood sum w log P + (1 - w) log(1 - P), P = sigmoid(r_second - r_first), is maximised by Newton's method; w = 1/2
-    is a tie. Each model also has half a tie with one of rating 0, so that every rating is finite.
-
-    Args:
-        first, second: numbers of the models of each pair, from 0.
-        wins: wins of the second one, 1, 1/2 or 0.
-    """
-    r = np.zeros(models)
-    design = np.zeros((len(wins), models))
-    rows = np.arange(len(wins))
-    np.add.at(design, (rows, second.astype(int)), 1.0)
-    np.add.at(design, (rows, first.astype(int)), -1.0)
-    for _ in range(100):
-        p, own = 1 / (1 + np.exp(-design @ r)), 1 / (1 + np.exp(-r))
-        slope = design.T @ (wins - p) + PRIOR * (0.5 - own)
-        curve = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(PRIOR * own * (1 - own))
-        step = np.linalg.solve(curve, slope)
-        r = r + step
-        if np.abs(step).max() < 1e-10:
-            break
-    return ELO * (r - r.mean())
-
-
 def rank_agreement(
-    first: Array, second: Array, human: Array, judged: Array, budgets: tuple[int, ...] = (), *, seed: int = 0
+    first: Numbers, second: Numbers, human: Array, judged: Array, budgets: tuple[int, ...] = (), *, seed: int = 0
 ) -> list[Ranking]:
     """Return how a judge's ranking of models agrees with people's at each budget of pairs.
 
-    People's ratings are those of all pairs. The judge's are those of a random subset of `budget` pairs, with replacement where that is all
+    Ratings are Bradley-Terry's. People's are those of all pairs. The judge's are those of a random subset of `budget` pairs, with replacement where that is all
     of them, so that the spread is the one of new pairs.
 
     Args:
@@ -79,18 +55,18 @@ def rank_agreement(
         StatisticsError: there are fewer than three models, whose ranks say nothing.
     """
     kept = np.isfinite(human) & np.isfinite(judged)
-    first, second, human, judged = (values[kept] for values in (first, second, human, judged))
+    first, second, human, judged = first[kept], second[kept], human[kept], judged[kept]
     models = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
     if models < 3 or len(np.unique(np.concatenate([first, second]))) < 3:
         raise StatisticsError("A ranking needs 3 models at least: name them in the columns model_a and model_b.")
-    pairs, target = len(human), ratings(first, second, human, models)
+    pairs, target = len(human), bradley_terry(second, first, human, models)
     generator, found = np.random.default_rng(seed), list[Ranking]()
     for budget in budgets or tuple(sorted({max(pairs // 10, 3), max(pairs // 3, 3), pairs})):
         correlations: list[float] = []
         gaps: list[float] = []
         for _ in range(DRAWS):
             drawn = generator.choice(pairs, min(budget, pairs), replace=budget >= pairs)
-            own = ratings(first[drawn], second[drawn], judged[drawn], models)
+            own = bradley_terry(second[drawn], first[drawn], judged[drawn], models)
             correlations.append(_spearman(own, target))
             gaps.append(float(np.abs(own - target).mean()))
         found.append(Ranking(min(budget, pairs), models, _quantiles(correlations), _quantiles(gaps)))
