@@ -43,8 +43,8 @@ def rank_agreement(
 ) -> list[Ranking]:
     """Return how a judge's ranking of models agrees with people's at each budget of pairs.
 
-    Ratings are Bradley-Terry's. People's are those of all pairs. The judge's are those of a random subset of `budget` pairs, with replacement where that is all
-    of them, so that the spread is the one of new pairs.
+    Ratings are Bradley-Terry's. People's are those of all pairs. The judge's are those of a random subset of `budget` pairs,
+    with replacement where that is all of them, so that the spread is the one of new pairs.
 
     Args:
         first, second: numbers of the models of each pair, from 0.
