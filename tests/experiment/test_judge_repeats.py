@@ -22,8 +22,9 @@ PROMPTS = [f"Case {i}:" for i in range(40)]
 
 
 @pytest.fixture
-def asked():
+def asked(tmp_path, monkeypatch):
     """A judge that prefers the longer answer in 7 of 10 of its verdicts, by a hash of the question and its repeat."""
+    monkeypatch.setenv("PLO_HOME", str(tmp_path / "home"))  # where no verdict is kept from before
     asked = []
 
     class Moody(Judge):
