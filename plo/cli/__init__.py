@@ -12,6 +12,7 @@ from plo.cli import (
     archive,
     cache,
     correct,
+    data,
     demo,
     evaluation,
     head_to_head,
@@ -66,6 +67,7 @@ add(app, power.power)
 add(app, plan.plan)
 add(app, runs.compare)
 add(app, runs.run_cell)
+add(app, data.data)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, correct.correct)
