@@ -19,6 +19,7 @@ from plo.cli import (
     lists,
     plan,
     power,
+    push,
     reports,
     reproduce,
     runs,
@@ -74,6 +75,7 @@ add(app, correct.correct)
 add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
+add(app, push.push)
 add(app, archive.export)
 add(app, archive.import_, "import")
 add(app, cache.cache)
