@@ -1,6 +1,6 @@
 """Join the findings of an evaluation that was judged several times into one, and keep what each repeat said."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ TABLE = "{}_repeats.json"  # table with one row per repeat and item, by the name
 def join_repeats(evaluation: str, found: Sequence[Findings]) -> Findings:
     """Return the mean of the findings of an evaluation over the repeats of its judge.
 
-    Metrics, and numeric columns of items, are means over the repeats in which they are defined. Recorded tables get a column
+    Metrics, also along training, and numeric columns of items, are means over the repeats in which they are defined. Recorded tables get a column
     `repeat`; `<evaluation>_repeats.json` has the items of each repeat, from which the judge's noise is estimated. Files of
     later repeats that differ from the first one's have `_repeat2`, `_repeat3`, ... in their names.
     """
@@ -22,7 +22,7 @@ def join_repeats(evaluation: str, found: Sequence[Findings]) -> Findings:
     if len(found) == 1:
         return first
     whole = _stacked([one.items for one in found])
-    metrics = pd.DataFrame([one.metrics for one in found]).mean()
+    curves = {step: _mean([one.curves[step] for one in found if step in one.curves]) for step in first.curves}
     tables = {name: _stacked([one.tables[name] for one in found if name in one.tables]) for name in first.tables}
     files = dict(first.files)
     for repeat, one in enumerate(found[1:], 2):
@@ -32,12 +32,17 @@ def join_repeats(evaluation: str, found: Sequence[Findings]) -> Findings:
                 files[f"{stem}_repeat{repeat}{dot}{end}" if dot else f"{name}_repeat{repeat}"] = text
     return replace(
         first,
-        metrics={str(name): float(value) for name, value in metrics.items()},
+        metrics=_mean([one.metrics for one in found]),
+        curves=curves,
         items=_mean_items(whole),
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         tables=tables | {TABLE.format(evaluation): whole},
         files=files,
     )
+
+
+def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in pd.DataFrame(list(metrics)).mean().items()}
 
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
