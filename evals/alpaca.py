@@ -18,7 +18,7 @@ from plo.evals.alpaca_official import (
     official_template,
     win_rates,
 )
-from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.answers import ANSWER_DIRECTIONS, ANSWER_MEANINGS, THINK_END, draw_answers
 from plo.evals.findings import Findings, means
 from plo.evals.judges import JudgeSession
 from plo.evals.registry import EvaluationError, register_evaluation
@@ -40,6 +40,16 @@ DIRECTIONS = {
     "consistency": None,
     **ANSWER_DIRECTIONS,
 }
+MEANINGS = {
+    "win_rate": "mean probability that the judge prefers the answer to the baseline's",
+    "win_rate_se": "standard error of the win rate over instructions",
+    "discrete_win_rate": "share of instructions on which the judge prefers the answer to the baseline's, draws half",
+    "length_controlled_win_rate": "win rate at the baseline's lengths, by the alpaca-eval package",
+    "length": "characters of an answer, mean",
+    "unreadable": "share of instructions without a readable verdict",
+    "consistency": "share of instructions with the same verdict in both orders of the answers",
+    **ANSWER_MEANINGS,
+}
 
 
 @register_evaluation(
@@ -47,6 +57,7 @@ DIRECTIONS = {
     level="model",
     main_score="win_rate",
     higher_is_better=DIRECTIONS,
+    meaning=MEANINGS,
     license="Apache-2.0 AND CC-BY-NC-4.0",
     citation="Dubois et al. 2024, arXiv:2404.04475",
 )

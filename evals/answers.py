@@ -13,6 +13,10 @@ from plo.subjects import Subject
 THINK_END = "</think>"
 # Directions of the metrics made of the columns that `extract_answers` adds.
 ANSWER_DIRECTIONS = {"empty*": False, "truncated*": False}
+ANSWER_MEANINGS = {
+    "empty*": "share of answers without a text, thoughts left out",
+    "truncated*": "share of answers that the limit of tokens cut",
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.answers import ANSWER_DIRECTIONS, ANSWER_MEANINGS, THINK_END, draw_answers
 from plo.evals.embeddings import cosine_distance, embed, vendi_score
 from plo.evals.findings import Findings, means
 from plo.evals.ngrams import (
@@ -59,6 +59,17 @@ def measures(texts: list[str], vectors: np.ndarray, vocabulary: int = VOCABULARY
         "entropy": None,
         "length": None,
         **ANSWER_DIRECTIONS,
+    },
+    meaning={
+        "distinct_*": "unique / all n-grams over a prompt's answers",
+        "ead_*": "unique n-grams / those expected of as many random words",
+        "self_bleu_*": "mean BLEU among a prompt's answers, 0 to 100",
+        "cosine_distance*": "mean 1 - cosine of embeddings among a prompt's answers",
+        "vendi_score*": "effective number of different answers to a prompt, from embeddings",
+        "compression_ratio*": "bytes of a prompt's answers / those of the same texts by gzip",
+        "entropy": "nats a token: entropy of the policy's prediction",
+        "length": "characters of an answer, mean",
+        **ANSWER_MEANINGS,
     },
 )
 def diversity(

@@ -38,6 +38,14 @@ HIGHER_IS_BETTER = {
     "lm_eval",
     level="model",
     higher_is_better=HIGHER_IS_BETTER,
+    meaning={
+        "*.acc*": "share of questions answered correctly",
+        "*.exact_match*": "share of problems whose final answer is the right one",
+        "*.prompt_level_*": "share of prompts of which every instruction is followed",
+        "*.inst_level_*": "share of instructions that are followed",
+        "*perplexity*": "perplexity of the task's texts",
+        "*.bits_per_byte*": "bits a byte of the task's texts",
+    },
     license="MIT",
     citation="Gao et al., https://github.com/EleutherAI/lm-evaluation-harness",
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from plo.evals.answers import ANSWER_DIRECTIONS, THINK_END, draw_answers
+from plo.evals.answers import ANSWER_DIRECTIONS, ANSWER_MEANINGS, THINK_END, draw_answers
 from plo.evals.findings import Findings, means
 from plo.evals.judges import JudgeSession
 from plo.evals.judges.session import win
@@ -29,6 +29,16 @@ DIRECTIONS = {
     "unreadable*": None,
     "length*": None,
     **ANSWER_DIRECTIONS,
+}
+MEANINGS = {
+    "win_rate_chosen*": "share of prompts on which the judge prefers the answer to the data set's chosen one, ties half",
+    "win_rate_reference*": "share of prompts on which the judge prefers the answer to the reference model's, ties half",
+    "preference_accuracy": "share of held-out pairs that the model ranks as labelled",
+    "consistency*": "share of questions that the judge answers alike in both orders of the answers",
+    "position_bias*": "share of verdicts for the answer shown first, less 1/2",
+    "unreadable*": "share of questions with an order that has no readable verdict",
+    "length*": "characters of an answer, mean",
+    **ANSWER_MEANINGS,
 }
 ASKED = {"helpful": "more helpful", "harmless": "less harmful"}
 HH = """Run `win_rates` on Anthropic HH: held-out prompts with one human turn; the judge sees the human's message.
@@ -74,6 +84,7 @@ _FACTS = {
     "level": "model",
     "main_score": "win_rate_chosen",
     "higher_is_better": DIRECTIONS,
+    "meaning": MEANINGS,
     "license": "MIT",
     "citation": "Bai et al. 2022, arXiv:2204.05862",
 }
@@ -87,6 +98,7 @@ hh_harmless = register_evaluation("hh_harmless", **_FACTS)(_hh("harmless"))
     level="model",
     main_score="win_rate_chosen",
     higher_is_better=DIRECTIONS,
+    meaning=MEANINGS,
     citation="Stiennon et al. 2020, arXiv:2009.01325",
 )
 def tldr(

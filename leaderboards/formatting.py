@@ -62,6 +62,12 @@ def format_range(numbers: Iterable[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+def format_count(numbers: Iterable[int], thing: str) -> str:
+    """Return the numbers as `format_range` does, with the thing they count: "1 seed", "3 seeds", "1 to 3 seeds"."""
+    shown = format_range(numbers)
+    return f"{shown} {thing}{'' if shown == '1' else 's'}"
+
+
 def format_estimate(mean: float, found: Estimate | None, digits: int, sign: str = "") -> str:
     """Return "mean [low, high]"; the mean alone where there is no interval."""
     if math.isnan(mean) or found is None:

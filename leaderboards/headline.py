@@ -6,7 +6,7 @@ from typing import Any
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import label
-from plo.leaderboards.formatting import format_number, format_range
+from plo.leaderboards.formatting import format_count, format_number
 
 STOPPED = {
     "settled": "every verdict is settled",
@@ -20,7 +20,8 @@ def headline(board: Leaderboard) -> str:
     name, base = board.primary_metric, board.baseline
     if name is None or base is None:
         lacking = "primary metric with a direction" if name is None else "baseline"
-        return f"No winner: the runs have no {lacking}, so nothing is compared."
+        remedy = "Name one with --primary" if name is None else "Name one with --baseline"
+        return f"No winner: the runs have no {lacking}, so nothing is compared. {remedy}."
     metric, title = board.descriptions[name], board.title(base)
     if board.is_hidden(name):
         return f"No winner: {label(board, name)} comes from a judge that agrees with gold labels no better than chance."
@@ -53,10 +54,10 @@ def design_lines(board: Leaderboard) -> list[str]:
     digits, design = board.descriptions[name].digits, facts
     margin = "no margin of equivalence" if design["margin"] is None else f"margin ±{design['margin']:g}"
     of_look = " (.05 over all looks)" if design["looks"] else ""
-    size = f"{format_range(design['seeds'])} seeds x {format_range(design['prompts'])} prompts"
+    size = f"{format_count(design['seeds'], 'seed')} x {format_count(design['prompts'], 'prompt')}"
     lines = [
         f"Primary metric: {label(board, name)}, {margin}. Baseline: {board.title(_base(board))}, "
-        f"{len(_base(board).runs)} seeds. {design['tests']} variants, {size}; Holm at alpha {design['alpha']:g}{of_look}.",
+        f"{format_count([len(_base(board).runs)], 'seed')}. {format_count([design['tests']], 'variant')}, {size}; Holm at alpha {design['alpha']:g}{of_look}.",
         "Each difference has a seed variance of its own (fewer than 5 rows that share seeds)."
         if design["s0"] is None
         else f"Seed variance shared by the rows: s0 {design['s0']:.3g}, d0 {design['d0']:.3g} degrees of freedom.",

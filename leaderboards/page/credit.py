@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.formatting import format_range
+from plo.leaderboards.formatting import format_count
 from plo.leaderboards.page.drawing import FAINT, INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look
 from plo.leaderboards.page.text import label
@@ -67,7 +67,7 @@ def credit_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
         svg = to_svg(drawn, "credit", alternative)
     found = [row.estimates[name] for row in rows for name in metrics if name in row.estimates]
     size = (
-        f", {format_range(one.seeds for one in found)} seeds, {format_range(one.prompts for one in found)} prompts"
+        f", {format_count((one.seeds for one in found), 'seed')}, {format_count((one.prompts for one in found), 'prompt')}"
         if found
         else ""
     )
@@ -116,7 +116,7 @@ def tokens_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     seeds = [len(_findings(board, next(row for row in board.rows if row.name == name))) for name in found]
     caption = (
         f"Response {response} of the reference, of all the one whose true advantages vary most. Top line: true advantage, in units of "
-        f"reward; below: log π/ref of each variant, mean over {format_range(seeds)} seeds. Green is positive, red negative; each line "
+        f"reward; below: log π/ref of each variant, mean over {format_count(seeds, 'seed')}. Green is positive, red negative; each line "
         "is scaled by its own largest value. One response is an illustration and no evidence."
     )
     return Figure("tokens", "Who gets the credit in one response", svg, alternative, caption, is_wide=True)

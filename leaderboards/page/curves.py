@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from plo.leaderboards.board import Leaderboard
-from plo.leaderboards.formatting import format_range
+from plo.leaderboards.formatting import format_count, format_range
 from plo.leaderboards.page.drawing import INK, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look, add_legend
 from plo.leaderboards.page.text import label
@@ -64,7 +64,7 @@ def frontier_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping
     meaning = board.descriptions["reward"].meaning if "reward" in board.descriptions else ""
     caption = (
         f"Reward ({meaning}) against sequence KL from the reference (★), one marker per evaluation point; means over "
-        f"{format_range(seeds)} seeds. Bands: ± 1 standard deviation over seeds. Bar at the last point: 95% interval of its "
+        f"{format_count(seeds, 'seed')}. Bands: ± 1 standard deviation over seeds. Bar at the last point: 95% interval of its "
         f"reward for new prompts and new seeds.{others}"
     )
     return Figure("frontier", "Reward against KL", svg, alternative, caption)
@@ -92,7 +92,7 @@ def training_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping
         svg = to_svg(drawn, "training", alternative)
     seeds = [len(line[-1][1]) for lines in found.values() for line in lines.values()]
     caption = (
-        f"What was logged on training batches, means over {format_range(seeds)} seeds; bands: ± 1 standard deviation over seeds. "
+        f"What was logged on training batches, means over {format_count(seeds, 'seed')}; bands: ± 1 standard deviation over seeds. "
         f"Losses themselves are not drawn: their scales differ.{others}"
     )
     return Figure("training", "Training curves", svg, alternative, caption)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import format_number, format_range
+from plo.leaderboards.formatting import format_count, format_number
 from plo.leaderboards.page.drawing import FAINT, INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import Look
 from plo.leaderboards.page.text import label
@@ -50,8 +50,8 @@ def forest_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[s
     found = [row.differences[name] for row in rows]
     caption = (
         f"Difference in {what} from {baseline}, in units of {what}; bars: 95% intervals for new prompts and new seeds, "
-        f"not corrected for the number of variants. {format_range([gap.seeds for gap in found])} seeds, "
-        f"{format_range([gap.prompts for gap in found])} prompts. "
+        f"not corrected for the number of variants. {format_count([gap.seeds for gap in found], 'seed')}, "
+        f"{format_count([gap.prompts for gap in found], 'prompt')}. "
         + (f"Grey: the margin of equivalence, ±{margin:g}. " if margin else "")
         + "The words are the verdicts, which are corrected."
     )

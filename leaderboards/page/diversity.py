@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import format_range
+from plo.leaderboards.formatting import format_count
 from plo.leaderboards.page.drawing import INK, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look
 from plo.leaderboards.page.text import capital, label
@@ -54,7 +54,7 @@ def diversity_figure(board: Leaderboard, names: Mapping[str, str], looks: Mappin
     caption = (
         f"{capital(what)} over all prompts, against unique / all {found.n}-grams of a seed's samples that are cut to their first "
         f"{found.words} words, over the {found.prompts} prompts whose samples are as long everywhere. Means over "
-        f"{format_range(seeds)} seeds; bars: ± 1 standard deviation over seeds. Nothing is tested.{others}"
+        f"{format_count(seeds, 'seed')}; bars: ± 1 standard deviation over seeds. Nothing is tested.{others}"
     )
     return Figure("diversity", f"{capital(label(what))} against diversity at one length", svg, alternative, caption)
 

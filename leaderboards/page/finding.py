@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import format_interval, format_number, format_range
+from plo.leaderboards.formatting import format_count, format_interval, format_number
 from plo.leaderboards.headline import headline
 from plo.leaderboards.page.text import NAME, capital, visible
 
@@ -63,9 +63,8 @@ def certainty(board: Leaderboard, names: Mapping[str, str]) -> list[str]:
     if name is None or base is None or design is None:
         return []
     compared, metric = design.judgement.compared.values(), board.descriptions[name]
-    seeds, prompts = (format_range(getattr(one, key) for one in compared) for key in ("seeds", "prompts"))
-    scope = "new prompts and new seeds" if seeds != "1" else "new prompts and this seed alone"
-    size = f"{seeds} seed{'' if seeds == '1' else 's'} and {prompts} prompts"
+    seeds, prompts = (format_count([getattr(one, f"{key}s") for one in compared], key) for key in ("seed", "prompt"))
+    scope = "new prompts and new seeds" if seeds != "1 seed" else "new prompts and this seed alone"
     arrow = {"↑": "Higher is better", "↓": "Lower is better"}.get(metric.better, "")
     margin = (
         f"Equivalent: the difference is shown to be within ±{design.margin:g}."
@@ -74,7 +73,7 @@ def certainty(board: Leaderboard, names: Mapping[str, str]) -> list[str]:
     )
     return [
         f"{capital(metric_label(board, name))}: {visible(metric.meaning, 400)}. {arrow}.",
-        f"Brackets are 95% intervals for {scope}, from {size}.",
+        f"Brackets are 95% intervals for {scope}, from {seeds} and {prompts}.",
         f"Verdicts are corrected for testing {len(compared)} variants (Holm, level {design.judgement.alpha:g}). {margin} "
         "Undecided: the data do not tell.",
         *([] if any(row.tuning for row in board.rows) else [UNTUNED]),

@@ -12,7 +12,7 @@ from matplotlib.transforms import Affine2D
 
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import format_number, format_range
+from plo.leaderboards.formatting import format_count, format_number
 from plo.leaderboards.items import values_by_prompt
 from plo.leaderboards.page.drawing import INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import Look, score
@@ -96,4 +96,4 @@ def _told(board: Leaderboard, mean: float, name: str) -> str:
 
 def _size(found: Mapping[tuple[str, str], Comparison]) -> str:
     seeds, prompts = ([getattr(one, key) for one in found.values()] for key in ("seeds", "prompts"))
-    return f"{format_range(seeds)} seeds and {format_range(prompts)} prompts"
+    return f"{format_count(seeds, 'seed')} and {format_count(prompts, 'prompt')}"

@@ -10,7 +10,7 @@ import pandas as pd
 from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.columns import difference_column, matched_columns, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
-from plo.leaderboards.formatting import UNDEFINED, Column, format_number, format_range, format_spread
+from plo.leaderboards.formatting import UNDEFINED, Column, format_count, format_number, format_spread
 from plo.leaderboards.page.text import NAME, untuned, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
@@ -228,8 +228,8 @@ def _n(found: Iterable[Estimate]) -> str:
     found = [one for one in found if one.prompts]
     if not found:
         return ""
-    seeds, prompts = format_range(one.seeds for one in found), format_range(one.prompts for one in found)
-    return f" (n = {seeds} seeds, {prompts} prompts)"
+    seeds = format_count((one.seeds for one in found), "seed")
+    return f" (n = {seeds}, {format_count((one.prompts for one in found), 'prompt')})"
 
 
 def _components(board: Leaderboard, found: pd.Series) -> Table:

@@ -43,8 +43,8 @@ def breakable(text: object) -> Markup:
 
 
 def capital(text: str) -> str:
-    """Return text with a capital first letter, the others as they are."""
-    return text[:1].upper() + text[1:]
+    """Return text with a capital first letter, the others as they are; a metric of an evaluation, "hh.win rate", stays."""
+    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]
 
 
 def without_controls(page: str) -> str:

@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from plo import extras
 from plo.cli.reports import leaderboard
 from plo.cli.runs import run
 from plo.cli.shared import log
 
-EXPERIMENT = Path("docs/demo.yaml")
+EXPERIMENT = Path(__file__).with_name("demo.yaml")  # part of the package: the command works in any folder
 FULL: dict[str, Any] = {
     "name": "demo-full",
     "data.options.pairs": 2000,
@@ -24,7 +25,9 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="All pairs, trials and seeds of a real comparison: about an hour.")
     ] = False,
-    experiment: Annotated[Path, typer.Option(help="Experiment to run.")] = EXPERIMENT,
+    experiment: Annotated[
+        Path, typer.Option(help="Experiment to run.", show_default="the one that comes with plo")
+    ] = EXPERIMENT,
 ):
     """Compare eight losses on a small task whose true token rewards are known, tuned, and print the leaderboard.
 
@@ -32,6 +35,8 @@ def demo(
         plo demo
         plo demo --full
     """
+    for extra in ("train", "report"):  # before minutes of training
+        extras.require(extra, "plo demo")
     from plo.config import load_experiment
 
     found = load_experiment(experiment, FULL if full else {})

@@ -272,6 +272,11 @@ def _own_split(raw: Mapping, where: str) -> str | None:
 
 
 def _missing(name: str, raw: Mapping, where: str) -> DataError:
+    if {"response", "helpfulness"} <= set(raw):
+        return DataError(
+            f"{where}: a row of HelpSteer holds one response, and a pair takes two. Read the file with "
+            "data: {source: helpsteer, path: ...}, which pairs the responses to one prompt."
+        )
     free = [key for key in raw if key not in OWN_KEYS]
     wanted = [key for key in ("prompt", "chosen", "rejected") if key not in raw]
     names = {key: next(iter(difflib.get_close_matches(key, free, n=1, cutoff=0.5)), "NAME") for key in wanted}

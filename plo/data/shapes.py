@@ -9,6 +9,7 @@ from typing import Any
 from plo.data.errors import BadRow, DataError, Tie
 from plo.data.messages import are_messages_as_text, parse, read_messages
 from plo.data.rows import CellNumber, names_of
+from plo.data.scores import best_and_last
 
 Raw = dict[str, Any]  # a row as its source gave it, with "where" added
 
@@ -224,6 +225,34 @@ def alpaca(raw: Raw) -> Raw:
             raise DataError(f"{raw['where']}: 'output' holds no two answers. Write [chosen, rejected].")
         row = _others(row, {"output"}) | {"chosen": output[0], "rejected": output[1]}
     return row
+
+
+@_shape(
+    "UltraFeedback",
+    "instruction completions",
+    "prompt from instruction, chosen the completion of the best score, rejected that of the last, their numbers as columns",
+)
+def ultrafeedback(raw: Raw) -> Raw:
+    """Convert openbmb/UltraFeedback: the best and the last of the `completions`, by their fine-grained score."""
+    completions = raw["completions"] if isinstance(raw["completions"], list) else _parsed(raw, "completions")
+    return (
+        _others(raw, {"instruction", "completions"})
+        | {"prompt": raw["instruction"]}
+        | best_and_last(completions, raw["where"])
+    )
+
+
+@_shape(
+    "Argilla's UltraFeedback",
+    "instruction chosen_response rejected_response",
+    "prompt from instruction, chosen and rejected from chosen_response and rejected_response",
+)
+def argilla(raw: Raw) -> Raw:
+    """Convert argilla/ultrafeedback-binarized-preferences, whose average ratings are kept as columns."""
+    sides = {"chosen": raw["chosen_response"], "rejected": raw["rejected_response"]}
+    return (
+        _others(raw, {"instruction", "chosen_response", "rejected_response"}) | {"prompt": raw["instruction"]} | sides
+    )
 
 
 @_shape("Orca", "question|input chosen rejected", "prompt from question or input")

@@ -1,10 +1,11 @@
 """Sources of rows: registered ones, files and folders by path, hub data sets by name."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plo import extras
 from plo.data import shapes
@@ -145,6 +146,45 @@ def ultrafeedback(path: Path | None) -> Iterator[Raw]:
     for raw in read_path(path, lambda file: "_prefs" in file.name or not preferences):
         raw.pop("messages", None)
         yield raw
+
+
+@register_source("helpsteer")
+def helpsteer(
+    path: Path | None,
+    *,
+    name: str = "nvidia/HelpSteer2",
+    attribute: Literal["helpfulness", "correctness", "coherence", "complexity", "verbosity"] = "helpfulness",
+) -> Iterator[Raw]:
+    """Read HelpSteer2 or HelpSteer, whose rows are single responses with five ratings each, from the hub or from local files.
+
+    Responses to one prompt follow each other. The best and the last of them make a pair, and a prompt whose responses are rated
+    alike is a tie, which is left out. The ratings of both are columns, such as `verbosity_chosen` and `verbosity_rejected`.
+
+    Args:
+        name: the hub data set, nvidia/HelpSteer2 (two responses a prompt) or nvidia/HelpSteer (up to four).
+        attribute: the rating that decides, and that `score_chosen`, `score_rejected` and `margin` are.
+    """
+    # A copy of the hub's folder also has preferences, which are rows of another kind.
+    rows = (
+        _load(name, ("train", "validation"))
+        if path is None
+        else read_path(path, lambda file: bool(split_of(file.stem)))
+    )
+    for prompt, group in itertools.groupby(rows, key=lambda raw: (raw.get("prompt"), raw.get("split"))):
+        responses = list(group)
+        first = responses[0]
+        if lacking := {"prompt", "response", attribute} - set(first):
+            raise DataError(
+                f"{first['where']}: the column {min(lacking)!r} is missing, which every row of HelpSteer has. Give its files "
+                "train.jsonl.gz and validation.jsonl.gz; the preferences beside them are read as a file, "
+                "data: {source: preference.jsonl.gz}."
+            )
+        others = {"prompt", "where", "split"}
+        completions = [
+            {**{key: value for key, value in raw.items() if key not in others}, "score": raw.get(attribute)}
+            for raw in responses
+        ]
+        yield {"instruction": prompt[0], "completions": completions, "where": first["where"], "split": prompt[1]}
 
 
 @register_source("sentiment", gold="sentiment")

@@ -10,6 +10,7 @@ from typing import Any
 
 from plo.data.errors import EMPTY, IDENTICAL, BadRow, DataError
 from plo.data.rows import Row, Text
+from plo.data.scores import with_scores
 from plo.data.token_cache import kept
 from plo.identity import sha256
 
@@ -42,7 +43,7 @@ class Pair:
         prompt: the rendered prompt as text. If its last characters and the response's first form one token,
             `prompt_ids` end before them, as in TRL.
         where: the row's place in the source.
-        columns: the row's numeric columns.
+        columns: the row's numeric columns, with `score_chosen`, `score_rejected` and `margin` where they follow from others.
         row: the texts that were tokenised; None for a pair made by hand.
     """
 
@@ -138,7 +139,8 @@ def tokenize_rows(
             counts["rewritten_prompts"] = int(changed > 0 and rewritten)
             counts["rewritten_tokens"] = changed if rewritten else 0
             own, chosen, rejected = (tuple(map(numbers.__getitem__, part)) for part in cut)
-            yield row, Pair(own, chosen, rejected, prompt, row.where, row.columns, row), counts
+            columns = with_scores(row.columns)
+            yield row, Pair(own, chosen, rejected, prompt, row.where, columns, row), counts
 
 
 def _cut(

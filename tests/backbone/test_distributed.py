@@ -31,19 +31,22 @@ CASES = [
 ]
 SHARDED = [
     Case("lora"),
+    Case("kl", "tdpo2", peft="full"),
+    Case("kl-chunked", "tdpo2", peft="full", chunk=64),
+    Case("gemma2", "tdpo2", peft="full", model="gemma2"),
+    Case("resumed", "tbpo_q", peft="full", stop_at=3, pairs=10),
+    Case("second-cell", twice=True),
+]
+MORE_SHARDED = [  # minutes, where a CPU is slow
     Case("full", peft="full"),
     Case("packed", packed=True, pairs=10),
     Case("accumulated", peft="full", pairs=7, train={"micro_batch_size": 1}),
-    Case("kl", "tdpo2", peft="full"),
     Case("kl-online", "tdpo2", peft="full", hidden=False),
     Case("kl-online-lora", "tdpo2", hidden=False),
-    Case("kl-chunked", "tdpo2", peft="full", chunk=64),
-    Case("gemma2", "tdpo2", peft="full", model="gemma2"),
     Case("own-parameters", "tbpo_q"),
-    Case("resumed", "tbpo_q", peft="full", stop_at=3, pairs=10),
-    Case("second-cell", twice=True),
     Case("second-cell-full", peft="full", twice=True),
 ]
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch sets it
 WRONG = [
     Case("nan", "breaks"),
     Case("infinite", "infinite"),
@@ -60,8 +63,12 @@ def launched(tiny_models):
 
 @pytest.fixture(scope="module")
 def sharded(tiny_models):
-    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch sets it
-    return _launch(tiny_models, "fsdp", [*SHARDED, *WRONG], environment)
+    return _launch(tiny_models, "fsdp", [*SHARDED, *WRONG], FSDP)
+
+
+@pytest.fixture(scope="module")
+def more_sharded(tiny_models):
+    return _launch(tiny_models, "more", MORE_SHARDED, FSDP)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,12 @@ def test_two_sharded_processes_give_what_one_gives(case, sharded, tiny_models, t
     alone = worker.run(case, tiny_models, tmp_path)
     for outcome in sharded:
         assert_same_training(outcome[case.name], alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MORE_SHARDED, ids=lambda case: case.name)
+def test_more_sharded_processes_give_what_one_gives(case, more_sharded, tiny_models, tmp_path):
+    test_two_sharded_processes_give_what_one_gives(case, more_sharded, tiny_models, tmp_path)
 
 
 def test_the_head_is_gathered_once_a_pass_whatever_the_chunks(sharded):

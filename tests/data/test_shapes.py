@@ -52,6 +52,13 @@ NECTAR = {
     ],
     "turns": 1, "num_responses": 3, "source": ["x"], "good_natured": True,
 }  # fmt: skip
+ULTRAFEEDBACK = {
+    "instruction": "q", "models": ["a", "b"],
+    "completions": [
+        {"response": "bad", "overall_score": 10.0, "fine-grained_score": 1.0},
+        {"response": "good", "overall_score": 7.0, "fine-grained_score": 4.5},
+    ],
+}  # fmt: skip
 OPENAI = {
     "input": {"messages": [system("s"), user("q")], "tools": [], "parallel_tool_calls": True},
     "preferred_output": [assistant("good")],
@@ -83,6 +90,12 @@ CASES = [
     ("Alpaca", {"instruction": "q", "input": "", "output": ["good", "bad"]}, PLAIN, {}),
     ("Alpaca", {"instruction": "t", "history": [["q", "r"]], "chosen": "good", "rejected": "bad"},
      ([user("q"), assistant("r"), user("t")], *CHAT[1:]), {}),
+    ("UltraFeedback", ULTRAFEEDBACK, PLAIN,
+     {"score_chosen": 4.5, "score_rejected": 1.0, "overall_score_chosen": 7.0, "overall_score_rejected": 10.0,
+      "fine_grained_score_chosen": 4.5, "fine_grained_score_rejected": 1.0}),
+    ("Argilla's UltraFeedback",
+     {"instruction": "q", "chosen_response": "good", "rejected_response": "bad", "chosen_avg_rating": 4.5,
+      "rejected_avg_rating": 2.25}, PLAIN, {"chosen_avg_rating": 4.5, "rejected_avg_rating": 2.25}),
     ("Orca", ORCA, ("Be brief.\n\nq", "good", "bad"), {}),
     ("Orca", {"system": "", "input": "q", "chosen": "good", "rejected": "bad", "rating": 1}, PLAIN, {"rating": 1.0}),
     ("HH", {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from plo.evals import EVALUATIONS, EvaluationError, evaluate, register_evaluation
+from plo.evals.registry import describe_metric
+from plo.metric import Metric
 from plo.registry import RegistryError
 
 
@@ -100,3 +102,12 @@ def test_an_evaluation_declares_its_facts(registered):
     assert (facts.level, facts.main_score, facts.asks_judge, facts.license) == ("sample", "characters", False, "")
     with pytest.raises(EvaluationError, match=r"main_score='letters' is none of its metrics \(characters\)"):
         register_evaluation("other", main_score="letters", higher_is_better={"characters": None})
+
+
+def test_every_built_in_evaluation_says_what_its_metrics_are():
+    unsaid = Metric("any", "any").meaning
+    for entry in EVALUATIONS:
+        if entry.load().__module__.startswith("plo."):
+            for name in (entry.facts.main_score, *entry.facts.higher_is_better):
+                if name != "win_rate*":  # each opponent has a pattern of its own
+                    assert describe_metric(entry, name).meaning != unsaid, f"{entry.name}: {name} has no meaning"

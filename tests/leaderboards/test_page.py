@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.formatting import format_count
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
@@ -190,6 +191,12 @@ def test_variants_of_one_loss_stay_apart_in_figures(make_board):
         (drawn,) = re.findall(f'id="figure-{figure}".*?</figure>', page, re.DOTALL)
         for end in ("_attention))", "ld_weights))", "dom_scores))"):
             assert len(re.findall(rf">twdpo\(scorer=…{re.escape(end)}<", drawn)) == 1, (figure, end)
+
+
+def test_counts_agree_with_their_nouns(make_board):
+    page = to_html(make_board(["reference", "dpo", "ipo"], seeds=(0,)))
+    assert "1 seed" in page and "1 seeds" not in page
+    assert format_count([1, 3], "seed") == "1 to 3 seeds" and format_count([1, 1], "seed") == "1 seed"
 
 
 def test_a_long_name_loses_its_middle_in_a_figure_and_breaks_at_punctuation_in_a_table():

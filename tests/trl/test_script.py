@@ -112,7 +112,7 @@ plo.trl.use(trainer, loss).train()
 """
 
 
-@pytest.mark.parametrize("loss", ["dpo + 0.2*sft", "tbpo_q(baseline_size=16)"])
+@pytest.mark.parametrize("loss", [pytest.param("dpo + 0.2*sft", marks=pytest.mark.slow), "tbpo_q(baseline_size=16)"])
 def test_two_processes_train_as_one(loss, folder):
     (folder / "worker.py").write_text(WORKER)
     run([sys.executable, "worker.py", loss, "one", 4, 1], folder)
