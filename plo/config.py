@@ -179,8 +179,8 @@ class EvaluationConfig(Section):
     """Probability mass that nucleus sampling keeps."""
     batch_size: PositiveInt = 64
     """Number of sequences to sample at a time."""
-    engine: str = "transformers"
-    """Engine that samples for evaluations of a model: transformers, vllm or server:MODEL@URL. Training samples by itself."""
+    sampler: str = "transformers"
+    """What samples for evaluations of a model: transformers, vllm or server:MODEL@URL."""
     pairs: PositiveInt = 200
     """Number of held-out pairs for the preference accuracy."""
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(

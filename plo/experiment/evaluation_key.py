@@ -49,7 +49,7 @@ class EvaluationKey:
         parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load()), VERSION]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
         if (kind := kind_of(engine)) != DEFAULT:
-            parts, params = [*parts, kind], params | {"engine": kind}
+            parts, params = [*parts, kind], params | {"sampler": kind}
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}
         if not evaluation.asks_judge or judging is None:

@@ -54,7 +54,7 @@ def evaluate_cells(
         ready: called before a model is loaded; makes the workbench ready, which costs time.
     """
     failed: dict[str, str] = {}
-    engine = bench.experiment.evaluation.engine
+    engine = bench.experiment.evaluation.sampler
     for place, cell in enumerate(cells):
         subject = cache(partial(_policy_of, bench, cell, ready))  # not loaded if everything is recorded already
         start = partial(tracker.start_evaluation, parent)
@@ -163,7 +163,7 @@ def evaluate_anything(
             if key not in tracker.finished(parent):
                 tracker.start_cell(parent, key, label, tags | environment()).finish()
             start = partial(tracker.start_evaluation, parent)
-            about = (key, label), start, config.engine
+            about = (key, label), start, config.sampler
             failed |= _evaluate_all(evaluations, judging, reference, lambda: subject, *about)
     return failed
 
@@ -231,7 +231,7 @@ def _evaluate_all(
                 log.info("%s is recorded already.", title)
                 continue
             if isinstance(policy := subject(), Policy):
-                policy.mates = mates(own.digest) if policy.adapter is not None else ()
+                policy.mates = cache(partial(mates, own.digest)) if policy.adapter is not None else tuple
             found = _evaluate(evaluation, own.judging, subject())
             _record(run, evaluation, own, found)
         except BaseException as error:

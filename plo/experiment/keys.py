@@ -153,7 +153,7 @@ def evaluation_settings(inputs: Inputs) -> list[Any]:
     config = inputs.experiment.evaluation
     others = {
         "batch_size",
-        "engine",
+        "sampler",
         "judge",
         "judge_calls",
         "judge_money",

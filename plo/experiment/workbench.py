@@ -186,7 +186,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
         raise ConfigError(f"evaluation.judge: {', '.join(lacking)} needs a judge: name one, such as hf:embedded.")
     if config.judge is not None:
         JudgeSession(config.judge).check()
-    check_engine(config.engine)
+    check_engine(config.sampler)
     return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 

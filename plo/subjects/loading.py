@@ -39,9 +39,9 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     """
     path = Path(what).expanduser()
     if (served := what.startswith("server:")) or path.is_file():
-        if config.engine != DEFAULT:
+        if config.sampler != DEFAULT:
             raise SubjectError(
-                f"engine={config.engine} samples a model in memory, and {what} gives its own texts: leave out engine."
+                f"sampler={config.sampler} samples a model in memory, and {what} gives its own texts: leave out sampler."
             )
         return Server(what, seed) if served else Outputs(path)
     if what not in SHIPPED:

@@ -1,6 +1,6 @@
 """A policy in memory, or its reference, as a subject of evaluations."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ class Policy:
         identity: hash of weights, adapter, dtype, device and attention; outputs are kept under it.
         as_reference: whether the subject is the backbone's reference.
         adapter: saved adapter whose weights the backbone holds; None: it is not saved, or there is none.
-        mates: policies to sample at the same time, where that is faster; their samples are kept for them.
+        mates: returns policies to sample at the same time, where the engine can; their samples are kept for them.
     """
 
     backbone: Backbone
@@ -62,7 +62,7 @@ class Policy:
     as_reference: bool = False
     reference: Subject | None = None
     adapter: Adapter | None = None
-    mates: Sequence[Mate] = ()
+    mates: Callable[[], Sequence[Mate]] = tuple
     fixed: bool = field(default=False, init=False)
 
     def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
@@ -78,8 +78,9 @@ class Policy:
             caches.hold(folder)
             return Draw(seed, adapter, folder)
 
-        own = drawn(self.identity, self.seed, self._adapter(config.engine))
-        others = [drawn(mate.identity, mate.seed, mate.adapter) for mate in self.mates[: engine.together - 1]]
+        own = drawn(self.identity, self.seed, self._adapter(config.sampler))
+        mates = self.mates()[: engine.together - 1] if engine.together > 1 else ()
+        others = [drawn(mate.identity, mate.seed, mate.adapter) for mate in mates]
         with self._as():
             return continuations(self.backbone, self.tokenizer, asked, config, own, engine, others)
 
@@ -144,27 +145,27 @@ class Policy:
 
     def _engine(self, config: EvaluationConfig) -> Engine:
         backbone = self.backbone
-        if config.engine == DEFAULT:
+        if config.sampler == DEFAULT:
             return Local(backbone, config.batch_size, held=self.adapter)
-        return engine_of(config.engine, backbone, self.tokenizer)
+        return engine_of(config.sampler, backbone, self.tokenizer)
 
-    def _adapter(self, engine: str) -> Adapter | None:
+    def _adapter(self, spec: str) -> Adapter | None:
         """Return the adapter to draw with; None for the base itself.
 
         Raises:
             SubjectError: the weights are neither the base's nor those of an adapter on it.
         """
-        if engine == DEFAULT or not self.as_reference:
-            if engine != DEFAULT and self.adapter is None and self.backbone.settings.peft == "full":
+        if spec == DEFAULT or not self.as_reference:
+            if spec != DEFAULT and self.adapter is None and self.backbone.settings.peft == "full":
                 raise SubjectError(
-                    f"engine={engine} draws with adapters of one base, and {self.name} is trained in full: leave out engine, or "
+                    f"sampler={spec} draws with adapters of one base, and {self.name} is trained in full: leave out sampler, or "
                     f"serve its folder and name that, server:MODEL@URL."
                 )
             return self.adapter
         reference = self.backbone.reference
         if reference.model is not None:
             raise SubjectError(
-                f"engine={engine} draws with adapters of one base, and the reference is another model: leave out engine."
+                f"sampler={spec} draws with adapters of one base, and the reference is another model: leave out sampler."
             )
         if not reference.tensors or reference.identity == self.backbone.base.identity:
             return None

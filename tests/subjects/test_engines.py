@@ -124,7 +124,7 @@ def test_samples_of_mates_are_kept_for_them(backbone, adapters, home, monkeypatc
         subject.config = CONFIG
     rows = passes(backbone, monkeypatch)
     backbone.restore(adapters[0].folder)
-    subjects[0].mates = [Mate(s.identity, s.seed, s.adapter) for s in subjects[1:]]
+    subjects[0].mates = lambda: [Mate(s.identity, s.seed, s.adapter) for s in subjects[1:]]
     found = [subjects[0].sample(["Case 1:", "Case 2:"], **SETTINGS).text.tolist()]
     assert rows == [12]
     for subject in subjects[1:]:
@@ -171,8 +171,8 @@ def vllm(monkeypatch):
 
 
 def test_vllm_has_one_instance_for_all_adapters_and_a_seed_for_each_continuation(backbone, adapters, home, vllm):
-    subjects = policies(backbone, home, adapters, engine="vllm(gpu_memory_utilization=0.3)")
-    subjects[0].mates = [Mate(s.identity, s.seed, s.adapter) for s in subjects[1:]]
+    subjects = policies(backbone, home, adapters, sampler="vllm(gpu_memory_utilization=0.3)")
+    subjects[0].mates = lambda: [Mate(s.identity, s.seed, s.adapter) for s in subjects[1:]]
     first = subjects[0].sample(["Case 1:", "Case 2:"], temperature=0.7, **SETTINGS)
     assert first.tokens.tolist() == [3, 3, 3, 3] and first.finished.all()  # up to EOS
     for subject in subjects[1:]:
@@ -184,7 +184,7 @@ def test_vllm_has_one_instance_for_all_adapters_and_a_seed_for_each_continuation
     assert [p.seed for p in params[:2]] == [noise_key(0, 0, k) % 2**31 for k in (0, 1)]
     assert params[4].seed == noise_key(1, 0, 0) % 2**31 and params[0].stop_token_ids == [home.eos_token_id]
     assert (params[0].temperature, params[0].max_tokens) == (0.7, 6)
-    reference = policies(backbone, home, adapters[:1], engine="vllm(gpu_memory_utilization=0.4)")[0]
+    reference = policies(backbone, home, adapters[:1], sampler="vllm(gpu_memory_utilization=0.4)")[0]
     reference.adapter, reference.as_reference = None, True
     reference.sample(["Case 1:"])
     assert len(vllm.made) == 2 and vllm.calls[1][2] is None  # other memory is another instance; the base has no adapter
@@ -192,7 +192,7 @@ def test_vllm_has_one_instance_for_all_adapters_and_a_seed_for_each_continuation
 
 def test_a_reference_from_sft_is_drawn_as_an_adapter(backbone, adapters, home, vllm):
     backbone.start_from(backbone.weights(), reference=True)
-    reference = policies(backbone, home, adapters[:1], engine="vllm")[0]
+    reference = policies(backbone, home, adapters[:1], sampler="vllm")[0]
     reference.adapter, reference.as_reference = None, True
     reference.sample(["Case 1:"])
     [lora] = vllm.calls[0][2]
@@ -204,24 +204,24 @@ def test_a_reference_from_sft_is_drawn_as_an_adapter(backbone, adapters, home, v
 
 
 def test_what_vllm_cannot_do_is_a_sentence(backbone, adapters, home, vllm, tiny_llama):
-    subject = policies(backbone, home, adapters, engine="vllm(max_model_len=1)")[0]
+    subject = policies(backbone, home, adapters, sampler="vllm(max_model_len=1)")[0]
     with pytest.raises(SubjectError, match="vLLM cannot load tiny-base: .*No available memory.*Set its options"):
         subject.sample(["Case 1:"])
     full = Backbone(tiny_llama(), ModelConfig(peft="full"))
     subject = Policy(
-        full, home, name="p", seed=0, identity="", config=CONFIG.model_copy(update={"engine": "vllm"}), chat=False
+        full, home, name="p", seed=0, identity="", config=CONFIG.model_copy(update={"sampler": "vllm"}), chat=False
     )
-    with pytest.raises(SubjectError, match="p is trained in full: leave out engine, or serve"):
+    with pytest.raises(SubjectError, match="p is trained in full: leave out sampler, or serve"):
         subject.sample(["Case 1:"])
 
 
 def test_names_of_engines():
     for spec in ("transformers", "server:m@http://127.0.0.1:9/v1"):
         check_engine(spec)
-    with pytest.raises(MissingExtra, match="engine=vllm needs the package vllm.*engine=server:MODEL@"):
+    with pytest.raises(MissingExtra, match="sampler=vllm needs the package vllm.*sampler=server:MODEL@"):
         check_engine("vllm(max_model_len=9)")
     for spec in ("vlm", "transformers(x=1)", "vllm(", ""):
-        with pytest.raises(SubjectError, match="is no engine: write transformers, vllm"):
+        with pytest.raises(SubjectError, match="is no sampler: write transformers, vllm"):
             check_engine(spec)
     with pytest.raises(EndpointError, match="names no server"):
         check_engine("server:m")
@@ -292,5 +292,5 @@ def test_a_server_loads_each_adapter_once_and_continues_token_ids(backbone, adap
 def test_an_engine_for_texts_that_are_given(tmp_path):
     (tmp_path / "said.json").write_text('[{"prompt": "a", "output": "b"}]')
     for what in (str(tmp_path / "said.json"), "server:m@http://127.0.0.1:9/v1"):
-        with pytest.raises(SubjectError, match="gives its own texts: leave out engine"):
-            load_subject(what, 0, EvaluationConfig(engine="vllm"))
+        with pytest.raises(SubjectError, match="gives its own texts: leave out sampler"):
+            load_subject(what, 0, EvaluationConfig(sampler="vllm"))

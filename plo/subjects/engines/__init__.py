@@ -57,8 +57,8 @@ def engine_of(spec: str, backbone: Backbone, tokenizer: Any) -> Engine:
     base = str(SHIPPED[name]()) if name in SHIPPED else name
     if adapter_folder(base) is not None:
         raise SubjectError(
-            f"engine={spec} needs a whole model, and {base} is an adapter, which plo merges as it loads it: merge it into its "
-            f"model, save that and name it, or leave out engine."
+            f"sampler={spec} needs a whole model, and {base} is an adapter, which plo merges as it loads it: merge it into its "
+            f"model, save that and name it, or leave out sampler."
         )
     config = backbone.policy.peft_config["default"] if backbone.settings.peft == "lora" else None
     rank = max(config.r, *config.rank_pattern.values(), 1) if config is not None else 1
@@ -72,7 +72,7 @@ def _read(spec: str) -> tuple[str, dict[str, Any]]:
         kind, options = "", {}
     if kind not in (DEFAULT, "vllm") or (kind == DEFAULT and options):
         raise SubjectError(
-            f"engine={spec} is no engine: write transformers, vllm, vllm(gpu_memory_utilization=0.4) or "
+            f"sampler={spec} is no sampler: write transformers, vllm, vllm(gpu_memory_utilization=0.4) or "
             f"server:MODEL@http://HOST:PORT/v1."
         )
     return kind, options

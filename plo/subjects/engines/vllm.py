@@ -25,8 +25,8 @@ def check_installed() -> None:
     """Raise a MissingExtra unless vLLM can be imported."""
     if not is_installed("vllm"):
         raise MissingExtra(
-            "engine=vllm needs the package vllm, which plo does not install as it brings a torch of its own: pip install "
-            "vllm, or name a server of the model, engine=server:MODEL@http://HOST:PORT/v1."
+            "sampler=vllm needs the package vllm, which plo does not install as it brings a torch of its own: pip install "
+            "vllm, or name a server of the model, sampler=server:MODEL@http://HOST:PORT/v1."
         )
 
 
@@ -96,7 +96,7 @@ class Vllm:
     def _error(self, what: str, error: Exception) -> SubjectError:
         return SubjectError(
             f"vLLM {what} {self.model}: {reason(error)}. Set its options, such as "
-            f"engine='vllm(gpu_memory_utilization=0.4, max_model_len=2048)', or leave out engine."
+            f"sampler='vllm(gpu_memory_utilization=0.4, max_model_len=2048)', or leave out sampler."
         )
 
 
