@@ -306,7 +306,7 @@ def vllm(shape: str, toy: bool, seconds: float) -> Found:
     from sampling import measure, saved, with_engine
 
     from plo.subjects.engines import Vllm
-    from plo.subjects.engines.vllm import check_installed
+    from plo.subjects.engines.vllm_engine import check_installed
 
     check_installed()
     policy = backbone(shape, "lora", toy, longest=1024)

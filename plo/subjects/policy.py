@@ -170,11 +170,12 @@ class Policy:
         if not reference.tensors or reference.identity == self.backbone.base.identity:
             return None
         folder = caches.CACHES["adapters"].path(reference.identity[:32])
-        if not store.intact(folder):
-            with self._as():
-                self.backbone.save(folder)
-            store.seal(folder)
-        caches.hold(folder)
+        with caches.lock(folder):
+            if not store.intact(folder):
+                with self._as():
+                    self.backbone.save(folder)
+                store.seal(folder)
+            caches.hold(folder)
         return Adapter(reference.identity, folder)
 
     def _as(self) -> AbstractContextManager[None]:

@@ -90,6 +90,17 @@ def test_adapters_drawn_together_give_what_each_gives_alone(backbone, adapters, 
     assert again == alone[2:]  # the backbone holds what it held
 
 
+def test_requests_of_several_adapters_are_answered_in_their_order(backbone, adapters):
+    requests = [
+        Request(p.ids, noise_key(0, i, 0), a) for i, p in enumerate(PROMPTS) for a in (adapters[1], adapters[0])
+    ]
+    requests += [Request((3, 4), 5, adapters[2])]  # as many rows of each are not needed
+    engine = Local(backbone, 4, held=adapters[2])
+    found = engine.draw(requests, Sampling(max_new_tokens=6), [1])
+    assert found == [engine.draw([request], Sampling(max_new_tokens=6), [1])[0] for request in requests]
+    assert engine.draw(requests[:6], Sampling(max_new_tokens=6), [1]) == found[:6]
+
+
 def test_a_shared_pass_is_as_large_as_its_cache_allows(backbone, adapters, monkeypatch):
     rows = passes(backbone, monkeypatch)
     draws = [Draw(seed, adapter) for seed, adapter in enumerate(adapters)]
@@ -166,7 +177,7 @@ def vllm(monkeypatch):
     fake = FakeVllm()
     for name, module in fake.modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("plo.subjects.engines.vllm._INSTANCES", {})
+    monkeypatch.setattr("plo.subjects.engines.vllm_engine._INSTANCES", {})
     return fake
 
 
@@ -184,10 +195,13 @@ def test_vllm_has_one_instance_for_all_adapters_and_a_seed_for_each_continuation
     assert [p.seed for p in params[:2]] == [noise_key(0, 0, k) % 2**31 for k in (0, 1)]
     assert params[4].seed == noise_key(1, 0, 0) % 2**31 and params[0].stop_token_ids == [home.eos_token_id]
     assert (params[0].temperature, params[0].max_tokens) == (0.7, 6)
+    subjects[2].sample(["Case 3:"])
+    again, number = vllm.calls[1][2][0], loras[8].lora_int_id
+    assert again.lora_int_id == number not in (loras[0].lora_int_id, loras[4].lora_int_id)  # in another call too
     reference = policies(backbone, home, adapters[:1], sampler="vllm(gpu_memory_utilization=0.4)")[0]
     reference.adapter, reference.as_reference = None, True
     reference.sample(["Case 1:"])
-    assert len(vllm.made) == 2 and vllm.calls[1][2] is None  # other memory is another instance; the base has no adapter
+    assert len(vllm.made) == 2 and vllm.calls[2][2] is None  # other memory is another instance; the base has no adapter
 
 
 def test_a_reference_from_sft_is_drawn_as_an_adapter(backbone, adapters, home, vllm):

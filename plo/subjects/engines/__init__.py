@@ -10,7 +10,7 @@ from plo.subjects.endpoint import read_endpoint
 from plo.subjects.engines.engine import TOGETHER, Adapter, Engine, Request
 from plo.subjects.engines.local import Local
 from plo.subjects.engines.served import Served
-from plo.subjects.engines.vllm import Vllm, check_installed
+from plo.subjects.engines.vllm_engine import Vllm, check_installed
 from plo.subjects.subject import SubjectError
 
 __all__ = [

@@ -36,7 +36,7 @@ class Local:
         self.backbone, self.at_a_time, self.held = backbone, at_a_time, held
         self.together = TOGETHER if held is not None and can_share(backbone.policy) else 1
         self._passes = Passes(at_a_time, "sampling", "sequences at a time", LOWER)
-        self._tensors: dict[Adapter, dict[str, Tensor]] = {}
+        self._tensors: dict[Adapter | None, dict[str, Tensor]] = {}
 
     def draw(self, requests: Sequence[Request], sampling: Sampling, ends: Sequence[int]) -> list[list[int]]:
         by_adapter: dict[Adapter | None, list[Request]] = {}
@@ -44,36 +44,39 @@ class Local:
             by_adapter.setdefault(request.adapter, []).append(request)
         if set(by_adapter) <= {None, self.held}:
             return self._alone(requests, sampling, ends)
-        models = {adapter: self._weights(adapter) for adapter in by_adapter if adapter is not None}
-        found: dict[Adapter | None, list[list[int]]] = {}
-        if len(models) == len(by_adapter) and len({len(own) for own in by_adapter.values()}) == 1:
-            try:
-                return self._shared([*by_adapter.values()], [*models.values()], sampling, ends)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                log.warning("Memory ran out in sampling %s models together: they are sampled one by one.", len(models))
-        for adapter, own in by_adapter.items():
-            with sharing(self.backbone.policy, [models[adapter]], self.backbone.compute_dtype):
-                found[adapter] = self._alone(own, sampling, ends)
-        return [response for own in found.values() for response in own]
+        models, each = [self._weights(adapter) for adapter in by_adapter], [*by_adapter.values()]
+        found = self._shared(each, models, sampling, ends) if len({len(own) for own in each}) == 1 else None
+        if found is None:
+            found = []
+            for tensors, own in zip(models, each, strict=True):
+                with sharing(self.backbone.policy, [tensors], self.backbone.compute_dtype):
+                    found.append(self._alone(own, sampling, ends))
+        parts = dict(zip(by_adapter, map(iter, found), strict=True))
+        return [next(parts[request.adapter]) for request in requests]
 
     def _alone(self, requests: Sequence[Request], sampling: Sampling, ends: Sequence[int]) -> list[list[int]]:
         return self._passes.over(requests, lambda rows: self._drawn(rows, sampling, ends))
 
     def _shared(
         self, each: Sequence[Sequence[Request]], models: Sequence[Any], sampling: Sampling, ends: Sequence[int]
-    ) -> list[list[int]]:
+    ) -> list[list[list[int]]] | None:
+        """Return the continuations of each model's requests, drawn with all models at once; None if memory runs out."""
         longest = max(len(request.prompt) for own in each for request in own) + sampling.max_new_tokens
         rows = max(self.at_a_time, SHARED_CACHE // max(1, longest * self._cache_bytes())) // len(each)
         found: list[list[list[int]]] = [[] for _ in each]
-        with sharing(self.backbone.policy, models, self.backbone.compute_dtype):
-            for start in range(0, len(each[0]), max(1, rows)):
-                parts = [own[start : start + max(1, rows)] for own in each]
-                drawn = self._drawn([request for part in parts for request in part], sampling, ends)
-                for place, part in enumerate(parts):
-                    found[place] += drawn[place * len(part) : (place + 1) * len(part)]
-        return [response for own in found for response in own]
+        try:
+            with sharing(self.backbone.policy, models, self.backbone.compute_dtype):
+                for start in range(0, len(each[0]), max(1, rows)):
+                    parts = [own[start : start + max(1, rows)] for own in each]
+                    drawn = self._drawn([request for part in parts for request in part], sampling, ends)
+                    for place, part in enumerate(parts):
+                        found[place] += drawn[place * len(part) : (place + 1) * len(part)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("Memory ran out in sampling %s models together: they are sampled one by one.", len(models))
+            return None
+        return found
 
     def _cache_bytes(self) -> int:
         """Return the bytes of a token's keys and values; so many that nothing fits if the model does not say."""
@@ -82,12 +85,12 @@ class Local:
         size = getattr(config, "head_dim", None) or config.hidden_size // getattr(config, "num_attention_heads", 1)
         return 2 * config.num_hidden_layers * heads * size * self.backbone.head_dtype.itemsize
 
-    def _weights(self, adapter: Adapter) -> dict[str, Tensor]:
+    def _weights(self, adapter: Adapter | None) -> dict[str, Tensor]:
         """Return an adapter's tensors by the names of the policy's parameters. What the backbone holds stays the same."""
         if adapter not in self._tensors:
             own = self.backbone.weights().tensors
             try:
-                if adapter != self.held:
+                if adapter is not None and adapter != self.held:
                     self.backbone.restore(adapter.folder)
                 self._tensors[adapter] = dict(self.backbone.weights().tensors)
             finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 from plo.extras import MissingExtra, is_installed
 from plo.faults import reason
-from plo.subjects.engines.engine import TOGETHER, Adapter, Request, cut
+from plo.subjects.engines.engine import TOGETHER, Request, cut
 from plo.subjects.subject import Sampling, SubjectError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
@@ -19,6 +19,7 @@ PLACEMENT = {
     "max_lora_rank", "enable_lora", "tensor_parallel_size", "enforce_eager", "cpu_offload_gb", "disable_log_stats",
 }  # fmt: skip
 _INSTANCES: dict[Any, Any] = {}
+_NUMBERS: dict[str, int] = {}  # of adapters by identity: vLLM takes two with one number for the same
 
 
 def check_installed() -> None:
@@ -50,19 +51,18 @@ class Vllm:
         self.model, self.dtype, self.rank, self.options = model, dtype, rank, dict(options)
         numbers = {name: value for name, value in self.options.items() if name not in PLACEMENT}
         self.identity = ["vllm", sorted(numbers.items())] if numbers else ["vllm"]
-        self._names: dict[Adapter, int] = {}
 
     def draw(self, requests: Sequence[Request], sampling: Sampling, ends: Sequence[int]) -> list[list[int]]:
         llm = self._llm()
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         adapters: list[Any] = []
         for request in requests:
             if (adapter := request.adapter) is None:
                 adapters.append(None)
                 continue
-            number = self._names.setdefault(adapter, len(self._names) + 1)
+            number = _NUMBERS.setdefault(adapter.identity, len(_NUMBERS) + 1)
             adapters.append(LoRARequest(f"plo-{adapter.identity[:16]}", number, str(adapter.folder)))
         each = [
             SamplingParams(
@@ -108,7 +108,7 @@ def _loaded(model: str, options: Mapping[str, Any]) -> Any:
         gc.collect()
         # In this process: another one could not be forked once CUDA is in use, and would change the order of requests.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        from vllm import LLM
+        from vllm import LLM  # pyright: ignore[reportMissingImports]
 
         _INSTANCES[key] = LLM(model=model, **options)
     return _INSTANCES[key]
