@@ -69,7 +69,7 @@ class Policy:
         asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
         settings = vars(Sampling(**settings))
         config = self.config.model_copy(update=settings)
-        engine = self._engine(config)
+        adapter, engine = self._adapter(config.sampler), self._engine(config)
         ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
 
         def drawn(identity: str, seed: int, adapter: Adapter | None) -> Draw:
@@ -78,7 +78,7 @@ class Policy:
             caches.hold(folder)
             return Draw(seed, adapter, folder)
 
-        own = drawn(self.identity, self.seed, self._adapter(config.sampler))
+        own = drawn(self.identity, self.seed, adapter)
         mates = self.mates()[: engine.together - 1] if engine.together > 1 else ()
         others = [drawn(mate.identity, mate.seed, mate.adapter) for mate in mates]
         with self._as():

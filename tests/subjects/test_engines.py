@@ -221,7 +221,7 @@ def test_what_vllm_cannot_do_is_a_sentence(backbone, adapters, home, vllm, tiny_
     subject = policies(backbone, home, adapters, sampler="vllm(max_model_len=1)")[0]
     with pytest.raises(SubjectError, match="vLLM cannot load tiny-base: .*No available memory.*Set its options"):
         subject.sample(["Case 1:"])
-    full = Backbone(tiny_llama(), ModelConfig(peft="full"))
+    full = Backbone(tiny_llama(), ModelConfig(name="tiny-base", peft="full"))
     subject = Policy(
         full, home, name="p", seed=0, identity="", config=CONFIG.model_copy(update={"sampler": "vllm"}), chat=False
     )
