@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plo.configured import HyperParameterError, accepted, full_name, resolve_params, shown
-from plo.losses.register import LossError, LossFacts, check_assumption, check_names
+from plo.losses.register import UPDATES, LossError, LossFacts, check_assumption, check_names, when_updated
 from plo.pairs import Pairs
 from plo.registry import Entry
 
@@ -70,8 +70,13 @@ class Loss(nn.Module):
 
     @property
     def has_parameters(self) -> bool:
-        """True if the loss trains parameters of its own and must be built before training."""
+        """True if the loss has parameters or state of its own and must be built before training."""
         return inspect.isclass(self.target)
+
+    @property
+    def updated(self) -> str | None:
+        """When the loss updates its buffers, "before" or "after" each optimiser step; None: it keeps no state."""
+        return when_updated(self.target)
 
     @property
     def learning_rate(self) -> float | None:
@@ -89,10 +94,26 @@ class Loss(nn.Module):
     def evaluate(self, pairs: Pairs) -> LossValue:
         """Return the loss's values with their mask and metrics. The loss sees the statistics it needs and no others."""
         pairs = pairs.only(self.needs)
-        if self.has_parameters and self.module is None:
-            self.build(pairs.chosen.hidden.shape[-1]).to(pairs.chosen.logps)
-        returned = self.target(pairs, **self.params) if self.module is None else self.module(pairs)
+        module = self._module_for(pairs)
+        returned = self.target(pairs, **self.params) if module is None else module(pairs)
         return self._checked_value(returned, pairs)
+
+    def observe(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Return what the loss's state depends on, {name: (pairs,)}, without gradient; empty if it keeps no state."""
+        if self.updated is None:
+            return {}
+        pairs = pairs.only(self.needs)
+        module: Any = self._module_for(pairs)
+        with torch.no_grad():
+            observed = {name: values.detach() for name, values in module.observe(pairs).items()}
+        self._check_shapes("observation", observed, len(pairs))
+        return observed
+
+    def update(self, step: Mapping[str, Tensor]) -> None:
+        """Update the loss's buffers from what `observe` returned for all pairs of an optimiser step."""
+        if self.updated is not None and self.module is not None:
+            with torch.no_grad():
+                getattr(self.module, UPDATES[self.updated])(step)
 
     def forward(self, pairs: Pairs) -> Tensor | tuple[Tensor, Tensor]:
         """Return (pairs,) one loss per pair; at token level ((pairs, tokens) values, (pairs, tokens) mask)."""
@@ -115,17 +136,27 @@ class Loss(nn.Module):
                 f"The loss {self.name!r} ({self.origin}) at level {self.level!r} must return {what} "
                 f"of shape {shape}, and returned {got}."
             )
-        for name, values in metrics.items():
-            if _shape(values) != (len(pairs),):
-                raise LossError(
-                    f"The metric {name!r} of the loss {self.name!r} ({self.origin}) must be a tensor of shape "
-                    f"{(len(pairs),)}, one number a pair, not {_shape(values)}."
-                )
+        self._check_shapes("metric", metrics, len(pairs))
         metrics = {name: values.detach() for name, values in metrics.items()}
         if self.level != "token":
             return LossValue(tensors[0], None, metrics)
         mask = tensors[1].bool()
         return LossValue(tensors[0].masked_fill(~mask, 0), mask, metrics)
+
+    def _check_shapes(self, what: str, values: Mapping[str, Any], pairs: int) -> None:
+        for name, each in values.items():
+            if _shape(each) != (pairs,):
+                raise LossError(
+                    f"The {what} {name!r} of the loss {self.name!r} ({self.origin}) must be a tensor of shape "
+                    f"{(pairs,)}, one number a pair, not {_shape(each)}."
+                )
+
+    def _module_for(self, pairs: Pairs) -> nn.Module | None:
+        """Return the loss's own module, built now if a loss that is called by hand was not; None for a function."""
+        if self.has_parameters and self.module is None:
+            size = pairs.chosen.hidden.shape[-1] if "hidden" in self.needs else 0
+            self.build(size).to(pairs.chosen.logps)
+        return self.module
 
     @property
     def origin(self) -> str:
@@ -156,8 +187,13 @@ class LossSum(Loss):
 
     @property
     def has_parameters(self) -> bool:
-        """True if any term of the sum trains parameters of its own and must be built before training."""
+        """True if any term of the sum has parameters or state of its own and must be built before training."""
         return any(loss.has_parameters for _, loss in self.terms)
+
+    @property
+    def updated(self) -> str | None:
+        """None: the state of a sum is that of its terms."""
+        return None
 
     @property
     def learning_rate(self) -> float | None:

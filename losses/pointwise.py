@@ -55,7 +55,7 @@ def bco_pair(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, T
 
     Idea: Each response counts by itself, as with thumbs up and down. That one was preferred to the other is not used.
     Assumes: a binary classifier of good and bad responses whose logit is the implicit reward.
-    Dispute: BCO shifts both rewards by their running mean; TRL's `bco_pair`, which this follows, has no shift.
+    Dispute: BCO shifts both rewards by their running mean; TRL's `bco_pair`, which this follows, has no shift. `bco` has.
 
     Args:
         beta: scale of the log-ratios, in DPO the weight of the KL to the reference, > 0.

@@ -21,6 +21,7 @@ PREFERENCE_MODELS = (
     "token_a",
 )
 SIDES = ("chosen", "rejected")
+UPDATES = {"before": "before_step", "after": "after_step"}  # when a loss updates its buffers, and its method that does
 
 Names = tuple[str, ...] | Callable[..., tuple[str, ...]]
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -69,11 +70,17 @@ def register_loss(
     replace: bool = False,
     model: str | Callable[..., str] | None = None,
 ) -> Callable[[Target], Target]:
-    """Register a preference loss: a function of `Pairs`, or an `nn.Module` class if it has parameters of its own.
+    """Register a preference loss: a function of `Pairs`, or an `nn.Module` class if it has parameters or state of its own.
 
     The keyword-only arguments are the hyper-parameters. A value is checked against the argument's type hint, which may
     be a range (`Positive`, or any pydantic `Annotated`). A class is built as `cls(hidden_size, **hyper_parameters)` and
     may set `self.learning_rate` for its parameters.
+
+    State is a class's buffers (running means), which are saved, restored and reset with its parameters. They change once
+    an optimiser step: `observe(pairs)` returns `{name: (pairs,)}`, and `before_step(step)` or `after_step(step)` gets what it
+    returned for all pairs of the step, of all micro-batches and processes, `{name: (pairs of the step,)}`, in no fixed
+    order. `before_step` runs before the loss of the step is computed: with several micro-batches that takes a pass without
+    gradient. `after_step` runs after it and costs nothing: the loss sees the state of the previous step.
 
     Args:
         name: the name that experiments use.
@@ -106,7 +113,8 @@ def register_loss(
         model: deprecated name of `assumes`.
 
     Raises:
-        LossError: an unknown level, preference model or side; or a text instead of a tuple of names.
+        LossError: an unknown level, preference model or side; a text instead of a tuple of names; or a class that observes
+            and does not update, or the other way round.
         RegistryError: the name is taken or cannot be written; or a hyper-parameter is not keyword-only.
 
     Example:
@@ -141,6 +149,7 @@ def register_loss(
     def register(target: Target) -> Target:
         made: object = target
         check_signature("loss", name, target, given="hidden_size" if inspect.isclass(made) else "pairs")
+        when_updated(target)
         LOSSES.register(name, target, facts=facts, replace=replace)
         return target
 
@@ -161,6 +170,24 @@ def check_names(loss: str, fact: str, names: Any) -> tuple[str, ...]:
     if fact == "against" and (unknown := [side for side in names if side not in SIDES]):
         raise LossError(f"against={names} of the loss {loss!r}: {unknown[0]!r} is neither 'chosen' nor 'rejected'.")
     return names
+
+
+def when_updated(target: Any) -> str | None:
+    """Return when a loss updates its buffers, "before" or "after" an optimiser step; None if it keeps no state.
+
+    Raises:
+        LossError: a class that has `observe` without one of `before_step` and `after_step`, or one of them without it.
+    """
+    if not inspect.isclass(target):
+        return None
+    found = [when for when, method in UPDATES.items() if hasattr(target, method)]
+    if len(found) != hasattr(target, "observe"):
+        has = [name for name in ("observe", *UPDATES.values()) if hasattr(target, name)]
+        raise LossError(
+            f"{target.__name__} has {' and '.join(has)}: a loss with state has observe(pairs) and one of before_step(step) "
+            f"and after_step(step)."
+        )
+    return found[0] if found else None
 
 
 def check_assumption(loss: str, assumes: Any) -> Any:

@@ -29,6 +29,8 @@ class Side:
             `ref_logps`, `kl_ref_pi`, `kl_pi_ref`, `entropy` in nats, `log_p2`, `hidden`, `weights`,
             and any statistic registered by `plo.backbone.token_statistics.register_statistic`.
 
+    A statistic with arguments is read by its name in `needs`, `side["logps_at(temperature=1.1)"]`.
+
     Every statistic is 0 off the mask, whatever was passed there. Reading a missing one raises `MissingStatistic`.
 
     Example:
@@ -66,6 +68,10 @@ class Side:
             f"The statistic {name!r} is missing: name it in the loss's needs=({name!r}, ...), or, for a Side built by "
             f"hand, pass it. Available: {', '.join(sorted(statistics))}."
         )
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a statistic by its name in `needs`, arguments included."""
+        return self.__getattr__(name)
 
     @property
     def lengths(self) -> Tensor:

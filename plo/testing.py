@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from plo.losses import Loss, get_loss
-from plo.pairs import MissingStatistic
+from plo.pairs import MissingStatistic, Pairs
 from plo.verify import FAILED, Check, generator_checks_of, prepared
 from plo.verify.direction import directions
 from plo.verify.gradients import derivative, reach
 from plo.verify.inputs import make_pairs, make_statistics, per_pair
 from plo.verify.invariance import extremes, order, padding, split
 from plo.verify.recovery import policy_recovery
+from plo.verify.state import state
 
 Test = Callable[["LossTester", Loss], None]
 
@@ -45,6 +46,13 @@ def _verify(*checks: Callable[[Loss], Check | list[Check]]) -> Callable[[Test], 
         return run
 
     return decorate
+
+
+def _read(loss: Loss, pairs: Pairs) -> None:
+    """Let a loss read all that it reads of pairs, for its values and for its state."""
+    per_pair(loss, pairs)
+    for _, term in loss.terms:
+        term.observe(pairs)
 
 
 class LossTester:
@@ -98,12 +106,12 @@ class LossTester:
         """The loss reads every statistic that it needs, and no other."""
         loss = prepared(configured)
         statistics = make_statistics(loss.needs)
-        per_pair(loss, make_pairs(statistics, loss.needs))  # raises for one that `needs` does not name
+        _read(loss, make_pairs(statistics, loss.needs))  # raises for one that `needs` does not name
         for need in loss.needs:
             fewer = [{name: values for name, values in side.items() if name != need} for side in statistics]
             others = [other for other in loss.needs if other != need]
             try:
-                per_pair(loss, make_pairs(fewer, others))
+                _read(loss, make_pairs(fewer, others))
             except MissingStatistic as missing:
                 assert need.removeprefix("column:") in str(missing), missing
             else:
@@ -128,6 +136,10 @@ class LossTester:
     @_verify(split)
     def test_batch_split(self, configured: Loss) -> None:
         """A pair has the same loss alone and in a batch, so that gradient accumulation is exact."""
+
+    @_verify(state)
+    def test_state(self, configured: Loss) -> None:
+        """The state of a loss depends on the pairs of a step alone, however they are divided, and only updates change it."""
 
     @_verify(extremes)
     def test_extremes(self, configured: Loss) -> None:

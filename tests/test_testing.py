@@ -43,6 +43,24 @@ def margin(pairs):
     return (pairs.chosen.logps.sum(-1) - pairs.rejected.logps.sum(-1)) / 10
 
 
+class Mutable(torch.nn.Module):
+    """Changes its state in forward."""
+
+    def __init__(self, hidden_size):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def observe(self, pairs):
+        return {"margin": margin(pairs)}
+
+    def after_step(self, step):
+        self.calls.zero_()
+
+    def forward(self, pairs):
+        self.calls.add_(1)
+        return -margin(pairs)
+
+
 BROKEN = {  # name of the test that must fail: a loss without a reference
     "test_values": lambda pairs: (-margin(pairs)).double(),
     "test_needs": lambda pairs: -margin(pairs),
@@ -51,6 +69,7 @@ BROKEN = {  # name of the test that must fail: a loss without a reference
     "test_padding": lambda pairs: -pairs.chosen.logps.mean(-1),
     "test_permutation": lambda pairs: -margin(pairs).cumsum(0),
     "test_batch_split": lambda pairs: -margin(pairs) / margin(pairs).abs().sum(),
+    "test_state": Mutable,
     "test_extremes": lambda pairs: (-margin(pairs)).exp(),
     "test_direction": lambda pairs: margin(pairs),
     "test_recovery": lambda pairs: -margin(pairs),

@@ -28,12 +28,14 @@ class MicroBatch:
         rows: indices of its pairs in the training data.
         counts: per term of the loss, number of pairs or tokens that it averages over.
         filler: whether it counts for nothing, because its process has no pairs left.
+        alone: whether it is all that its process computes of the step.
     """
 
     batch: Batch
     rows: tuple[int, ...]
     counts: list[int]
     filler: bool
+    alone: bool
 
 
 class TrainingPairs:
@@ -83,7 +85,7 @@ class TrainingPairs:
         sizes = [tokens_of(self.pairs[i], packed) for i in step]
         parts = arrange(step, sizes, micro * processes, alike=not packed)
         mine = parts[distributed.rank() * micro : (distributed.rank() + 1) * micro]
-        return [self._micro_batch(rows or step[:1], filler=not rows) for rows in mine]
+        return [self._micro_batch(rows or step[:1], filler=not rows, alone=micro == 1) for rows in mine]
 
     def names(self, rows: Sequence[int], finite: Tensor) -> list[str]:
         """Return the places in the data of the pairs whose loss is not finite; if all are finite, of all pairs."""
@@ -114,10 +116,10 @@ class TrainingPairs:
         here = distributed.processes() if backbone.device.type == "cpu" else 1  # that share the memory
         return activations > SHARE_OF_FREE_MEMORY * (available_bytes(backbone.device) / here - state)
 
-    def _micro_batch(self, rows: Sequence[int], *, filler: bool) -> MicroBatch:
+    def _micro_batch(self, rows: Sequence[int], *, filler: bool, alone: bool) -> MicroBatch:
         batch = self.batch(rows)
         counts = [0 if filler else count for count in self.backbone.count(batch)]
-        return MicroBatch(batch, tuple(rows), counts, filler)
+        return MicroBatch(batch, tuple(rows), counts, filler, alone)
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return these pairs as one batch, with the statistics of the reference and the token weights."""

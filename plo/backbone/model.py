@@ -1,13 +1,13 @@
 """The module that is trained: a causal LM and the loss's own parameters, with the forward pass from a batch to a loss."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from plo import distributed
@@ -116,17 +116,25 @@ class Backbone(TrainableModel):
         """The layer from hidden states to logits."""
         return self.causal_lm.get_output_embeddings()
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Everything that training changes, the loss's own parameters included: what a checkpoint holds."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+    def trained(self) -> dict[str, Tensor]:
+        """Everything that training changes, the loss's own parameters and state included: what a checkpoint holds."""
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return parameters | (
+            {f"loss.{name}": b for name, b in self.loss.named_buffers()} if self.loss is not None else {}
+        )
 
-    def forward(self, batch: Batch) -> dict[str, Any]:
+    def forward(self, batch: Batch, observe: Callable[[Pairs], None] | None = None) -> dict[str, Any]:
         """Compute the loss and the metrics of a batch that has its `ref_logps`.
+
+        Args:
+            observe: receives the pairs before the loss is computed, for what the loss's state depends on.
 
         Returns:
             The attributes of `Terms` as a dictionary, which DDP and FSDP look into, with the metrics that are always logged.
         """
         pairs = self._pairs(self.with_reference(batch, self.loss.needs), self.loss.needs)
+        if observe is not None:
+            observe(pairs)
         terms = evaluate(self.loss, pairs)
         return vars(terms) | {"metrics": terms.metrics | always_logged(pairs, self.head_dtype)}
 

@@ -8,13 +8,16 @@ logits if all of them can be kept, else from its hidden states.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from plo.registry import Registry
+from plo.configured import read_call, resolve_params
+from plo.registry import Entry, Registry
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ CHUNK_ELEMENTS = 2**23  # logits held at a time: 32 MiB in float32
 KEPT_ELEMENTS = 2**26  # logits kept for the backward pass: 128 MiB in bfloat16, with their gradients 350 for a moment
 
 Head = Callable[[Tensor], Tensor]  # (n, d) hidden states -> (n, vocabulary) logits
+Statistic = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # (log_probs, ref_log_probs, targets) -> (n,)
 
 
 def register_statistic(name: str, *, reference: bool = False) -> Callable:
     """Register a per-token statistic: a function of (log_probs, ref_log_probs, targets) that returns (n,).
 
     `log_probs` and `ref_log_probs` are (n, vocabulary), float32, normalised; `targets` (n,) the tokens of the
-    response. `ref_log_probs` is None unless `reference=True`.
+    response. `ref_log_probs` is None unless `reference=True`. Keyword-only arguments are set in `needs`:
+    `needs=("logps_at(temperature=1.1)",)`, which a loss reads as `pairs.chosen["logps_at(temperature=1.1)"]`.
 
     Example:
         >>> @register_statistic("top_p")
@@ -74,9 +79,42 @@ def log_p2(log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor) -> 
     return (2 * log_probs).logsumexp(-1)
 
 
+@register_statistic("logps_at")
+def logps_at(
+    log_probs: Tensor, ref_log_probs: Tensor | None, targets: Tensor, *, temperature: Annotated[float, Field(gt=0)]
+) -> Tensor:
+    """Return log pi(y_t | s_t) of the policy at another temperature, softmax(logits / temperature), in nats."""
+    return logps((log_probs / temperature).log_softmax(-1), None, targets)
+
+
+@register_statistic("logps_beyond", reference=True)
+def logps_beyond(log_probs: Tensor, ref_log_probs: Tensor, targets: Tensor, *, epsilon: float) -> Tensor:
+    """Return log p(y_t | s_t), in nats, p ~ pi^(1 + epsilon) ref^-epsilon: pi moved away from the reference, or towards it."""
+    return logps(torch.lerp(log_probs, ref_log_probs, -epsilon).log_softmax(-1), None, targets)
+
+
+def statistic_of(need: str) -> Entry[StatisticFacts] | None:
+    """Return the registered statistic that a need names, "logps_at(temperature=1.1)" or "entropy"; None if it is none."""
+    name = need.partition("(")[0]
+    return STATISTICS[name] if name in STATISTICS else None  # noqa: SIM401 (not a dict)
+
+
+def function_of(need: str) -> Statistic:
+    """Return the function of (log_probs, ref_log_probs, targets) that computes a need, with the need's arguments.
+
+    Raises:
+        RegistryError: no such statistic.
+        HyperParameterError: an argument that the statistic does not have or cannot take, or one that is missing.
+    """
+    name, params = read_call(need)
+    entry = STATISTICS[name]
+    params = resolve_params("statistic", entry, params)
+    return partial(entry.load(), **params) if params else entry.load()
+
+
 def needs_reference(names: Iterable[str]) -> bool:
     """Return whether any of `names` is a statistic that compares with the reference's whole distribution."""
-    return any(name in STATISTICS and STATISTICS[name].facts.reference for name in names)
+    return any(entry.facts.reference for entry in map(statistic_of, names) if entry is not None)
 
 
 def token_statistics(
@@ -94,7 +132,7 @@ def token_statistics(
     """Compute the named statistics of every token.
 
     Args:
-        names: registered statistics.
+        names: registered statistics, with their arguments.
         hidden: (n, d) policy's final hidden states at the positions that predict `targets`.
         targets: (n,) token ids.
         head: the policy's LM head.
@@ -109,7 +147,7 @@ def token_statistics(
     names = tuple(names)
     if not names:
         return {}
-    functions = [STATISTICS[name].load() for name in names]
+    functions = [function_of(name) for name in names]
 
     def of_logits(logits: Tensor, ref_logits: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(logits.device.type, enabled=False):  # it would round what is summed over the vocabulary

@@ -24,6 +24,7 @@ from plo.backbone.memory import reset_peak_memory
 from plo.backbone.micro_batches import MicroBatch, TrainingPairs
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference
+from plo.backbone.state import LossState
 from plo.backbone.steps import micro_batches
 from plo.backbone.terms import check_counts, parameter_groups
 from plo.backbone.training_log import TrainingLog
@@ -102,6 +103,7 @@ class PreferenceTrainer(HookedTrainer):
         one_device(arguments)  # several visible GPUs would mean DataParallel, which tears batches
         self._config = config
         self.metrics = TrainingLog(backbone.head_dtype)
+        self._state = LossState(backbone.loss)
         self._bad: list[str] = []
         self._checked = False
         if distributed.processes() > 1:
@@ -152,6 +154,7 @@ class PreferenceTrainer(HookedTrainer):
         if not step:
             return [], None
         share = self.data.share(step)
+        self._observe_first(share)
         counts = torch.tensor([micro.counts for micro in share], dtype=torch.float64, device=device).sum(0)
         return [{MICRO: micro} for micro in share], self.accelerator.reduce(counts, "sum")
 
@@ -159,8 +162,7 @@ class PreferenceTrainer(HookedTrainer):
         """Return the sum over a micro-batch, divided by the count of the whole step, times the processes, as DDP averages."""
         micro = cast(MicroBatch, inputs[MICRO])
         backbone = self.data.backbone
-        batch = backbone.with_reference(micro.batch.to(self.args.device), backbone.loss.needs)
-        out = model(replace(batch, progress=self.state.global_step / max(1, self.state.max_steps)))
+        out = model(self._batch(micro), self._state.observer(micro.filler, whole=micro.alone))
         terms = out["sums"] / cast(Tensor, num_items_in_batch).to(out["sums"])
         if micro.filler:
             terms = 0.0 * terms
@@ -176,6 +178,29 @@ class PreferenceTrainer(HookedTrainer):
             check_unscaled(loss, self.accelerator.scaler)
             self._checked = True
         return (loss, out) if return_outputs else loss
+
+    def _batch(self, micro: MicroBatch) -> Batch:
+        """Return what a pass over a micro-batch computes from, on the device."""
+        backbone = self.data.backbone
+        batch = backbone.with_reference(micro.batch.to(self.args.device), backbone.loss.needs)
+        return replace(batch, progress=self.state.global_step / max(1, self.state.max_steps))
+
+    def _observe_first(self, share: Sequence[MicroBatch]) -> None:
+        """Update the state that a loss needs before the step, by a pass without gradient over all micro-batches.
+
+        A step of one micro-batch updates it in the pass with gradient.
+        """
+        if not self._state.is_updated("before") or share[0].alone:
+            return
+        backbone = self.data.backbone
+        backbone.train()
+        for micro in share:
+            with (
+                torch.random.fork_rng(),
+                torch.no_grad(),
+            ):  # the gradient's pass draws the dropout that it would draw anyway
+                backbone(self._batch(micro), self._state.observer(micro.filler, first=True))
+        self._state.update("before")
 
     def _stop_at_non_finite(self) -> None:
         """Stop all processes together at the end of a step: one that stopped at once would leave the others waiting."""
@@ -228,6 +253,7 @@ class PreferenceTrainer(HookedTrainer):
                 f"The gradient of the loss {backbone.loss.name!r} is not finite at step "
                 f"{self.state.global_step + 1}. Lower train.lr, or clip the loss's ratio if it is unbounded."
             )
+        self._state.update("after")
         remember_norm(optimizer, value)
         self.metrics.add_step(clipped=value > limit)
         return norm

@@ -82,4 +82,6 @@ def cost_class(loss: Loss) -> str:
         ('log-probs', 'kl_ref_pi')
     """
     costly = sorted(need for need in loss.needs if need not in FREE and not need.startswith("column:"))
+    if any(term.updated == "before" for _, term in loss.terms):
+        costly.append("a pass before each step")
     return " + ".join(costly) or PLAIN

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plo.backbone.token_statistics import STATISTICS
+from plo.backbone.token_statistics import statistic_of
 from plo.config import Experiment, TrainConfig
 from plo.data import PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
@@ -118,7 +118,7 @@ def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
     """Return what identifies a cell but for its seed."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
-        plugged += [STATISTICS[need].load() for need in variant.needs if need in STATISTICS]
+        plugged += [one.load() for one in map(statistic_of, variant.needs) if one is not None]
     settings = {
         "shared": shared_settings(inputs),
         "loss": [variant.loss.name, variant.source] if variant is not None else None,

@@ -3,8 +3,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-from plo.backbone.token_statistics import STATISTICS
+from plo.backbone.token_statistics import STATISTICS, function_of, statistic_of
 from plo.config import ConfigError, Experiment
+from plo.configured import HyperParameterError
 from plo.data import Pair
 from plo.experiment.keys import train_settings
 from plo.losses import Loss, get_loss
@@ -94,7 +95,13 @@ def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:
 
 
 def _check_need(loss: Loss, need: str) -> None:
-    if need in STATISTICS or need in OTHER_NEEDS or (need.startswith(COLUMN) and need != COLUMN):
+    if need in OTHER_NEEDS or (need.startswith(COLUMN) and need != COLUMN):
+        return
+    if statistic_of(need) is not None:
+        try:
+            function_of(need)
+        except HyperParameterError as error:
+            raise ConfigError(f"The loss {loss.name!r} ({loss.origin}) needs {need!r}. {error}") from None
         return
     known = [*OTHER_NEEDS, *(entry.name for entry in STATISTICS if entry.name != "logps")]
     near = difflib.get_close_matches(need, known, n=1)

@@ -28,7 +28,7 @@ from plo.backbone.load import load_backbone
 from plo.backbone.model import Backbone
 from plo.backbone.out_of_memory import train_within_memory
 from plo.backbone.reference import Reference, ReferenceStore, ids_digest
-from plo.backbone.token_statistics import STATISTICS, needs_reference
+from plo.backbone.token_statistics import needs_reference, statistic_of
 from plo.backbone.trainer import PreferenceTrainer
 from plo.backbone.weights import Weights
 from plo.config import ConfigError, ModelConfig, TrainConfig
@@ -117,7 +117,7 @@ class Stages:
         adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
         settings = settings_identity(stage_settings(self.train, stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
-        code = sorted({code_identity(STATISTICS[need].load()) for need in loss.needs if need in STATISTICS})
+        code = sorted({code_identity(one.load()) for one in map(statistic_of, loss.needs) if one is not None})
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
         columns = [[pair.columns.get(name) for name in names] for pair in self._pairs(stage)] if names else []
         pairs = self.digest(stage.share, stage.reversed)

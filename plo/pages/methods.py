@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from plo.backbone.token_statistics import STATISTICS
+from plo.backbone.token_statistics import needs_reference, statistic_of
 from plo.configured import shown
 from plo.docstring import Docstring, read_docstring
 from plo.losses import LOSSES, get_loss
@@ -69,15 +69,15 @@ def idea(entry: Entry[Any]) -> str:
 
 def statistic(need: str) -> str:
     """Describe a registered statistic; "" for what is none, such as the weights."""
-    if need not in STATISTICS:
+    if (entry := statistic_of(need)) is None:
         return ""
-    doc = read_docstring(STATISTICS[need].load())
+    doc = read_docstring(entry.load())
     return doc.summary or doc.formula
 
 
 def compares_distributions(need: str) -> bool:
     """Return whether a need is a statistic of the whole distributions of policy and reference."""
-    return need in STATISTICS and STATISTICS[need].facts.reference
+    return needs_reference([need])
 
 
 def reads_reference(variant: Variant) -> bool:

@@ -90,6 +90,11 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
         raise TRLError(
             "The auxiliary loss of a mixture of experts is not plo's: set DPOConfig(router_aux_loss_coef=0.0)."
         )
+    if any(term.updated for _, term in loss.terms):
+        raise TRLError(
+            f"The loss {loss.name!r} keeps a state that is updated once an optimiser step, which TRL's trainer has no place "
+            f"for. Run it with `plo compare`."
+        )
     if loss.level == "batch" and processes * accumulation > 1:
         raise TRLError(
             f"The loss {loss.name!r} compares the pairs of a whole optimiser step, and would see one of "

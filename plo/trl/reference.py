@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from plo.backbone.head import evaluating, scaled
 from plo.backbone.terms import evaluate_zeros
-from plo.backbone.token_statistics import STATISTICS, Head, needs_reference
+from plo.backbone.token_statistics import Head, needs_reference, statistic_of
 from plo.losses import Loss
 from plo.pairs import MissingStatistic, Side
 from plo.trl.batch import COLUMN, Request, ResponseTokens, lm_head, model_inputs
@@ -118,7 +118,7 @@ class SummedSide(Side):
 
 def known_statistics(loss: Loss) -> list[str]:
     """Return the statistics that a loss needs and a function of the logits gives."""
-    return [need for need in loss.needs if need in STATISTICS]
+    return [need for need in loss.needs if statistic_of(need) is not None]
 
 
 def _reads_sums(loss: Loss, hidden_size: int) -> bool:

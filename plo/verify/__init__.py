@@ -14,9 +14,12 @@ from plo.verify.check import DESCRIBED, FAILED, NOT_APPLICABLE, PASSED, Check
 from plo.verify.describe import scale, step_zero
 from plo.verify.direction import directions
 from plo.verify.gradients import derivative, reach
-from plo.verify.inputs import HIDDEN, make_pairs, make_statistics, per_pair
+from plo.verify.inputs import HIDDEN, after_step, make_pairs, make_statistics, per_pair
 from plo.verify.invariance import extremes, order, padding, split
 from plo.verify.recovery import policy_recovery, stress
+from plo.verify.state import state
+
+STEP_SEED = 7  # of the pairs of the one step after which a loss with state is checked
 
 CHECKS: dict[str, Callable[[Loss], Check | list[Check]]] = {
     "derivative": derivative,
@@ -24,6 +27,7 @@ CHECKS: dict[str, Callable[[Loss], Check | list[Check]]] = {
     "padding": padding,
     "order": order,
     "split": split,
+    "state": state,
     "extremes": extremes,
     "directions": directions,
     "step_zero": step_zero,
@@ -81,8 +85,9 @@ def verify_generator(loss: Loss) -> Report:
 
 
 def prepared(loss: Loss) -> Loss:
-    """Return a copy of a loss to run checks on: in float64, with its own parameters built."""
-    return copy.deepcopy(loss).build(HIDDEN).double()
+    """Return a copy of a loss to run checks on: in float64, its own parameters built, its state that after one step."""
+    loss = copy.deepcopy(loss).build(HIDDEN).double()
+    return after_step(loss, make_pairs(make_statistics(loss.needs, seed=STEP_SEED), loss.needs))
 
 
 def _run(loss: Loss, names: Iterable[str]) -> list[Check]:

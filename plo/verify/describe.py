@@ -6,7 +6,7 @@ import torch
 
 from plo.losses import Loss, get_loss
 from plo.verify.check import DESCRIBED, Check
-from plo.verify.inputs import Statistics, gradients_in, make_pairs, make_statistics, mean, per_pair
+from plo.verify.inputs import Statistics, after_step, gradients_in, make_pairs, make_statistics, mean, per_pair
 
 KL_STATISTICS = ("kl_ref_pi", "kl_pi_ref")  # 0 where the policy is the reference
 
@@ -14,6 +14,7 @@ KL_STATISTICS = ("kl_ref_pi", "kl_pi_ref")  # 0 where the policy is the referenc
 def step_zero(loss: Loss) -> Check:
     """Describe the value of the loss where the policy is the reference, as at the first step."""
     pairs = make_pairs(_at_reference(loss), loss.needs)
+    loss = after_step(loss, pairs, fresh=True)
     value = float(mean(loss, pairs).detach())
     each = per_pair(loss, pairs).detach()
     if loss.level == "token" or len(loss.terms) > 1:
@@ -45,6 +46,7 @@ def beta_of(loss: Loss, default: float) -> float:
 
 def _gradient_norm(loss: Loss) -> float:
     statistics = _at_reference(loss)
+    loss = after_step(loss, make_pairs(statistics, loss.needs), fresh=True)
     leaves = [side["logps"].requires_grad_() for side in statistics]
     return float(torch.stack(gradients_in(mean(loss, make_pairs(statistics, loss.needs)), leaves)).norm())
 

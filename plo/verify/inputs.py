@@ -1,5 +1,6 @@
 """Pairs of random statistics, on which a loss is tried without a model."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -28,8 +29,8 @@ MASKS = [mask_of(lengths) for lengths in LENGTHS]
 def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, seed: int = 0) -> Statistics:
     """Return [chosen, rejected], each {name: tensor}: random statistics of four pairs of unequal lengths.
 
-    Each is (4, WIDTH), `hidden` (4, WIDTH, HIDDEN): log-probabilities in [-3.3, -.3] nats, `log_p2` negative,
-    every other one positive, unknown ones too. They are random off the mask as well.
+    Each is (4, WIDTH), `hidden` (4, WIDTH, HIDDEN): log-probabilities ("logps_at(temperature=2)" too) in [-3.3, -.3]
+    nats, `log_p2` negative, every other one positive, unknown ones too. They are random off the mask as well.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -41,7 +42,8 @@ def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, se
         side = {"logps": -3 * positive(), "ref_logps": -3 * positive(), "log_p2": -positive()}
         side |= {name: positive() for name in ("kl_ref_pi", "kl_pi_ref", "entropy", "weights")}
         side |= {"hidden": positive(HIDDEN) - 0.6}
-        side |= {need: positive() for need in needs if need not in side and not need.startswith("column:")}
+        others = [need for need in needs if need not in side and not need.startswith("column:")]
+        side |= {need: -3 * positive() if need.startswith("logps") else positive() for need in others}
         sides.append({name: values.to(dtype) for name, values in side.items() if name in {"logps", *needs}})
     return sides
 
@@ -71,6 +73,22 @@ def per_pair(loss: Loss, pairs: Pairs) -> Tensor:
     """Return (pairs,) the loss's values, summed over tokens at token level."""
     value = loss.evaluate(pairs)
     return value.values if value.mask is None else value.values.sum(-1)
+
+
+def after_step(loss: Loss, pairs: Pairs, *, fresh: bool = False) -> Loss:
+    """Return a loss with the state that an optimiser step over these pairs leaves; the loss itself if it keeps no state.
+
+    Args:
+        fresh: whether it is the first step of a training.
+    """
+    if not any(term.updated for _, term in loss.terms):
+        return loss
+    loss = copy.deepcopy(loss)
+    for _, term in loss.terms:
+        if fresh and term.updated:
+            term.build(HIDDEN).to(pairs.chosen.logps)
+        term.update(term.observe(pairs))
+    return loss
 
 
 def mean(loss: Loss, pairs: Pairs) -> Tensor:

@@ -190,6 +190,8 @@ def _solve(shift: Tensor, gradient: Callable[[], Tensor]) -> None:
 
 
 def _cannot(loss: Loss) -> str:
+    if any(term.updated for _, term in loss.terms):
+        return "its state follows the training, so that the loss which is minimised changes on the way"
     if loss.level == "batch":
         return 'level="batch": values depend on which pairs share a batch, so there is no sum over single pairs'
     if unknown := [need for need in loss.needs if need not in GIVEN and not need.startswith("column:")]:

@@ -18,6 +18,7 @@ worker = sys.modules["distributed_worker"] = importlib.util.module_from_spec(_sp
 _spec.loader.exec_module(worker)
 Case = worker.Case
 
+STATE = "bco + beta_dpo(keep=0.5) + epsilon_dpo"  # updated before the step (by a pass of its own, or in the only one) and after
 CASES = [
     Case("lora"),
     Case("full", peft="full"),
@@ -27,6 +28,8 @@ CASES = [
     Case("tokens", "dpo + 0.2*sft", pairs=7),
     Case("own-parameters", "tbpo_q"),
     Case("resumed", "tbpo_q", stop_at=3, pairs=10),
+    Case("state", STATE, pairs=7, train={"micro_batch_size": 1}),
+    Case("state-resumed", STATE, stop_at=2),
     Case("second-cell", peft="full", twice=True),
 ]
 SHARDED = [
@@ -44,6 +47,7 @@ MORE_SHARDED = [  # minutes, where a CPU is slow
     Case("kl-online", "tdpo2", peft="full", hidden=False),
     Case("kl-online-lora", "tdpo2", hidden=False),
     Case("own-parameters", "tbpo_q"),
+    Case("state", STATE, stop_at=2, train={"micro_batch_size": 1}),
     Case("second-cell-full", peft="full", twice=True),
 ]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch sets it

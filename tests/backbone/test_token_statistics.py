@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from plo.backbone import token_statistics as statistics_module
-from plo.backbone.token_statistics import STATISTICS, register_statistic, token_statistics
+from plo.backbone.token_statistics import STATISTICS, needs_reference, register_statistic, token_statistics
 
 NAMES = ("logps", "kl_ref_pi", "kl_pi_ref", "entropy", "log_p2")
 
@@ -76,6 +76,23 @@ def test_a_registered_statistic_is_computed():
         assert got["greatest"].item() == pytest.approx(-0.6931471805599453)
     finally:
         del STATISTICS._entries["greatest"]
+
+
+def test_statistics_with_arguments_are_softmaxes_of_other_logits():
+    """Temperature 2 halves the logits; epsilon .5 adds half of their distance from the reference's."""
+    torch.manual_seed(0)
+    logits, ref, targets = torch.randn(4, 7).double(), torch.randn(4, 7).double(), torch.tensor([0, 3, 6, 1])
+    names = ("logps_at(temperature=2)", "logps_beyond(epsilon=0.5)", "logps_beyond(epsilon=-1)")
+    head = torch.nn.Identity()
+    got = token_statistics(names, logits.requires_grad_(), targets, head, ref, head, vocabulary=7, frozen=True)
+    expected = [logits / 2, 1.5 * logits - 0.5 * ref, ref]
+    for name, other in zip(names, expected, strict=True):
+        torch.testing.assert_close(got[name], other.log_softmax(-1)[range(4), targets], atol=1e-12, rtol=0)
+    (gradient,) = torch.autograd.grad(got[names[0]].sum(), logits)
+    share = (logits / 2).softmax(-1).detach()
+    expected = (torch.nn.functional.one_hot(targets, 7) - share) / 2
+    torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
+    assert needs_reference(names) and not needs_reference(names[:1])
 
 
 def test_a_statistic_without_gradient_beside_one_with():

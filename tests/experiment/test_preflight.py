@@ -78,6 +78,8 @@ def test_a_loss_without_gradient(function):
 
 def test_gradient_through_another_statistic_will_do():
     check_losses([loss_with(("kl_ref_pi",), lambda pairs: pairs.chosen.kl_ref_pi.sum(-1))])
+    at = "logps_at(temperature=1.1)"
+    check_losses([loss_with((at,), lambda pairs: pairs.chosen[at].sum(-1))])
 
 
 def test_what_the_loss_touches_or_returns_is_named():

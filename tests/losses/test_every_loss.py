@@ -61,6 +61,8 @@ VARIANTS = [
     "odpo(scale=linear)",
     "rpo_reward(distance=forward_kl)",
     "rpo_reward(distance=squared)",
+    "beta_dpo(keep=0.5, alpha=0)",
+    "bco + 0.2*beta_dpo",
     "dpo + 0.2*sft",
 ]
 
@@ -78,6 +80,7 @@ OTHERS = {
     *("simpo", "alphapo", "confpo", "orpo", "asft", "dpop", "length_dpo", "ld_dpo", "f_dpo", "wpo", "bpo"),
     *("tdpo1", "tdpo2", "tbpo_a", "tbpo_q", "twdpo", "sepo", "adpo"),
     *("cpo", "rpo", "minor_dpo", "dpo_shift", "odpo", "rpo_reward", "mappo", "chi_po", "squared_po", "cal_dpo"),
+    *("bco", "beta_dpo", "alpha_dpo", "epsilon_dpo"),
 }
 
 
