@@ -22,6 +22,7 @@ from typing import Any
 
 MINUTES = 8.0
 RESERVE = 10.0  # seconds at the end, for processes that have to be killed
+MARGIN = 3.0  # seconds before a part would be killed, in which it ends by itself
 # Name, function in gpu_parts, its arguments, seconds. The first ones matter most.
 PARTS = (
     ("packed equals padded, 1B", "packed", {"shape": "1b"}, 60),
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         results["machine"] = machine()
     for number, (name, function, options, budget) in enumerate(chosen):
         left = 60 * args.minutes - RESERVE - (time.monotonic() - started)
-        if left < min(budget, 20):
+        if left < 0.6 * budget:
             kept(name, {"error": f"not run: {left:.0f} of {60 * args.minutes:.0f} s were left"})
         elif args.inline:
             part(
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def process(args, number: int, name: str, seconds: float, kept: Callable, results: dict) -> None:
     """Run a part in a process that is killed when its time is over; what it has said until then counts."""
-    command = [sys.executable, __file__, "--part", str(number), "--only", args.only, "--seconds", str(seconds)]
+    ends = str(time.time() + seconds)
+    command = [sys.executable, __file__, "--part", str(number), "--only", args.only, "--ends", ends]
     found: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+") as log:
         child = subprocess.Popen(
@@ -86,7 +88,7 @@ def process(args, number: int, name: str, seconds: float, kept: Callable, result
                     said = json.loads(line[1:])
                     results["machine"] = said.pop("machine", results["machine"])
                     kept(name, found := found | said)
-            if child.wait(5):
+            if child.wait(15):
                 log.seek(0)
                 raise RuntimeError(log.read().strip()[-600:])
         except (TimeoutError, subprocess.TimeoutExpired):
@@ -128,7 +130,9 @@ def work(args: argparse.Namespace) -> None:
     with stdout_for_results() as say:
         say({"machine": machine()})
         _, function, options, _ = [part for part in PARTS if args.only in part[0]][args.part]
-        part(function, options | {"toy": args.toy, "seconds": args.seconds}, say)
+        import gpu_parts  # noqa: F401 (its imports take seconds of the budget)
+
+        part(function, options | {"toy": args.toy, "seconds": args.ends - time.time() - MARGIN}, say)
 
 
 def part(function: str, options: dict[str, Any], kept: Callable[[dict], None]) -> None:
@@ -152,12 +156,11 @@ def stdout_for_results() -> Iterator[Callable[[dict], None]]:
 
 
 def machine() -> dict[str, Any]:
-    import peft
-    import torch
-    import transformers
-    import trl
+    from importlib.metadata import version
 
-    versions = {library.__name__: library.__version__ for library in (torch, transformers, peft, trl)}
+    import torch
+
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "trl")}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "cores": os.cpu_count(), **versions}
 
@@ -185,7 +188,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--inline", action="store_true", help="all parts in this process: no time limit is enforced")
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=60, help=argparse.SUPPRESS)
+    parser.add_argument("--ends", type=float, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

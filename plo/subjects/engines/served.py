@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from plo import store
+from plo.caches import CACHES
+from plo.identity import sha256
 from plo.retry import call_with_retries
 from plo.subjects.client import Answer, CallError, Client
 from plo.subjects.endpoint import read_endpoint
@@ -22,7 +25,7 @@ class Served:
 
     Adapters are loaded into the server by its folder, as vLLM does if it is started with
     `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora`; the server must see the folder. The ids of an answer
-    are those that the server returns, or else those of its text.
+    are those that the server returns, or else those of its text. Each answer is kept on disk.
 
     Args:
         tokenize: returns the token ids of a text.
@@ -62,8 +65,12 @@ class Served:
         def drawn(place: int) -> list[int]:
             request = requests[place]
             own = fields | {"seed": request.seed, "stop_token_ids": list(ends), "return_token_ids": True}
-            client = self._clients[request.adapter]
-            return self._ids(self._ask(client, request, own, stop), ends)
+            adapter = request.adapter.identity if request.adapter else None
+            file = CACHES["server-outputs"].path(sha256([self.identity, adapter, request.prompt, own])[:32])
+            if (ids := store.read_json(file)) is None:
+                ids = self._ids(self._ask(self._clients[request.adapter], request, own, stop), ends)
+                store.write_json(file, ids)
+            return ids
 
         def awaited(calls: int, seconds: float) -> None:
             log.warning(f"{self.spec}: stopping after {calls} calls that are under way. Ctrl-C stops at once.")

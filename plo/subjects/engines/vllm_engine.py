@@ -44,7 +44,7 @@ class Vllm:
         MissingExtra: vLLM is not installed.
     """
 
-    at_a_time, together = 4096, TOGETHER
+    at_a_time, together = 1024, TOGETHER
 
     def __init__(self, model: str, dtype: str, rank: int, options: Mapping[str, Any]):
         check_installed()
