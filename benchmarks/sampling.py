@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-LONGEST = 128  # tokens of a prompt
 Ids = list[list[list[int]]]  # of each adapter, of each sample
 Ways = tuple[Callable[[], Ids], Callable[[], Ids]]
 
@@ -38,7 +37,7 @@ def main() -> None:
         data = load_data("pocket", tokenizer=tokenizer, options={"pairs": 2 * args.prompts + 64})
     else:
         data = load_data("hh", args.data, tokenizer=tokenizer, limit=8 * args.prompts)
-    short = [pair for pair in [*data.eval, *data.train] if len(pair.prompt_ids) <= LONGEST]
+    short = [pair for pair in [*data.eval, *data.train] if len(pair.prompt_ids) <= args.longest]
     prompts = held_out_prompts(short, args.prompts)
     sizes = {"samples": args.samples, "max_new_tokens": args.tokens, "batch_size": args.batch_size}
     found: dict[str, Any] = {}
@@ -150,6 +149,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--longest", type=int, default=128, help="tokens of a prompt, at most; except for pocket")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64, help="of a sample, at most")
     parser.add_argument("--batch-size", type=int, default=64, help="sequences at a time, one by one")
