@@ -19,13 +19,18 @@ LOSSES.alias("slic", of="hinge")
 KTO = "KTO is not here: it needs completions of mismatched prompts, which pairs do not hold."
 TI_DPO = (
     "TI-DPO is not here: it samples an anchor and takes gradient weights at each step, which weights made once before "
-    "training cannot replace."
+    "training cannot replace. docs/guides/not-built.md says what is missing."
+)
+RTO = (
+    "RTO is not here: it is PPO, with a DPO model's log-ratios as token rewards, and a loss of pairs draws no answers. The scorer "
+    "log_ratio makes these rewards; docs/guides/not-built.md says what is missing."
 )
 MAPO = (
     "MaPO is not here: it aligns diffusion models, without a reference. `mappo` reads scores of the data set, and is "
     "another method (MaPPO)."
 )
 LOSSES.absent |= {"kto": KTO, "KTO": KTO} | dict.fromkeys(("ti_dpo", "ti-dpo", "tidpo", "TI-DPO"), TI_DPO)
+LOSSES.absent |= dict.fromkeys(("rto", "RTO"), RTO)
 LOSSES.absent |= {"mapo": MAPO, "MaPO": MAPO}
 
 __all__ = [

@@ -6,6 +6,7 @@ They are kept under the hash of everything they depend on; a killed scoring cont
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from plo import distributed, store
 from plo.backbone import sharding
 from plo.backbone.borrowed import attending
+from plo.backbone.limits import check_rows
 from plo.caches import CACHES
 from plo.config import ConfigError
 from plo.data import Pair
@@ -104,6 +106,19 @@ class _Material:
         if kind == "reference":
             return references.get(self._stages.base(wanted), self.pairs).logps
         return self._stages.logps(wanted, name, self.pairs)
+
+    def logps_after(self, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[Scores]:
+        if not _reads_reference(self._scorer):
+            raise self._undeclared()
+        backbone, sides = self._stages.backbone, []
+        for side in (0, 1):  # a pair has one prompt, so that each response is one of a pair with its own first token
+            asked = []
+            for pair, both in zip(self.pairs, prompts, strict=True):
+                ids = (pair.chosen_ids, pair.rejected_ids)[side]
+                asked.append(replace(pair, prompt_ids=tuple(both[side]), chosen_ids=ids, rejected_ids=ids[:1]))
+            check_rows(backbone.causal_lm, asked)
+            sides.append([logps for logps, _ in self._stages.store.get(backbone, asked).logps])
+        return list(zip(*sides, strict=True))
 
     def attending_model(self) -> nn.Module:
         backbone = self._stages.backbone

@@ -76,6 +76,14 @@ class Material(Protocol):
         """
         ...
 
+    def logps_after(self, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[Scores]:
+        """Return the reference's log-probs of the response tokens after other prompts, per pair ((T_w,), (T_l,)) nats.
+
+        Args:
+            prompts: token ids of the prompt of the chosen and of the rejected response, per pair.
+        """
+        ...
+
     def scores(self) -> Sequence[Scores]:
         """Return the weights of the scorer that the hyper-parameter `of` names, made once for all seeds."""
         ...

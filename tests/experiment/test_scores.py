@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from staged import trained_bench
+from transformers import AutoModelForCausalLM
 
 from plo.backbone.batch import collate
 from plo.experiment import scores
@@ -154,3 +155,24 @@ def test_uniform_weights_train_as_dpo_does_bit_for_bit(tiny):
     dpo, weighted = cells["dpo seed 0"], cells["twdpo seed 0"]
     for name in ("loss", "grad_norm", "margin", "kl"):
         assert dpo.history(name) == weighted.history(name) and len(dpo.history(name)) > 1, name
+
+
+def test_log_probs_after_other_prompts_are_those_of_a_plain_pass(tiny):
+    bench = trained_bench(tiny(**{"model.dtype": "float32"}))
+    pairs, seen = bench.data.train[:3], []
+    prompts = [((5, 6, 7 + i), (8, 9)) for i in range(3)]
+
+    @register_scorer("after_other_prompts", reads=("model",), replace=True)
+    def after_other_prompts(material):
+        seen.extend(material.logps_after(prompts))
+        yield from seen
+
+    material = scores._Material(bench.stages, get_scorer("after_other_prompts"), 0, pairs, [])
+    material.scored()
+    model = AutoModelForCausalLM.from_pretrained(bench.experiment.model.name)
+    for pair, asked, got in zip(pairs, prompts, seen, strict=True):
+        for prompt, ids, logps in zip(asked, (pair.chosen_ids, pair.rejected_ids), got, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].float()
+            plain = logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]
+            torch.testing.assert_close(logps, plain, rtol=1e-5, atol=1e-5)

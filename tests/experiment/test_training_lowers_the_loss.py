@@ -1,4 +1,4 @@
-"""Losses that read scores, bend the ratio or weigh one side are trained on the pocket task, and fall."""
+"""Losses that read scores, bend the ratio, weigh one side or reward tokens are trained on the pocket task, and fall."""
 
 import pytest
 import torch
@@ -20,6 +20,9 @@ LOSSES = {  # and by which share of its first value the loss falls at least, on 
     "squared_po": 0.2,
     "cal_dpo": 0.001,  # its targets are 500 nats away
     "f_dpo(divergence=chi2)": 0.2,
+    "adadpo": 0.2,
+    "adadpo(base=simpo, beta=2.0)": 0.1,
+    "treg(scorer=gold_advantage)": 0.2,  # the pocket model reads no English prompt
 }
 
 

@@ -120,7 +120,7 @@ def test_needs_follow_the_hyper_parameters(spec, needs):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_loss("tbpoa"), r"no loss 'tbpoa'. Did you mean 'tbpo_a'.*Registered: adpo, .*wpo"),
+        (lambda: get_loss("tbpoa"), r"no loss 'tbpoa'. Did you mean 'tbpo_a'.*Registered: adadpo, .*wpo"),
         (lambda: get_loss("dpo + 0.2*sftt"), "Did you mean 'sft'"),
         (lambda: get_loss("dpo", betta=1), r"no hyper-parameter 'betta'. It has: beta, label_smoothing"),
         (lambda: get_loss("sft", beta=1), r"'sft' has no hyper-parameter 'beta'. It has none"),

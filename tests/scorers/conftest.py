@@ -29,6 +29,22 @@ class FakeMaterial:
     def logps(self, stage=None):
         return self.stages[stage]
 
+    def logps_after(self, prompts):
+        """Log-probs by the model's own forward pass, one response at a time."""
+        sides = [
+            tuple(
+                self._logps(prompt, ids) for prompt, ids in zip(both, (pair.chosen_ids, pair.rejected_ids), strict=True)
+            )
+            for pair, both in zip(self.pairs, prompts, strict=True)
+        ]
+        return sides
+
+    def _logps(self, prompt, ids):
+        with torch.no_grad():
+            logits = self.model(torch.tensor([[*prompt, *ids]])).logits[0].double()
+        start = len(prompt) - 1
+        return logits[start : start + len(ids)].log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]
+
     def scores(self):
         return list(get_scorer(self.of)(self))
 
