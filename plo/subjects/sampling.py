@@ -73,11 +73,11 @@ def sample(
         kl (nats, KL(pi || ref) summed over the sample's tokens, full vocabulary), entropy (nats, mean over tokens, of pi),
         ref_nll (nats per token, -log ref(y | x) / tokens).
     """
-    responses = _sampled(backbone, tokenizer, prompts, config, seed)
+    responses = _generate(backbone, tokenizer, prompts, config, seed)
     scores = _score(backbone, prompts, responses)
     if (config.temperature, config.top_p) != (1.0, 1.0):
         plain = config.model_copy(update={"temperature": 1.0, "top_p": 1.0})
-        free = _score(backbone, prompts, _sampled(backbone, tokenizer, prompts, plain, seed))
+        free = _score(backbone, prompts, _generate(backbone, tokenizer, prompts, plain, seed))
         scores = [
             {**score, "kl": other["kl"], "entropy": other["entropy"]} for score, other in zip(scores, free, strict=True)
         ]
@@ -111,10 +111,11 @@ def continuations(
     return frame.assign(entropy=[score["entropy"] for score in _score(backbone, prompts, responses, reference=False)])
 
 
-def _sampled(backbone, tokenizer, prompts, config, seed) -> list[list[int]]:
+def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
+    """Return ids of `config.samples` responses per prompt by the backbone, in order. `folder` keeps batches."""
     check_sampled(backbone, prompts, config)
     ends = eos_ids(backbone.causal_lm.generation_config, tokenizer)
-    return draw(Local(backbone, config.batch_size), [Draw(seed)], prompts, config, ends)[0]
+    return draw(Local(backbone, config.batch_size), [Draw(seed, folder=folder)], prompts, config, ends)[0]
 
 
 def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
