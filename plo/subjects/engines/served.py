@@ -23,9 +23,9 @@ OURS = ("temperature", "top_p", "max_tokens", "seed", "stop_token_ids", "return_
 class Served:
     """Draws with a server that has the base, "server:MODEL@http://host:port/v1", by its completions of token ids.
 
-    Adapters are loaded into the server by its folder, as vLLM does if it is started with
-    `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora`; the server must see the folder. The ids of an answer
-    are those that the server returns, or else those of its text. Each answer is kept on disk.
+    The server loads adapters from their folders, which it must see, as vLLM does if it is started with
+    `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora --generation-config vllm`.
+    The ids of an answer are those that the server returns, or else those of its text. Each answer is kept on disk.
 
     Args:
         tokenize: returns the token ids of a text.
@@ -109,6 +109,6 @@ class Served:
                 raise SubjectError(
                     f"{self.spec} does not load the adapter {adapter.folder}: {error.said[:300]}. Start it where it sees that "
                     f"folder, with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {self.endpoint.model} --enable-lora "
-                    f"--max-lora-rank RANK."
+                    f"--max-lora-rank RANK --generation-config vllm."
                 ) from error
         return Client(replace(self.endpoint, model=name), self.timeout)
