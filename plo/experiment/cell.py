@@ -64,6 +64,9 @@ def run_cell(
         for text in notes:
             log.info("note   %s: %s", cell.name, text)
     metrics, samples = evaluator.result()
+    if bench.drawn is not None:
+        metrics |= bench.drawn.metrics(bench.backbone)
+        run.tag("plo.pairs", json.dumps(bench.drawn.about))
     run.table(samples, "samples.json")
     if (points := evaluator.by_point()) is not None:
         run.table(points, "points.json")
@@ -87,6 +90,8 @@ def _train(
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
+    if bench.drawn is not None and bench.drawn.answers is not None:
+        stages += bench.drawn.answers.keys
     run.tag("plo.stages", json.dumps(stages))
     probe = data.eval[:PROBE_PAIRS]
     reference = bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs))
