@@ -22,7 +22,7 @@ from plo.identity import sha256
 from plo.margins import without_rounding
 from plo.subjects.engines import DEFAULT, Adapter, Engine, Local, engine_of
 from plo.subjects.sampling import VERSION, Draw, Prompt, continuations, eos_ids
-from plo.subjects.subject import Sampling, Subject, SubjectError
+from plo.subjects.subject import Sampling, Subject, SubjectError, Trajectory
 
 PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
 
@@ -47,6 +47,7 @@ class Policy:
         as_reference: whether the subject is the backbone's reference.
         adapter: saved adapter whose weights the backbone holds; None: it is not saved, or there is none.
         mates: returns policies to sample at the same time, where the engine can; their samples are kept for them.
+        trajectory: returns what was drawn during its training; None where nothing is known.
     """
 
     backbone: Backbone
@@ -63,6 +64,7 @@ class Policy:
     reference: Subject | None = None
     adapter: Adapter | None = None
     mates: Callable[[], Sequence[Mate]] = tuple
+    trajectory: Callable[[], Trajectory | None] = lambda: None
     fixed: bool = field(default=False, init=False)
 
     def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
