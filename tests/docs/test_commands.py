@@ -36,11 +36,11 @@ NOT_RUN = {
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json|http://server": "a server or the hub",
-    r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
+    r"pocket\.yaml|leaderboard (which|rounds)": "minutes: tests/experiment/test_plan.py, test_tuning.py, test_power.py and test_rounds.py",
     r"--workers|--engine|one process a GPU|plo run-cell|^ray |scontrol|code=|^exit |benchmarks/kills": "several processes, a cluster or a "
     "scheduler: tests/experiment/test_engines.py and test_slurm.py",
     r"--within": "measures: tests/experiment/test_within.py",
-    r"plo eval hh-first|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
+    r"plo eval hh-first|plo head-to-head|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
 }
 # Comparisons that are planned here (--dry-run), not trained: long ones, and one that a page has trained once already.
 PLANNED = r"docs/token_level\.yaml|data\.limit=400|scorer=first_half"
