@@ -154,7 +154,8 @@ class EvaluationConfig(Section):
         "those of a model once per trained cell. The gold reward of the data source is always added.",
     )
     judge: str | dict[str, dict[str, Any]] | None = None
-    """Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."""
+    """Judge of the answers: pinned:NAME, openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE. The option repeats of one
+    whose verdicts vary, as in openai:MODEL(repeats=3), asks every question so often."""
     judge_calls: PositiveInt | None = None
     """Maximum number of judge calls per launch."""
     judge_money: PositiveFloat | None = None

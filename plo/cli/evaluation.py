@@ -11,6 +11,7 @@ from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import split
 from plo.cli.parameters import JUDGES, Json, JudgeCalls, JudgeMoney, Plugins, Store
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
+from plo.prices import price_line
 from plo.terminal import say
 
 
@@ -141,10 +142,13 @@ def judge_check(
     file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
     settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
     config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
-    card = measure_judge(config, file, template, limit, retest, Tracker(store))
+    card, usage = measure_judge(config, file, template, limit, retest, Tracker(store))
     if as_json:
-        print(json.dumps(card.to_dict(), indent=2))
+        print(json.dumps(card.to_dict() | {"usage": usage}, indent=2))
     else:
-        say(console, "\n".join(card.lines()))
+        say(
+            console,
+            "\n".join([*card.lines(), price_line([usage]) or "Every verdict was kept from before: nothing was asked."]),
+        )
     if card.unreadable_share.value == 1:  # no verdict at all
         raise typer.Exit(1)

@@ -56,7 +56,10 @@ class EvaluationKey:
             return cls(None, sha256(parts), sha256(parts), params)
         judge = judging.judge(evaluation.options.get("template", "instruction"))
         params |= {"judge": judging.name}
-        return cls(judging, sha256([*parts, judge.name, judge.version]), sha256(parts), params)
+        asked = [judge.name, judge.version]
+        if judging.repeats > 1:
+            asked, params = [*asked, judging.repeats], params | {"repeats": str(judging.repeats)}
+        return cls(judging, sha256([*parts, *asked]), sha256(parts), params)
 
 
 def _content(option: Any) -> str:

@@ -18,6 +18,7 @@ from plo.evals import Findings, ModelEvaluation, describe_metric
 from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
+from plo.evals.repeats import join_repeats
 from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
@@ -260,9 +261,10 @@ def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject
     if judging is not None:
         judging.begin()
     try:
-        found = evaluation(subject, judging)
-        if judging is None:
-            return found
+        if judging is None or not evaluation.asks_judge:
+            return evaluation(subject)
+        each = [evaluation(subject, judging) for _ in judging.each_repeat()]
+        found = join_repeats(evaluation.entry.name, each)
         judging.enforce_read()
         return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
@@ -283,6 +285,7 @@ def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey
     about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [judge_record(judging, template) for template in judging.templates]
+        about |= {"usage": judging.usage} | ({"repeats": judging.repeats} if judging.repeats > 1 else {})
         used = [judging.judge(template).template for template in judging.templates]
         about["templates"] = {one.name: one.identity for one in used if one is not None}
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
@@ -302,8 +305,12 @@ def measure_judge(
     limit: int | None,
     retest: int,
     tracker: Tracker,
-) -> JudgeCard:
-    """Measure the configuration's judge on pairs with gold labels, and record the card, which tables show with its verdicts."""
+) -> tuple[JudgeCard, dict[str, Any]]:
+    """Measure the configuration's judge on pairs with gold labels, and record the card, which tables show with its verdicts.
+
+    Returns:
+        The card, and what was asked for it; see `JudgeSession.usage`.
+    """
     judging, report = judging_of(config), DropReport(str(pairs))
     if judging is None:
         raise ConfigError("There is no judge to measure: name one, such as hf:embedded.")
@@ -312,8 +319,8 @@ def measure_judge(
         log.info(str(report))
     own = judge_record(judging, template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
-    tracker.judge_check(own["judge"], own["version"], shown)
-    return card
+    tracker.judge_check(own["judge"], own["version"], shown | {"usage": judging.usage})
+    return card, judging.usage
 
 
 def _log(title: str, found: Findings) -> None:

@@ -135,7 +135,7 @@ def answers(
         Columns prompt_id to finished of `sample`, and ids (list of token ids, EOS included).
     """
     responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
-    return _frame(backbone, tokenizer, prompts, responses).assign(ids=responses)
+    return _frame(backbone, tokenizer, prompts, responses).assign(ids=pd.Series(responses, dtype=object))
 
 
 def log_probs(
