@@ -18,6 +18,7 @@ from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.experiment.evaluation_key import EvaluationKey
+from plo.experiment.keys import BEST_OF
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
@@ -93,7 +94,11 @@ def evaluate_recorded(
         )
     bench.stages.record = lambda key, name, params: tracker.finished_stage(key)
     prepare(bench, progress)
-    cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
+    cells = [
+        c
+        for c in comparison.cells()
+        if c.status == "FINISHED" and only in (None, c.run_id) and c.tags["plo.loss"] != BEST_OF
+    ]
     judging = judging_of(bench.experiment.evaluation)
     return evaluate_cells(bench, cells, tracker, comparison.run_id, judging)
 

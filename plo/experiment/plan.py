@@ -139,6 +139,12 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
             keys = {cell_key(inputs, *one) for one in cells}
             if stop := judge_cells(experiment, [one for one in attempts if one.key in keys]).stop:
                 break
+    chosen = [
+        replace(_cell(inputs, attempts, None, seed, n), look=cell.look)
+        for (one, seed), cell in cells.items()
+        for n in experiment.best_of
+        if one is None and seed in experiment.seeds
+    ]
     trained = {seed for (one, seed), cell in cells.items() if one is not None and cell.state == "finished"}
     of_trials = list[Work]()
     if tuning is not None and experiment.tuning is not None:
@@ -152,7 +158,10 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
         pairs=len(inputs.data.train),
         store=known.tracker.uri if known.tracker is not None else store_uri(experiment.store),
         comparison=known.comparison.run_id if known.comparison is not None else None,
-        cells=tuple(_waiting(replace(cell, needs=needs[one]), cells.values()) for one, cell in cells.items()),
+        cells=tuple(
+            _waiting(cell, cells.values())
+            for cell in (*(replace(cell, needs=needs[one]) for one, cell in cells.items()), *chosen)
+        ),
         stages=stages.all(),
         evaluations=inputs.suite,
         model_evaluations=plan_evaluations(inputs.model_evaluations, experiment.evaluation, inputs.data.eval),
@@ -164,9 +173,11 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
     )
 
 
-def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int) -> PlannedCell:
+def _cell(
+    inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int, best_of: int | None = None
+) -> PlannedCell:
     known = inputs.model_identity and not other_models(variant)
-    cell = Cell(variant, seed, cell_key(inputs, variant, seed) if known else "")
+    cell = Cell(variant, seed, cell_key(inputs, variant, seed, best_of) if known else "", best_of=best_of)
     steps, batch = cell.steps(inputs.experiment, len(inputs.data.train)), cell.train(inputs.experiment).batch_size
     cost = cost_class(variant.loss) if variant is not None else ""
     alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
