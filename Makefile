@@ -32,8 +32,8 @@ docs: setup
 picture: demo
 	$(BIN)/python docs/leaderboard_picture.py
 
-# The published study, from nothing or from where it stopped. It makes every file in its folder but the experiment, FINDINGS.md
-# and the scripts, and computes the numbers again.
+# The published study, from nothing or from where it stopped. It makes every file in its folder but the experiment, the scripts and
+# the words of FINDINGS.md, and computes the numbers again.
 STUDY := leaderboards/published/credit
 STUDY_STORE ?= sqlite:///study.db
 
@@ -43,8 +43,9 @@ study: setup
 	$(BIN)/plo leaderboard credit --store $(STUDY_STORE) --out leaderboard --values $(STUDY)/values.csv.gz \
 		--metric reward --metric kl --metric credit.r_A --metric credit.r_A0 > /dev/null
 	gzip -9nf $(STUDY)/leaderboard.json && rm -f $(STUDY)/frontier.*
+	$(BIN)/python $(STUDY)/variances.py
 	$(BIN)/python $(STUDY)/check.py
-	$(BIN)/python $(STUDY)/tables.py
+	$(BIN)/python $(STUDY)/findings.py
 
 # AlpacaEval's page in docs/gallery, from its published verdicts in the folder PLO_DATA.
 gallery: setup

@@ -4,7 +4,19 @@ from plo import extras
 
 extras.require("train", "plo.evals")
 
-from plo.evals import alpaca, credit, diversity, harness, pocket, sentiment, win_rates  # noqa: F401  (registers them)
+from plo.evals import (  # noqa: F401  (registers them)
+    alpaca,
+    arena_hard,
+    avg_at_k,
+    credit,
+    diversity,
+    harness,
+    mt_bench,
+    pocket,
+    reward_bench,
+    sentiment,
+    win_rates,
+)
 from plo.evals.findings import Findings
 from plo.evals.model_level import ModelEvaluation, get_model_evaluation
 from plo.evals.registry import (

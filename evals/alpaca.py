@@ -58,6 +58,8 @@ MEANINGS = {
     main_score="win_rate",
     higher_is_better=DIRECTIONS,
     meaning=MEANINGS,
+    texts=INSTRUCTIONS,
+    asked_once="official",
     license="Apache-2.0 AND CC-BY-NC-4.0",
     citation="Dubois et al. 2024, arXiv:2404.04475",
 )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from plo.evals.borrowed import check_alpaca_eval
+from plo.evals.files import from_hub
 from plo.evals.judges import Template
 from plo.evals.registry import EvaluationError
 from plo.statistics import pseudo_values
@@ -122,15 +123,7 @@ def official_file(folder: Path | None, name: str) -> Path:
                 f"or name no folder to have it downloaded."
             )
         return found[0]
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset"))
-    except Exception as error:
-        raise EvaluationError(
-            f"{name} of the hub's data set {REPOSITORY} cannot be downloaded ({type(error).__name__}: {error}). Offline, "
-            f"name a folder with the file: alpaca_eval(data=FOLDER)."
-        ) from error
+    return from_hub(REPOSITORY, name, "name a folder with the file: alpaca_eval(data=FOLDER)")
 
 
 def _package(module: str) -> Any:

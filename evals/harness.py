@@ -9,6 +9,7 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,55 @@ def lm_eval(
     Raises:
         EvaluationError: there is no model, package, task, data set or chat template; or a task runs code the model wrote.
     """
+    settings = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size, "chat": chat}
+    run = run_tasks("lm_eval", subject, tasks, include_path, think_end_token, **settings)
+    return Findings(run.metrics, run.items, run.notes)
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """Result of `run_tasks`.
+
+    Attributes:
+        metrics: lm-eval's figures by plo's names.
+        items: one row per document, with a column for each metric that is a mean over documents.
+        texts: text that each document was answered with, by prompt_id; empty for tasks that generate none.
+    """
+
+    metrics: dict[str, float]
+    items: pd.DataFrame
+    notes: tuple[str, ...]
+    texts: dict[str, str]
+
+
+def run_tasks(
+    evaluation: str,
+    subject: Subject,
+    tasks: Sequence[str],
+    include_path: Path | None,
+    think_end_token: str | None,
+    *,
+    limit: int | None,
+    num_fewshot: int | None,
+    batch_size: int,
+    chat: bool,
+    **settings: Any,
+) -> TaskRun:
+    """Run lm-eval's tasks once; see `lm_eval` for the arguments.
+
+    Args:
+        evaluation: name of the evaluation, for messages.
+        settings: further arguments of lm-eval's `simple_evaluate`, such as gen_kwargs and torch_random_seed.
+
+    Raises:
+        EvaluationError: as `lm_eval`.
+    """
     model, tokenizer = subject.causal_lm()
     if chat and not tokenizer.chat_template:
-        raise EvaluationError(f"lm_eval: the tokenizer of {subject.name} has no chat template: leave out chat=True.")
-    with _restored_globals():
+        raise EvaluationError(
+            f"{evaluation}: the tokenizer of {subject.name} has no chat template: leave out chat=True."
+        )
+    with restored_globals():
         manager, loaded = load_tasks(tasks, include_path)
         library: Any = importlib.import_module("lm_eval")  # its types are wrong in places
         base: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
@@ -106,7 +152,7 @@ def lm_eval(
         lm = Counting(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, think_end_token=end)
         found = library.simple_evaluate(
             lm, tasks=loaded, task_manager=manager, limit=limit, num_fewshot=num_fewshot, batch_size=batch_size,
-            apply_chat_template=chat, bootstrap_iters=0,
+            apply_chat_template=chat, bootstrap_iters=0, **settings,
         )  # fmt: skip
     metrics = {
         _name(task, key): float(value)
@@ -118,7 +164,7 @@ def lm_eval(
     notes = _notes(found, library.__version__, chat, limit, local)
     if thoughts:
         notes = (*notes, f"{len(thoughts)} generated texts begin with a thought, which is removed up to {end}.")
-    return Findings(metrics, _items(found, metrics), notes)
+    return TaskRun(metrics, _items(found, metrics), notes, _texts(found))
 
 
 def _knows_mark(tokenizer: Any, mark: str | None) -> bool:
@@ -127,7 +173,7 @@ def _knows_mark(tokenizer: Any, mark: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def _restored_globals() -> Iterator[None]:
+def restored_globals() -> Iterator[None]:
     """Undo what lm-eval does to the process: it seeds every generator, sets environment variables and logs warnings."""
     logger = logging.getLogger("lm_eval")
     level, python, numpy, environment = logger.level, random.getstate(), np.random.get_state(), dict(os.environ)
@@ -144,13 +190,28 @@ def _restored_globals() -> Iterator[None]:
         os.environ.update(environment)
 
 
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the first generated text for each document."""
+    texts: dict[str, str] = {}
+    for task, samples in found["samples"].items():
+        for sample in samples:
+            said = sample["resps"][0][0]
+            if isinstance(said, str):
+                texts.setdefault(_prompt_id(task, sample), said)
+    return texts
+
+
+def _prompt_id(task: str, sample: Mapping[str, Any]) -> str:
+    return f"{task}/{sample['doc_id']}/{sample['doc_hash'][:8]}"
+
+
 def _items(found: Mapping[str, Any], metrics: Mapping[str, float]) -> pd.DataFrame:
     """Return one row per document, with the columns whose mean is the metric of their name."""
     rows: dict[str, dict[str, Any]] = {}
     above = _groups_above(found["group_subtasks"])
     for task, samples in found["samples"].items():
         for sample in samples:  # one per document and filter
-            prompt_id = f"{task}/{sample['doc_id']}/{sample['doc_hash'][:8]}"
+            prompt_id = _prompt_id(task, sample)
             row = rows.setdefault(prompt_id, {"prompt_id": prompt_id, "task": task})
             for metric in sample["metrics"]:
                 if isinstance(sample[metric], bool | int | float | np.number):  # else a part of a corpus-level figure

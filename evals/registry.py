@@ -23,6 +23,8 @@ class EvaluationFacts:
 
     Attributes:
         asks_judge: it takes a judge, the argument `judging`.
+        texts: number of texts that it draws from a model where no option says how many; None: unknown.
+        asked_once: the judge is asked about a text in one order alone; a text: the option that makes it so.
     """
 
     level: str = "sample"
@@ -34,6 +36,8 @@ class EvaluationFacts:
     asks_judge: bool = False
     license: str = ""
     citation: str = ""
+    texts: int | None = None
+    asked_once: bool | str = False
 
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations", facts=EvaluationFacts)
@@ -50,6 +54,8 @@ def register_evaluation(
     meaning: str | Mapping[str, str] | None = None,
     license: str = "",
     citation: str = "",
+    texts: int | None = None,
+    asked_once: bool | str = False,
 ) -> Callable[[Function], Function]:
     """Register a function as the evaluation `name`.
 
@@ -71,6 +77,9 @@ def register_evaluation(
         meaning: what a metric is, with its unit, for the legend under the table.
         license: SPDX identifiers of the data and code that the evaluation takes from others.
         citation: the paper or repository to cite.
+        texts: number of texts that it draws where its options do not say how many, for plans.
+        asked_once: for plans, whether the judge is asked once about a text instead of in both orders, or the name of the option
+            that makes it so.
 
     `bounds`, `digits` and `meaning` are given by metric, or once for all of them. They are recorded with every run, as is
     the direction, and tables show what was recorded.
@@ -94,7 +103,7 @@ def register_evaluation(
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        facts = EvaluationFacts(level, main, directions, each[0], each[1], each[2], judged, license, citation)
+        facts = EvaluationFacts(level, main, directions, *each, judged, license, citation, texts, asked_once)
         EVALUATIONS.register(name, function, facts=facts)
         return function
 

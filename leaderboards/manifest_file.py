@@ -8,6 +8,7 @@ from typing import Any
 
 from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.manifest import OF_THE_MACHINE, VERSION
+from plo.leaderboards.packed import unpack
 from plo.paths import content_digest
 
 ELEMENT = "plo-manifest"  # id of the script element of a page
@@ -33,7 +34,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             )
         text = reader.found
     try:
-        manifest = json.loads(text)
+        manifest = json.loads(text if text.lstrip()[:1] in ("{", "[") else unpack(text))  # early pages had it as JSON
     except ValueError as error:
         raise LeaderboardError(f"The manifest in {path} is damaged: {error}. Take another copy of the file.") from error
     version = manifest.get("plo_manifest") if isinstance(manifest, dict) else None

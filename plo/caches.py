@@ -106,6 +106,12 @@ CACHES = {
             expensive=True,
         ),
         Cache(
+            "harness",
+            "harness/*.json",
+            "answers of a model to lm-eval's tasks, one sample of each document",
+            "sampled by the next evaluation of the same model",
+        ),
+        Cache(
             "calibrations",
             "calibrations/*.json",
             "seconds and memory of a short training, from which plans are estimated",

@@ -13,8 +13,9 @@ from plo.evals.judges.template import Template
 class HuggingFace(Judge):
     """The judge `hf:<folder, hub name, or "embedded">`: p = P(label b) / (P(label a) + P(label b)).
 
-    P(label) is the product over the label's tokens directly after the generation prompt, even with a
-    last_line prompt, so the model has no room to reason. Without a chat template the messages are concatenated,
+    P(label) is the product over the label's tokens directly after the generation prompt, whatever the prompt
+    asks for, so the model has no room to reason. With more than two labels, or ratings, p is the mean of their values
+    weighted by their probabilities. Without a chat template the messages are concatenated,
     each followed by an empty line. Questions are asked one by one, without padding, so that an answer does not
     depend on other questions. A question longer than the context loses the middle of its longer texts.
 
@@ -33,7 +34,8 @@ class HuggingFace(Judge):
     def __init__(self, argument: str, template: Template, *, dtype: str | None = None):
         self.name, self.template = f"hf:{argument}", template
         self.model, self.tokenizer, identity = load(self.name, "AutoModelForCausalLM", argument, dtype)
-        self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in template.labels]
+        endings, self.values = zip(*template.endings, strict=True)
+        self.labels = [self.tokenizer(label, add_special_tokens=False).input_ids for label in endings]
         self.room = context_of(self.model, self.tokenizer) - max(map(len, self.labels))
         self.version = f"{template.identity} {identity}"
         self._asked = self._unlikely = 0
@@ -43,7 +45,7 @@ class HuggingFace(Judge):
         if not self._unlikely:
             return []
         return [
-            f"{self.name}: in {self._unlikely} of {self._asked} questions the two labels together have less than half of the "
+            f"{self.name}: in {self._unlikely} of {self._asked} questions the labels together have less than half of the "
             f"probability, so the verdict compares unlikely answers (a model that thinks or explains first)."
         ]
 
@@ -58,10 +60,13 @@ class HuggingFace(Judge):
             start = tuple(label[:-1])
             if start not in after:
                 after[start] = last_logits(self.model, [*ids, *start], len(label)).log_softmax(-1)
-        a, b = (sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels)
+        likely = [sum(after[tuple(x[:-1])][i, token].item() for i, token in enumerate(x)) for x in self.labels]
         self._asked += 1
-        self._unlikely += math.exp(a) + math.exp(b) < 0.5
-        return Verdict(None if math.isnan(a - b) else 1 / (1 + math.exp(min(a - b, 700))))
+        self._unlikely += sum(map(math.exp, likely)) < 0.5
+        if math.isnan(sum(likely)) or max(likely) == -math.inf:
+            return Verdict(None)
+        shares = [math.exp(x - max(likely)) for x in likely]
+        return Verdict(sum(share * value for share, value in zip(shares, self.values, strict=True)) / sum(shares))
 
     def ids(self, prompt: str, a: str, b: str) -> list[int]:
         """Return the tokens of a question, with the generation prompt at their end."""

@@ -24,7 +24,7 @@ class OpenAI(Judge):
 
     With a first_token prompt, p = P(label b) / (P(label a) + P(label b)) over the 20 likeliest first tokens; tokens that are
     the same label up to white space are added up. The text is read instead, without a thought, if the server gives no
-    log-probs, the two labels have at most half of the mass, or the judge thinks first. With a last_line prompt the text is
+    log-probs, the two labels have at most half of the mass, or the judge thinks first. With any other prompt the text is
     always read. A judge that thinks needs room: max_tokens=4096.
 
     A question that the server refuses as too long, or filters, is unreadable. Rate limits, server errors, time-outs,
@@ -36,7 +36,8 @@ class OpenAI(Judge):
 
     Args:
         argument: the model, and after "@" the server's address, which usually ends in /v1.
-        max_tokens: maximum length of the answer; default: 1 with a first_token prompt, 512 with a last_line one.
+        max_tokens: maximum length of the answer; default: what the prompt says, else 1 with a first_token prompt and 512
+            with any other.
         logprobs: request log-probs; False for a server that refuses the field.
         price_in, price_out: money per million tokens of prompt and answer. Without prices a server other than the default
             provider costs nothing. Where the server does not report tokens, they are estimated from the texts' length.
@@ -74,7 +75,7 @@ class OpenAI(Judge):
         self.name = f"openai:{self.endpoint.model}@{self.endpoint.url}" if own else f"openai:{argument}"
         self.template, self.concurrency, self.retries, self.timeout = template, concurrency, retries, timeout
         first = template.answer == "first_token"
-        fields = {"temperature": 0, "max_tokens": max_tokens or (1 if first else 512)}
+        fields = {"temperature": 0, "max_tokens": max_tokens or template.tokens or (1 if first else 512)}
         if first and logprobs:
             fields |= {"logprobs": True, "top_logprobs": 20}
         self.ours = fields.keys() - (request or {}).keys() - ({"max_tokens"} if max_tokens else set())

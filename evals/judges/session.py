@@ -135,7 +135,8 @@ class JudgeSession:
             JudgeError: as `verdicts`.
         """
         judge, distinct = self.judge(template), list(dict.fromkeys(questions))
-        ties = {q: Verdict(0.5) for q in distinct if q.a.strip() == q.b.strip()}
+        compares = judge.template is None or not judge.template.rates
+        ties = {q: Verdict(0.5) for q in distinct if compares and q.a.strip() == q.b.strip()}
         known, keep, tries = dict(ties), judge.cached and not fresh, dict.fromkeys(distinct, 0)
         if keep:
             for q, (verdict, had) in self.cache.get(judge, (q for q in distinct if q not in known)).items():

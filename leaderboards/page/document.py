@@ -13,12 +13,13 @@ from markupsafe import Markup
 from plo import store
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.headline import design_lines, fragility_line
+from plo.leaderboards.packed import pack
 from plo.leaderboards.page.figures import draw_figures
 from plo.leaderboards.page.finding import certainty, finding, task
 from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
-from plo.leaderboards.page.text import breakable, embed, short_names, visible, without_controls
+from plo.leaderboards.page.text import breakable, short_names, visible, without_controls
 
 TEMPLATES = files("plo.leaderboards.page") / "templates"
 
@@ -39,10 +40,10 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
 
     Args:
         methods: descriptions of the methods in the table.
-        manifest: what is needed to run the comparison again; embedded as JSON.
+        manifest: what is needed to run the comparison again; embedded as `pack` makes it.
     """
     names = short_names(board)
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    style, script, policy = page_assets()
     samples = browser_data(board, names)
     templates = Environment(
         loader=PackageLoader("plo.leaderboards.page"), autoescape=True, undefined=StrictUndefined,
@@ -51,31 +52,29 @@ def to_html(board: Leaderboard, methods: Sequence[Method] = (), manifest: Mappin
     templates.filters |= {"visible": visible, "breakable": breakable, "link": _link}
     page = templates.get_template("page.html").render(
         title=visible(", ".join(board.comparisons) or "no comparison", 200),
-        policy=_policy(style, script), style=Markup(style), script=Markup(script),
+        policy=policy, style=Markup(style), script=Markup(script),
         task=task(board), finding=finding(board, names), certainty=certainty(board, names), fragility=visible(fragility_line(board)),
         design=[visible(line) for line in design_lines(board) if line != fragility_line(board)],
         main=main_table(board, names), figures=draw_figures(board, names), more=more_tables(board, names),
-        samples=samples, samples_json=embed(samples), judges=_judges(board),
+        samples=samples, packed_samples=pack(samples), judges=_judges(board),
         notes=list(map(visible, board.notes)), methods=methods, shared=board.shared,
-        manifest=manifest, manifest_json=embed(manifest), legend=_legend(board),
+        manifest=manifest, packed_manifest=pack(manifest), legend=_legend(board),
     )  # fmt: skip
     return without_controls(page)
 
 
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
-
-
-def _policy(style: str, script: str) -> str:
-    """Return a Content-Security-Policy under which this style and this script run, and nothing else is loaded or run."""
+def page_assets() -> tuple[str, str, str]:
+    """Return the page's style and script, and a Content-Security-Policy under which these run and nothing else is loaded or run."""
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
 
     def digest(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-    return (
+    policy = (
         f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
+    return style, script, policy
 
 
 def _judges(board: Leaderboard) -> list[tuple[str, list[str]]]:

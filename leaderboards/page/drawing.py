@@ -121,4 +121,9 @@ def _restyle(element: ElementTree.Element, key: str, referenced: set[str]) -> No
         elif "url(#" in value:
             element.set(name, value.replace("url(#", f"url(#{key}-"))
         elif name in ("d", "x", "y", "transform"):
-            element.set(name, " ".join(_DECIMALS.sub(lambda found: f"{float(found[0]):.2f}", value).split()))
+            element.set(name, " ".join(_DECIMALS.sub(_short, value).split()))
+
+
+def _short(number: re.Match[str]) -> str:
+    """Return a coordinate to a hundredth of a point, without the zeros at its end."""
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -1,8 +1,6 @@
 """Text for the page: what models, data and users wrote is shown as it is, cut to a length, and never interpreted."""
 
-import json
 import re
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -13,7 +11,7 @@ NAME = 60  # characters of a name in a table
 LABEL = 26  # characters of a name in a figure
 # Controls, halves of characters, line ends that are no line end in HTML, and marks that reverse the reading direction.
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-CONTROL, _UNSAFE = re.compile(f"[{_CONTROLS}]"), re.compile(f"[<>&{_CONTROLS}]")
+CONTROL = re.compile(f"[{_CONTROLS}]")
 
 
 def visible(text: object, limit: int = 2000) -> str:
@@ -50,12 +48,6 @@ def capital(text: str) -> str:
 def without_controls(page: str) -> str:
     """Return the page with the control characters that are left in it, such as those of a metric's label, as escapes."""
     return CONTROL.sub(lambda found: plain(found[0]), page)
-
-
-def embed(value: Any) -> Markup:
-    """Return JSON for a `<script type="application/json">`: nothing in it can end the element or begin another."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def short_names(board: Leaderboard) -> dict[str, str]:

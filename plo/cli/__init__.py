@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from plo import __version__
-from plo.cli import archive, cache, demo, evaluation, lists, plan, power, reports, reproduce, runs, settings, tune
+from plo.cli import (
+    archive,
+    cache,
+    demo,
+    evaluation,
+    head_to_head,
+    lists,
+    plan,
+    power,
+    reports,
+    reproduce,
+    runs,
+    settings,
+    tune,
+)
 from plo.cli.shared import add
 from plo.interrupt import START_AGAIN
 
@@ -53,6 +67,7 @@ add(app, runs.compare)
 add(app, runs.run_cell)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
+add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
 add(app, archive.export)

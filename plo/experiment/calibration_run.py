@@ -250,7 +250,7 @@ class Calibration:
 
 def _is_measured(evaluation: ModelEvaluation) -> bool:
     ours = (evaluation.entry.load().__module__ or "").startswith("plo.") and evaluation.entry.name != "lm_eval"
-    return ours and not evaluation.asks_judge and texts_of(evaluation.options) is None
+    return ours and not evaluation.asks_judge and texts_of(evaluation) is None
 
 
 def _with_steps(train: TrainConfig, steps: int) -> TrainConfig:

@@ -244,13 +244,13 @@ def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey
     about = {"notes": found.notes, "lengths": found.lengths, "but_judge": settings.but_judge, "judges": []}
     about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
-        about["judges"] = [_judge(judging, template) for template in judging.templates]
+        about["judges"] = [judge_record(judging, template) for template in judging.templates]
         used = [judging.judge(template).template for template in judging.templates]
         about["templates"] = {one.name: one.identity for one in used if one is not None}
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
 
 
-def _judge(judging: JudgeSession, template: str | Template) -> dict[str, Any]:
+def judge_record(judging: JudgeSession, template: str | Template) -> dict[str, Any]:
     """Return the record of a judge. `prompt` is the value for `judge-check --template`, or None if it takes no template."""
     judge = judging.judge(template)
     prompt = str(template) if judge.template is not None and not isinstance(template, Template) else None
@@ -272,7 +272,7 @@ def measure_judge(
     card = make_judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
         log.info(str(report))
-    own = _judge(judging, template)
+    own = judge_record(judging, template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
     tracker.judge_check(own["judge"], own["version"], shown)
     return card

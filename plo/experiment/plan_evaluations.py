@@ -8,7 +8,6 @@ from typing import Any
 from plo.config import EvaluationConfig
 from plo.data import Pair
 from plo.evals import ModelEvaluation
-from plo.evals.alpaca_official import INSTRUCTIONS
 from plo.evals.judges import JudgeSession, Question
 
 LOOKED_AT = 32  # held-out pairs that stand for the questions, of which the cost is estimated
@@ -47,23 +46,24 @@ def plan_evaluations(
 
 def _planned(evaluation: ModelEvaluation, judging: JudgeSession | None, pairs: Sequence[Pair]) -> PlannedEvaluation:
     options = evaluation.options
-    texts = texts_of(options)
+    texts = texts_of(evaluation)
     tokens = int(options.get("max_new_tokens") or 0)
     calls, money = 0, 0.0
     if evaluation.asks_judge and judging is not None:
-        once = options.get("official") or _property(judging, "pointwise")
+        once = evaluation.entry.facts.asked_once
+        once = (options.get(once) if isinstance(once, str) else once) or _property(judging, "pointwise")
         calls = None if texts is None else texts * len(options.get("against") or "1") * (1 if once else 2)
         money = math.nan if calls is None else calls * _price(judging, options, pairs)
     return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
 
 
-def texts_of(options: dict[str, Any]) -> int | None:
-    """Return how many texts an evaluation draws by the options that plo's evaluations have; None for others."""
-    if "instructions" in options:
-        return options["instructions"] or INSTRUCTIONS
-    if "prompts" not in options or "max_new_tokens" not in options:
+def texts_of(evaluation: ModelEvaluation) -> int | None:
+    """Return how many texts an evaluation draws by its options, or by its registration where they do not say; else None."""
+    options = evaluation.options
+    prompts = options.get("instructions") or options.get("prompts") or evaluation.entry.facts.texts
+    if prompts is None or "max_new_tokens" not in options:
         return None
-    return options["prompts"] * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
+    return prompts * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
 
 
 def _property(judging: JudgeSession, name: str) -> Any:

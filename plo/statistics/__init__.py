@@ -8,6 +8,7 @@ from plo.statistics.comparisons import Comparison, compare, compare_pairs, holm
 from plo.statistics.components import variance_components
 from plo.statistics.fixed_length import cut_to_common_length
 from plo.statistics.fragility import Fragility, fragility
+from plo.statistics.head_to_head import bradley_terry, schedule
 from plo.statistics.intervals import Estimate, Spread, critical, estimate, p_value, paired, spread, two_way
 from plo.statistics.jackknife import pseudo_values
 from plo.statistics.length import LengthAdjusted, length_adjusted, rate_range
@@ -41,6 +42,7 @@ __all__ = [
     "Spread",
     "Verdict",
     "baseline_seeds",
+    "bradley_terry",
     "chance_to_settle",
     "cheapest_design",
     "compare",
@@ -70,6 +72,7 @@ __all__ = [
     "reward_at_kl",
     "robustness",
     "sample_variance",
+    "schedule",
     "search_points",
     "select_trial",
     "settled",

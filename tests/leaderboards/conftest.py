@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,6 +177,13 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def wait(self, expression):
+        """Return the value of a JavaScript expression as soon as it is true, for what the page does after it is loaded."""
+        deadline = time.monotonic() + WAIT
+        while not (found := self.evaluate(expression)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def picture(self, path, *, whole=True):
         """Save a screenshot."""
         clip = {}
@@ -231,3 +239,20 @@ def browser(tmp_path_factory):
     found = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The script of axe-core, from where npm installed it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no node here (Debian: apt-get install npm)")
+    folder = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(
+        ["node", "--print", "require.resolve('axe-core/axe.min.js')"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NODE_PATH": os.pathsep.join(filter(None, [os.environ.get("NODE_PATH"), folder]))},
+    )
+    if found.returncode:
+        pytest.skip("no axe-core here (npm install --global axe-core)")
+    return Path(found.stdout.strip()).read_text(encoding="utf-8")

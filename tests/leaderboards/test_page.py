@@ -16,8 +16,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from plo.cli import app
+from plo.leaderboards import packed
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.formatting import format_count
+from plo.leaderboards.packed import pack, unpack
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
@@ -157,9 +159,9 @@ def test_hostile_texts_are_text(hostile, make_board):
         r"\u202eevil\u2066 שלום" in text and r"\x1b[2J\x1b]0;title\x07 bell" in text and r"a\x00b\u2028c\u2029d" in text
     )
     assert "(98,000 more characters)" in text
-    samples = json.loads(seen.data["plo-samples"])
+    samples = json.loads(unpack(seen.data["plo-samples"]))
     assert any(HOSTILE["end"] in one for unit in samples["units"] for one in unit[2])
-    assert json.loads(seen.data["plo-manifest"]) == {"loss": HOSTILE["end"]}
+    assert json.loads(unpack(seen.data["plo-manifest"])) == {"loss": HOSTILE["end"]}
     assert not any(tag == "a" for tag, _ in seen.elements)
 
 
@@ -254,6 +256,19 @@ def test_hostile_texts_are_text_in_a_terminal(hostile):
     assert r"\x1b[2J\x1b]0;title\x07 bell" in "".join(shown.split("\n"))  # in a note
 
 
+def test_what_the_page_carries_is_packed_and_comes_back_whole(monkeypatch):
+    value = {"text": [*HOSTILE.values(), "\ud800"], "number": [1, 0.1, None]}
+    text = pack(value)
+    assert re.fullmatch("[A-Za-z0-9+/=]+", text) and json.loads(unpack(text)) == value
+    assert len(text) < len(json.dumps(value)) / 50  # most of it is the word long, 20,000 times
+    for damaged in (text[:-8], text[:40] + "AAAA" + text[44:], "{}", "AAAA"):
+        with pytest.raises(ValueError):
+            unpack(damaged)
+    monkeypatch.setattr(packed, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+        unpack(text)
+
+
 def test_samples_are_cut_evenly_to_a_budget_which_is_said(board):
     whole = browser_data(board, short_names(board))
     assert whole["about"] == "144 of 144 recorded samples, on 6 of 6 common prompts" and len(whole["units"]) == 36
@@ -280,7 +295,7 @@ def test_the_command_writes_the_page(tmp_path):
     assert result.exit_code == 0, result.output
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 'href="https://arxiv.org/abs/2310.12036"' in page  # IPO
-    assert json.loads(Parsed(page).data["plo-manifest"])["plo_manifest"] == 1
+    assert json.loads(unpack(Parsed(page).data["plo-manifest"]))["plo_manifest"] == 1
     assert "No winner" in page and "<figure" not in page  # nothing was recorded that a figure could show
 
 
@@ -292,8 +307,9 @@ def test_it_opens_offline_without_a_complaint_at_every_width(browser, board, tmp
     browser.open(write_html(board, tmp_path / "page.html", manifest={"plo": "0"}), width, 800, scheme)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
-    assert browser.evaluate("document.getElementById('asked').textContent") == "Opening 0"
-    assert browser.evaluate("document.getElementById('manifest').textContent") == '{\n "plo": "0"\n}'
+    assert browser.wait("document.getElementById('asked').textContent") == "Opening 0"
+    browser.evaluate("document.querySelector('details.screen').open = true")
+    assert browser.wait("document.getElementById('manifest').textContent") == '{\n "plo": "0"\n}'
     before = browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
     browser.evaluate("document.getElementById('theme').click()")
     assert browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill") != before
@@ -315,6 +331,7 @@ def test_the_table_is_sorted_and_filtered(browser, board, tmp_path):
 def test_hostile_texts_do_nothing_in_chromium(browser, hostile, tmp_path):
     browser.open(write_html(hostile, tmp_path / "page.html", manifest={"loss": HOSTILE["end"]}), 360)
     browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert browser.wait("document.getElementById('asked').textContent")
     browser.evaluate("document.getElementById('next').click()")
     assert browser.evaluate("window.broken") is None
     assert browser.evaluate("document.images.length + document.querySelectorAll('iframe, object, embed').length") == 0
@@ -323,6 +340,21 @@ def test_hostile_texts_do_nothing_in_chromium(browser, hostile, tmp_path):
     assert HOSTILE["image"] in shown and HOSTILE["table"] in shown and r"a\x00b" in shown
     assert HOSTILE["end"] in browser.evaluate("document.getElementById('asked').textContent")
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser, axe, make_board, tmp_path, scheme):
+    board = make_board(["reference", "dpo", "ipo", "bpo"], tuned=True, credit=True)
+    browser.open(write_html(board, tmp_path / "page.html", manifest={"plo": "0"}), scheme=scheme)
+    browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert browser.wait("document.getElementById('manifest').textContent.length")
+    assert browser.wait("document.getElementById('asked').textContent.length")
+    browser.evaluate(f"{axe}\n;1")
+    violations = "axe.run().then((found) => found.violations.map((one) => [one.id, one.impact, one.nodes[0].html]))"
+    assert browser.evaluate(violations) == []
+    assert browser.evaluate("axe.run().then((found) => found.passes.length)") > 20
+    broken = "document.querySelector('label[for=filter]').remove(); axe.run().then((found) => found.violations.length)"
+    assert browser.evaluate(broken) > 0  # it looks
 
 
 def test_many_rows_and_samples_load_and_sort_quickly(browser, make_board, tmp_path):

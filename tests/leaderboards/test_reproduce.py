@@ -12,6 +12,7 @@ from plo.leaderboards.diff import diff
 from plo.leaderboards.grade import grade
 from plo.leaderboards.manifest import manifest
 from plo.leaderboards.manifest_file import read_manifest, runnable
+from plo.leaderboards.packed import pack
 from plo.statistics import rerun
 from plo.tracking import MADE_WITH, Tracker, made_with_file
 
@@ -134,11 +135,13 @@ def test_the_margin_of_seed_noise_by_hand():
 
 def test_a_manifest_is_read_from_its_file_and_from_a_page(recorded, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(recorded))
-    embedded = json.dumps(recorded | {"note": "</script><script>alert(1)"}).replace("<", "\\u003c")
-    page = f'<!doctype html><script>1 < 2</script><script type="application/json" id="plo-manifest">{embedded}</script><p>x'
-    (tmp_path / "page.html").write_text(page)
+    noted = recorded | {"note": "</script><script>alert(1)"}
+    early = json.dumps(noted).replace("<", "\\u003c")  # as pages of the first version had it
+    for embedded in (early, pack(noted)):
+        page = f'<!doctype html><script>1 < 2</script><script type="x" id="plo-manifest">{embedded}</script><p>x'
+        (tmp_path / "page.html").write_text(page)
+        assert read_manifest(tmp_path / "page.html") == noted
     assert read_manifest(tmp_path / "manifest.json") == recorded
-    assert read_manifest(tmp_path / "page.html") == recorded | {"note": "</script><script>alert(1)"}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,7 @@ def test_a_manifest_is_read_from_its_file_and_from_a_page(recorded, tmp_path):
     [
         ("<p>a page", "has no manifest: it is no page of plo"),
         ("{", "is damaged"),
+        ('<script id="plo-manifest">H4sIAAAA</script>', "is damaged: it is cut"),
         ("[]", "no manifest of plo"),
         ('{"plo_manifest": 99}', "version 99, and this plo reads up to 1: install a newer one"),
     ],

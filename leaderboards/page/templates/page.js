@@ -1,7 +1,10 @@
 "use strict";
 // Texts of models go through textContent alone, so nothing in them is ever markup.
 const byId = (id) => document.getElementById(id);
-const json = (id) => { const found = byId(id); return found && JSON.parse(found.textContent); };
+const unpacked = (id) => {  // resolves to the value that is in the page as base64 of compressed JSON
+  const bytes = Uint8Array.from(atob(byId(id).textContent), (one) => one.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+};
 
 const theme = byId("theme"), dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
@@ -38,8 +41,7 @@ filter.addEventListener("input", () => {
   byId("matches").textContent = wanted ? `${left} of ${rows.length}` : "";
 });
 
-const samples = json("plo-samples");
-if (samples) {
+const browse = (samples) => {
   const [prompt, draw] = [byId("prompt"), byId("draw")], body = byId("texts").tBodies[0];
   const cell = (tag, text) => { const made = document.createElement(tag); made.textContent = text; made.dir = "auto"; return made; };
   const fit = (number) => Math.min(Math.max(Math.round(number) || 1, 1), samples.prompts.length);
@@ -71,11 +73,17 @@ if (samples) {
   byId("next").addEventListener("click", step(1));
   byId("browser").hidden = false;
   show();
+};
+if (byId("plo-samples")) {
+  if (self.DecompressionStream) unpacked("plo-samples").then(browse); else byId("unreadable").hidden = false;
 }
 
-const manifest = json("plo-manifest"), turning = /[\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
+const turning = /[\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
 const escaped = (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0");
-if (manifest) byId("manifest").textContent = JSON.stringify(manifest, null, 1).replace(turning, escaped);
+const manifest = byId("manifest");
+if (manifest) manifest.parentElement.addEventListener("toggle", async () => {  // large, and hardly ever opened
+  manifest.textContent = JSON.stringify(await unpacked("plo-manifest"), null, 1).replace(turning, escaped);
+}, { once: true });
 
 let closed = [];
 addEventListener("beforeprint", () => {

@@ -1,50 +1,50 @@
-"""Compute the study's numbers again from the values of single prompts, with numpy alone: python check.py [FOLDER]."""
+"""Compute the study's numbers again with numpy alone: python check.py [FOLDER]. variances.json.gz is variances.py's."""
 
+import csv
+import gzip
+import json
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from recompute import compare, holm, read_board, read_values, word
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-board = read_board(folder / "leaderboard.json.gz")
-rows, values = {row["name"]: row for row in board["rows"]}, read_values(folder / "values.csv.gz")
-base, design, primary = board["baseline"], board["design"], board["primary"]
-
-
-def tables(metric, names, look=None):
-    seeds = {name: [*rows[name]["runs"]][: None if name == base else look] for name in names}
-    known = {name: values[metric][name] for name in names}
-    return {name: {seed: known[name][seed] for seed in seeds[name] if seed in known[name]} for name in names}
-
-
-pairs = [(name, base) for name, row in rows.items() if row["verdict"]]
-family, found, words, both = [base, *(name for name, _ in pairs)], {}, {}, []
-for look, level in zip(design["looks"], (0.010, 0.015, 0.025), strict=True):  # verdicts, look by look
-    if look <= design["look"]:
-        found[primary] = compare(tables(primary, family, look), pairs)
-        p = {pair: one[4](one[0]) for pair, one in found[primary].items()}
-        for pair, (mean, *_, p_of) in found[primary].items():
-            if words.get(pair[0], "undecided") == "undecided":
-                words[pair[0]] = word(mean, holm(p)[pair], p_of, design["margin"], level)
-        alpha = level
-assert words == {name: rows[name]["verdict"] for name in words}, "the verdicts differ"
-both += [(p[pair], rows[pair[0]]["differences"][primary]["p"]) for pair in pairs]
-both += [(holm(p)[pair], rows[pair[0]]["differences"][primary]["p_holm"]) for pair in pairs]
-for metric in values:  # means and differences of all metrics
-    found.setdefault(metric, compare(tables(metric, family), pairs))
-    both += [(np.mean([*values[metric][n].values()]), rows[n]["intervals"][metric]["mean"]) for n in rows]
-    for (name, _), one in found[metric].items():
-        theirs = rows[name]["differences"][metric]
-        both += zip(one[:4], (theirs[key] for key in ("mean", "se", "low", "high")), strict=True)
-ranked = [name for name, row in rows.items() if row["rank"]]
-tested = compare(tables(primary, ranked), [*combinations(ranked, 2)])
-apart = [pair for pair, q in holm({pair: one[4](one[0]) for pair, one in tested.items()}).items() if q < alpha]
-better = [pair[0] if tested[pair][0] > 0 else pair[1] for pair in apart]
-for name in ranked:
-    wins, losses = better.count(name), sum(name in pair for pair in apart) - better.count(name)
-    both += [(1 + losses, rows[name]["rank"]["low"]), (len(ranked) - wins, rows[name]["rank"]["high"])]
+folder, values, words = Path(sys.argv[1] if sys.argv[1:] else sys.path[0]), {}, {}
+files = {file.name: gzip.decompress(file.read_bytes()) for file in folder.glob("*.gz")}
+board, variances = (json.loads(files[f"{name}.json.gz"]) for name in ("leaderboard", "variances"))
+rows, base, design = {row["name"]: row for row in board["rows"]}, board["baseline"], board["design"]
+for line in csv.DictReader(files["values.csv.gz"].decode().splitlines()):
+    for metric in (name for name in board["metrics"] if line.get(name)):
+        values.setdefault((metric, line["row"]), {}).setdefault(line["seed"], []).append(float(line[metric]))
+values = {key: np.array([*by_seed.values()]) for key, by_seed in values.items()}  # [seeds, prompts]
+both = [(y.mean(), rows[name]["intervals"][metric]["mean"]) for (metric, name), y in values.items()]
+angles = np.linspace(0, np.pi / 2, 100_001)  # Student's |t| is root(free) * tan(angle), whose density is cos^(free - 1)
+cosines, squares = np.cos((angles[1:] + angles[:-1]) / 2), np.tan(angles[:-1]) ** 2
+steps = [(board["primary"], *step) for step in zip(design["looks"], (0.010, 0.015, 0.025), strict=True)]
+for metric, look, level in [*steps, *((metric, steps[-1][1], 0) for metric in variances)]:  # level 0: no verdict
+    tests, holm = {}, 0
+    for name in (name for name, row in rows.items() if row["verdict"]):  # its difference from the baseline
+        (v_a, free_a, shared), (v_b, free_b, _) = (variances[metric][str(look)][row] for row in (name, base))
+        a, b, more = values[metric, name][:look], values[metric, base][:look], values[metric, base][look:]
+        (n, prompts), m, gaps = a.shape, len(more), a - b  # n seeds that both have, m that only the baseline has
+        weight = 1 / (1 + v_b / n / (v_b / m + shared / n + shared / m))  # of the n in the baseline's mean: the best
+        mean, of_seeds = a.mean() - weight * b.mean() - (1 - weight) * more.mean(), (v_a + weight * v_b) / n
+        rest = gaps - gaps.mean(0) - gaps.mean(1)[:, None] + gaps.mean()
+        of_prompts = gaps.mean(0).var(ddof=1) / prompts - (rest**2).sum() / (n - 1) / (prompts - 1) / n / prompts
+        se, free = np.sqrt(of_seeds + max(of_prompts, 0)), min(free_a, free_b)
+        tails = [(cosines ** (degrees - 1))[::-1].cumsum()[::-1] for degrees in (prompts - 1, free)]
+        log_p, log_few = (-np.log(tail / tail[0] + 1e-300) for tail in tails)
+        many, few = squares * (prompts - 1), np.interp(log_p, log_few, squares * free)  # critical t^2 at every level
+        t = np.sqrt(many + (few - many) * (of_seeds / se**2) ** 1.5)
+        half = se * np.interp(-np.log(0.05), log_p, t)
+        p, beyond = (np.exp(-np.interp(gap / se, t, log_p)) for gap in (abs(mean), design["margin"] - abs(mean)))
+        tests[name] = dict(mean=mean, se=se, degrees=free, low=mean - half, high=mean + half, p=p, beyond=beyond)
+    for rank, (name, test) in enumerate(sorted(tests.items(), key=lambda item: item[1]["p"])):
+        holm = test["p_holm"] = min(1, max(holm, test["p"] * (len(tests) - rank)))
+        word = "equivalent" if test["beyond"] / 2 < 0.9 * level else "undecided"  # two one-sided tests
+        word = word if holm >= level else "better" if test["mean"] > 0 else "worse"
+        words[name] = word if words.get(name, "undecided") == "undecided" else words[name]
+        theirs = {} if level else rows[name]["differences"][metric]
+        both += [(test[key], theirs[key]) for key in test.keys() & theirs.keys()]
 worst = max(abs(ours - theirs) / max(1, abs(theirs)) for ours, theirs in both)
 print(f"{len(words)} verdicts and {len(both)} numbers, computed again; largest relative deviation {worst:.1e}.")
-assert worst < 1e-6, "the numbers differ"
+assert worst < 1e-7 and words == {name: row["verdict"] for name, row in rows.items() if row["verdict"]}, "they differ"

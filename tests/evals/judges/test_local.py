@@ -90,8 +90,7 @@ def test_labels_that_are_hardly_said_are_remarked_on(tiny, monkeypatch, mass, sa
     monkeypatch.setattr("plo.evals.judges.hf.last_logits", lambda *arguments: p.log())
     assert judge.judge(QUESTIONS[:1])[0].p == pytest.approx(2 / 3, abs=1e-5)
     assert (
-        any("in 1 of 1 questions the two labels together have less than half" in remark for remark in judge.remarks)
-        == said
+        any("in 1 of 1 questions the labels together have less than half" in remark for remark in judge.remarks) == said
     )
 
 

@@ -1,9 +1,16 @@
-"""Differences with moderated seed variances, with numpy alone and written anew: plo takes no part."""
+"""Compute variances.json.gz, which check.py reads, and the ranks again: python variances.py [FOLDER]. plo takes no part.
+
+Few seeds say little about a row's variance, so the rows share theirs, shrunk (docs/decisions.md, "Seed variances are pooled"). The file
+has by metric, number of seeds and row: [variance of its seed means, degrees of freedom, variance of a seed's effect on all rows].
+"""
 
 import csv
 import gzip
 import json
+import sys
 from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -83,16 +90,28 @@ def moderate(means, values=None, noise=None):
     return found
 
 
-def compare(tables, pairs):
-    """{pair: (difference, SE, low, high, function that gives the p of a distance)} of {row: {seed: values of prompts}}."""
-    names, found = list(tables), {}
+def arrays(tables):
+    """[rows, seeds, prompts] of {row: {seed: values of prompts}}, NaN for a seed that a row lacks, and which seeds it has."""
     seeds = list(dict.fromkeys(seed for one in tables.values() for seed in one))
-    prompts = len(next(iter(tables[names[0]].values())))
-    y = np.array([[tables[name].get(seed, [np.nan] * prompts) for seed in seeds] for name in names])
-    means, present = y.mean(2), np.isfinite(y[:, :, 0])
+    prompts = len(next(iter(next(iter(tables.values())).values())))
+    y = np.array([[one.get(seed, [np.nan] * prompts) for seed in seeds] for one in tables.values()])
+    return y, np.isfinite(y[:, :, 0])
+
+
+def seed_variances(tables):
+    """{row: [variance of its seed means, its degrees of freedom, variance of the effect of a seed on all rows]}."""
+    y, present = arrays(tables)
+    means, count = y.mean(2), present.sum(1)
     v, degrees, residual = moderate(means, y.transpose(0, 2, 1))
-    count = present.sum(1)
     common = max(((np.nanvar(means, 1) * count - (count - 1) * v) / v).sum() / ((count - 1) / v).sum(), 0)
+    return {name: [v[i], min(degrees[i], residual), common] for i, name in enumerate(tables)}
+
+
+def compare(tables, pairs):
+    """{pair: (difference, SE, low, high, p)} of {row: {seed: values of prompts}}."""
+    names, found, noise = list(tables), {}, seed_variances(tables)
+    (y, present), common = arrays(tables), noise[names[0]][2]
+    means, prompts, v = y.mean(2), y.shape[2], np.array([noise[name][0] for name in names])
     for a, b in pairs:
         i, j = names.index(a), names.index(b)
         row, seed = np.array([(k, s) for k in (i, j) for s in np.flatnonzero(present[k])]).T
@@ -105,12 +124,12 @@ def compare(tables, pairs):
         squares = len(gaps) * gaps.mean(0).var(ddof=1) - (rest**2).sum() / (len(gaps) - 1) / (prompts - 1)
         se = np.sqrt(of_seeds + max(squares, 0) / len(gaps) / prompts)
         t, logs = student(prompts - 1)
-        few, others = student(min(degrees[i], degrees[j], residual))
+        few, others = student(min(noise[a][1], noise[b][1]))
         few = np.interp(-logs, -others, few)
         curve = np.sqrt(t**2 + (few**2 - t**2) * (of_seeds / se**2) ** 1.5), logs  # critical values by log level
         half = se * np.interp(-np.log(0.05), -logs, curve[0])
-        p_of = lambda distance, se=se, curve=curve: max(np.exp(np.interp(abs(distance) / se, *curve)), 1e-12)  # noqa: E731
-        found[a, b] = mean, se, mean - half, mean + half, p_of
+        p = max(np.exp(np.interp(abs(mean) / se, *curve)), 1e-12)
+        found[a, b] = mean, se, mean - half, mean + half, p
     return found
 
 
@@ -121,9 +140,32 @@ def holm(p):
     return dict(zip(order, stepped, strict=True))
 
 
-def word(mean, adjusted, p_of, margin, level):
-    """Better, worse, equivalent (two one-sided tests within the margin, at .9 of the level) or undecided."""
-    if adjusted < level:
-        return "better" if mean > 0 else "worse"
-    inside = p_of(margin - abs(mean)) / 2
-    return "equivalent" if (inside if abs(mean) < margin else 1 - inside) < 0.9 * level else "undecided"
+def main(folder):
+    """Write the variances of each metric at the last look, and of the primary one at every look; check the ranks."""
+    board, values = read_board(folder / "leaderboard.json.gz"), read_values(folder / "values.csv.gz")
+    rows, base, design = {row["name"]: row for row in board["rows"]}, board["baseline"], board["design"]
+    family = [base, *(name for name, row in rows.items() if row["verdict"])]
+
+    def tables(metric, names, look):
+        return {name: dict([*values[metric][name].items()][: None if name == base else look]) for name in names}
+
+    found = {}
+    for metric in values:
+        looks = [look for look in design["looks"] if look == design["look"] or metric == board["primary"]]
+        found[metric] = {look: seed_variances(tables(metric, family, look)) for look in looks if look <= design["look"]}
+    text = json.dumps(found, indent=0, default=float)
+    (folder / "variances.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+
+    ranked = [name for name, row in rows.items() if row["rank"]]
+    tested = compare(tables(board["primary"], ranked, design["look"]), [*combinations(ranked, 2)])
+    apart = [pair for pair, p in holm({pair: one[4] for pair, one in tested.items()}).items() if p < design["alpha"]]
+    better = [a if tested[a, b][0] > 0 else b for a, b in apart]
+    for name in ranked:
+        wins, losses = better.count(name), sum(name in pair for pair in apart) - better.count(name)
+        theirs = rows[name]["rank"]
+        assert (1 + losses, len(ranked) - wins) == (theirs["low"], theirs["high"]), f"the ranks of {name} differ"
+    print(f"Seed variances of {len(family)} rows written; the ranks of {len(ranked)} rows agree.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
