@@ -35,6 +35,7 @@ class Row:
         verdict: what the difference in the primary metric shows; None for a row that is not tested.
         rank: rank by the primary metric among the rows that were tuned alike; None for any other row.
         tuning: record of the variant's tuning; None: untuned.
+        pairs: name of its training pairs; "" where all rows have those of the data source.
         is_ceiling: True if the loss reads the truth of its task: the row is shown, and neither tested nor ranked.
         along: {share of training: {metric: mean over seeds}} of reward and KL.
         samples: (prompt, text) of this row's continuations of the board's two sample prompts.
@@ -52,6 +53,7 @@ class Row:
     rank: Rank | None = None
     tuning: Mapping[str, Any] | None = None
     is_ceiling: bool = False
+    pairs: str = ""
     along: dict[float, dict[str, float]] = field(default_factory=dict)
     samples: list[tuple[str, str]] = field(default_factory=list)
 

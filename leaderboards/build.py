@@ -7,6 +7,7 @@ from typing import Any
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.checks import (
     LeaderboardError,
+    best_of_notes,
     check_comparable,
     commit_notes,
     incomplete_notes,
@@ -21,6 +22,7 @@ from plo.leaderboards.overall import by_other_judges, primary_components
 from plo.leaderboards.protocol import Protocol, read_protocol
 from plo.leaderboards.rows import add_samples, build_rows, find_baseline, means_along_training
 from plo.leaderboards.sections import build_sections, choose_primary_metric, find_primary_metric
+from plo.leaderboards.training_pairs import label_rows, pairs_notes
 from plo.leaderboards.verdicts import judge_rows, rank_rows, set_differences
 from plo.metric import Metric
 from plo.statistics import estimate
@@ -48,6 +50,7 @@ def read(
     protocol = read_protocol(chosen, notes)
     board = build(cells, baseline, metrics, missing, tracker.judge_checks(), protocol, primary=primary, margin=margin)
     board.notes[:0] = notes
+    board.notes += pairs_notes([cell for cell in cells if cell.status == "FINISHED"])
     board.notes += stage_notes(cells, tracker.stages())
     board.recorded = chosen
     return board
@@ -123,6 +126,7 @@ def build(
     sections = [section for section in sections if section.metrics]
     row_notes: list[str] = []
     rows = build_rows(finished, shown, row_notes)
+    label_rows(rows, {cell.run_id: cell for cell in finished})
     samples = fetch_samples(sampled, notes)
     by_item = values_by_prompt(rows, shown, samples, sections)
     notes[:0] = row_notes
@@ -149,7 +153,7 @@ def build(
     add_samples(rows, samples)
     more_seeds = base if protocol.baseline else None
     notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
-    notes += truncation_notes(rows, by_run)
+    notes += truncation_notes(rows, by_run) + best_of_notes(rows)
     components = primary_components(tables, by_other_judges(chosen, sections, by_item), notes)
     return Leaderboard(
         rows,

@@ -9,6 +9,8 @@ from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, form
 def first_columns(board: Leaderboard) -> list[Column]:
     """Return the columns that describe the test of each row, in their order, without the variant's own column."""
     columns: list[Column] = [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
+    if any(row.pairs for row in board.rows):
+        columns.append(("training pairs", lambda row: row.pairs or UNDEFINED))
     name = board.primary_metric
     if name and not board.is_hidden(name):
         columns.append(mean_column(board, name))

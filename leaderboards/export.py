@@ -26,6 +26,7 @@ def to_csv(board: Leaderboard) -> str:
     for row in board.rows:
         line: dict[str, Any] = {"variant": row.variant, "loss": row.loss, **row.settings}
         line |= {"status": row.status, "ceiling": row.is_ceiling or None, "verdict": row.verdict}
+        line |= {"training_pairs": row.pairs} if any(other.pairs for other in board.rows) else {}
         line |= {f"rank{end}": str(value) for end, value in zip(RANK, row.rank or (), strict=False)}
         line |= {f"tuning_{key}": _cell(value) for key, value in tuning_facts(board, row).items()}
         line |= {"seeds": " ".join(row.runs), "runs": " ".join(row.runs.values())}
@@ -102,6 +103,7 @@ def _row_data(row: Row, board: Leaderboard) -> dict[str, Any]:
         "name": row.name, "variant": row.variant, "loss": row.loss, "settings": row.settings,
         "status": row.status, "ceiling": row.is_ceiling, "verdict": row.verdict, "rank": row.rank and row.rank._asdict(),
         "tuning": tuning_facts(board, row), "runs": row.runs,
+        **({"training_pairs": row.pairs} if row.pairs else {}),
         "metrics": {name: asdict(s) | {"values": row.values[name]} for name, s in row.metrics.items()},
         "intervals": {name: asdict(found) for name, found in row.estimates.items()},
         "differences": {name: difference(name, gap) for name, gap in row.differences.items()},

@@ -38,7 +38,7 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
                 row.values.setdefault(name, {})[cell.run_id] = cell.metrics[name]
     trained = any(cell.tags.get("plo.model") != ANY for cell in cells)  # `plo eval` of any models has no such rows
     for name in ALWAYS if trained else ():
-        if not any(name in (row.variant, row.loss) for row in rows.values()):
+        if not any(name in (row.variant, _loss(row)) for row in rows.values()):
             rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
             notes.append(f"{name} was not run: its row is empty.")
     by_run = {cell.run_id: cell for cell in cells}
@@ -52,7 +52,12 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
         if holes:
             notes.append(f"{row.name}: {', '.join(holes)} is not a number in some seeds, so it has no mean.")
     order = {name: place for place, name in enumerate(ALWAYS)}
-    return sorted(rows.values(), key=lambda row: (order.get(row.loss, len(ALWAYS)), _sort_key(row)))
+    return sorted(rows.values(), key=lambda row: (order.get(_loss(row), len(ALWAYS)), _sort_key(row)))
+
+
+def _loss(row: Row) -> str:
+    """Return the registered name of a row's loss, without where its training pairs come from."""
+    return row.loss.partition(" @ ")[0]
 
 
 def _tuning(row: Row, cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, Any] | None:

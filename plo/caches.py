@@ -87,6 +87,13 @@ CACHES = {
         ),
         Cache("scores", "scores/*", "token weights of a scorer", "computed by the next run that needs them"),
         Cache(
+            "answers",
+            "answers/*",
+            "answers that a policy was sampled for training pairs, or their scores",
+            "fetched from the store, or sampled by the next run that needs them",
+            expensive=True,
+        ),
+        Cache(
             "trained",
             "trained/*",
             "trained model of a cell that another machine trained",

@@ -18,26 +18,16 @@ from pydantic import (
 )
 
 from plo import extras
+from plo.config_data import DataConfig
 from plo.grid import expand_grid
 from plo.section import ConfigError, Section, problem, read_settings
 from plo.tasks import with_task_settings
-from plo.values import read_list
-
-
-def _as_list(value: Any) -> Any:
-    """Return a list for its short forms: `losses: dpo`, `seeds: 0,1`, `eval_at: 0.5`, or a mapping of losses."""
-    if isinstance(value, Mapping):
-        return [{name: params} for name, params in value.items()]
-    if isinstance(value, str):
-        return read_list(value)
-    if value is None:  # `losses=` on a command line
-        return []
-    return value if isinstance(value, list | tuple) else [value]
+from plo.values import as_list, read_list
 
 
 def _as_losses(value: Any) -> Any:
     """Return a list of losses, with every grid expanded."""
-    listed = _as_list(value)
+    listed = as_list(value)
     return [one for spec in listed for one in expand_grid(spec)] if isinstance(listed, list | tuple) else listed
 
 
@@ -70,31 +60,6 @@ class ModelConfig(Section):
     """Hidden states of the reference to keep on disk, in GB; the rest is computed in every step."""
     packed: bool = True
     """Compute pairs without padding and each prompt once, where the model supports it."""
-
-
-class DataConfig(Section):
-    """Preference pairs."""
-
-    source: str = "sentiment"
-    """Registered source, file, folder or hub data set."""
-    path: Path | None = None
-    """Local file or folder that a registered source reads."""
-    limit: PositiveInt | None = None
-    """Maximum number of training pairs; null is all."""
-    eval_limit: PositiveInt | None = None
-    """Maximum number of held-out pairs; null is all."""
-    eval_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the prompts to hold out, chosen by hash."""
-    max_length: PositiveInt = 512
-    """Maximum number of tokens of a prompt and its response together."""
-    truncation: Literal["keep_start", "keep_end"] = "keep_start"
-    """End to cut where both together are too long: keep_start cuts the response's end, keep_end the prompt's start."""
-    strict: bool = False
-    """Refuse data with any bad row, rather than with more than 5% of them."""
-    options: dict[str, Any] = Field(default={})
-    """Options of the source, such as {chat: true}."""
-    columns: dict[str, str | None] = Field(default={})
-    """The source's names of columns, such as {prompt: question}; {system: null} ignores a column."""
 
 
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-5}  # where train.lr is not given
@@ -181,7 +146,7 @@ class EvaluationConfig(Section):
     """Number of sequences to sample at a time."""
     pairs: PositiveInt = 200
     """Number of held-out pairs for the preference accuracy."""
-    suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_as_list)] = Field(
+    suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(as_list)] = Field(
         default=("ngram_diversity", "repetition"),
         description="Evaluations, with options as in {hh: {prompts: 100}}. Those of samples run at every point of eval_at, "
         "those of a model once per trained cell. The gold reward of the data source is always added.",
@@ -245,17 +210,17 @@ class Experiment(Section):
         description="Losses to compare: dpo, bpo(lam=0.5), {bpo: {lam: 0.5}} or dpo + 0.2*sft; with training settings of "
         "their own, {dpo: {train: {lr: 1e-5}}} or dpo @ lr=1e-5; a grid of them, {dpo: {grid: {beta: [0.05, 0.1]}}}.",
     )
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_as_list)] = Field(
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(as_list)] = Field(
         default=(0, 1), min_length=1
     )
     """Seeds; each fixes batch order, LoRA initialisation, dropout and sampling alike for every loss."""
-    looks: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_list)] = ()
+    looks: Annotated[tuple[PositiveInt, ...], BeforeValidator(as_list)] = ()
     """Numbers of seeds after which to stop if all verdicts are settled; `seeds: {looks: [3, 5, 8]}` sets both."""
     baseline_seeds: PositiveInt | None = None
     """Number of seeds of the baseline; null is that of the others times the root of their number."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(_as_list)] = ("preference",)
+    stages: Annotated[tuple[Literal["sft", "preference"], ...], BeforeValidator(as_list)] = ("preference",)
     """Stages of the training. With [sft, preference] every loss starts from one SFT on chosen responses."""
     share_stages: bool = False
     """Let all seeds share the stages (SFT, oracles of token scorers); otherwise each seed trains its own."""
@@ -272,9 +237,9 @@ class Experiment(Section):
     """Difference of the primary metric below which two losses count as equivalent."""
     baseline: str | None = None
     """Loss or variant that the others are compared with; null is the reference."""
-    best_of: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_as_list)] = ()
+    best_of: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(as_list)] = ()
     """Numbers n of rows best_of_n: of n samples of the reference the one with the best known reward, without training."""
-    eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = (
+    eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(as_list)] = (
         0.1,
         0.25,
         0.5,
@@ -282,7 +247,7 @@ class Experiment(Section):
     )
     """Shares of the training at which to evaluate; 1 is always among them."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    plugins: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] = ()
+    plugins: Annotated[tuple[Path, ...], BeforeValidator(as_list)] = ()
     """Python files that register losses, scorers and the like."""
     out: Path = Path("runs")
     """Folder of checkpoints and trained models."""
@@ -299,7 +264,7 @@ class Experiment(Section):
             return values
         if given.keys() != {"looks"}:
             raise ValueError("seeds: write a list of seeds, or {looks: [3, 5, 8]}")
-        looks = _as_list(given["looks"])
+        looks = as_list(given["looks"])
         return {**values, "looks": looks, "seeds": list(range(int(looks[-1])))}
 
     @field_validator("looks")

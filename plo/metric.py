@@ -51,7 +51,28 @@ _ALL = [
     Metric("ref_nll", "ref NLL", "nats a token: -log ref(y | x) / tokens; low is fluent", 3),
     Metric("repetition", "repetition", "share of repeated 3-grams within a sample", 3, "↓"),
     Metric("tokens", "tokens", "length of a sample, EOS included", 1),
-    Metric("oracle_queries", "oracle queries", "answers that were scored to choose from", 0, "", "text"),
+    Metric(
+        "oracle_queries",
+        "oracle queries",
+        "answers scored, or questions to the judge, for its training pairs, all rounds, or to choose its samples",
+        0,
+        "",
+        "text",
+    ),
+    Metric(
+        "data_kl_start",
+        "data KL, start",
+        "nats: KL(policy of the training answers || policy) before the training",
+        2,
+        "",
+        "text",
+    ),
+    Metric(
+        "data_kl", "data KL, end", "nats: KL(policy of the training answers || trained policy), sequence", 2, "", "text"
+    ),
+    Metric(
+        "data_kl_se", "data KL s.e.", "nats: standard error of one run's data KL, prompts as clusters", 2, "", "text"
+    ),
     Metric("kl_se", "KL s.e.", "nats: standard error of one run's KL, prompts as clusters", 2, "", "text"),
     Metric("preference_accuracy", "pref. acc.", "share of held-out pairs ranked as labelled", 3, "↑", "text"),
     Metric("entropy", "entropy", "nats a token: full-vocabulary entropy of the policy", 3, "", "text"),

@@ -1,6 +1,7 @@
 """Values as users write them: YAML, numbers such as 1e-4, and lists separated by commas."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -77,6 +78,17 @@ def read_list(text: str) -> list[Any]:
             continue
         parts[-1] += character
     return [read_value(part.strip()) for part in parts if part.strip()]
+
+
+def as_list(value: Any) -> Any:
+    """Return a list for its short forms: `losses: dpo`, `seeds: 0,1`, `eval_at: 0.5`, or a mapping of losses."""
+    if isinstance(value, Mapping):
+        return [{name: params} for name, params in value.items()]
+    if isinstance(value, str):
+        return read_list(value)
+    if value is None:  # `losses=` on a command line
+        return []
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def read_duration(text: str) -> float:

@@ -48,7 +48,10 @@ def test_every_setting_has_its_default_and_a_sentence():
 
 
 def test_settings_are_chosen_by_wildcards():
-    assert set(settings("*judge*")) == {"evaluation.judge", "evaluation.judge_calls", "evaluation.judge_money"}
+    names = {
+        f"{part}.{name}" for part in ("data.sample", "evaluation") for name in ("judge", "judge_calls", "judge_money")
+    }
+    assert set(settings("*judge*")) == names
     shown = output("settings", "train.warmup")
     assert shown.startswith("train.warmup = 0.1  (number: >= 0, < 1)\n    Share of the steps")
     assert "Did you mean train.lr?" in output("settings", "learning_rate", code=2)

@@ -11,6 +11,7 @@ from plo import __version__
 from plo.cli import (
     archive,
     cache,
+    data,
     demo,
     evaluation,
     head_to_head,
@@ -65,6 +66,7 @@ add(app, power.power)
 add(app, plan.plan)
 add(app, runs.compare)
 add(app, runs.run_cell)
+add(app, data.data)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
 add(app, head_to_head.head_to_head)

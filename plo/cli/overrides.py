@@ -10,6 +10,7 @@ from plo.cli.shared import load_plugins
 from plo.near import near
 from plo.values import read_value
 
+WITHOUT_SHORT_NAMES = ("tuning.", "data.sample.", "data.origin", "data.flip")
 SECTIONS = ("data", "model", "train", "evaluation")
 
 
@@ -58,8 +59,9 @@ def sort_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     names = fields(Experiment)
     known, hyper = {}, {}
     for key, value in settings.items():
-        # lr is short for train.lr; settings of tuning have no short names, as trials and share may be hyper-parameters
-        alike = [name for name in names if name.endswith(f".{key}") and not name.startswith("tuning.")]
+        # lr is short for train.lr; settings of tuning and of sampled pairs have no short names, as trials, share and k may
+        # be hyper-parameters, and temperature is the evaluation's
+        alike = [name for name in names if name.endswith(f".{key}") and not name.startswith(WITHOUT_SHORT_NAMES)]
         # `sft.lr` and `data.options.chat` are inside a setting that is a mapping
         if f"{key}.".startswith(tuple(f"{name}." for name in (*names, *SECTIONS))):
             known[key] = value

@@ -101,9 +101,9 @@ def _file(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         section, _, name = row["setting"].rpartition(".")
         if section != current and section:
-            yield f"{section}:"
+            yield f"{'  ' * section.count('.')}{section.rpartition('.')[2]}:"
         current = section
-        indent = "  " if section else ""
+        indent = "  " * (section.count(".") + 1) if section else ""
         yield from (f"{indent}# {text}" for text in wrap(row["description"], 100))
         if row["setting"] in sections:  # its name follows, as the head of its settings
             continue

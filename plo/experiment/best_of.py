@@ -1,11 +1,10 @@
-"""Best-of-n as a row of a comparison: what it chooses by, what it needs, and what a table says of it."""
+"""Best-of-n as a row of a comparison: what it chooses by, and what it needs."""
 
 import pandas as pd
 
 from plo.config import ConfigError, Experiment
 from plo.data import SOURCES
 from plo.evals import EVALUATIONS
-from plo.subjects.sampling import best_of_kl
 
 
 def gold_reward(source: str, samples: pd.DataFrame) -> pd.Series:
@@ -34,11 +33,3 @@ def check_best_of(experiment: Experiment, gold: str | None) -> None:
             f"best_of={list(experiment.best_of)}: the KL of best-of-n is known for samples of the reference itself. Set "
             "evaluation.temperature=1 and evaluation.top_p=1, or remove best_of."
         )
-
-
-def note(n: int) -> str:
-    """Return what a table says of a row best_of_n."""
-    return (
-        f"the best of {n} samples of the reference by the task's own reward, without training; its KL is the bound "
-        f"log n - (n - 1) / n = {best_of_kl(n):.3f} nats"
-    )

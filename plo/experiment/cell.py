@@ -23,7 +23,6 @@ from plo.backbone.trainer import PreferenceTrainer
 from plo.config import TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.best_of import gold_reward
-from plo.experiment.best_of import note as best_of_note
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import CurveRecorder, is_recorded
@@ -67,8 +66,9 @@ def run_cell(
         for text in notes:
             log.info("note   %s: %s", cell.name, text)
     metrics, samples = evaluator.result()
-    if cell.best_of is not None:
-        run.tag("plo.notes", json.dumps([best_of_note(cell.best_of)]))
+    if bench.drawn is not None:
+        metrics |= bench.drawn.metrics(bench.backbone)
+        run.tag("plo.pairs", json.dumps(bench.drawn.about))
     run.table(samples, "samples.json")
     if (points := evaluator.by_point()) is not None:
         run.table(points, "points.json")
@@ -92,6 +92,8 @@ def _train(
         while scorer is not None:
             stages.append(scores_key(bench.stages, scorer, cell.seed))
             scorer = scorer.inner
+    if bench.drawn is not None and bench.drawn.answers is not None:
+        stages += bench.drawn.answers.keys
     run.tag("plo.stages", json.dumps(stages))
     probe = data.eval[:PROBE_PAIRS]
     reference = bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs))

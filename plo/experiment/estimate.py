@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from plo.experiment.answers import ANSWERS
 from plo.experiment.costs import Costs
 from plo.experiment.makespan import Unit, makespan
 from plo.experiment.plan import Plan, PlannedCell
@@ -124,6 +125,9 @@ class Estimate:
             self._train(unit, stage.cost, stage.steps, stage.batch)
             self._add(unit, "stage", 1.0)
             unit.disk += self.costs.get("bytes of a stage") or self.costs.get("bytes of a model") or 0.0
+        elif stage.name == ANSWERS:
+            self._add(unit, "evaluation of the reference", stage.pairs)
+            unit.calls, unit.memory = stage.calls, self.costs.get("memory")
         elif stage.name.startswith("scores "):
             self._add(unit, f"scoring {stage.cost}", tokens)
             unit.memory = self.costs.get(f"memory scoring {stage.cost}")

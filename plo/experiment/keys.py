@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from plo.backbone.token_statistics import statistic_of
-from plo.config import Experiment, TrainConfig
-from plo.data import PreferenceData
+from plo.config import ConfigError, Experiment, TrainConfig
+from plo.data import SOURCES, PreferenceData
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
 from plo.paths import slug
+from plo.preference_rules import read_rule
 from plo.scorers import Scorer, Stage, Variant
 from plo.subjects.sampling import VERSION
 
@@ -125,7 +126,10 @@ def cell_keys(inputs: Inputs) -> Callable[..., str]:
         own_stages = variant is not None and variant.scorer and variant.scorer.stages
         stage_seed = {"stage_seed": seed} if own_stages and not inputs.experiment.share_stages else {}
         chosen = {"best_of": best_of} if best_of is not None else {}
-        return sha256({**known[id(variant)], "seed": seed, **stage_seed, **chosen})
+        after: dict[str, Any] = {}
+        if variant is not None and variant.origin.round > 1:
+            after["after"] = cell_key(inputs, previous_round(variant), seed)
+        return sha256({**known[id(variant)], "seed": seed, **stage_seed, **after, **chosen})
 
     return key
 
@@ -137,6 +141,11 @@ def best_of_cells(inputs: Inputs, seeds: Iterable[int]) -> list[Cell]:
     return [Cell(None, seed, key(None, seed, n), best_of_label(n), best_of=n) for seed, n in rows]
 
 
+def previous_round(variant: Variant) -> Variant:
+    """Return the variant whose model a round of iterated pairs samples and starts from."""
+    return variant.on(replace(variant.origin, round=variant.origin.round - 1))
+
+
 def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
     """Return what identifies a cell but for its seed."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
@@ -146,11 +155,48 @@ def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
         "shared": shared_settings(inputs),
         "loss": [variant.loss.name, variant.source] if variant is not None else None,
         **({"train": variant.train} if variant is not None and variant.train else {}),
+        **({"pairs": _pairs(inputs.experiment, variant)} if variant is not None and variant.origin.settings else {}),
         "code": sorted({code_identity(function) for function in plugged}),
     }
     if other := other_models(variant):
         settings["stages"] = [inputs.base_identity(stage) for stage in other]
     return settings
+
+
+def scorer_name(experiment: Experiment) -> str:
+    """Return the name of the evaluation that scores answers.
+
+    Raises:
+        ConfigError: none is named, and the data source has no gold reward.
+    """
+    source, config = experiment.data.source, experiment.data.sample
+    gold = SOURCES[source].facts.gold if source in SOURCES else None
+    if not (config.scorer or gold):
+        raise ConfigError(
+            f"data.origin: sampled answers need a score, and the data source {source} has no gold reward: name an evaluation of "
+            f"samples in data.sample.scorer, or a judge in data.sample.judge."
+        )
+    return config.scorer or str(gold)
+
+
+def training_pairs(inputs: Inputs, variant: Variant | None) -> int:
+    """Return the number of training pairs of a variant; of sampled ones, the largest that their rule can give."""
+    if variant is None or not variant.origin.round:
+        return len(inputs.data.train)
+    config = inputs.experiment.data.sample
+    prompts = len({pair.prompt for pair in inputs.data.train})
+    kept = 1 - read_rule(config.rule).quantile
+    return math.ceil(round(kept * min(prompts, config.prompts or prompts), 9))
+
+
+def _pairs(experiment: Experiment, variant: Variant) -> list[Any]:
+    """Return what identifies training pairs that are not the data source's own, but for the model that is sampled."""
+    origin, config = variant.origin, experiment.data.sample
+    if not origin.round:
+        return [origin.settings]
+    settings = settings_identity(config, exclude={"judge_calls", "judge_money"})
+    scorer = None if config.judge is not None else EVALUATIONS[scorer_name(experiment)].load()
+    return [origin.settings, settings, code_identity(scorer) if scorer else None]
 
 
 def other_models(variant: Variant | None) -> list[Stage]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import pandas as pd
 
 from plo.config import ConfigError, Experiment
+from plo.experiment.keys import previous_round
 from plo.metric import BUILT_IN, Metric
 from plo.scorers import Variant
 from plo.statistics.sequential import Judgement, baseline_seeds, judge
@@ -19,7 +20,7 @@ def seeds_at(experiment: Experiment, variant: Variant | None, rows: int, look: i
     The baseline is part of every difference, so it gets more seeds than the others: the experiment's, and numbers above
     them. The reference has the seeds of all, because win rates are against its samples of the same seed.
     """
-    if variant is not None and experiment.baseline not in (variant.name, variant.registered_name):
+    if variant is not None and experiment.baseline not in (variant.name, variant.row):
         return experiment.seeds[:look]
     count = look if experiment.baseline is None else baseline_seeds(look, rows, experiment.baseline_seeds)
     first = max(experiment.seeds) + 1
@@ -33,6 +34,9 @@ def seeds_in_order(experiment: Experiment, variants: Sequence[Variant], look: in
     """
     rows = sum(not variant.ceiling for variant in variants)  # that are tested
     seeds = {one: seeds_at(experiment, one, rows, look) for one in (None, *variants)}
+    for one in sorted(variants, key=lambda variant: -variant.origin.round):  # a round needs that before it
+        earlier = [v for v in variants if one.origin.round > 1 and v.name == previous_round(one).name]
+        seeds |= {v: max(seeds[v], seeds[one], key=len) for v in earlier}
     order = dict.fromkeys(seed for own in seeds.values() for seed in own)
     return [(one, seed) for seed in order for one in seeds if seed in seeds[one]]
 

@@ -10,7 +10,7 @@ from plo.backbone.checkpoints import checkpoints
 from plo.backbone.steps import tokens_of
 from plo.config import Experiment
 from plo.experiment.costs import cost_class
-from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, other_models
+from plo.experiment.keys import Cell, Inputs, cell_key, comparison_folder, other_models, previous_round, training_pairs
 from plo.experiment.looks import judge_cells, seeds_in_order
 from plo.experiment.plan_evaluations import PlannedEvaluation, plan_evaluations
 from plo.experiment.plan_stages import PlannedStage, Stages, State, Work
@@ -160,7 +160,10 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
         comparison=known.comparison.run_id if known.comparison is not None else None,
         cells=tuple(
             _waiting(cell, cells.values())
-            for cell in (*(replace(cell, needs=needs[one]) for one, cell in cells.items()), *chosen)
+            for cell in (
+                *(replace(cell, needs=(*needs[one], *_earlier(*one))) for one, cell in cells.items()),
+                *chosen,
+            )
         ),
         stages=stages.all(),
         evaluations=inputs.suite,
@@ -178,7 +181,8 @@ def _cell(
 ) -> PlannedCell:
     known = inputs.model_identity and not other_models(variant)
     cell = Cell(variant, seed, cell_key(inputs, variant, seed, best_of) if known else "", best_of=best_of)
-    steps, batch = cell.steps(inputs.experiment, len(inputs.data.train)), cell.train(inputs.experiment).batch_size
+    steps = cell.steps(inputs.experiment, training_pairs(inputs, variant))
+    batch = cell.train(inputs.experiment).batch_size
     cost = cost_class(variant.loss) if variant is not None else ""
     alike = [one for one in attempts if one.key == cell.key] if known else [a for a in attempts if a.name == cell.name]
     if any(one.status == "FINISHED" for one in alike):
@@ -186,6 +190,12 @@ def _cell(
     saved = checkpoints(cell.folder(comparison_folder(inputs))) if known else ()
     done = next((step for step, path in saved if store.is_sealed(path)), 0)
     return PlannedCell(cell.label, seed, "resumes" if done else "to do", steps, done, 0, cost, batch)
+
+
+def _earlier(variant: Variant | None, seed: int) -> tuple[str, ...]:
+    """Return the name of the cell of the round before, whose model a cell samples and starts from."""
+    later = variant is not None and variant.origin.round > 1
+    return (f"{previous_round(variant).name} seed {seed}",) if variant is not None and later else ()
 
 
 def _waiting(cell: PlannedCell, cells: Iterable[PlannedCell]) -> PlannedCell:

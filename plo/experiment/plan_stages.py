@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plo.backbone.token_statistics import needs_reference
+from plo.experiment.answers import ANSWERS, answers_params, queries_of
 from plo.experiment.costs import cost_class
-from plo.experiment.keys import Cell, Inputs, optimiser_steps
+from plo.experiment.keys import Cell, Inputs, optimiser_steps, previous_round, training_pairs
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.workbench import draws_anew, has_own_sft, sft_is_reference, sft_stage
 from plo.losses import get_loss
 from plo.scorers import Scorer, Stage, Variant
+from plo.subjects.sampling import held_out_prompts
 from plo.tracking import Tracker
 
 State = Literal["finished", "resumes", "to do"]
@@ -23,15 +25,16 @@ class PlannedStage:
     """A training, a scoring or a pass of the reference that cells wait for.
 
     Attributes:
-        name: as recorded: "sft", "oracle", "scores NAME"; or "reference pass", "pairs", "hidden states".
+        name: as recorded: "sft", "oracle", "scores NAME", "answers"; or "reference pass", "pairs", "hidden states".
         variants: names of those that need it.
         steps: of the optimiser; 0 for a scoring or a pass.
-        pairs: number of pairs that it is trained on, or passes through the model.
+        pairs: number of pairs that it is trained on, or passes through the model; of answers, their number.
         seed: seed of the cells that need it; None: all seeds share it.
         cost: cost class of its loss, or the scorer's name.
         batch: pairs in an optimiser step.
         unit: name that no other unit of the plan has.
         needs: units that it waits for.
+        calls: maximum number of questions to the judge of answers.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PlannedStage:
     batch: int = 0
     unit: str = ""
     needs: tuple[str, ...] = ()
+    calls: int = 0
 
 
 class Stages:
@@ -91,15 +95,18 @@ class Stages:
             needs += (self._pass("pairs", name, count, seed, needs),)
         if variant is None:
             return needs
+        own = training_pairs(self.inputs, variant)
+        if variant.origin.round:
+            needs += (self._answers(variant, seed, needs),)
         if needs_reference(variant.needs):
-            needs += (self._pass("hidden states", name, count, seed if anew or of_seed else None, needs),)
+            needs += (self._pass("hidden states", name, own, seed if anew or of_seed else None, needs),)
         for scorer in with_inner(Cell(variant, seed, "").scorer(experiment)):
             whose = None if experiment.share_stages and not anew else seed
             before = [self._stage(label, stage, name, whose, needs) for label, stage in scorer.stages.items()]
             if not scorer.stages and not anew and not scorer.seeded:
                 whose = None
-            params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": count}
-            made = PlannedStage(f"scores {scorer.name}", (), 0, count, "to do", whose, scorer.name)
+            params = {"scorer": scorer.name, "seed": seed if scorer.seeded else "all", "pairs": own}
+            made = PlannedStage(f"scores {scorer.name}", (), 0, own, "to do", whose, scorer.name)
             needs += (self._add(made, params, name, (*needs, *before)),)
         return needs
 
@@ -109,6 +116,18 @@ class Stages:
         cost, steps = cost_class(get_loss(stage.loss)), optimiser_steps(settings, pairs)
         made = PlannedStage(label, (), steps, pairs, "to do", seed, cost, settings.batch_size)
         return self._add(made, stage_params(train, stage), variant, needs)
+
+    def _answers(self, variant: Variant, seed: int, needs: tuple[str, ...]) -> str:
+        """Add the answers of a round: the first one's are everyone's, a later one's are of the model that they are from."""
+        experiment, number = self.inputs.experiment, variant.origin.round
+        config, noise = experiment.data.sample, 0 if experiment.share_stages else seed
+        prompts = len(held_out_prompts(self.inputs.data.train, config.prompts or len(self.inputs.data.train)))
+        policy = f"{previous_round(variant).name} seed {seed}" if number > 1 else config.policy or "start"
+        needs = (*needs, policy) if number > 1 else needs
+        calls = queries_of(config, prompts, once=False) if config.judge is not None else 0
+        whose = None if experiment.share_stages and number == 1 and not draws_anew(experiment) else seed
+        made = PlannedStage(ANSWERS, (), 0, prompts * config.k, "to do", whose, calls=calls)
+        return self._add(made, answers_params(experiment, noise, number, policy, prompts), variant.name, needs)
 
     def _pass(self, name: str, variant: str, pairs: int, seed: int | None, needs: tuple[str, ...]) -> str:
         done = bool(self.trained) if seed is None else seed in self.trained

@@ -125,7 +125,7 @@ def pilot(experiment: Experiment) -> Experiment:
     variants = configured_variants(experiment)
     names = [variant.name for variant in variants]
     others = [one for one in variants if one.name != "sft"] or variants
-    first = next((one for one in others if experiment.baseline in (one.name, one.registered_name)), others[0])
+    first = next((one for one in others if experiment.baseline in (one.name, one.row)), others[0])
     given = dict(zip(names[-len(experiment.losses) :], experiment.losses, strict=True))
     suite = [one for one in experiment.evaluation.suite if _serves(one, experiment.primary or "")]
     seeds = (*experiment.seeds, max(experiment.seeds) + 1)[:2]

@@ -35,20 +35,39 @@ def configured_variants(experiment: Experiment) -> list[Variant]:
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"`losses` lists {', '.join(sorted(twice))} twice; list each variant once.")
+    variants = on_every_origin(experiment, variants)
     for variant in variants:
         train_settings(experiment, variant)
     # Tuning chooses settings, which are part of a variant's name: only the loss's own name stays.
     bases = [
         one.name
         for one in variants
-        if experiment.baseline in ((one.registered_name,) if experiment.tuning else (one.name, one.registered_name))
+        if experiment.baseline in ((one.row,) if experiment.tuning else (one.name, one.row))
     ]
     if experiment.baseline not in (None, "reference") and len(bases) != 1:
         raise ConfigError(
             f"baseline={experiment.baseline} is the name of {' and of '.join(bases) or 'no loss in this comparison'}: name "
-            f"one of {', '.join(one.registered_name if experiment.tuning else one.name for one in variants)}."
+            f"one of {', '.join(one.row if experiment.tuning else one.name for one in variants)}."
         )
     return variants
+
+
+def on_every_origin(experiment: Experiment, variants: Sequence[Variant]) -> list[Variant]:
+    """Return each variant with training pairs of every origin of `data.origin` and `data.flip`, unless it names its own.
+
+    A later round of iterated pairs is preceded by the rounds that it needs, which are rows of the table too.
+    """
+    found = [
+        variant.on(origin)
+        for variant in variants
+        for origin in (variant.origin.rounds if variant.origin.settings else experiment.data.origins)
+    ]
+    return list({variant.name: variant for variant in found}.values())
+
+
+def check_source_columns(variants: Sequence[Variant], pairs: Sequence[Pair]) -> None:
+    """Refuse losses that are trained on the data source's pairs and need a column that these lack (ConfigError)."""
+    check_columns(losses_with_stages([variant for variant in variants if not variant.origin.round]), pairs)
 
 
 def losses_with_stages(variants: Sequence[Variant]) -> list[Loss]:

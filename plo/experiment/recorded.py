@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from plo.backbone.head import ModelError
 from plo.backbone.pretrained import pretrained_tokenizer
 from plo.config import Experiment
+from plo.experiment.answers import check_oracle
 from plo.experiment.keys import Inputs, comparison_key
-from plo.experiment.preflight import check_columns, checked_variants
+from plo.experiment.preflight import check_source_columns, checked_variants
 from plo.experiment.workbench import read_data, suites
 from plo.faults import reason
 from plo.scorers import Variant
@@ -46,14 +47,16 @@ def find_recorded(experiment: Experiment) -> Recorded:
     Raises:
         PloError: the comparison would fail before anything is trained.
     """
-    variants, trained = checked_variants(experiment)
+    variants, _ = checked_variants(experiment)
+    if any(variant.origin.round for variant in variants):
+        check_oracle(experiment)
     names, of_models = suites(experiment)
     try:
         tokenizer, generation = pretrained_tokenizer(experiment.model.name)
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {experiment.model.name!r} cannot be found: {reason(error)}.") from error
     data = read_data(experiment, tokenizer, generation)
-    check_columns(trained, data.train)
+    check_source_columns(variants, data.train)
     inputs, tuning = Inputs(experiment, tokenizer, data, names, of_models, model_identity=""), None
     if experiment.tuning:
         for_tuning, for_test = data.split_for_tuning()

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from plo.experiment.keys import BEST_OF, Cell, comparison_folder, evaluation_set
 from plo.experiment.tuning import Result
 from plo.experiment.units import Outcome, fatal_fault
 from plo.experiment.workbench import Workbench
-from plo.identity import sha256
+from plo.identity import settings_identity, sha256
 from plo.tracking import ActiveRun, ClaimLost, Held, Run, Tracker, unrecorded
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Runner:
     def attempt(
         self,
         bench: Workbench,
-        of_seed: Callable[[], Workbench],
+        with_pairs: Callable[[], AbstractContextManager[Workbench]],
         cell: Cell,
         advance: Advance,
         tuning: Mapping[str, Any] | None,
@@ -55,7 +56,7 @@ class Runner:
 
         Args:
             bench: workbench of all seeds.
-            of_seed: returns that of the cell's seed.
+            with_pairs: enters that of the cell, with its training pairs.
             tuning: record of the variant's tuning, which is recorded with the cell.
         """
         tracker, root = self.tracker, comparison_folder(bench)
@@ -76,7 +77,8 @@ class Runner:
         try:
             samples = partial(self._reference_samples, cell, trial)
             reference = distributed.on_main(samples, share=False) if not cell.is_reference else None
-            metrics = run_cell(cell, of_seed(), recording, root, reference, advance)
+            with with_pairs() as own:
+                metrics = run_cell(cell, own, recording, root, reference, advance)
         except ClaimLost as lost:
             log.warning("%s: %s", cell.name, lost)
             return Outcome("held", str(lost))
@@ -125,11 +127,7 @@ def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dic
     return {
         **({"plo.tuning": json.dumps(tuning)} if tuning is not None else {}),
         **({"plo.ceiling": "true"} if cell.best_of or (cell.variant is not None and cell.variant.ceiling) else {}),
-        "plo.loss": cell.variant.registered_name
-        if cell.variant is not None
-        else BEST_OF
-        if cell.best_of
-        else cell.label,
+        "plo.loss": cell.variant.row if cell.variant is not None else BEST_OF if cell.best_of else cell.label,
         "plo.variant": cell.label,
         **({"plo.code": sha256(cell.variant.source)[:16]} if cell.variant is not None else {}),
         "plo.seed": str(cell.seed),
@@ -146,10 +144,17 @@ def _params(experiment: Experiment, cell: Cell) -> dict[str, str]:
         **({"share_stages": str(experiment.share_stages)} if stages else {}),
         **{f"loss.{name}": str(value) for name, value in cell.variant.params.items()},
         **{f"train.{name}": str(value) for name, value in train.model_dump(mode="json").items()},
+        **({"sampled": _sampled(experiment)} if cell.variant.origin.round else {}),
         "lr": f"{train.lr:g}",
         "beta": str(cell.variant.params.get("beta", "-")),
         "peft": experiment.model.peft,
     }
+
+
+def _sampled(experiment: Experiment) -> str:
+    """Return how the answers were sampled, scored and paired, where that differs from the defaults."""
+    changed = settings_identity(experiment.data.sample, exclude={"judge_calls", "judge_money"})
+    return " ".join(f"{name}={value}" for name, value in sorted(changed.items())) or "defaults"
 
 
 def _line(metrics: dict[str, float]) -> str:

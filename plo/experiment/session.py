@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,12 +14,23 @@ from plo.config import ConfigError, Experiment
 from plo.environment import circumstances, environment, hub_revision
 from plo.errors import one_line
 from plo.evals.judges import JudgeSession
+from plo.experiment.answers import check_oracle
 from plo.experiment.evaluations import evaluate_cells, judging_of
-from plo.experiment.keys import Cell, best_of_cells, best_of_label, cell_key, cell_keys, comparison_key
+from plo.experiment.keys import (
+    Cell,
+    best_of_cells,
+    best_of_label,
+    cell_key,
+    cell_keys,
+    comparison_key,
+    previous_round,
+    training_pairs,
+)
 from plo.experiment.looks import seeds_in_order
 from plo.experiment.plugins import DIGESTS, digests
-from plo.experiment.preflight import check_columns, checked_variants
+from plo.experiment.preflight import check_source_columns, checked_variants
 from plo.experiment.progress import Progress
+from plo.experiment.rounds import Previous, with_pairs
 from plo.experiment.runner import Advance, Runner
 from plo.experiment.scores import token_weights
 from plo.experiment.tuning import for_trials
@@ -26,6 +38,7 @@ from plo.experiment.units import Kind, Outcome, Unit, fatal_fault
 from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, prepare, workbench
 from plo.identity import sha256
 from plo.interrupt import check
+from plo.origin import Origin
 from plo.paths import content_digest
 from plo.scorers import Variant
 from plo.scorers.space import at_point
@@ -68,9 +81,11 @@ class Session:
         Raises:
             ConfigError: the experiment cannot be run as it is written.
         """
-        variants, trained = checked_variants(experiment)
+        variants, _ = checked_variants(experiment)
         bench = workbench(experiment, progress)
-        check_columns(trained, bench.data.train)
+        check_source_columns(variants, bench.data.train)
+        if any(variant.origin.round for variant in variants):
+            check_oracle(experiment)
         tracker = distributed.on_main(
             lambda: Tracker(experiment.store, "plo", patient=patient), share=False
         ) or unrecorded(Tracker)
@@ -182,6 +197,8 @@ class Session:
         found: dict[str, Unit] = {}
         for cell in cells:
             needs = [references[cell.seed]] if not cell.is_reference and cell.seed in references else []
+            if cell.variant is not None and cell.variant.origin.round > 1:
+                needs.append(cell_key(self.bench, previous_round(cell.variant), cell.seed))
             if stages and cell.variant is not None and (unit := self._stages_of(cell)) is not None:
                 found.setdefault(unit.key, unit)
                 needs.append(unit.key)
@@ -226,9 +243,8 @@ class Session:
         if unit.kind == "stages":
             return self._make_stages(cell, unit.name)
         runner = Runner(self.tracker, self.parent, self.tags)
-        return runner.attempt(
-            bench, partial(self._seed, bench, unit.seed), cell, advance, unit.tuning, unit.kind == "trial"
-        )
+        pairs = partial(self.with_pairs, bench, cell)
+        return runner.attempt(bench, pairs, cell, advance, unit.tuning, unit.kind == "trial")
 
     def is_free(self, unit: Unit) -> bool:
         """Return whether no living process is doing a cell or trial. The attempt of a lost process is closed.
@@ -240,7 +256,8 @@ class Session:
     def work(self, unit: Unit) -> tuple[int, int]:
         """Return the units of progress and the optimiser steps of a cell or trial."""
         bench = self._bench(unit)
-        cell, pairs = self._cell(unit, bench), len(bench.data.train)
+        cell = self._cell(unit, bench)
+        pairs = training_pairs(bench, cell.variant)
         return cell.units(bench.experiment, pairs), cell.steps(bench.experiment, pairs)
 
     def _bench(self, unit: Unit) -> Workbench:
@@ -269,28 +286,54 @@ class Session:
             self._of_seed = {(id(bench), seed): bench.of_seed(seed)}
         return self._of_seed[id(bench), seed]
 
+    def with_pairs(self, bench: Workbench, cell: Cell) -> AbstractContextManager[Workbench]:
+        """Enter the workbench of a cell, with its training pairs; what is missing is sampled first."""
+        self._prepare()
+        return with_pairs(self._seed(bench, cell.seed), cell, partial(self._previous, cell))
+
+    def _previous(self, cell: Cell) -> Previous:
+        """Return the finished cell of the round before, whose model a cell samples and starts from."""
+        assert cell.variant is not None, "the reference has no rounds"
+        before = previous_round(cell.variant)
+        key = cell_key(self.bench, before, cell.seed)
+
+        def find() -> Previous | str:
+            found = self.tracker.comparisons(self.key)[0].cell(key)
+            if found is None:
+                return "is not finished"
+            return Previous(found.name, found.model(), int(found.metrics["oracle_queries"]))
+
+        found = distributed.on_main(find)
+        if isinstance(found, str):
+            raise ConfigError(f"{cell.name} starts from the model of {before.name} seed {cell.seed}, which {found}.")
+        return found
+
     def _prepare(self) -> None:
         if not self._prepared:
-            prepare(self.bench, self.progress)
+            prepare(self.bench, self.progress, training=any(not one.origin.round for one in self.variants))
             self._prepared = True
 
     def _stages_of(self, cell: Cell) -> Unit | None:
         """Return the unit of what a cell needs trained or scored first; None if it needs nothing."""
-        scorer = cell.scorer(self.experiment)
-        if scorer is None and not has_own_sft(self.experiment):
-            return None
+        scorer, origin = cell.scorer(self.experiment), cell.variant.origin if cell.variant is not None else Origin()
+        if origin.round > 1 or (scorer is None and not origin.round and not has_own_sft(self.experiment)):
+            return None  # what a later round needs is of its model alone
         own = draws_anew(self.experiment) or not self.experiment.share_stages or (scorer is not None and scorer.seeded)
-        what = f"token weights {scorer.name}" if scorer is not None else "sft"
+        what = f"token weights {scorer.name}" if scorer is not None else "answers" if origin.round else "sft"
+        of_pairs = origin if scorer is not None else replace(origin, flip=0.0)  # noise is a view of the answers
+        what += "".join(f" {name}={value}" for name, value in of_pairs.settings.items())
         seed = cell.seed if own else self.experiment.seeds[0]
-        key = sha256(["stages", self.key, scorer.source if scorer is not None else "sft", seed if own else "all"])
+        source = [scorer.source if scorer is not None else "sft"]
+        source += [of_pairs.settings] if of_pairs.settings else []
+        key = sha256(["stages", self.key, *source, seed if own else "all"])
         name = f"{what}, seed {seed}" if own else what
         return Unit("stages", key, name, cell.given, seed, cell.point)
 
     def _make_stages(self, cell: Cell, name: str) -> Outcome:
         try:
-            bench = self._seed(self.bench, cell.seed)
-            if scorer := cell.scorer(self.experiment):
-                token_weights(bench.stages, scorer, cell.seed)
+            with self.with_pairs(self.bench, cell) as bench:
+                if scorer := cell.scorer(self.experiment):
+                    token_weights(bench.stages, scorer, cell.seed)
         except Exception as error:
             check()  # a library may have replaced an interruption
             if fatal_fault(error):

@@ -19,7 +19,7 @@ import pandas as pd
 from plo.config import ConfigError, Experiment, TuningConfig
 from plo.errors import PloError
 from plo.evals import describe_metrics
-from plo.experiment.keys import Cell, Inputs, cell_key, optimiser_steps, train_settings
+from plo.experiment.keys import Cell, Inputs, cell_key, optimiser_steps, train_settings, training_pairs
 from plo.identity import sha256
 from plo.scorers import Variant
 from plo.scorers.space import Space, at_point, search_space
@@ -94,6 +94,15 @@ def for_trials(bench: AnyInputs) -> AnyInputs:
     return replace(bench, experiment=experiment, model_evaluations=())
 
 
+def first_round(variant: Variant) -> Variant:
+    """Return the variant whose trials tune a variant: every round of iterated pairs has the settings of the first one."""
+    return variant.on(variant.origin.rounds[0])
+
+
+def _of_round(variant: Variant, first: Tuned) -> Tuned:
+    return replace(first, given=variant, variant=first.variant.on(variant.origin))
+
+
 def trial_steps(experiment: Experiment, variant: Variant, pairs: int) -> list[int]:
     """Return the optimiser steps of each trial of a variant: those of the first rung, then those in full."""
     config = experiment.tuning or TuningConfig()
@@ -131,7 +140,8 @@ class _Tuning:
 
     def tuned(self, variants: Sequence[Variant]) -> list[Tuned]:
         metric, higher = self._primary(self._ran([])[self.reference.key])
-        searches = [self._search(variant) for variant in variants]
+        firsts = {one.name: one for one in map(first_round, variants)}
+        searches = [self._search(variant) for variant in firsts.values()]
         found = self._ran([cell for search in searches for cell in search.first])
         for search in searches:
             first = _trials(found, search.first, metric, higher)
@@ -140,7 +150,8 @@ class _Tuning:
             points = [*(search.points[place] for place in promoted), {}]
             search.full = [(point, self._cell(search.variant, point)) for point in points]
         found = self._ran([cell for search in searches for _, cell in search.full])
-        return [self._choose(search, found, metric, higher) for search in searches]
+        chosen = {search.variant.name: self._choose(search, found, metric, higher) for search in searches}
+        return [_of_round(variant, chosen[first_round(variant).name]) for variant in variants]
 
     def _search(self, variant: Variant) -> _Search:
         experiment = self.bench.experiment
@@ -150,7 +161,7 @@ class _Tuning:
             {name: float(f"{value:.3g}") for name, value in point.items()}
             for point in (search_points(space, self.config.trials, self.config.seed) if space else [])
         ]
-        short, _ = _rungs(experiment, variant, len(self.bench.data.train))
+        short, _ = _rungs(experiment, variant, training_pairs(self.bench, variant))
         return _Search(variant, space, points, [self._cell(variant, {**p, STEPS: short}) for p in points])
 
     def _choose(self, search: _Search, found: Results, metric: str, higher: bool) -> Tuned:

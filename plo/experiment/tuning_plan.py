@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plo.experiment.costs import cost_class
-from plo.experiment.keys import Cell, Inputs, other_models, train_settings
-from plo.experiment.tuning import Results, trial_steps, tune
+from plo.experiment.keys import Cell, Inputs, other_models, train_settings, training_pairs
+from plo.experiment.tuning import Results, first_round, trial_steps, tune
 from plo.scorers import Variant
 
 
@@ -85,10 +85,10 @@ def plan_tuning(inputs: Inputs, variants: Sequence[Variant], results: Results) -
 
 def _trials(inputs: Inputs, variants: Sequence[Variant]) -> list[PlannedTrial]:
     """Return all trials of a tuning in the order in which they run."""
-    experiment, pairs = inputs.experiment, len(inputs.data.train)
+    experiment = inputs.experiment
     first, full = list[PlannedTrial](), list[PlannedTrial]()
-    for variant in variants:
-        steps = trial_steps(experiment, variant, pairs)
+    for variant in {one.name: one for one in map(first_round, variants)}.values():
+        steps = trial_steps(experiment, variant, training_pairs(inputs, variant))
         cost, batch = cost_class(variant.loss), train_settings(experiment, variant).batch_size
         short = experiment.tuning.trials if experiment.tuning and len(steps) > 1 else 0
         first += [PlannedTrial(variant, 1, count, cost, batch) for count in steps[:short]]

@@ -17,7 +17,9 @@ from plo.data import SOURCES, Pair, PreferenceData, load_data
 from plo.evals import EVALUATIONS, ModelEvaluation, get_model_evaluation
 from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
+from plo.experiment.answers import sampling_config
 from plo.experiment.best_of import check_best_of
+from plo.experiment.drawn import Drawn
 from plo.experiment.keys import Inputs
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
 from plo.experiment.progress import Progress
@@ -39,6 +41,7 @@ class Workbench(Inputs):
     store: ReferenceStore
     stages: Stages
     sft: str | None  # key of the stage that cells start from; None if they start from the model itself
+    drawn: Drawn | None = None  # of a cell whose training pairs are not the data source's own
 
     def of_seed(self, seed: int) -> "Workbench":
         """Return the workbench of a seed: with its training pairs, and its SFT as the start, as far as seeds have their own."""
@@ -72,7 +75,8 @@ def workbench(experiment: Experiment, progress: Progress | None = None) -> Workb
         log.warning(lost)
     progress = progress or Progress()
     distributed.on_main(caches.note_form, share=False)
-    longest = experiment.data.max_length + experiment.evaluation.max_new_tokens
+    new_tokens = max(experiment.evaluation.max_new_tokens, sampling_config(experiment).max_new_tokens)
+    longest = experiment.data.max_length + new_tokens
     with progress.status(f"loading {experiment.model.name}"):
         backbone, tokenizer = load_backbone(experiment.model, longest=longest)
     with progress.status(f"reading {experiment.data.source}"):
@@ -112,15 +116,19 @@ def read_data(experiment: Experiment, tokenizer: Any, generation: GenerationConf
         generation: names further tokens that end a response.
         seed: seed of the pairs, where `draws_anew`.
     """
-    settings = experiment.data.model_dump()
+    settings = experiment.data.model_dump(exclude={"origin", "flip", "sample"})
     source, path = settings.pop("source"), settings.pop("path")
     if draws_anew(experiment):
         settings["options"] = {**settings["options"], "seed": seed}
     return load_data(source, path, tokenizer=tokenizer, ends=eos_ids(generation, tokenizer), **settings)
 
 
-def prepare(bench: Workbench, progress: Progress | None = None) -> None:
-    """Train the stage sft if seeds share one, set the reference, and compute its statistics of the pairs."""
+def prepare(bench: Workbench, progress: Progress | None = None, *, training: bool = True) -> None:
+    """Train the stage sft if seeds share one, set the reference, and compute its statistics of the pairs.
+
+    Args:
+        training: whether anything is trained on the pairs of the data source.
+    """
     experiment, backbone, store = bench.experiment, bench.backbone, bench.store
     if sft_is_reference(experiment):
         backbone.check_reference_can_be_trained()
@@ -133,8 +141,8 @@ def prepare(bench: Workbench, progress: Progress | None = None) -> None:
     if has_own_sft(experiment) and sft_is_reference(experiment):
         return  # every seed has a reference of its own
     held_out = bench.data.eval[: experiment.evaluation.pairs]
-    training = [] if draws_anew(experiment) else [(bench.data.train, "training")]
-    for pairs, label in [*training, (held_out, "held-out")]:
+    of_source = [(bench.data.train, "training")] if training and not draws_anew(experiment) else []
+    for pairs, label in [*of_source, (held_out, "held-out")]:
         with (progress or Progress()).bar(f"reference, {label} pairs", len(pairs)) as done:
             store.get(backbone, pairs, progress=done)
 

@@ -51,7 +51,8 @@ def at_point(variant: Variant, point: Mapping[str, float]) -> Variant:
     own = {name: value for name, value in point.items() if not name.startswith(TRAIN)}
     train = {name.removeprefix(TRAIN): value for name, value in point.items() if name.startswith(TRAIN)}
     (coefficient, first), *others = variant.terms
-    return Variant([(coefficient, first.with_params(own) if own else first), *others], {**variant.train, **train})
+    terms = [(coefficient, first.with_params(own) if own else first), *others]
+    return Variant(terms, {**variant.train, **train}, variant.origin)
 
 
 def _is_positive(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`Variant` is a loss with its hyper-parameters, the token scorer that makes its weights, and training settings of its own."""
+"""`Variant` is a loss with its hyper-parameters, the token scorer that makes its weights, and settings of its own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,15 @@ from plo.losses import LOSSES, Loss, LossError, LossSum
 from plo.losses.get import Spec, find_loss, find_terms
 from plo.losses.identity import loss_identity
 from plo.losses.loss import sum_name
+from plo.origin import Origin
 from plo.pairs import Pairs
 from plo.registry import Entry, RegistryError
 from plo.scorers.recipe import RECIPES, Recipe
 from plo.scorers.scorer import Scorer, get_scorer
 from plo.values import read_value
 
-AT = " @ "  # between a loss and the training settings of a variant's own
+AT = " @ "  # between a loss and the settings of a variant's own: of training, and `data` and `flip`
+ORIGIN = ("data", "flip")
 
 
 class Term:
@@ -83,7 +85,9 @@ class Variant:
     Attributes:
         terms: ((coefficient, Term), ...), one unless the loss is a sum.
         train: training settings that differ from the experiment's, such as {"lr": 1e-5}.
-        name: the term's name, or that of the sum, and the settings: "twdpo(scorer=subsample)", "dpo + 0.2*sft @ lr=1e-05".
+        origin: where its training pairs come from.
+        name: the term's name, or that of the sum, and the settings: "twdpo(scorer=subsample)", "dpo + 0.2*sft @ lr=1e-05",
+            "dpo @ data=iterated(2) lr=1e-05".
         params: every hyper-parameter of loss, scorer and recipe; of a sum, those of each term by its name.
         loss: what is trained; a call of the variant calls it.
         scorer: makes the token weights; None where no loss needs them.
@@ -92,12 +96,16 @@ class Variant:
         LossError: the terms need weights of different scorers.
     """
 
-    def __init__(self, terms: list[tuple[float, Term]], train: Mapping[str, Any] | None = None):
-        self.terms = tuple((float(coefficient), term) for coefficient, term in terms)
+    def __init__(
+        self,
+        terms: list[tuple[float, Term]],
+        train: Mapping[str, Any] | None = None,
+        origin: Origin = Origin(),  # noqa: B008
+    ):
+        self.terms, self.origin = tuple((float(coefficient), term) for coefficient, term in terms), origin
         loss = sum_name((coefficient, term.name) for coefficient, term in self.terms)
         self.train = _checked_train(loss, train or {})
-        settings = " ".join(f"{name}={shown(value)}" for name, value in sorted(self.train.items()))
-        self.name = f"{loss}{AT}{settings}" if settings else loss
+        self.name = _named(loss, {**origin.settings, **dict(sorted(self.train.items()))})
         single = len(self.terms) == 1 and self.terms[0][0] == 1
         self.loss: Loss = terms[0][1].loss if single else LossSum([(c, term.loss) for c, term in self.terms])
         self.params: dict[str, Any] = terms[0][1].params if single else {term.name: term.params for _, term in terms}
@@ -119,6 +127,11 @@ class Variant:
         return self.terms[0][1].entry.name if self.loss.entry is not None else self.loss.name
 
     @property
+    def row(self) -> str:
+        """Name that neither hyper-parameters nor training settings change: the registered one, and the origin of the pairs."""
+        return _named(self.registered_name, self.origin.settings)
+
+    @property
     def ceiling(self) -> bool:
         """True if a loss of it reads the truth that a task knows: tables show it as an upper bound, without a rank."""
         return any(getattr(term.entry.facts, "ceiling", False) for _, term in self.terms)
@@ -138,7 +151,12 @@ class Variant:
                 for inner, part in (new.terms if isinstance(new, Variant) else [(1.0, new)])
             ],
             self.train,
+            self.origin,
         )
+
+    def on(self, origin: Origin) -> "Variant":
+        """Return the variant with training pairs of another origin."""
+        return Variant(list(self.terms), self.train, origin)
 
     def __call__(self, pairs: Pairs) -> Any:
         """Return the loss of the pairs, whose weights are given: `loss(pairs)`."""
@@ -153,13 +171,15 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
 
     Args:
         spec: anything `get_loss` takes, with `scorer=...` for a loss that needs weights; or a recipe's name. Training
-            settings of its own follow an @, as in "dpo(beta=0.2) @ lr=1e-5", or are the mapping `train`.
+            settings of its own follow an @, as in "dpo(beta=0.2) @ lr=1e-5", or are the mapping `train`. `data` and `flip`
+            among them say where its training pairs come from, as in "dpo @ data=iterated(2) flip=0.2".
         params: hyper-parameters, `scorer` among them: a name, "position_decay(gamma=0.9)", or a mapping.
 
     Raises:
         ConfigError: a training setting does not exist or has a wrong value.
         RegistryError: no such loss, recipe or scorer.
         LossError, HyperParameterError: a hyper-parameter that it does not have, or a spec that cannot be read.
+        OriginError: `data` or `flip` has a wrong value.
 
     Example:
         >>> variant = get_variant("twdpo(scorer=position_decay(gamma=0.9), beta=0.2)")
@@ -177,8 +197,9 @@ def get_variant(spec: "Spec | Variant", /, **params: Any) -> Variant:
             [(coefficient, Term(loss.entry, loss.params)) for coefficient, loss in spec.terms if loss.entry is not None]
         )
     spec, params, train = _split_train(spec, params)
+    origin = Origin.read(**{name: train.pop(name) for name in ORIGIN if name in train})
     found = find_terms(spec, params, _find)
-    return Variant([(coefficient, Term(entry, own)) for coefficient, entry, own in found], train)
+    return Variant([(coefficient, Term(entry, own)) for coefficient, entry, own in found], train, origin)
 
 
 def _find(loss: str | Callable[..., Any]) -> Entry[Any]:
@@ -250,6 +271,13 @@ def _split_train(spec: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, A
     if not isinstance(given, Mapping):
         raise LossError(f"train={given!r} of {spec!r} must map training settings to values, as in train: {{lr: 1e-5}}.")
     return spec, own, {**train, **given}
+
+
+def _named(loss: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a loss with settings of its own."""
+    parts = {name: value if name == "data" else shown(value) for name, value in settings.items()}
+    text = " ".join(f"{name}={value}" for name, value in parts.items())
+    return f"{loss}{AT}{text}" if text else loss
 
 
 def _checked_train(loss: str, train: Mapping[str, Any]) -> dict[str, Any]:

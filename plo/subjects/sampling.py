@@ -142,6 +142,53 @@ def continuations(
     return frame.assign(entropy=[score["entropy"] for score in _score(backbone, prompts, responses, reference=False)])
 
 
+def answers(
+    backbone: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    seed: int,
+    folder: Path | None,
+) -> pd.DataFrame:
+    """Sample continuations with their token ids, of which training pairs are made.
+
+    Args:
+        folder: folder that keeps samples batch by batch, so that no process draws them again; None keeps none.
+
+    Returns:
+        Columns prompt_id to finished of `sample`, and ids (list of token ids, EOS included).
+    """
+    responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
+    return _frame(backbone, tokenizer, prompts, responses).assign(ids=responses)
+
+
+def log_probs(
+    backbone: Backbone, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], statistic: str = "logps"
+) -> list[float]:
+    """Return the log-prob (nats) of each response under the policy, equally many responses per prompt, in their order.
+
+    Args:
+        statistic: the log-prob of a token.
+    """
+    samples = len(responses) // len(prompts)
+    groups = [(prompt.ids, responses[i * samples : (i + 1) * samples]) for i, prompt in enumerate(prompts)]
+    order = sorted(range(len(groups)), key=lambda i: (len(groups[i][0]) + max(map(len, groups[i][1])), i))
+    found = [0.0] * len(responses)
+
+    def measure(rows: Sequence[int]) -> list[None]:
+        batch = collate_groups([groups[i] for i in rows], packed=backbone.packed)
+        numbers = [i * samples + k for k in range(samples) for i in rows]  # in the batch's order
+        values = backbone.measure(batch, (statistic,))[statistic].cpu().double()
+        for n, own in zip(numbers, values.split([len(responses[n]) for n in numbers]), strict=True):
+            found[n] = own.sum().item()
+        return []
+
+    Passes(max(1, PASS_SEQUENCES // samples), "scoring of answers", "prompts at a time", LOWER_SCORED).over(
+        order, measure
+    )
+    return found
+
+
 def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
     samples, eos = len(responses) // len(prompts), eos_ids(backbone.causal_lm.generation_config, tokenizer)
     rows = []

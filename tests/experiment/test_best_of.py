@@ -76,7 +76,7 @@ def test_it_is_a_row_that_is_shown_and_not_tested(experiment, monkeypatch):
     board = read(Tracker(create=False), "bon")
     (shown,) = (one for one in board.rows if one.loss == "best_of_n")
     assert shown.is_ceiling and shown.verdict is None and shown.rank is None
-    assert any("log n - (n - 1) / n = 0.636" in note for note in board.notes), board.notes
+    assert any("best_of_n(n=4): the best of n" in note for note in board.notes), board.notes
 
     monkeypatch.setattr(cells, "best_of", lambda *_: pytest.fail("sampled again"))
     assert not compare(experiment()).failed
