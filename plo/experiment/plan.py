@@ -33,6 +33,7 @@ class PlannedCell:
         cost: cost class of its loss; "" for the reference.
         batch: pairs in an optimiser step.
         needs: names of the units that it waits for.
+        best_of: n of a row best_of_n; None for every other cell.
     """
 
     variant: str
@@ -44,6 +45,7 @@ class PlannedCell:
     cost: str = ""
     batch: int = 0
     needs: tuple[str, ...] = ()
+    best_of: int | None = None
 
     @property
     def name(self) -> str:
@@ -140,7 +142,7 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
             if stop := judge_cells(experiment, [one for one in attempts if one.key in keys]).stop:
                 break
     chosen = [
-        replace(_cell(inputs, attempts, None, seed, n), look=cell.look)
+        replace(_cell(inputs, attempts, None, seed, n), look=cell.look, best_of=n)
         for (one, seed), cell in cells.items()
         for n in experiment.best_of
         if one is None and seed in experiment.seeds

@@ -9,6 +9,8 @@ import pytest
 from plo.config import ConfigError, load_experiment
 from plo.experiment import cell as cells
 from plo.experiment.best_of import gold_reward
+from plo.experiment.costs import Costs
+from plo.experiment.estimate import Estimate
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.experiment.workbench import suites, workbench
@@ -63,10 +65,16 @@ def test_the_best_of_n_samples_of_the_reference_is_kept(experiment):
     assert kept["ref_nll"].tolist() == pytest.approx(best["ref_nll"].tolist(), rel=1e-4)
 
 
+def test_a_plan_has_the_rows_and_no_evaluations_of_a_model_for_them(experiment):
+    plan = plan_comparison(experiment(evaluation={"prompts": 5, "samples": 2, "pairs": 8, "suite": ["credit"]}))
+    rows = [one for one in plan.cells if one.variant == "best_of_n(n=4)"]
+    assert [(one.name, one.steps, one.state) for one in rows] == [("best_of_n(n=4) seed 3", 0, "to do")]
+    units = {unit.name for unit in Estimate(plan, Costs({})).units(plan.cells)}
+    assert {"credit of dpo seed 3", rows[0].name} <= units and f"credit of {rows[0].name}" not in units
+
+
 @pytest.mark.slow
 def test_it_is_a_row_that_is_shown_and_not_tested(experiment, monkeypatch):
-    plan = plan_comparison(experiment())
-    assert [(one.variant, one.steps) for one in plan.cells if one.variant.startswith("best")] == [("best_of_n(n=4)", 0)]
     assert not compare(experiment()).failed
     (row,) = (cell for cell in Tracker(create=False).cells() if cell.tags["plo.loss"] == "best_of_n")
     kept = row.table("samples.json")
