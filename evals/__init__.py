@@ -15,6 +15,7 @@ from plo.evals import (  # noqa: F401  (registers them)
     pocket,
     reward_bench,
     sentiment,
+    win_rate_curve,
     win_rates,
 )
 from plo.evals.findings import Findings

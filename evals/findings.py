@@ -18,6 +18,7 @@ class Findings:
         files: further texts to record, by file name (an official format).
         lengths: for a win rate among the metrics, the columns of `items` with the lengths of the subject's and the
             opponent's text; the leaderboard then adds the length-adjusted rate, fitted to all cells at once.
+        curves: {step of the training: metrics}, for an evaluation that has values along training.
     """
 
     metrics: dict[str, float]
@@ -26,6 +27,7 @@ class Findings:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, tuple[str, str]] = field(default_factory=dict)
+    curves: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 def means(items: pd.DataFrame) -> dict[str, float]:

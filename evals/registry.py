@@ -25,6 +25,7 @@ class EvaluationFacts:
         asks_judge: it takes a judge, the argument `judging`.
         texts: number of texts that it draws from a model where no option says how many; None: unknown.
         asked_once: the judge is asked about a text in one order alone; a text: the option that makes it so.
+        draws: it asks its subject for text; otherwise it reads what was drawn during training.
     """
 
     level: str = "sample"
@@ -38,6 +39,7 @@ class EvaluationFacts:
     citation: str = ""
     texts: int | None = None
     asked_once: bool | str = False
+    draws: bool = True
 
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations", facts=EvaluationFacts)
@@ -56,6 +58,7 @@ def register_evaluation(
     citation: str = "",
     texts: int | None = None,
     asked_once: bool | str = False,
+    draws: bool = True,
 ) -> Callable[[Function], Function]:
     """Register a function as the evaluation `name`.
 
@@ -80,6 +83,7 @@ def register_evaluation(
         texts: number of texts that it draws where its options do not say how many, for plans.
         asked_once: for plans, whether the judge is asked once about a text instead of in both orders, or the name of the option
             that makes it so.
+        draws: False for an evaluation of level "model" that draws no texts but reads `subject.trajectory()`.
 
     `bounds`, `digits` and `meaning` are given by metric, or once for all of them. They are recorded with every run, as is
     the direction, and tables show what was recorded.
@@ -103,7 +107,9 @@ def register_evaluation(
 
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
-        facts = EvaluationFacts(level, main, directions, *each, judged, license, citation, texts, asked_once)
+        facts = EvaluationFacts(
+            level, main, directions, each[0], each[1], each[2], judged, license, citation, texts, asked_once, draws
+        )
         EVALUATIONS.register(name, function, facts=facts)
         return function
 

@@ -16,7 +16,7 @@ VERSION = 1
 ABSENT = "not recorded"
 MOST_SAMPLES = 20_000  # up to which each sample has a digest of its own
 CIRCUMSTANCES = {"plo.python", "plo.platform", "plo.cpu", "plo.gpu", "plo.git"}  # tags of every version of plo
-OF_THE_MACHINE = ("store", "out")  # settings that change no number
+OF_THE_MACHINE = ("store", "out", "report_to")  # settings that change no number
 PLUGINS = "plugin_sha256"  # in the recorded settings
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.columns import difference_column, spread_column
@@ -10,6 +11,7 @@ from plo.leaderboards.formatting import (
     Column,
     escape,
     format_interval,
+    format_number,
     markdown_table,
     rows_table,
 )
@@ -39,7 +41,27 @@ def section_markdown(one: Section, board: Leaderboard, short: Sequence[Column], 
     if secondary := [name for name in one.metrics if name not in main]:
         columns = [column for name in secondary for column in _columns(one, name, board, False)]
         parts.append(rows_table([*short, *columns], evaluated))
-    return parts
+    return parts + [part for name in main for part in _along(one, name, board, evaluated)]
+
+
+def _along(one: Section, name: str, board: Leaderboard, rows: Sequence[Row]) -> list[str]:
+    """Return the table of a judged metric along training, means over seeds; empty where no training has two points."""
+    trained: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        curves = [one.curves.get(name, {}).get(run, {}) for run in row.runs.values()]
+        if one.is_judged(name) and not one.is_hidden(name) and max(map(len, curves), default=0) > 1:
+            shares = sorted({share for curve in curves for share in curve})
+            trained[board.title(row)] = {share: [c[share] for c in curves if share in c] for share in shares}
+    if not trained:
+        return []
+    shares = sorted({share for curve in trained.values() for share in curve})
+    metric = board.descriptions[name]
+    body = [
+        [escape(title), *(format_number(fmean(curve[s]), metric.digits) if s in curve else UNDEFINED for s in shares)]
+        for title, curve in trained.items()
+    ]
+    said = f"{escape(metric.label)} by share of training, means over seeds; the last column is that of the table above."
+    return [said, markdown_table(["variant", *(f"{share:.0%}" for share in shares)], body)]
 
 
 def _no_card(judge: Mapping[str, str]) -> str:

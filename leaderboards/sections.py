@@ -35,6 +35,7 @@ class Section:
         descriptions: {metric's short name: its recorded description}; empty for results of an earlier version.
         values: {metric's full name: {run id of a cell: value}}.
         items: {metric's full name: {run id of a cell: its values by prompt}}, where items were recorded.
+        curves: {metric's full name: {run id of a cell: {share of the training: value}}}, where the evaluation has them.
     """
 
     evaluation: str
@@ -47,6 +48,7 @@ class Section:
     descriptions: dict[str, Metric] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     items: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
+    curves: dict[str, dict[str, dict[float, float]]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -133,6 +135,11 @@ def _fill(
         lengths |= {allowed_name(name): [*map(allowed_name, columns)] for name, columns in about["lengths"].items()}
         section.digest_without_judge = about["but_judge"]
         section.descriptions |= {allowed_name(one["name"]): Metric.from_dict(one) for one in about.get("described", [])}
+        for step, metrics in (curves := about.get("curves", {})).items():
+            share = int(step) / max(map(int, curves)) if len(curves) > 1 else 1.0
+            for metric, value in metrics.items():
+                of_runs = section.curves.setdefault(f"{section.title}.{allowed_name(metric)}", {})
+                of_runs.setdefault(run, {})[share] = value
         by_prompt = tables[run].groupby("prompt_id").mean(numeric_only=True)
         for metric, value in sorted(finding.metrics.items()):
             name = f"{section.title}.{metric}"

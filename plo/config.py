@@ -255,6 +255,8 @@ class Experiment(Section):
     """Trained models that the store gets, so that other machines can use them: adapters (and models up to 100 MB), all or none."""
     store: str | None = None
     """MLflow tracking URI; null is sqlite:///plo.db in the working folder."""
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(as_list)] = ()
+    """Trackers that show the trainings alongside MLflow, which keeps the record: tensorboard, wandb, trackio."""
 
     @model_validator(mode="before")
     @classmethod

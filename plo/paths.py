@@ -29,11 +29,16 @@ def text_digest(*texts: str) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Return the sha256 of a file's content, or of the names and contents of a folder's files, wherever the folder is."""
+    """Return the sha256 of a file's content, or of the names and contents of a folder's files, wherever the folder is.
+
+    Files in `.git` do not count: git changes them although nothing that the folder holds has changed.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        if ".git" in file.relative_to(path).parts:
+            continue
         digest.update(f"{file.relative_to(path)} {content_digest(file)}\n".encode())
     return digest.hexdigest()

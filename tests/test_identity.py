@@ -15,6 +15,7 @@ from plo.identity import code_identity, settings_identity
 from plo.losses import get_loss
 from plo.losses.identity import loss_identity
 from plo.pairs import Pairs, Side
+from plo.paths import content_digest
 from plo.scorers import get_scorer
 
 PLUGIN = '''
@@ -305,3 +306,14 @@ def test_a_global_that_is_empty_first_and_filled_by_the_module_counts(tmp_path):
         module["TABLE"]["later"] = 3  # what it holds by chance does not
         assert code_identity(module["f"]) == keys[-1]
     assert keys[0] != keys[1]
+
+
+def test_a_clones_digest_is_that_of_its_files(tmp_path):
+    """`git status` writes .git/index; the clone holds the same."""
+    (tmp_path / "sub/.git").mkdir(parents=True)
+    (tmp_path / "sub/a.txt").write_text("a")
+    before = content_digest(tmp_path)
+    (tmp_path / "sub/.git/index").write_text("changed")
+    assert content_digest(tmp_path) == before
+    (tmp_path / "sub/.gitignore").write_text("x")
+    assert content_digest(tmp_path) != before

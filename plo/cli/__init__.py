@@ -18,6 +18,7 @@ from plo.cli import (
     lists,
     plan,
     power,
+    push,
     reports,
     reproduce,
     runs,
@@ -72,6 +73,7 @@ add(app, evaluation.judge_check)
 add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)
+add(app, push.push)
 add(app, archive.export)
 add(app, archive.import_, "import")
 add(app, cache.cache)

@@ -1,5 +1,6 @@
 """The command `head-to-head`: a judge compares the variants of a comparison with each other."""
 
+import math
 from dataclasses import asdict
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def head_to_head(
         {
             "variant": one.variant,
             "Elo": f"{one.elo:+.0f}",
-            "95% interval": f"{one.low:+.0f} to {one.high:+.0f}",
+            "95% interval": "-" if math.isnan(one.low) else f"{one.low:+.0f} to {one.high:+.0f}",
             "win rate": f"{one.win_rate:.3f}",
             "games": one.games,
             "seeds": one.seeds,

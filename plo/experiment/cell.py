@@ -20,10 +20,11 @@ from plo.backbone.out_of_memory import OutOfMemory, train_within_memory
 from plo.backbone.targets import short_of_target
 from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
-from plo.config import TrainConfig
+from plo.config import Experiment, TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
 from plo.experiment.best_of import gold_reward
 from plo.experiment.keys import EVALUATION_UNITS, Cell
+from plo.experiment.reports import Reports
 from plo.experiment.scores import scores_key, token_weights
 from plo.experiment.stages import CurveRecorder, is_recorded
 from plo.experiment.workbench import Workbench
@@ -36,6 +37,7 @@ from plo.subjects.sampling import best_of, held_out_prompts, sample
 from plo.tracking import MODEL, ActiveRun
 
 PROBE_PAIRS = 8
+TEXTS = "texts_by_point.json"  # table of a cell's run
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +63,9 @@ def run_cell(
         with bench.backbone.holding(bench.backbone.reference):
             evaluator.at_step(0, 0)
     else:
-        if notes := _train(cell, cell.variant, bench, run, folder, evaluator):
+        with _reports(cell, cell.variant, bench.experiment, root) as evaluator.reports:
+            notes = _train(cell, cell.variant, bench, run, folder, evaluator)
+        if notes:
             run.tag("plo.notes", json.dumps(notes))
         for text in notes:
             log.info("note   %s: %s", cell.name, text)
@@ -70,6 +74,8 @@ def run_cell(
         metrics |= bench.drawn.metrics(bench.backbone)
         run.tag("plo.pairs", json.dumps(bench.drawn.about))
     run.table(samples, "samples.json")
+    if len(evaluator.points) > 1:
+        run.table(evaluator.texts_by_point(), TEXTS)
     if (points := evaluator.by_point()) is not None:
         run.table(points, "points.json")
     run.describe(describe_metrics(bench.suite, metrics))
@@ -79,6 +85,18 @@ def run_cell(
     for checkpoint in folder.glob("checkpoint-*") if distributed.is_main() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)  # the trained model stays, without states of the optimiser
     return metrics
+
+
+def _reports(cell: Cell, variant: Variant, experiment: Experiment, root: Path) -> Reports:
+    """Return the reports of a cell's training to trackers other than MLflow."""
+    folder = root / "tensorboard" / cell.folder(root).name
+    settings = {
+        "loss": variant.registered_name,
+        "seed": str(cell.seed),
+        **{n: str(v) for n, v in variant.params.items()},
+    }
+    about = {"name": cell.name, "group": experiment.name, "key": cell.key, "folder": folder, "settings": settings}
+    return Reports(experiment.report_to, **about)
 
 
 def _train(
@@ -103,7 +121,8 @@ def _train(
     def train(config: TrainConfig) -> TrainerState:
         backbone.reset(cell.seed, variant.loss)
         about = {"seed": cell.seed, "folder": folder, "weights": weights, "probe": (probe, of_probe)}
-        trainer = PreferenceTrainer(backbone, data.train, reference, config, callbacks=[evaluator], **about)
+        callbacks = [one for one in (evaluator.reports, evaluator) if one is not None]
+        trainer = PreferenceTrainer(backbone, data.train, reference, config, callbacks=callbacks, **about)
         evaluator.probe = trainer.probe
         checkpoint = distributed.on_main(lambda: last_checkpoint(folder, evaluator.missing))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -130,6 +149,7 @@ class Evaluator(CurveRecorder):
     folder: Path
     reference_samples: pd.DataFrame | None
     progress: Callable[..., None]
+    reports: Reports | None = None
     probe: Callable[[], dict[str, float]] = dict
     points: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})  # of the reference, which is not trained
     steps: int = 0  # of this attempt, as `spent`
@@ -171,6 +191,8 @@ class Evaluator(CurveRecorder):
                 metrics = self._evaluate_within_memory(step)
                 self.spent.append(undisturbed() - started)
         self.run.log(metrics, step)
+        if self.reports is not None:
+            self.reports.evaluated(metrics, step)
         self._recorded.add(step)
         self.progress(EVALUATION_UNITS)
 
@@ -195,6 +217,15 @@ class Evaluator(CurveRecorder):
         """Return metrics and samples of the last point."""
         step = max(self.points)
         return distributed.on_main(lambda: (self._evaluated(step) or {}, pd.read_parquet(self._samples(step))))
+
+    def texts_by_point(self) -> pd.DataFrame:
+        """Return the texts that were drawn at every point; their prompts are those of the last point's samples."""
+
+        def read() -> pd.DataFrame:
+            frames = [pd.read_parquet(self._samples(p)).assign(share=s, step=p) for p, s in self.points.items()]
+            return pd.concat(frames, ignore_index=True)[["share", "step", "prompt_id", "sample", "text"]]
+
+        return distributed.on_main(read)
 
     def by_point(self) -> pd.DataFrame | None:
         """Return each prompt's KL and reward at every point, by share of the training; None without a reward or training."""

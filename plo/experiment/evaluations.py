@@ -21,12 +21,14 @@ from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.keys import BEST_OF
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
+from plo.experiment.trajectory import read_trajectory
 from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.subjects import Subject
 from plo.subjects.loading import load_subject, weights_digest
 from plo.subjects.policy import Policy
+from plo.subjects.subject import Trajectory
 from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,8 @@ def evaluate_cells(
     """
     failed: dict[str, str] = {}
     for cell in cells:
-        subject = cache(partial(_policy_of, bench, cell, ready))  # not loaded if everything is recorded already
+        drawn = partial(read_trajectory, bench, tracker, parent)
+        subject = cache(partial(_policy_of, bench, cell, ready, drawn))  # not loaded if everything is recorded already
         start = partial(tracker.start_evaluation, parent)
         failed |= _evaluate_all(bench.model_evaluations, judging, None, subject, (cell.key, cell.name), start)
     return failed
@@ -145,12 +148,14 @@ def evaluate_anything(
     return failed
 
 
-def _policy_of(bench: Workbench, cell: RecordedCell, ready: Callable[[], None]) -> Policy:
+def _policy_of(
+    bench: Workbench, cell: RecordedCell, ready: Callable[[], None], drawn: Callable[[RecordedCell], Trajectory]
+) -> Policy:
     ready()
-    return _policy(bench, cell)
+    return _policy(bench, cell, drawn)
 
 
-def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
+def _policy(bench: Workbench, cell: RecordedCell, drawn: Callable[[RecordedCell], Trajectory]) -> Policy:
     """Load a cell's policy into the workbench's backbone, and return it with the comparison's reference."""
     seed, data = int(cell.tags["plo.seed"]), bench.experiment.data
     if has_own_sft(bench.experiment):
@@ -172,6 +177,7 @@ def _policy(bench: Workbench, cell: RecordedCell) -> Policy:
         trained_on={pair.prompt for pair in bench.data.train},
         paths={data.source: data.path} if data.path else {},
         chat=row is not None and row.conversational,
+        trajectory=partial(drawn, cell),
     )
     reference = policy(name="reference", identity=bench.model_identity, as_reference=True)
     subject = reference if is_reference else policy(name=cell.tags["plo.variant"], identity=identity)
@@ -237,11 +243,15 @@ def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject
 
 
 def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey, found: Findings) -> None:
+    for step, metrics in sorted(found.curves.items()):
+        run.log({f"{evaluation.entry.name}.{name}": value for name, value in metrics.items()}, step)
     for table, frame in found.tables.items():
         run.table(frame, table)
     for file, text in found.files.items():
         run.text(text, file)
     about = {"notes": found.notes, "lengths": found.lengths, "but_judge": settings.but_judge, "judges": []}
+    if found.curves:
+        about["curves"] = found.curves
     about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [judge_record(judging, template) for template in judging.templates]

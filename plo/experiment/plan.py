@@ -169,7 +169,9 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
         ),
         stages=stages.all(),
         evaluations=inputs.suite,
-        model_evaluations=plan_evaluations(inputs.model_evaluations, experiment.evaluation, inputs.data.eval),
+        model_evaluations=plan_evaluations(
+            inputs.model_evaluations, experiment.evaluation, inputs.data.eval, len(experiment.points)
+        ),
         tuning=tuning,
         stop=stop,
         shape=_shape(inputs),

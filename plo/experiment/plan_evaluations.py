@@ -33,26 +33,35 @@ class PlannedEvaluation:
 
 
 def plan_evaluations(
-    evaluations: Sequence[ModelEvaluation], config: EvaluationConfig, pairs: Sequence[Pair]
+    evaluations: Sequence[ModelEvaluation], config: EvaluationConfig, pairs: Sequence[Pair], points: int = 1
 ) -> tuple[PlannedEvaluation, ...]:
     """Return the plan of the evaluations of one trained model. No judge is asked, and none is loaded.
 
     Args:
         pairs: held-out pairs, whose texts stand for the questions.
+        points: number of evaluation points of a training.
     """
     judging = JudgeSession(config.judge) if config.judge is not None else None
-    return tuple(_planned(evaluation, judging, pairs) for evaluation in evaluations)
+    return tuple(_planned(evaluation, judging, config, pairs, points) for evaluation in evaluations)
 
 
-def _planned(evaluation: ModelEvaluation, judging: JudgeSession | None, pairs: Sequence[Pair]) -> PlannedEvaluation:
+def _planned(
+    evaluation: ModelEvaluation,
+    judging: JudgeSession | None,
+    config: EvaluationConfig,
+    pairs: Sequence[Pair],
+    points: int,
+) -> PlannedEvaluation:
     options = evaluation.options
-    texts = texts_of(evaluation)
+    facts = evaluation.entry.facts
+    texts = texts_of(evaluation) if facts.draws else 0
     tokens = int(options.get("max_new_tokens") or 0)
     calls, money = 0, 0.0
     if evaluation.asks_judge and judging is not None:
-        once = evaluation.entry.facts.asked_once
-        once = (options.get(once) if isinstance(once, str) else once) or _property(judging, "pointwise")
-        calls = None if texts is None else texts * len(options.get("against") or "1") * (1 if once else 2)
+        once = options.get(facts.asked_once) if isinstance(facts.asked_once, str) else facts.asked_once
+        once = once or _property(judging, "pointwise")
+        judged = texts if facts.draws else points * _drawn_already(options, config)
+        calls = None if judged is None else judged * len(options.get("against") or "1") * (1 if once else 2)
         money = math.nan if calls is None else calls * _price(judging, options, pairs)
     return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
 
@@ -64,6 +73,12 @@ def texts_of(evaluation: ModelEvaluation) -> int | None:
     if prompts is None or "max_new_tokens" not in options:
         return None
     return prompts * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
+
+
+def _drawn_already(options: dict[str, Any], config: EvaluationConfig) -> int:
+    """Return how many of the samples of one evaluation point an evaluation reads."""
+    prompts, samples = options.get("prompts", config.prompts), options.get("samples", config.samples)
+    return min(prompts, config.prompts) * min(samples, config.samples)
 
 
 def _property(judging: JudgeSession, name: str) -> Any:

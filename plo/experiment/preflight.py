@@ -8,6 +8,7 @@ from plo.config import ConfigError, Experiment
 from plo.configured import HyperParameterError
 from plo.data import Pair
 from plo.experiment.keys import train_settings
+from plo.experiment.reports import check_installed
 from plo.losses import Loss, get_loss
 from plo.registry import load_plugin
 from plo.scorers import Scorer, Variant, get_variant
@@ -19,6 +20,7 @@ COLUMN = "column:"
 
 def checked_variants(experiment: Experiment) -> tuple[list[Variant], list[Loss]]:
     """Run an experiment's plug-ins, and return its variants and all losses that will be trained, which are checked."""
+    check_installed(experiment.report_to)
     for plugin in experiment.plugins:
         load_plugin(plugin)
     variants = configured_variants(experiment)

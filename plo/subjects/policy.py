@@ -1,6 +1,6 @@
 """A policy in memory, or its reference, as a subject of evaluations."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from plo.data.tokenize import context_of, tokenize_rows
 from plo.identity import sha256
 from plo.margins import without_rounding
 from plo.subjects.sampling import VERSION, Prompt, continuations, eos_ids
-from plo.subjects.subject import Sampling, Subject, SubjectError
+from plo.subjects.subject import Sampling, Subject, SubjectError, Trajectory
 
 PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
 
@@ -35,6 +35,7 @@ class Policy:
     Args:
         identity: hash of weights, adapter, dtype, device and attention; outputs are kept under it.
         as_reference: whether the subject is the backbone's reference.
+        trajectory: returns what was drawn during its training; None where nothing is known.
     """
 
     backbone: Backbone
@@ -49,6 +50,7 @@ class Policy:
     paths: Mapping[str, Path] = field(default_factory=dict)
     as_reference: bool = False
     reference: Subject | None = None
+    trajectory: Callable[[], Trajectory | None] = lambda: None
     fixed: bool = field(default=False, init=False)
 
     def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:

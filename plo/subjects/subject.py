@@ -26,6 +26,23 @@ class Sampling:
     max_new_tokens: int = 256
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """Texts that were drawn at the evaluation points of a training.
+
+    Attributes:
+        samples: one row per sample, with the columns share (of the training), step, prompt_id, sample, prompt and text.
+        reference: {(prompt_id, sample): text} of the reference with the same seed.
+        rows: held-out rows by their rendered prompt.
+        notes: sentences about points that were not recorded.
+    """
+
+    samples: pd.DataFrame
+    reference: Mapping[tuple[int, int], str]
+    rows: Mapping[str, Row]
+    notes: tuple[str, ...] = ()
+
+
 class Subject(Protocol):
     """Something that gives text for prompts: a model in memory, a file of a model's outputs, or a server.
 

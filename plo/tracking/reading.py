@@ -140,6 +140,10 @@ class Finding:
         """Return a table that the evaluation recorded; see `Tracker.table`."""
         return self._tracker.table(self.run_id, name)
 
+    def history(self, metric: str) -> dict[int, float]:
+        """Return {step of the training: value} of a metric with values along training; else its one value."""
+        return dict(self._tracker._reader.history(self.run_id, allowed_name(f"{self.evaluation}.{metric}")))
+
     @property
     def about(self) -> dict[str, Any]:
         """Facts about the finding: `notes` and `lengths` (see `plo.evals.Findings`); `judges`, a list with judge, version,

@@ -32,15 +32,15 @@ ELSEWHERE = ["docs/guides/trl.md"]
 NOT_RUN = {
     r"make ": "a target of the Makefile, which exists",
     r"pip install|apt-get install|\. \.venv": "installs",
-    r"mlflow (ui|server)|postgresql|^su postgres|http://server": "a server: tests/conftest.py starts them",
+    r"mlflow (ui|server)|^tensorboard|postgresql|^su postgres|http://server": "a server: tests/conftest.py starts them",
     r"pytest .*-m slow": "minutes",
     r"accelerate launch": "several processes: tests/backbone/test_launch.py",
     r"openai:|org/|outputs\.json|http://server": "a server or the hub",
-    r"pocket\.yaml|leaderboard which": "minutes: tests/experiment/test_plan.py, test_tuning.py and test_power.py",
+    r"pocket\.yaml|leaderboard (which|rounds)": "minutes: tests/experiment/test_plan.py, test_tuning.py, test_power.py and test_rounds.py",
     r"--workers|--engine|one process a GPU|plo run-cell|^ray |scontrol|code=|^exit |benchmarks/kills": "several processes, a cluster or a "
     "scheduler: tests/experiment/test_engines.py and test_slurm.py",
     r"--within": "measures: tests/experiment/test_within.py",
-    r"plo eval hh-first|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
+    r"plo eval hh-first|plo head-to-head|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
 }
 # Comparisons that are planned here (--dry-run), not trained: long ones, and one that a page has trained once already.
 PLANNED = r"docs/token_level\.yaml|data\.limit=400|scorer=first_half"

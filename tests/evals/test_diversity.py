@@ -147,3 +147,38 @@ def test_one_sample_a_prompt_is_undefined_within_and_defined_across(questions):
     assert math.isnan(found.metrics["self_bleu_pairwise"]) and math.isnan(found.metrics["vendi_score"])
     assert 0 < found.metrics["self_bleu_pairwise_across"] < 100 and found.metrics["vendi_score_across"] > 1
     assert "entropy" not in found.metrics
+
+
+def test_prompts_of_ultrafeedback_are_those_of_its_test_split(tmp_path):
+    """A copy of the hub's files, with messages; the splits for SFT and training are not asked."""
+    for split in ("train_prefs", "test_prefs", "test_sft"):
+        rows = [
+            {
+                "prompt": f"{split} {i}",
+                "prompt_id": "x",
+                **{
+                    side: [{"role": "user", "content": f"{split} {i}"}, {"role": "assistant", "content": f"{side} {i}"}]
+                    for side in ("chosen", "rejected")
+                },
+                "messages": [],
+                "score_chosen": 8.5,
+                "score_rejected": 4.0,
+            }
+            for i in range(3)
+        ]
+        (tmp_path / f"{split}-00000-of-00001.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    subject = StubSubject(lambda messages, k, t: f"answer {k}", chat=True)
+    options = {"source": "ultrafeedback", "path": tmp_path, "prompts": 2, "samples": 2}
+    found = get_model_evaluation("diversity", options)(subject)
+    ((prompts, _),) = subject.calls
+    assert len(prompts) == 2 and all(prompt[-1]["content"].startswith("test_prefs") for prompt in prompts)
+    assert found.metrics["distinct_1"] == 3 / 4  # "answer 0" and "answer 1"
+
+
+def test_ultrafeedback_as_it_is(shared_data):
+    subject = StubSubject(lambda messages, k, t: "yes", chat=True)
+    path = shared_data / "ultrafeedback/eval_clean.jsonl"
+    found = get_model_evaluation("diversity", {"source": "ultrafeedback", "path": path, "prompts": 5, "samples": 1})(
+        subject
+    )
+    assert len(subject.calls[0][0]) == 5 and len(found.items) == 5

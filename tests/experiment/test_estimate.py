@@ -173,6 +173,11 @@ def test_judge_calls_and_money_are_counted_without_asking():
         assert (one.texts, one.tokens) == (6, 8)
         assert one.calls == (24 if spec == judge else 12), "a pointwise judge is asked once"
         assert (one.money > 24 * 90 / 3 * cost) if cost else one.money == 0.0
+    # 500 prompts in both orders; 80 questions of two turns, each graded once; 805 instructions, once if official
+    suites = {"arena_hard": {}, "mt_bench": {}, "alpaca_eval": {"official": True}, "reward_bench": {}}
+    made = [get_model_evaluation(name, given) for name, given in suites.items()]
+    planned = plan_evaluations(made, EvaluationConfig(judge=judge), [pair])
+    assert [(one.texts, one.calls) for one in planned] == [(500, 1000), (160, 160), (805, 805), (None, 0)]
 
 
 def test_recorded_cells_show_what_further_seeds_take(tiny, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from plo.config import ConfigError, Experiment
 from plo.data import Pair, Row
+from plo.data.exchange import to_trl
 from plo.evals import register_evaluation
 from plo.experiment import rounds
 from plo.experiment.answers import Answers
@@ -17,6 +18,7 @@ from plo.experiment.looks import seeds_in_order
 from plo.experiment.matrix import compare
 from plo.experiment.plan import plan_comparison
 from plo.experiment.preflight import configured_variants
+from plo.experiment.sampling import answer_records, pairs_of_cell, sample_pairs
 from plo.experiment.tuning import Result, tune
 from plo.leaderboards import read, to_markdown
 from plo.scorers import get_variant
@@ -73,6 +75,16 @@ def test_two_rounds_are_cells_and_another_rule_samples_nothing(tiny, scored, mon
     sample = {**ITERATED["data.sample"], "rule": "best/random"}
     assert not compare(tiny(**few, **{"data.origin": "sampled", "data.sample": sample})).failed
     assert len(scored) == 2 and len(comparison.cells()) == 4
+
+    [(seed, drawn, pairs)] = sample_pairs(tiny(**few, **{"data.sample": sample}))
+    records = answer_records(drawn)
+    assert (seed, drawn.queries, len(records)) == (0, 3 * prompts, prompts)
+    for pair in pairs:
+        row, [record] = to_trl(pair.row), [one for one in records if one["prompt"] == pair.row.prompt]
+        best, said = max(record["scores"]), dict(zip(record["answers"], record["scores"], strict=True))
+        assert said[row["chosen"]] == row["score_chosen"] == best > row["score_rejected"] == said[row["rejected"]]
+    later = pairs_of_cell(tiny(**few, **ITERATED), "sft @ data=iterated(2) seed 0")
+    assert len(later) == about["pairs"] and all(pair.columns["margin"] > 0 for pair in later)
 
 
 def test_a_plan_has_the_rounds_and_the_answers_that_they_wait_for(tiny):
