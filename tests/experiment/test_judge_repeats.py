@@ -103,13 +103,12 @@ def test_the_noise_of_a_judge_asked_three_times(tmp_path, asked):
 def test_joined_findings_by_hand():
     def one(wins, note, annotations):
         items = pd.DataFrame({"prompt_id": [4, 2, 4], "win_rate": wins, "name": ["x", "y", "z"]})
-        return Findings(
-            {"win_rate": items["win_rate"].mean()}, items, (note,), files={"a.json": annotations, "b": "same"}
-        )
+        rate, files = {"win_rate": items["win_rate"].mean()}, {"a.json": annotations, "b": "same"}
+        return Findings(rate, items, (note,), files=files, curves={8: rate})
 
     found = join_repeats("duel", [one([1.0, 0.0, np.nan], "n", "1"), one([0.0, 0.5, 1.0], "m", "2")])
     assert found.items.values.tolist() == [[4, 0.5, "x"], [2, 0.25, "y"], [4, 1.0, "z"]]
-    assert found.metrics == {"win_rate": pytest.approx((0.5 + 0.5) / 2)}
+    assert found.metrics == found.curves[8] == {"win_rate": pytest.approx((0.5 + 0.5) / 2)}
     assert found.notes == ("n", "m") and found.files == {"a.json": "1", "b": "same", "a_repeat2.json": "2"}
     assert found.tables["duel_repeats.json"]["repeat"].tolist() == [1, 1, 1, 2, 2, 2]
     alone = one([1.0, 0.0, 0.0], "n", "1")
