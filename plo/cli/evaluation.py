@@ -48,6 +48,10 @@ def evaluate(
         list[int], typer.Option(help="Seed of the sampling, for models that plo did not train; repeatable.")
     ] = [],  # noqa: B006
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of sequences to sample at a time.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="What samples: transformers (the default), vllm, 'vllm(OPTION=VALUE)' or server:MODEL@URL."),
+    ] = None,
     plugin: Plugins = [],  # noqa: B006
     store: Store = None,
 ):
@@ -56,6 +60,7 @@ def evaluate(
     Examples:
         plo eval hh-first --suite hh,tldr --judge hf:org/judge hh.prompts=100
         plo eval org/model --against org/base --suite hh --judge openai:MODEL
+        plo eval hh-first --suite diversity --sampler vllm
     """
     from plo.config import ConfigError, EvaluationConfig
 
@@ -70,6 +75,7 @@ def evaluate(
             raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
         chosen[part][option] = value
     changes = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money, "batch_size": batch_size}
+    changes["sampler"] = sampler
     changes = {setting: value for setting, value in changes.items() if value is not None}
     changes["suite"] = tuple({part: given} for part, given in chosen.items())
     load_plugins(plugin)

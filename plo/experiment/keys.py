@@ -200,7 +200,8 @@ def shared_settings(inputs: Inputs) -> dict[str, Any]:
 def evaluation_settings(inputs: Inputs) -> list[Any]:
     """Return the settings that evaluations must share to be compared."""
     config = inputs.experiment.evaluation
-    others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
+    # Evaluations of a model have keys of their own.
+    others = {"batch_size", "sampler", "judge", "judge_calls", "judge_money"}
     of_samples = [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
     return [settings_identity(config, exclude=others) | {"suite": of_samples, "drawn": VERSION}, inputs.suite]
 
