@@ -9,7 +9,9 @@ from plo.evals import EVALUATIONS
 
 def gold_reward(source: str, samples: pd.DataFrame) -> pd.Series:
     """Return the known reward of each sample of a data source's task."""
-    gold = EVALUATIONS[SOURCES[source].facts.gold]
+    name = SOURCES[source].facts.gold
+    assert name is not None, "check_best_of refuses a source without a known reward"
+    gold = EVALUATIONS[name]
     return gold.load()(samples)[gold.facts.main_score]
 
 
