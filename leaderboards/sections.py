@@ -103,6 +103,12 @@ def build_sections(
     for cell in cells:
         for finding in cell.findings:
             groups.setdefault((finding.evaluation, finding.settings), {})[cell.run_id] = finding
+    for key in _replaced(cells):
+        notes.append(
+            f"{key[0]}: every model was evaluated again with equal options and other code or files; the earlier results "
+            f"(settings {key[1][:8]}) are in the records and in no table."
+        )
+        del groups[key]
     params = {key: next(iter(found.values())).params for key, found in groups.items()}
     sections = []
     for (evaluation, settings), found in groups.items():
@@ -115,6 +121,21 @@ def build_sections(
             except TrackingError as error:
                 notes.append(str(error))
     return sorted(sections, key=lambda section: section.title)
+
+
+def _replaced(cells: Sequence[RecordedCell]) -> list[tuple[str, str]]:
+    """Return the evaluations with settings of which every cell has a later finding, with equal options and one other digest."""
+    later: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        for place, finding in enumerate(cell.findings):  # newest first
+            key = finding.evaluation, finding.settings
+            newer = {
+                one.settings
+                for one in cell.findings[:place]
+                if (one.evaluation, one.params) == (finding.evaluation, finding.params)
+            }
+            later[key] = later.get(key, newer) & newer
+    return [key for key, newer in later.items() if newer]
 
 
 def _variants(cells: Sequence[RecordedCell]) -> dict[str, str]:

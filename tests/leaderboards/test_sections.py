@@ -169,8 +169,20 @@ def test_the_same_settings_but_for_code_are_told_apart(tracker):
     parent = tracker.comparison("code", "key-code", {})
     for settings, rate in (("aaaaaaaabb", 0.3), ("ccccccccdd", 0.6)):
         evaluated(tracker, parent, "dpo", 0, items(rate, 0), {"win_rate_chosen": rate}, settings=settings)
+    evaluated(tracker, parent, "ipo", 0, items(0.3, 0), {"win_rate_chosen": 0.3}, settings="aaaaaaaabb")
     titles = [section.title for section in read(tracker, "code").sections]
     assert titles == ["duel [settings aaaaaaaa]", "duel [settings cccccccc]"]
+
+
+def test_where_all_were_evaluated_again_with_other_code_the_later_results_count(tracker):
+    parent = tracker.comparison("again", "key-again", {})
+    for settings, rate in (("ffffffff", 0.3), ("bbbbbbbb", 0.6)):
+        for loss in ("dpo", "ipo"):
+            evaluated(tracker, parent, loss, 0, items(rate, 0), {"win_rate_chosen": rate}, settings=settings)
+    board = read(tracker, "again")
+    assert [section.title for section in board.sections] == ["duel"]
+    assert [row.metrics["duel.win_rate_chosen"].mean for row in board.rows if row.runs] == [0.6, 0.6]
+    assert any("(settings ffffffff) are in the records and in no table" in note for note in board.notes)
 
 
 def test_the_component_of_the_judge(tracker):
