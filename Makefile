@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-full docs picture study gallery house test test-avx2 test-slow test-newest clean
+.PHONY: setup demo demo-full docs picture study confirmation gallery house test test-avx2 test-slow test-newest clean
 
 setup: $(VENV)/ready
 
@@ -46,6 +46,14 @@ study: setup
 	$(BIN)/python $(STUDY)/variances.py
 	$(BIN)/python $(STUDY)/check.py
 	$(BIN)/python $(STUDY)/findings.py
+
+# Its confirmation on the 135M model, whose tables go into a folder beside it.
+CONFIRMATION_STORE ?= sqlite:///confirmation.db
+
+confirmation: setup
+	$(BIN)/plo compare $(STUDY)/confirmation.yaml --store $(CONFIRMATION_STORE)
+	$(BIN)/plo leaderboard credit-135m --store $(CONFIRMATION_STORE) --out $(STUDY)/confirmation > /dev/null
+	rm -f $(STUDY)/confirmation/frontier.*
 
 # AlpacaEval's page in docs/gallery, from its published verdicts in the folder PLO_DATA.
 gallery: setup

@@ -62,6 +62,8 @@ class Tournament:
     def __init__(self, judging: JudgeSession):
         judge = judging.judge()
         self.judging, self.name, self.version = judging, judge.name, f"{judge.name} {judge.version}"
+        if judging.repeats > 1:
+            self.version += f" {judging.repeats} times"
 
     def score(self, answers: pd.DataFrame) -> tuple[np.ndarray, int]:
         """Return the score of each answer in [0, 1], and the number of questions, whether cached or asked.
@@ -81,7 +83,9 @@ class Tournament:
         self.judging.enforce_read()
         shares = pd.Series(np.r_[1 - beaten, beaten]).groupby(np.r_[first, second]).mean()
         distinct = questions[questions["a"].str.strip() != questions["b"].str.strip()].drop_duplicates()
-        return shares.reindex(range(len(answers))).to_numpy(), len(distinct) * (1 if self._once else 2)
+        return shares.reindex(range(len(answers))).to_numpy(), len(distinct) * (
+            1 if self._once else 2
+        ) * self.judging.repeats
 
     @property
     def _once(self) -> bool:

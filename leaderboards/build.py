@@ -24,7 +24,7 @@ from plo.leaderboards.sections import build_sections, choose_primary_metric, fin
 from plo.leaderboards.training_pairs import label_rows, pairs_notes
 from plo.leaderboards.verdicts import judge_rows, rank_rows, set_differences
 from plo.metric import Metric
-from plo.statistics import estimate
+from plo.statistics import RunNoise, estimate
 from plo.tracking import RecordedCell, Tracker
 
 
@@ -134,17 +134,24 @@ def build(
     described = {name: recorded.get(name) or Metric(name, name.replace("_", " "), table="text") for name in shown}
     described |= {name: section.describe(name) for section in sections for name in section.metrics}
     bounds = {name: metric.bounds for name, metric in described.items()}
+    judge_noise = {name: one for section in sections for name, one in section.noise.items()}
+    run_noise = {name: one.of_mean for name, one in judge_noise.items()}
     for row in rows:
-        row.estimates = {n: estimate(t[row.name], bounds=bounds[n]) for n, t in by_item.items() if row.name in t}
+        row.estimates = {
+            name: estimate(tables[row.name], bounds=bounds[name], noise=run_noise.get(name, RunNoise()))
+            for name, tables in by_item.items()
+            if row.name in tables
+        }
     if base is not None:
-        set_differences(rows, base, by_item, bounds, notes)
+        set_differences(rows, base, by_item, bounds, notes, run_noise)
     chosen = named if wanted else choose_primary_metric(shown, sections, described)
-    tables, design = by_item.get(chosen or "", {}), None
+    tables, design, noise = by_item.get(chosen or "", {}), None, run_noise.get(chosen or "", RunNoise())
     if chosen and not any(chosen in section.metrics and section.is_hidden(chosen) for section in sections):
         if base is not None:
             failed = {cell.tags["plo.variant"] for cell in cells if cell.status == "FAILED"}
-            design = judge_rows(rows, base, tables, described[chosen], protocol, chosen, failed)
-        rank_rows(rows, base, tables, described[chosen], design.judgement.alpha if design else 0.05, notes)
+            design = judge_rows(rows, base, tables, described[chosen], protocol, chosen, failed, noise)
+        alpha = design.judgement.alpha if design else 0.05
+        rank_rows(rows, base, tables, described[chosen], alpha, notes, noise)
         rows.sort(key=lambda row: row.rank or (0,))
     by_run = {cell.run_id: cell for cell in finished}
     for row in rows:
@@ -153,7 +160,8 @@ def build(
     more_seeds = base if protocol.baseline else None
     notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
     notes += truncation_notes(rows, by_run)
-    components = primary_components(tables, by_other_judges(chosen, sections, by_item), notes)
+    others = by_other_judges(chosen, sections, by_item)
+    components = primary_components(tables, others, notes, judge_noise.get(chosen or ""))
     return Leaderboard(
         rows,
         shown,

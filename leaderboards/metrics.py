@@ -8,8 +8,9 @@ from plo.tracking import RecordedCell
 
 
 def recorded_metrics(cells: Iterable[RecordedCell], notes: list[str]) -> dict[str, Metric]:
-    """Return {name: the description recorded with the runs}, plo's own metrics first.
+    """Return {name: the description recorded with the runs}: plo's own metrics, then the others by name.
 
+    The order in which a run recorded them is lost on a server, so a table must not depend on it.
     Where runs disagree about a direction or bounds the last run counts, and a note says so.
     """
     found, conflicts = dict(BUILT_IN), {}
@@ -23,7 +24,7 @@ def recorded_metrics(cells: Iterable[RecordedCell], notes: list[str]) -> dict[st
                 )
             found[name] = metric
     notes += conflicts.values()
-    return found
+    return {name: found[name] for name in [*BUILT_IN, *sorted(found.keys() - BUILT_IN.keys())]}
 
 
 def section_metric(evaluation: str, name: str, recorded: Mapping[str, Metric]) -> Metric:

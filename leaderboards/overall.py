@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 
 from plo.leaderboards.sections import Section
-from plo.statistics import variance_components
+from plo.statistics import JudgeNoise, variance_components
 
+NOISE = "judge noise"
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
 
-def primary_components(tables: Tables, others: Mapping[str, Tables], notes: list[str]) -> pd.Series | None:
+def primary_components(
+    tables: Tables, others: Mapping[str, Tables], notes: list[str], noise: JudgeNoise | None = None
+) -> pd.Series | None:
     """Return the variance components of the primary metric, over the prompts and seeds that all rows have.
 
     None with fewer than two rows, or where no prompt and seed is common to all, which is then noted.
@@ -20,6 +23,7 @@ def primary_components(tables: Tables, others: Mapping[str, Tables], notes: list
     Args:
         others: the same metric as other judges gave it, by the titles of their sections. Where they judged every row and
             seed, the components include that of the judge.
+        noise: noise of the judge between repeats, which makes a component of its own out of the residual.
     """
     if len(tables) < 2:
         return None
@@ -36,9 +40,27 @@ def primary_components(tables: Tables, others: Mapping[str, Tables], notes: list
             notes.append(f"{title} lacks cells that other judges judged, so it has no part in the variance components.")
     same = set.intersection(*(set(one["prompt"]) for one in judged.values()))
     if len(judged) == 1 or not same:
-        return variance_components(long)
+        return _with_noise(variance_components(long), noise)
     parts = [one[one["prompt"].isin(same)].assign(judge=title) for title, one in judged.items()]
     return variance_components(pd.concat(parts))
+
+
+def _asked(section: Section) -> set[tuple[str, str]]:
+    """Return name and version of a section's judges: those of another section may be the same, asked more often."""
+    return {(judge["judge"], judge["version"]) for judge in section.judges}
+
+
+def _with_noise(found: pd.Series, noise: JudgeNoise | None) -> pd.Series:
+    """Return the components with the noise of the judge's mean over its repeats apart from the residual."""
+    if noise is None:
+        return found
+    of_judge = noise.prompt / noise.repeats
+    known = np.isfinite(found["residual"])
+    result = pd.Series(
+        {**found, NOISE: of_judge, "residual": max(found["residual"] - of_judge, 0.0) if known else np.nan}
+    )
+    result.attrs = found.attrs
+    return result
 
 
 def by_other_judges(
@@ -51,8 +73,8 @@ def by_other_judges(
         return found
     for section in sections:
         name = f"{section.title}.{own.short_name(primary)}"
-        same = section.digest_without_judge == own.digest_without_judge
-        if section is not own and same and name in by_item and not section.is_hidden(name):
+        same = section.digest_without_judge == own.digest_without_judge and _asked(section) != _asked(own)
+        if same and name in by_item and not section.is_hidden(name):
             found[section.title] = by_item[name]
     return found
 

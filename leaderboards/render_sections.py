@@ -15,6 +15,7 @@ from plo.leaderboards.formatting import (
     markdown_table,
     rows_table,
 )
+from plo.leaderboards.overall import NOISE
 from plo.leaderboards.sections import Section
 
 UNINFORMATIVE = "uninformative judge"
@@ -29,7 +30,7 @@ def section_markdown(one: Section, board: Leaderboard, short: Sequence[Column], 
     parts = [f"## {escape(one.title)}"]
     for judge in one.judges:
         title = f"Judge {escape(judge['judge'])}" + (f", prompt {escape(judge['prompt'])}:" if judge["prompt"] else ":")
-        card = judge.get("card") or [_no_card(judge)]
+        card = [*(judge.get("card") or [_no_card(judge)]), *judge.get("measured", ())]
         parts.append("\n".join([title, "", *(f"- {escape(line, 400)}" for line in card)]))
     if one.notes:
         parts.append("\n".join(["Notes:", "", *(f"- {escape(note, 1000)}" for note in one.notes)]))
@@ -107,6 +108,8 @@ def components_markdown(board: Leaderboard) -> list[str]:
         for name, value in found.items()
     ]
     rest = "The residual includes the interaction of seed and prompt."
+    if NOISE in found:
+        rest += " Judge noise is that of a mean over the judge's repeats; it is taken out of the residual."
     if "judge" in found:
         rest = "Text is what all judges share about one text; the residual is their disagreement."
     return [

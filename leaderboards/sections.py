@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from plo.leaderboards.judged import judge_lines, noise_of
 from plo.leaderboards.metrics import section_metric
 from plo.metric import ADJUSTED, Metric
+from plo.statistics import JudgeNoise
 from plo.statistics.intervals import StatisticsError
 from plo.statistics.length import length_adjusted, rate_range
 from plo.tracking import Finding, RecordedCell, TrackingError, allowed_name
@@ -31,10 +33,11 @@ class Section:
             judge alone.
         notes: notes recorded with the results.
         judges: {"judge", "version", "prompt", "given"} of each judge, and for a measured judge "card" (lines) and
-            "informative".
+            "informative"; "measured" has lines on its noise and on what its verdicts took.
         descriptions: {metric's short name: its recorded description}; empty for results of an earlier version.
         values: {metric's full name: {run id of a cell: value}}.
         items: {metric's full name: {run id of a cell: its values by prompt}}, where items were recorded.
+        noise: {metric's full name: noise of its judge}, where every question was asked several times.
         curves: {metric's full name: {run id of a cell: {share of the training: value}}}, where the evaluation has them.
     """
 
@@ -48,6 +51,7 @@ class Section:
     descriptions: dict[str, Metric] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     items: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
+    noise: dict[str, JudgeNoise] = field(default_factory=dict)
     curves: dict[str, dict[str, dict[float, float]]] = field(default_factory=dict)
 
     @property
@@ -127,9 +131,11 @@ def _fill(
     section: Section, found: Mapping[str, Finding], checks: Sequence[Mapping[str, Any]], variants: Mapping[str, str]
 ) -> None:
     """Read the recorded results of all cells into the section; `variants` has the variant of each run."""
-    tables, lengths, notes, judges = {}, {}, {}, {}
+    tables, lengths, notes, judges, usages, repeated = {}, {}, {}, {}, [], []
     for run, finding in found.items():
         tables[run], about = finding.items.rename(columns=allowed_name), finding.about  # names as metrics are recorded
+        usages += [about["usage"]] if about.get("usage") else []
+        repeated += [finding] if about.get("repeats", 1) > 1 else []
         notes |= dict.fromkeys(about["notes"])
         judges |= {json.dumps(judge): judge for judge in about["judges"]}
         lengths |= {allowed_name(name): [*map(allowed_name, columns)] for name, columns in about["lengths"].items()}
@@ -147,7 +153,11 @@ def _fill(
             if metric in by_prompt:
                 section.items.setdefault(name, {})[run] = by_prompt[metric].astype(float).dropna()
     section.notes = list(notes)
-    section.judges = [judge | _card(judge, checks) for judge in judges.values()]
+    noise = noise_of(repeated)
+    section.noise = {f"{section.title}.{metric}": one for metric, one in noise.items()}
+    rates = {metric: one for metric, one in noise.items() if fnmatchcase(metric, JUDGED)}
+    measured = judge_lines(rates, max(table["prompt_id"].nunique() for table in tables.values()), usages)
+    section.judges = [judge | _card(judge, checks) | {"measured": measured} for judge in judges.values()]
     for metric, (own, opponent) in lengths.items():
         _adjust(section, metric, tables, {metric: "win", own: "length", opponent: "base_length"}, variants)
 

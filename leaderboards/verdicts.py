@@ -10,7 +10,7 @@ from plo.leaderboards.board import Design, Rank, Row
 from plo.leaderboards.protocol import Protocol
 from plo.metric import Metric
 from plo.statistics import baseline_seeds, compare, family_detectable, fragility, judge, pool, rank_intervals
-from plo.statistics.intervals import StatisticsError
+from plo.statistics.intervals import RunNoise, StatisticsError
 
 Tables = Mapping[str, pd.DataFrame]  # {row: [prompts, seeds]}
 
@@ -21,12 +21,14 @@ def set_differences(
     items: Mapping[str, Tables],
     bounds: Mapping[str, tuple[float, float]],
     notes: list[str],
+    noise: Mapping[str, RunNoise],
 ) -> None:
     """Set every row's differences to the baseline `base`; append to `notes` what could not be compared.
 
     Args:
         items: the result of `values_by_prompt`.
         bounds: least and greatest value of each metric.
+        noise: noise of the judge of each metric that has one.
     """
     found_notes: dict[str, None] = {}  # ordered and without repetition, whatever the number of metrics
     by_name = {row.name: row for row in rows}
@@ -48,7 +50,8 @@ def set_differences(
             if len(seeds) == 1:
                 note = f"one seed in common with {base.name}, so its difference is for new prompts alone."
                 found_notes[f"{own}: {note}"] = None
-        for own, gap in compare(comparable, base.name, bounds=bounds[name], apart=apart).items():
+        gaps = compare(comparable, base.name, bounds=bounds[name], apart=apart, noise=noise.get(name, RunNoise()))
+        for own, gap in gaps.items():
             by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
                 note = f"only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
@@ -64,6 +67,7 @@ def judge_rows(
     protocol: Protocol,
     primary: str,
     failed: Collection[str] = (),
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> Design | None:
     """Set the verdicts on the primary metric, and return the design of their test; None if there is nothing to test.
 
@@ -84,6 +88,7 @@ def judge_rows(
         margin=protocol.margin,
         bounds=metric.bounds,
         ended=[row.name for row in family if row.variant in failed],
+        noise=noise,
     )
     for row in family[1:]:
         row.differences[primary], row.verdict = found.compared[row.name], found.verdicts[row.name]
@@ -95,7 +100,13 @@ def judge_rows(
 
 
 def rank_rows(
-    rows: Sequence[Row], base: Row | None, tables: Tables, metric: Metric, alpha: float, notes: list[str]
+    rows: Sequence[Row],
+    base: Row | None,
+    tables: Tables,
+    metric: Metric,
+    alpha: float,
+    notes: list[str],
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> None:
     """Set the ranks of the rows that were tuned by one protocol: the baseline's or, if that is untuned, the commonest."""
     tuned = [row for row in rows if row.tuning and not row.is_ceiling and row.name in tables]
@@ -113,7 +124,7 @@ def rank_rows(
         return
     try:
         higher, chosen_tables = metric.better != "↓", {name: tables[name] for name in ranked}
-        found = rank_intervals(chosen_tables, higher_is_better=higher, alpha=alpha)
+        found = rank_intervals(chosen_tables, higher_is_better=higher, alpha=alpha, noise=noise)
     except StatisticsError as error:
         notes.append(f"No ranks: {error}")
         return

@@ -15,8 +15,8 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
 LOSSES.alias("sigmoid", of="dpo")  # TRL's name; its other names are the same here
 LOSSES.alias("r_dpo", of="length_dpo")
 LOSSES.alias("slic", of="hinge")
+LOSSES.alias("KTO", of="kto")
 
-KTO = "KTO is not here: it needs completions of mismatched prompts, which pairs do not hold."
 TI_DPO = (
     "TI-DPO is not here: it samples an anchor and takes gradient weights at each step, which weights made once before "
     "training cannot replace. docs/guides/not-built.md says what is missing."
@@ -29,7 +29,11 @@ MAPO = (
     "MaPO is not here: it aligns diffusion models, without a reference. `mappo` reads scores of the data set, and is "
     "another method (MaPPO)."
 )
-LOSSES.absent |= {"kto": KTO, "KTO": KTO} | dict.fromkeys(("ti_dpo", "ti-dpo", "tidpo", "TI-DPO"), TI_DPO)
+BNF = (
+    "BNF is not here: its target is a distribution over the whole vocabulary, for which its authors released no code. "
+    "docs/guides/not-built.md says what is missing."
+)
+LOSSES.absent |= {"bnf": BNF, "BNF": BNF} | dict.fromkeys(("ti_dpo", "ti-dpo", "tidpo", "TI-DPO"), TI_DPO)
 LOSSES.absent |= dict.fromkeys(("rto", "RTO"), RTO)
 LOSSES.absent |= {"mapo": MAPO, "MaPO": MAPO}
 

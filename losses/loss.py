@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plo.configured import HyperParameterError, accepted, full_name, resolve_params, shown
 from plo.losses.register import UPDATES, LossError, LossFacts, check_assumption, check_names, when_updated
-from plo.pairs import Pairs
+from plo.pairs import MissingStatistic, Pairs, Side
 from plo.registry import Entry
 
 
@@ -94,19 +94,40 @@ class Loss(nn.Module):
     def evaluate(self, pairs: Pairs) -> LossValue:
         """Return the loss's values with their mask and metrics. The loss sees the statistics it needs and no others."""
         pairs = pairs.only(self.needs)
-        module = self._module_for(pairs)
+        module = self._module_for(pairs.chosen)
         returned = self.target(pairs, **self.params) if module is None else module(pairs)
         return self._checked_value(returned, pairs)
+
+    @property
+    def observes_completions(self) -> bool:
+        """True if the state depends on completions that are not the pairs' own, and on nothing else of the pairs."""
+        return hasattr(self.target, "observe_completions")
 
     def observe(self, pairs: Pairs) -> dict[str, Tensor]:
         """Return what the loss's state depends on, {name: (pairs,)}, without gradient; empty if it keeps no state."""
         if self.updated is None:
             return {}
+        if self.observes_completions:
+            return self.observe_completions(pairs.completions)
         pairs = pairs.only(self.needs)
-        module: Any = self._module_for(pairs)
+        module: Any = self._module_for(pairs.chosen)
         with torch.no_grad():
-            observed = {name: values.detach() for name, values in module.observe(pairs).items()}
-        self._check_shapes("observation", observed, len(pairs))
+            return self._observed(module.observe(pairs), len(pairs))
+
+    def observe_completions(self, completions: Mapping[str, Side]) -> dict[str, Tensor]:
+        """Return what the loss's state depends on, {name: (pairs,)}, for a loss that `observes_completions`."""
+        first = next(iter(completions.values()), None)
+        if first is None:
+            raise MissingStatistic(
+                f"The loss {self.name!r} needs {', '.join(self.needs)}, and the pairs have no completions."
+            )
+        module: Any = self._module_for(first)
+        with torch.no_grad():
+            return self._observed(module.observe_completions(completions), len(first.mask))
+
+    def _observed(self, found: Mapping[str, Tensor], pairs: int) -> dict[str, Tensor]:
+        observed = {name: values.detach() for name, values in found.items()}
+        self._check_shapes("observation", observed, pairs)
         return observed
 
     def update(self, step: Mapping[str, Tensor]) -> None:
@@ -151,11 +172,10 @@ class Loss(nn.Module):
                     f"{(pairs,)}, one number a pair, not {_shape(each)}."
                 )
 
-    def _module_for(self, pairs: Pairs) -> nn.Module | None:
+    def _module_for(self, side: Side) -> nn.Module | None:
         """Return the loss's own module, built now if a loss that is called by hand was not; None for a function."""
         if self.has_parameters and self.module is None:
-            size = pairs.chosen.hidden.shape[-1] if "hidden" in self.needs else 0
-            self.build(size).to(pairs.chosen.logps)
+            self.build(side.hidden.shape[-1] if "hidden" in self.needs else 0).to(side.logps)
         return self.module
 
     @property

@@ -21,6 +21,7 @@ PREFERENCE_MODELS = (
     "token_a",
 )
 SIDES = ("chosen", "rejected")
+OBSERVE = ("observe", "observe_completions")
 UPDATES = {"before": "before_step", "after": "after_step"}  # when a loss updates its buffers, and its method that does
 
 Names = tuple[str, ...] | Callable[..., tuple[str, ...]]
@@ -79,13 +80,15 @@ def register_loss(
     State is a class's buffers (running means), which are saved, restored and reset with its parameters. They change once
     an optimiser step: `observe(pairs)` returns `{name: (pairs,)}`, and `before_step(step)` or `after_step(step)` gets what it
     returned for all pairs of the step, of all micro-batches and processes, `{name: (pairs of the step,)}`, in no fixed
-    order. `before_step` runs before the loss of the step is computed: with several micro-batches that takes a pass without
+    order. `observe_completions(completions)` instead of `observe` gets `pairs.completions` alone, for which the pairs need no
+    pass. `before_step` runs before the loss of the step is computed: with several micro-batches that takes a pass without
     gradient. `after_step` runs after it and costs nothing: the loss sees the state of the previous step.
 
     Args:
         name: the name that experiments use.
-        needs: statistics in addition to `logps`, e.g. `("ref_logps", "kl_ref_pi", "column:margin")`; or a function of
-            the hyper-parameters that returns them.
+        needs: statistics in addition to `logps`, e.g. `("ref_logps", "kl_ref_pi")`, with arguments where they have some,
+            `"logps_at(temperature=1.1)"`; columns of the data set, `"column:margin"`; completions that are not the pair's
+            own, `"completion:mismatched(side=chosen)"`; or a function of the hyper-parameters that returns them.
         level: `"pair"` returns (pairs,), each depending on its own pair alone; `"token"` returns (pairs, tokens) values
             and their mask; `"batch"` returns (pairs,) that depend on the whole batch. Any of them may add a dict of
             (pairs,) metrics as a last element; `"margin"` is the loss's own margin.
@@ -176,16 +179,17 @@ def when_updated(target: Any) -> str | None:
     """Return when a loss updates its buffers, "before" or "after" an optimiser step; None if it keeps no state.
 
     Raises:
-        LossError: a class that has `observe` without one of `before_step` and `after_step`, or one of them without it.
+        LossError: a class that observes without one of `before_step` and `after_step`, or has one of them and does not.
     """
     if not inspect.isclass(target):
         return None
     found = [when for when, method in UPDATES.items() if hasattr(target, method)]
-    if len(found) != hasattr(target, "observe"):
-        has = [name for name in ("observe", *UPDATES.values()) if hasattr(target, name)]
+    observing = [name for name in OBSERVE if hasattr(target, name)]
+    if len(found) != len(observing) or len(found) > 1:
+        has = [name for name in (*OBSERVE, *UPDATES.values()) if hasattr(target, name)]
         raise LossError(
-            f"{target.__name__} has {' and '.join(has)}: a loss with state has observe(pairs) and one of before_step(step) "
-            f"and after_step(step)."
+            f"{target.__name__} has {' and '.join(has)}: a loss with state has one of observe(pairs) and "
+            f"observe_completions(completions), and one of before_step(step) and after_step(step)."
         )
     return found[0] if found else None
 

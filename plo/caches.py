@@ -100,6 +100,12 @@ CACHES = {
             "fetched from the store by the next evaluation",
         ),
         Cache(
+            "adapters",
+            "adapters/*",
+            "reference of a comparison as an adapter, for engines that load it from a folder",
+            "written by the next evaluation with such an engine",
+        ),
+        Cache(
             "outputs",
             "outputs/*",
             "continuations that a model was sampled for evaluations",

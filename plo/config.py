@@ -144,6 +144,8 @@ class EvaluationConfig(Section):
     """Probability mass that nucleus sampling keeps."""
     batch_size: PositiveInt = 64
     """Number of sequences to sample at a time."""
+    sampler: str = "transformers"
+    """What samples for evaluations of a model: transformers, vllm or server:MODEL@URL."""
     pairs: PositiveInt = 200
     """Number of held-out pairs for the preference accuracy."""
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(as_list)] = Field(
@@ -152,7 +154,8 @@ class EvaluationConfig(Section):
         "those of a model once per trained cell. The gold reward of the data source is always added.",
     )
     judge: str | dict[str, dict[str, Any]] | None = None
-    """Judge of the answers: openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."""
+    """Judge of the answers: pinned:NAME, openai:MODEL, hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE. The option repeats of one
+    whose verdicts vary, as in openai:MODEL(repeats=3), asks every question so often."""
     judge_calls: PositiveInt | None = None
     """Maximum number of judge calls per launch."""
     judge_money: PositiveFloat | None = None

@@ -1,5 +1,6 @@
 """`Pairs` is the batch that a loss sees: per-token statistics of both responses of every pair."""
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -102,6 +103,14 @@ class Side:
         )
 
 
+class _Completions(dict[str, Side]):
+    def __missing__(self, name: str) -> Side:
+        raise MissingStatistic(
+            f"The completion {name!r} is missing: add it to the loss's needs=('completion:{name}', ...). "
+            f"Available: {', '.join(sorted(self)) or 'none'}."
+        )
+
+
 class Pairs:
     """A batch of preference pairs as a loss sees it.
 
@@ -109,8 +118,16 @@ class Pairs:
         chosen, rejected: the two responses; both share the token dimension (pad the shorter with mask False).
         columns: (pairs,) numeric columns of the data set that the loss needs, `needs=("column:margin",)`.
         progress: share of the training steps done, 0 to 1.
+
+    Attributes:
+        completions: one more `Side` for each `needs=("completion:mismatched(side=chosen)",)`: a completion that is not the
+            pair's own, after the pair's prompt, with `logps` and `ref_logps`, of which neither carries gradient.
+            `with_completions` sets them.
     """
 
+    completions: Mapping[str, Side] = _Completions()
+
+    # Its code is part of the key of every loss that is a class: see plo.identity.
     def __init__(
         self, *, chosen: Side, rejected: Side, columns: Mapping[str, Tensor] | None = None, progress: float = 0.0
     ):
@@ -132,12 +149,22 @@ class Pairs:
         return self.chosen.log_ratio() - self.rejected.log_ratio()
 
     def only(self, needs: Iterable[str]) -> "Pairs":
-        """Return the same pairs with the statistics and columns named in `needs`, and no others."""
+        """Return the same pairs with the statistics, columns and completions named in `needs`, and no others."""
         needs = set(needs)
+        completions = {name: side for name, side in self.completions.items() if f"completion:{name}" in needs}
         columns = {name: self.columns[name] for name in self.columns if f"column:{name}" in needs}
         return Pairs(
-            chosen=self.chosen.only(needs), rejected=self.rejected.only(needs), columns=columns, progress=self.progress
-        )
+            chosen=self.chosen.only(needs),
+            rejected=self.rejected.only(needs),
+            columns=columns,
+            progress=self.progress,
+        ).with_completions(completions)
+
+    def with_completions(self, completions: Mapping[str, Side]) -> "Pairs":
+        """Return the same pairs with these further completions."""
+        pairs = copy.copy(self)
+        pairs.completions = _Completions(completions)
+        return pairs
 
 
 class _Columns(dict[str, Tensor]):

@@ -32,12 +32,13 @@ def _registries():
     """What a test registers is gone after it."""
     from plo.backbone.token_statistics import STATISTICS
     from plo.data import SOURCES
+    from plo.data.completions import PROVIDERS
     from plo.evals import EVALUATIONS
     from plo.evals.judges import JUDGES
     from plo.losses import GENERATORS, LOSSES
     from plo.scorers import RECIPES, SCORERS
 
-    registries = (LOSSES, GENERATORS, SCORERS, RECIPES, STATISTICS, SOURCES, EVALUATIONS, JUDGES)
+    registries = (LOSSES, GENERATORS, SCORERS, RECIPES, STATISTICS, SOURCES, PROVIDERS, EVALUATIONS, JUDGES)
     before = [(registry, dict(registry._entries), dict(registry._aliases)) for registry in registries]
     yield
     for registry, entries, aliases in before:

@@ -146,7 +146,7 @@ def test_no_page_for_a_plug_in():
 
 def test_what_is_not_here_says_why():
     text = sections(PAGES["README.md"])["Not here"]
-    assert "KTO" in text and "mismatched prompts" in text and "TI-DPO" in text
+    assert "BNF" in text and "TI-DPO" in text
     assert "MaPO" in text and "`mappo`" in text and "RTO" in text and "PPO" in text
     assert text.count("\n- ") + text.startswith("- ") == 4  # once each, however many names lead there
 

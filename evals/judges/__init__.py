@@ -20,6 +20,7 @@ from plo.evals.judges.template import Template, TemplateError, get_template
 
 JUDGES.register("openai", "plo.evals.judges.openai:OpenAI")
 JUDGES.register("hf", "plo.evals.judges.hf:HuggingFace")
+JUDGES.register("pinned", "plo.evals.judges.pinned:Pinned")
 JUDGES.register("reward", "plo.evals.judges.reward:Reward")
 JUDGES.register("gold", "plo.evals.judges.gold:Gold")
 JUDGES.register("replay", "plo.evals.judges.replay:Replay")

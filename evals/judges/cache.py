@@ -42,8 +42,9 @@ _PUT = """INSERT INTO verdicts (key, judge, p, answer, tries, sum) VALUES (?, ?,
 
 
 def key_of(judge: Judge, question: Question) -> str:
-    """Return the sha256 of the judge's name and version and the three texts in the order shown."""
+    """Return the sha256 of the judge's name and version, the three texts in the order shown, and a repeat's number."""
     content = [judge.name, judge.version, question.prompt, question.a, question.b]
+    content += [question.repeat] if question.repeat else []
     # surrogatepass: a text cut inside a surrogate pair is not valid Unicode, but needs a key of its own too.
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 

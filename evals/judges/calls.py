@@ -15,15 +15,19 @@ class JudgeUsage:
 
     Attributes:
         asked: number of calls, one per question and order, including failed calls and retries.
+        answered: number of verdicts that calls returned.
         cached: number of answers found in the cache.
         unreadable: number of questions without a readable answer after all retries.
         cost: money spent, in the currency of the judge's prices; a garbled answer counts as the most it may cost.
+        seconds: time during which calls were in progress, waits for retries included.
     """
 
     asked: int = 0
+    answered: int = 0
     cached: int = 0
     unreadable: int = 0
     cost: float = 0.0
+    seconds: float = 0.0
 
 
 class BudgetedCalls:
@@ -58,36 +62,36 @@ class BudgetedCalls:
             f"budget has {' and '.join(left)} left. None was asked: raise the budget, use fewer prompts, or a cheaper judge."
         )
 
-    def ask(self, judge: Judge, question: Question, stop: threading.Event) -> Verdict:
-        """Return a verdict; a call that fails for now is retried, with growing waits, until `stop` is set.
+    def ask(self, judge: Judge, questions: Sequence[Question], stop: threading.Event) -> list[Verdict]:
+        """Return the verdicts of one call; one that fails for now is retried, with growing waits, until `stop` is set.
 
         A judge that was given up is called only twice from then on, until it answers: the other evaluations of a run would
         each wait a minute for a server that is down.
         """
         retries = min(judge.retries, 1) if self._away else judge.retries
         try:
-            verdict = call_with_retries(lambda: self._call(judge, question), retries=retries, stop=stop)
+            verdicts = call_with_retries(lambda: self._call(judge, questions), retries=retries, stop=stop)
         except TransientError as error:
             self._away = True
             raise JudgeError(f"{error} It was called {retries + 1} times.") from error
         self._away = False
-        return verdict
+        return verdicts
 
-    def _call(self, judge: Judge, question: Question) -> Verdict:
-        """Call the judge once, if the budget allows it, and count the call."""
-        most = judge.estimate([question]) if self.money < math.inf else 0.0
+    def _call(self, judge: Judge, questions: Sequence[Question]) -> list[Verdict]:
+        """Call the judge once, if the budget allows it, and count every question as a call."""
+        most = judge.estimate(questions) if self.money < math.inf else 0.0
         with self._lock:
-            if self.counts.asked >= self.calls or self.counts.cost + self._pending + most > self.money:
+            if self.counts.asked + len(questions) > self.calls or self.counts.cost + self._pending + most > self.money:
                 raise JudgeError(
                     f"The budget of the judge {judge.name} is spent before all questions were asked: {self.counts.asked} "
                     f"calls at a cost of {money_text(self.counts.cost)}, failed ones included. Raise the budget and start "
                     f"again: cached verdicts are not asked again."
                 )
-            self.counts.asked += 1
+            self.counts.asked += len(questions)
             self._pending += most
-        cost = 0.0
+        cost, verdicts = 0.0, list[Verdict]()
         try:
-            verdicts = judge.judge([question])
+            verdicts = judge.judge(questions)
             cost = sum(verdict.cost for verdict in verdicts)
         except TransientError as error:
             cost = error.cost
@@ -96,12 +100,14 @@ class BudgetedCalls:
             with self._lock:
                 self._pending -= most
                 self.counts.cost += cost
-        if len(verdicts) != 1 or not (verdicts[0].p is None or 0 <= verdicts[0].p <= 1):
+                self.counts.answered += len(verdicts)
+        p = [verdict.p for verdict in verdicts]
+        if len(p) != len(questions) or not all(one is None or 0 <= one <= 1 for one in p):
             raise JudgeError(
-                f"The judge {judge.name} answered a question with {[v.p for v in verdicts]}: it must return one "
-                f"probability in [0, 1], or None."
+                f"The judge {judge.name} answered {len(questions)} question{'s' * (len(questions) > 1)} with {p}: it must "
+                f"return one probability in [0, 1], or None, for each."
             )
-        return verdicts[0]
+        return verdicts
 
 
 def money_text(amount: float) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from plo.evals.judges.judge import Judge, JudgeError, JudgeSpec, Question
 from plo.evals.judges.rows import stable_hash
 from plo.evals.judges.session import JudgeSession, probabilities, win
 from plo.evals.judges.template import Template, get_template
+from plo.statistics.rankings import Ranking, rank_agreement
 
 RESAMPLES = 2000
 Z = 1.959963984540054  # 97.5% quantile of the normal distribution
@@ -35,6 +37,7 @@ class JudgeCard:
 
     A *verdict* is the judge's answer in one order: a (p < 1/2), b (p > 1/2) or a tie (p = 1/2), which counts 1/2
     in all shares. Every pair has two verdicts, one per order; unreadable ones are left out.
+    With several repeats every verdict counts, and the figures of a pair are means over its repeats.
     Intervals are over pairs, with the two orders of a pair as one draw: Wilson's for shares, with the number of pairs
     as n (a pair's mean varies at most like a coin, so they are conservative), the percentile bootstrap for the others.
 
@@ -49,9 +52,12 @@ class JudgeCard:
         position_bias: share of verdicts for the answer shown first, minus 1/2; over pairs readable in both orders.
         length_bias: among pairs of different length in characters, the share of verdicts for the longer answer minus the
             share of gold labels for it.
-        retest: share of pairs with the same verdict when asked again, a shown first; NaN if nothing was asked again.
-        unreadable: number of unreadable verdicts, of 2 x pairs (for a pointwise judge: of pairs).
+        retest: share of pairs with the same verdict when asked again, a shown first, a mean over pairs of repeats; NaN if
+            nothing was asked again.
+        unreadable: number of unreadable verdicts, of 2 x pairs x repeats (for a pointwise judge: of pairs).
         unreadable_share: mean over pairs of the share of unreadable verdicts.
+        rankings: agreement of the judge's ratings of the models with those by the gold labels, by number of pairs; empty where
+            the pairs do not name their models.
     """
 
     judge: str
@@ -68,6 +74,7 @@ class JudgeCard:
     retest: ValueWithInterval
     unreadable: int
     unreadable_share: ValueWithInterval
+    rankings: tuple[Ranking, ...] = ()
 
     @property
     def informative(self) -> bool:
@@ -88,6 +95,7 @@ class JudgeCard:
             f"measured on {self.pairs} pairs of {self.source or 'an unnamed table'}",
             f"judge {self.judge}  prompt {self.template}  ({verdict})",
             *(f"  {name:<17}{figure}" for name, figure in figures.items()),
+            *(f"  {one}" for one in self.rankings),
         ]
 
 
@@ -103,8 +111,9 @@ def make_judge_card(
 
     Args:
         judge: a `JudgeSession`, or a specification of a judge.
-        pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is); see `read_gold`.
-        retest: number of pairs to ask again, bypassing the cache (the first ones by hash); a recorded judge is not asked.
+        pairs: columns prompt, a, b (texts), gold (1: b is better, 0: a is), and optionally model_a, model_b; see `read_gold`.
+        retest: number of pairs to ask again (the first ones by hash), for a verdict of their own, which is kept; a judge that
+            always repeats its verdict is not asked. With the judge's option `repeats` all pairs are asked again anyway.
         source: origin of the pairs, for the card.
 
     Raises:
@@ -116,11 +125,14 @@ def make_judge_card(
     if pairs.empty or not pairs.gold.isin([0, 1]).all():
         raise JudgeError("The pairs need at least one row, and gold 1 (b is better) or 0 (a is better) in each.")
     asked = judging.judge(template)
-    found = judging.verdicts(pairs, template)
-    p, gold = found[["p_ab", "p_ba"]].to_numpy(), pairs.gold.to_numpy(float)
-    says = win(p)  # (pairs, orders): 1 b, 0 a, 1/2 tie
+    found = [judging.verdicts(pairs, template) for _ in judging.each_repeat()]
+    p_ab, p_ba, p, consistent = (
+        np.stack([one[name] for one in found], 1) for name in ("p_ab", "p_ba", "p", "consistent")
+    )
+    gold = pairs.gold.to_numpy(float)
+    says = win(np.hstack([p_ab, p_ba]))  # (pairs, orders x repeats): 1 b, 0 a, 1/2 tie
     unread = np.isnan(says)
-    first = (1 - says[:, 0] + says[:, 1]) / 2
+    first = _mean((1 - win(p_ab) + win(p_ba)) / 2)
     longer = np.sign(pairs.b.str.len().to_numpy() - pairs.a.str.len().to_numpy())
     by_length = np.where(longer == 0, np.nan, longer * (_mean(says) - gold))
     return JudgeCard(
@@ -130,15 +142,27 @@ def make_judge_card(
         pairs=len(pairs),
         source=source,
         accuracy=wilson(_mean(1 - np.abs(says - gold[:, None]))),
-        combined=wilson(1 - np.abs(win(found.p) - gold)),
+        combined=wilson(_mean(1 - np.abs(win(p) - gold[:, None]))),
         kappa=_kappa(says, gold),
-        consistency=wilson(found.consistent.to_numpy()),
+        consistency=wilson(_mean(consistent)),
         position_bias=_bootstrapped(first - 0.5),
         length_bias=_bootstrapped(by_length),
-        retest=_retest(judging, asked, pairs, template, says[:, 0], retest),
-        unreadable=int(unread[:, : 1 if asked.pointwise else 2].sum()),
+        retest=_retest(judging, asked, pairs, template, retest),
+        unreadable=int(unread[:, : len(found) * (1 if asked.pointwise else 2)].sum()),
         unreadable_share=wilson(unread.mean(axis=1)),
+        rankings=_rankings(pairs, gold, _mean(np.stack([one["win"] for one in found], 1))),
     )
+
+
+def _rankings(pairs: pd.DataFrame, gold: np.ndarray, judged: np.ndarray) -> tuple[Ranking, ...]:
+    """Return the agreement of ratings, if the pairs name three models or more."""
+    if not {"model_a", "model_b"} <= set(pairs):
+        return ()
+    numbers, names = pd.factorize(pd.concat([pairs["model_a"], pairs["model_b"]]))
+    if len(names) < 3:
+        return ()
+    first, second = numbers.reshape(2, -1)
+    return tuple(rank_agreement(first, second, gold, judged))
 
 
 def wilson(values: np.ndarray) -> ValueWithInterval:
@@ -193,23 +217,30 @@ def _figure(value: float, resampled: np.ndarray) -> ValueWithInterval:
 
 
 def _retest(
-    judging: JudgeSession, judge: Judge, pairs: pd.DataFrame, template: str | Template, says: np.ndarray, count: int
+    judging: JudgeSession, judge: Judge, pairs: pd.DataFrame, template: str | Template, count: int
 ) -> ValueWithInterval:
-    if not count or judge.recorded:
+    times = max(judging.repeats, 2)
+    count = len(pairs) if judging.repeats > 1 else count
+    if not count or not judge.repeatable:
         return ValueWithInterval()
     questions = [Question(*row) for row in pairs[["prompt", "a", "b"]].itertuples(index=False)]
-    picked = sorted(range(len(questions)), key=lambda i: stable_hash(repr(questions[i])))[:count]
-    again = judging.ask([questions[i] for i in picked], template, fresh=True)
-    repeated = win(probabilities(again))
-    return wilson(np.where(np.isnan(repeated + says[picked]), np.nan, repeated == says[picked]))
+    picked = sorted(questions, key=lambda question: stable_hash(repr((question.prompt, question.a, question.b))))[
+        :count
+    ]
+    asked = judging.ask([replace(question, repeat=k) for k in range(times) for question in picked], template)
+    says = win(probabilities(asked)).reshape(times, len(picked))
+    both = [np.where(np.isnan(a + b), np.nan, a == b) for a, b in combinations(says, 2)]
+    return wilson(pd.DataFrame(both).mean().to_numpy())
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the readable orders; NaN where there is none."""
+    """Return the mean over the readable columns; NaN where there is none."""
     return pd.DataFrame(values).mean(axis=1).to_numpy()
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [vars(one) for one in value]
     if isinstance(value, ValueWithInterval):
         return {name: _plain(number) for name, number in vars(value).items()}
     return None if isinstance(value, float) and math.isnan(value) else value

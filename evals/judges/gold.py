@@ -32,6 +32,7 @@ class Gold(Judge):
 
     pointwise = True
     cached = False
+    repeatable = False
 
     def __init__(self, argument: str, template: Template):
         self.name, self.reward = f"gold:{argument}", GOLDS[argument].load()

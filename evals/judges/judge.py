@@ -11,6 +11,7 @@ from plo.identity import code_identity
 from plo.registry import Entry, Registry
 
 JUDGES = Registry("judge", group="plo.judges")
+MOST_REPEATS = 100
 
 
 class JudgeError(PloError, ValueError):
@@ -32,15 +33,21 @@ class TransientError(JudgeError):
 
 @dataclass(frozen=True)
 class Question:
-    """The question which answer to `prompt` is better, `a` (shown first) or `b`."""
+    """The question which answer to `prompt` is better, `a` (shown first) or `b`.
+
+    Attributes:
+        repeat: 0 when the question is asked for the first time, 1 when it is asked once more, and so on. Every repeat has a
+            verdict of its own.
+    """
 
     prompt: str
     a: str
     b: str
+    repeat: int = 0
 
     def swapped(self) -> "Question":
         """Return the question with its answers in the other order."""
-        return Question(self.prompt, self.b, self.a)
+        return Question(self.prompt, self.b, self.a, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,10 @@ class Judge:
         pointwise: it scores each answer by itself, so that order cannot matter and one order is asked.
         cached: its verdicts are worth keeping, and depend on name, version and question alone.
         recorded: its verdicts come from a record, so that asking again gives nothing new.
+        repeatable: asking the same question again may give another verdict.
         light: creating the judge loads nothing and calls no server.
         concurrency: maximum number of simultaneous calls.
+        batch: number of questions that one call of `judge` gets.
         retries: how often `JudgeSession` retries a call that failed with `TransientError`.
         timeout: maximum duration of a call in seconds; None: unknown.
     """
@@ -83,8 +92,10 @@ class Judge:
     pointwise = False
     cached = True
     recorded = False
+    repeatable = True
     light = True
     concurrency = 1
+    batch = 1
     retries = 0
     timeout: float | None = None
 
@@ -150,6 +161,48 @@ def read_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         f"The options of the judge {spec!r} cannot be read: write KIND:NAME(option=value, ...), with texts and "
         f"names of fields in quotes. Give a name that itself ends in brackets as {{name: {{option: value}}}}."
     )
+
+
+def split_repeats(spec: JudgeSpec) -> tuple[JudgeSpec, int]:
+    """Return a specification without its option `repeats`, which every judge has, and its value: 1 where there is none.
+
+    Raises:
+        JudgeError: `repeats` is not a whole number from 1 to 100, or the judge always repeats its verdict.
+
+    Example:
+        >>> split_repeats("openai:m(repeats=3)")
+        ('openai:m', 3)
+    """
+    if not isinstance(spec, str | Mapping):
+        return spec, 1
+    name, options = read_spec(spec)
+    if "repeats" not in options:
+        return spec, 1
+    repeats = options.pop("repeats")
+    repeats = int(repeats) if isinstance(repeats, str) and repeats.isdecimal() else repeats
+    if type(repeats) is not int or not 1 <= repeats <= MOST_REPEATS:
+        raise JudgeError(
+            f"The judge {name} has repeats={repeats!r}, which is how often each question is asked: a whole number from 1 to "
+            f"{MOST_REPEATS}."
+        )
+    rest = {name: options} if options else name
+    check_repeats(name, kind_property(rest, "repeatable"), repeats)
+    return rest, repeats
+
+
+def check_repeats(judge: str, repeatable: bool, repeats: int) -> None:
+    """Raise a JudgeError if a judge that always gives the same verdict is to be asked several times."""
+    if repeats > 1 and not repeatable:
+        raise JudgeError(
+            f"The judge {judge} gives the same verdict whenever it is asked, so repeats={repeats} would only cost time: leave "
+            f"repeats out."
+        )
+
+
+def kind_property(spec: JudgeSpec, name: str) -> Any:
+    """Return an attribute of the kind of judge that a specification names, without making or loading the judge."""
+    kind: Any = _registered(spec)[0].load() if isinstance(spec, str | Mapping) else spec
+    return getattr(kind, name, getattr(Judge, name))
 
 
 def spec_name(spec: JudgeSpec) -> str:

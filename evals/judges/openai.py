@@ -148,9 +148,8 @@ class OpenAI(Judge):
             remedy = f"Set the environment variable {self.endpoint.key_name} to the key of this host"
         if error.status in (400, 422):
             remedy = (
-                f"A server without log-probs needs {self.name}(logprobs=false), a small context "
-                f"{self.name}(longest=CHARACTERS), a model that thinks first {self.name}(max_tokens=4096), one that requires "
-                f"or refuses a field {self.name}(request={{'FIELD': VALUE}}), None to leave it out"
+                "Name the judge with an option in brackets: request={'FIELD': VALUE} for a field that it requires, None for one "
+                "that it refuses, logprobs=false without log-probs, longest=CHARACTERS for a small context"
             )
         said = error.explained(remedy)
         return f"The judge {self.name} cannot be asked: {said}, and start again: verdicts received so far are kept."

@@ -25,6 +25,7 @@ class Replay(Judge):
 
     cached = False
     recorded = True
+    repeatable = False
 
     def __init__(self, argument: str, template: Template):
         path = Path(argument).expanduser()

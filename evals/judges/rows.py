@@ -15,6 +15,8 @@ from plo.data.rows import CellNumber, Message, check, to_chat, to_row
 from plo.data.shapes import recognise
 from plo.evals.judges.judge import JudgeError
 
+MODELS = ("model_a", "model_b")
+
 
 def read_texts(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a .json, .jsonl or .csv file (also .gz), each with its location under "where".
@@ -30,6 +32,8 @@ def read_texts(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFrame:
     """Read pairs with gold labels from a file (.json, .jsonl, .csv, .parquet; .gz): columns prompt, a, b, gold.
+
+    Where all rows have prompt, a, b, gold, and name the models of a and b in model_a and model_b, these are columns too.
 
     Rows are LLMBar's (input, output_1, output_2, label 1 or 2: the better one), or have prompt, a, b, gold, or are
     preferences as in training data: prompt, chosen, rejected as texts or lists of messages, whole conversations
@@ -48,12 +52,17 @@ def read_gold(path: Path | str, report: DropReport | None = None) -> pd.DataFram
     path, report = Path(path).expanduser(), DropReport(str(path)) if report is None else report
     rows = list(read_texts(path))
     report.rows += len(rows)
-    pairs = [pair for row in rows if (pair := _gold_row(row, report))]
+    found = [_gold_row(row, report) for row in rows]
+    pairs = [pair for pair in found if pair]
     report.enforce()
     if not pairs:
         raise JudgeError(f"{path}: all {len(rows)} rows are ties. Give pairs in which one answer is better.")
     # dtype: pandas' text type refuses lone surrogates
-    return pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
+    frame = pd.DataFrame(pairs, columns=["prompt", "a", "b", "gold"], dtype=object).astype({"gold": int})
+    named = [row for row, pair in zip(rows, found, strict=True) if pair]
+    if all(isinstance(row.get(name), str) and "gold" in row for row in named for name in MODELS):
+        frame = frame.assign(**{name: [row[name] for row in named] for name in MODELS})
+    return frame
 
 
 def _gold_row(row: dict[str, Any], report: DropReport) -> tuple[str, str, str, int] | None:

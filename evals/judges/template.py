@@ -17,10 +17,11 @@ from plo.evals.answers import split_thought
 
 FOLDER = Path(__file__).parent / "templates"
 _SLOT = re.compile(r"\{(prompt|a|b)\}")
-ANSWERS = ("first_token", "last_line", "brackets", "rating")
+ANSWERS = ("first_token", "last_line", "brackets", "rating", "scores")
 _MARKED = re.compile(r"\[\[([^\[\]]+)\]\]"), re.compile(r"\[([^\[\]]+)\]")
 _RATED = re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]")
 LOWEST, HIGHEST = 1, 10  # of a rating
+SLOPE = 0.3  # log-odds of a better answer per point of score, as in arXiv:2501.17178
 
 
 class TemplateError(PloError, ValueError):
@@ -35,7 +36,8 @@ class Template:
         labels: verdicts that a judge can state; of two, the labels of the answer shown first and the answer shown second.
         answer: "first_token": the judge answers with the label alone; "last_line": it reasons, and ends with the label on a
             line of its own; "brackets": it reasons, and writes the label in double brackets, [[A>B]]; "rating": it rates the
-            answer b alone, with a number from 1 to 10 in double brackets, [[7]], and `a` is a reference answer or empty.
+            answer b alone, with a number from 1 to 10 in double brackets, [[7]], and `a` is a reference answer or empty;
+            "scores": it scores both answers from 0 to 10, in lines such as "score_A: 7".
         messages: (role, text) with the slots {prompt}, {a}, {b}.
         identity: name, version and digest of the text, part of every verdict's key.
         values: P(b better) that each label states.
@@ -76,12 +78,15 @@ class Template:
     def read(self, answer: str) -> float | None:
         """Return P(b better) as stated by an answer in words, or None where it states none.
 
+        Two scores s from 0 to 10 state p = 1 / (1 + exp(-0.3 (s_b - s_a))), which is a tie if they are equal.
         The answer (first_token), or its last line that is not empty (last_line), must be a label and nothing else but
         white space, markdown bold, brackets and a full stop: "B", "**[B]**", "(B).". With "brackets" it is the last label
         in double brackets or, without any, in single ones. With "rating" it is the first number r so marked, as
         (r - 1) / 9; a number outside 1 to 10 states nothing. A thought before the answer is ignored.
         """
         answer = split_thought(answer).text
+        if self.answer == "scores":
+            return _preference(*(_score(label, answer) for label in self.labels))
         if self.rates:
             found = _first_list(marked.findall(answer) for marked in _RATED)
             rating = float(found[0]) if found else math.nan
@@ -107,6 +112,16 @@ def of_rating(rating: float) -> float:
 def as_rating(p: Any) -> Any:
     """Return the rating that `of_rating` made p of; also for arrays."""
     return LOWEST + (HIGHEST - LOWEST) * p
+
+
+def _score(label: str, answer: str) -> float | None:
+    """Return the score of a label, "score_A: 7", "Score A = 7/10" or in JSON; None unless there is one from 0 to 10."""
+    found = re.findall(rf"score[ _]?{re.escape(label)}\W{{1,6}}?(-?\d+(?:\.\d+)?)", answer, re.IGNORECASE)
+    return float(found[0]) if len(set(found)) == 1 and 0 <= float(found[0]) <= 10 else None
+
+
+def _preference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else 1 / (1 + math.exp(SLOPE * (a - b)))
 
 
 def without_surrogates(text: str) -> str:

@@ -1,13 +1,15 @@
 """Give up a judge whose answers cannot be read, before it is asked hundreds of questions four times each."""
 
+from plo.evals.answers import split_thought
 from plo.evals.judges.judge import Judge, JudgeError, Verdict
 
 IN_A_ROW = 20  # unreadable answers after which a judge is given up
-REMEDY = (
-    "A prompt that requires the label alone (instruction, AlpacaEval's) needs a judge that answers with nothing else. A judge "
-    "that thinks first needs room, openai:MODEL(max_tokens=4096); one that explains first needs a prompt that ends with the "
-    "label, such as --template helpful (hh.template=helpful)."
+ROOM = "A judge that thinks first needs room: openai:MODEL(max_tokens=4096)."
+LABEL = (
+    "A prompt that requires the label alone (instruction, AlpacaEval's) needs a judge that answers with nothing else; one that "
+    "explains first needs a prompt that ends with the label, such as --template helpful (hh.template=helpful)."
 )
+REMEDY = f"{ROOM} {LABEL}"
 
 
 class UnreadableStreak:
@@ -32,8 +34,8 @@ class UnreadableStreak:
         elif not verdict.refused and (first or not self.read):
             self.length += 1
         if self.length >= IN_A_ROW:
-            last = repr(verdict.answer[:200]) if verdict.answer else "empty"
+            last = repr(verdict.answer[:60]) if verdict.answer else "empty"
             raise JudgeError(
                 f"{IN_A_ROW} answers in a row of the judge {self.judge.name} could not be read; the last one is {last}. "
-                f"{REMEDY}"
+                f"{ROOM if split_thought(verdict.answer).open or not verdict.answer else LABEL}"
             )

@@ -88,7 +88,8 @@ def _judges(board: Leaderboard) -> list[tuple[str, list[str]]]:
                 if judge["judge"].startswith("gold:")
                 else "no card: `plo judge-check` measures its agreement with gold labels"
             ]
-            found.append((visible(f"{section.title}: {judge['judge']}{prompt}", 200), [visible(line) for line in card]))
+            lines = [visible(line) for line in (*card, *judge.get("measured", ()))]
+            found.append((visible(f"{section.title}: {judge['judge']}{prompt}", 200), lines))
         if section.notes:
             found.append((visible(f"{section.title}: notes", 200), [visible(note) for note in section.notes]))
     return found

@@ -17,7 +17,7 @@ from plo.leaderboards.items import values_by_prompt
 from plo.leaderboards.page.drawing import INK, NEGATIVE, POSITIVE, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import Look, score
 from plo.leaderboards.page.text import label
-from plo.statistics import Comparison, compare_pairs
+from plo.statistics import Comparison, RunNoise, compare_pairs
 from plo.statistics.intervals import StatisticsError
 
 NARROW = 9  # most rows of a figure of half the page's width
@@ -37,7 +37,12 @@ def pairs_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[st
     if len(rows) < 3:  # two rows have one difference, which another figure shows
         return None
     try:
-        found = compare_pairs({row.name: tables[row.name] for row in rows}, combinations([row.name for row in rows], 2))
+        noises = {metric: one.of_mean for section in board.sections for metric, one in section.noise.items()}
+        found = compare_pairs(
+            {row.name: tables[row.name] for row in rows},
+            combinations([row.name for row in rows], 2),
+            noise=noises.get(name, RunNoise()),
+        )
     except StatisticsError:  # two rows have no prompt in common, which the notes say
         return None
     alpha = board.design.judgement.alpha if board.design else 0.05

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from plo.backbone.attention import layout
 from plo.data import DataError, Pair
+from plo.data.completions import Completions
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]  # prompt ids, ids of each response
 PAD = 0  # any id would do, as it is masked everywhere
@@ -36,6 +37,9 @@ class Batch:
         ref_hidden: (n, d) the reference's final hidden states; None: computed when a statistic needs them.
         token_weights: (n,) the scorer's weight of each target.
         progress: share of the training steps done, 0 to 1.
+        completions: further completions of the pairs' prompts, of which nothing has a gradient; `sequences` counts the
+            first completion of every pair, then the second of every pair, and so on.
+        logps: (n,) the policy's log-probs of the targets, nats, where they are computed before the pass with gradient.
     """
 
     input_ids: Tensor
@@ -50,6 +54,8 @@ class Batch:
     ref_hidden: Tensor | None = None
     token_weights: Tensor | None = None
     progress: float = 0.0
+    completions: "Batch | None" = None
+    logps: Tensor | None = None
 
     @property
     def packed(self) -> bool:
@@ -76,16 +82,17 @@ class Batch:
         """Return the batch with every tensor on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         columns = {name: values.to(device) for name, values in self.columns.items()}
-        return replace(self, **tensors, columns=columns)
+        completions = self.completions and self.completions.to(device)
+        return replace(self, **tensors, columns=columns, completions=completions)
 
 
-def collate(pairs: Sequence[Pair], columns: Sequence[str] = (), *, packed: bool = False) -> Batch:
+def collate(pairs: Sequence[Pair | Completions], columns: Sequence[str] = (), *, packed: bool = False) -> Batch:
     """Return pairs as one batch, chosen before rejected, with the named columns of the data set.
 
     Raises:
         DataError: a pair lacks a column, or has no prompt or no response.
     """
-    groups = [(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+    groups = [(pair.prompt_ids, pair.responses) for pair in pairs]
     batch = collate_groups(groups, packed=packed)
     values = {name: torch.tensor([_column(p, name) for p in pairs], dtype=torch.float32) for name in columns}
     return replace(batch, columns=values)
@@ -155,7 +162,7 @@ def _packed(groups: Sequence[Group]) -> dict[str, Any]:
     }
 
 
-def _column(pair: Pair, name: str) -> float:
+def _column(pair: Any, name: str) -> float:
     if name not in pair.columns:
         has = ", ".join(sorted(pair.columns)) or "none"
         raise DataError(f"{pair.where}: the loss needs the numeric column {name!r}; the row has: {has}.")

@@ -16,6 +16,7 @@ from plo.backbone.reference import Reference
 from plo.backbone.steps import arrange, longest, tokens_of
 from plo.config import ConfigError
 from plo.data import Pair
+from plo.data.completions import completion_names
 
 SHARE_OF_FREE_MEMORY = 0.7  # that activations may take: their gradients and the allocator's slack need the rest
 
@@ -70,6 +71,11 @@ class TrainingPairs:
             )
         self.backbone, self.pairs, self.reference, self.most = backbone, pairs, reference, most
         self.weights = weights if "weights" in needs else None
+        if (names := completion_names(needs)) and reference.completions is None:
+            raise ConfigError(
+                f"The loss {backbone.loss.name!r} needs {', '.join(names)}, completions that are not the pairs' own: make the "
+                f"reference by ReferenceStore.for_loss."
+            )
         self.columns = [need.removeprefix("column:") for need in needs if need.startswith("column:")]
 
     def __len__(self) -> int:
@@ -126,7 +132,11 @@ class TrainingPairs:
         batch = collate([self.pairs[i] for i in rows], self.columns, packed=self.backbone.packed)
         if self.weights is not None:
             batch = replace(batch, token_weights=torch.cat([self.weights[i][side] for side in (0, 1) for i in rows]))
-        return self.reference.added_to(batch, rows)
+        batch = self.reference.added_to(batch, rows)
+        if (further := self.reference.completions) is None or not completion_names(self.backbone.loss.needs):
+            return batch
+        completions = collate([further.items[i] for i in rows], packed=self.backbone.packed)
+        return replace(batch, completions=further.added_to(completions, rows))
 
     def _saved_bytes(self, rows: Sequence[int]) -> int:
         backbone = self.backbone

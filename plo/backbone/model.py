@@ -19,12 +19,13 @@ from plo.backbone.borrowed import BaseTunerLayer, attending, attention_of, decod
 from plo.backbone.disk import OnDisk
 from plo.backbone.head import ModelError, check_head, evaluating, scaled
 from plo.backbone.terms import always_logged, as_pairs, count, evaluate, scatter
-from plo.backbone.token_statistics import KEPT_ELEMENTS, Head, needs_reference, token_statistics
+from plo.backbone.token_statistics import KEPT_ELEMENTS, Head, needs_reference, statistic_of, token_statistics
 from plo.backbone.trainable import TrainableModel
 from plo.backbone.weights import Weights
 from plo.config import ModelConfig
+from plo.data.completions import completion_names
 from plo.losses import Loss
-from plo.pairs import Pairs
+from plo.pairs import Pairs, Side
 
 
 class Backbone(TrainableModel):
@@ -118,10 +119,10 @@ class Backbone(TrainableModel):
 
     def trained(self) -> dict[str, Tensor]:
         """Everything that training changes, the loss's own parameters and state included: what a checkpoint holds."""
-        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        return parameters | (
-            {f"loss.{name}": b for name, b in self.loss.named_buffers()} if self.loss is not None else {}
-        )
+        trained: dict[str, Tensor] = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if self.loss is not None:
+            trained |= {f"loss.{name}": buffer for name, buffer in self.loss.named_buffers()}
+        return trained
 
     def forward(self, batch: Batch, observe: Callable[[Pairs], None] | None = None) -> dict[str, Any]:
         """Compute the loss and the metrics of a batch that has its `ref_logps`.
@@ -132,7 +133,8 @@ class Backbone(TrainableModel):
         Returns:
             The attributes of `Terms` as a dictionary, which DDP and FSDP look into, with the metrics that are always logged.
         """
-        pairs = self._pairs(self.with_reference(batch, self.loss.needs), self.loss.needs)
+        batch = self.with_completions(self.with_reference(batch, self.loss.needs))
+        pairs = self._pairs(batch, self.loss.needs)
         if observe is not None:
             observe(pairs)
         terms = evaluate(self.loss, pairs)
@@ -160,6 +162,26 @@ class Backbone(TrainableModel):
         with self.holding(self.reference):
             return replace(batch, ref_hidden=self.measure(batch, (), hidden=True)["hidden"])
 
+    def with_completions(self, batch: Batch) -> Batch:
+        """Return the batch with the policy's log-probs of the completions that are not the pairs' own, if it has some."""
+        if batch.completions is None or batch.completions.logps is not None:
+            return batch
+        own = batch.completions.to(self.device)
+        return replace(batch, completions=replace(own, logps=self.measure(own, ("logps",))["logps"]))
+
+    def completions(self, batch: Batch) -> dict[str, Side]:
+        """Return the completions of a batch that are not the pairs' own, by name, one `Side` each; {} if it has none."""
+        if (own := batch.completions) is None:
+            return {}
+        statistics = {name: scatter(own.given(name), own.mask) for name in ("logps", "ref_logps")}
+        names = completion_names(self.loss.needs)
+        parts = [
+            dict(zip(statistics, rows, strict=True))
+            for rows in zip(*(v.chunk(len(names)) for v in statistics.values()), strict=True)
+        ]
+        masks = own.mask.chunk(len(names))
+        return {name: Side(mask=mask, **part) for name, mask, part in zip(names, masks, parts, strict=True)}
+
     def generate(self, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
         """Generate with the policy in evaluation mode, and return the ids, left-padded prompts included."""
         if self._other is not None:
@@ -181,7 +203,7 @@ class Backbone(TrainableModel):
         return self.compute_dtype or self.lm_head.weight.dtype
 
     def _pairs(self, batch: Batch, needs: tuple[str, ...]) -> Pairs:
-        registered = [n for n in needs if n not in ("ref_logps", "hidden", "weights") and not n.startswith("column:")]
+        registered = [need for need in needs if statistic_of(need) is not None]
         with self._autocast():
             hidden = self._hidden(batch)
             statistics = self._statistics(batch, ("logps", *registered), hidden)
@@ -195,6 +217,7 @@ class Backbone(TrainableModel):
             batch.mask,
             columns=batch.columns,
             progress=batch.progress,
+            completions=self.completions(batch),
         )
 
     def _statistics(self, batch: Batch, names: tuple[str, ...], hidden: Tensor) -> dict[str, Tensor]:

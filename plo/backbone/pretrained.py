@@ -30,7 +30,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
     Args:
         kind: the class of transformers that loads it.
         dtype: dtype of the weights; "auto": the one that they are saved in, for an adapter that of its base.
-        keywords: further arguments of the model's `from_pretrained`.
+        keywords: further arguments of the model's `from_pretrained`; `revision`, the commit of a hub model, is the tokenizer's too.
 
     Raises:
         ModelError: there is no such folder, or an adapter that does not fit.
@@ -39,7 +39,7 @@ def pretrained(kind: type, name: str, dtype: torch.dtype | str, **keywords: Any)
     adapters, base = _chain(name, TASKS[kind.__name__])
     with _loading(adapters, base):
         model = kind.from_pretrained(base, dtype="auto" if adapters else dtype, **keywords)
-        tokenizer = _tokenizer(adapters, base)
+        tokenizer = _tokenizer(adapters, base, keywords.get("revision"))
     if not adapters:
         return model, tokenizer
     own = model.dtype if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -95,9 +95,10 @@ def _loading(adapters: Sequence[tuple[str, Path]], base: str) -> AbstractContext
     return loading_base(adapters[0][1], base) if adapters else nullcontext()
 
 
-def _tokenizer(adapters: Sequence[tuple[str, Path]], base: str) -> Any:
+def _tokenizer(adapters: Sequence[tuple[str, Path]], base: str, revision: str | None = None) -> Any:
     with_own = (folder for _, folder in reversed(adapters) if (folder / "tokenizer_config.json").exists())
-    return AutoTokenizer.from_pretrained(next(with_own, base))
+    fixed = {"revision": revision} if revision else {}
+    return AutoTokenizer.from_pretrained(next(with_own, base), **fixed)
 
 
 def _place(name: str) -> str:

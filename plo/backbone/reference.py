@@ -22,12 +22,16 @@ from plo.backbone import sharding
 from plo.backbone.batch import Batch, collate
 from plo.backbone.model import Backbone
 from plo.backbone.steps import longest
+from plo.backbone.token_statistics import needs_reference
 from plo.data import Pair
+from plo.data.completions import Completions, completions
 from plo.identity import sha256
 
 SHARD_PAIRS = 256  # pairs a file: what a crash can cost
 PASS_PAIRS = 8  # pairs a forward pass
 VERSION = 2  # of the layout and the batching below
+
+Items = Sequence[Pair] | Sequence[Completions]
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,18 @@ class Reference:
     Attributes:
         logps: per pair and side, (tokens,) nats.
         hidden: per pair and side, a function that reads (tokens, d); None if they were not requested or not stored.
+        items: what the statistics are of, for completions that are not the pairs' own.
+        completions: further completions that a loss needs, with their statistics; None if it needs none.
     """
 
-    logps: Sequence[tuple[Tensor, Tensor]]
-    hidden: Sequence[tuple[Callable[[], Tensor], Callable[[], Tensor]]] | None
+    logps: Sequence[tuple[Tensor, ...]]
+    hidden: Sequence[tuple[Callable[[], Tensor], ...]] | None
+    items: Sequence[Completions] = ()
+    completions: "Reference | None" = None
 
     def statistics(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return `ref_logps` (n,) and, if stored, `ref_hidden` (n, d) of the pairs at `indices`, in a `Batch`'s order."""
-        sides = [(i, side) for side in (0, 1) for i in indices]
+        sides = [(i, side) for side in range(len(self.logps[0])) for i in indices]
         statistics = {"ref_logps": torch.cat([self.logps[i][side] for i, side in sides])}
         if self.hidden is not None:
             statistics["ref_hidden"] = torch.cat([self.hidden[i][side]() for i, side in sides])
@@ -71,7 +79,7 @@ class ReferenceStore:
     def get(
         self,
         backbone: Backbone,
-        pairs: Sequence[Pair],
+        pairs: Items,
         *,
         hidden: bool = False,
         policy: str | None = None,
@@ -88,16 +96,32 @@ class ReferenceStore:
         for start in range(0, len(pairs), SHARD_PAIRS):
             shard = pairs[start : start + SHARD_PAIRS]
             path = self._filled(backbone, shard, hidden, policy)
-            lengths = [len(ids) for pair in shard for ids in (pair.chosen_ids, pair.rejected_ids)]
+            lengths = [len(ids) for pair in shard for ids in pair.responses]
             with safe_open(path, framework="pt") as file:
                 parts = file.get_tensor("logps").split(lengths)
             rows = [partial(_hidden, path, *edges) for edges in pairwise(accumulate(lengths, initial=0))]
-            logps += zip(parts[::2], parts[1::2], strict=True)
-            states += zip(rows[::2], rows[1::2], strict=True)
+            size = len(shard[0].responses)
+            logps += [tuple(parts[i : i + size]) for i in range(0, len(parts), size)]
+            states += [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
             progress(start + len(shard))
         return Reference(logps, states if hidden else None)
 
-    def _filled(self, backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> Path:
+    def for_loss(self, backbone: Backbone, pairs: Sequence[Pair], needs: Sequence[str]) -> Reference:
+        """Return the statistics of training pairs that a loss with these needs reads, those of further completions included."""
+        return self.with_completions(self.get(backbone, pairs, hidden=needs_reference(needs)), backbone, pairs, needs)
+
+    def with_completions(
+        self, reference: Reference, backbone: Backbone, pairs: Sequence[Pair], needs: Sequence[str]
+    ) -> Reference:
+        """Return the statistics of `pairs` with those of the further completions that a loss with these needs reads."""
+        items = completions(pairs, needs)
+        return (
+            reference
+            if items is None
+            else replace(reference, completions=replace(self.get(backbone, items), items=items))
+        )
+
+    def _filled(self, backbone: Backbone, shard: Items, hidden: bool, policy: str | None) -> Path:
         key = _key(backbone, shard, policy)
         larger = self.folder / f"{key}-hidden.safetensors"
         path = larger if hidden else self.folder / f"{key}.safetensors"
@@ -117,8 +141,8 @@ class ReferenceStore:
                 store.write(path, partial(save_file, _compute(backbone, shard, hidden, policy)))
         return path
 
-    def _affordable(self, backbone: Backbone, pairs: Sequence[Pair]) -> bool:
-        tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    def _affordable(self, backbone: Backbone, pairs: Items) -> bool:
+        tokens = sum(len(ids) for pair in pairs for ids in pair.responses)
         return tokens * backbone.hidden_size * backbone.head_dtype.itemsize <= self.disk_gb * 1e9
 
 
@@ -127,7 +151,7 @@ def _hidden(path: Path, start: int, end: int) -> Tensor:
         return file.get_slice("hidden")[start:end]
 
 
-def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: str | None) -> dict[str, Tensor]:
+def _compute(backbone: Backbone, shard: Items, hidden: bool, policy: str | None) -> dict[str, Tensor]:
     order = sorted(range(len(shard)), key=lambda i: (longest(shard[i]), i))  # little padding
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in shard] for name in ("logps", "hidden")}
     with backbone.holding(backbone.reference) if policy is None else nullcontext():
@@ -135,20 +159,20 @@ def _compute(backbone: Backbone, shard: Sequence[Pair], hidden: bool, policy: st
             rows = order[start : start + PASS_PAIRS]
             batch = collate([shard[i] for i in rows], packed=backbone.packed)
             for name, values in backbone.measure(batch, ("logps",), hidden=hidden).items():
-                for i, part in zip(rows * 2, values.cpu().split(batch.lengths), strict=True):
+                for i, part in zip(rows * len(shard[0].responses), values.cpu().split(batch.lengths), strict=True):
                     parts[name][i].append(part)
     return {name: torch.cat([t for sides in values for t in sides]) for name, values in parts.items() if any(values)}
 
 
-def _key(backbone: Backbone, shard: Sequence[Pair], policy: str | None) -> str:
+def _key(backbone: Backbone, shard: Items, policy: str | None) -> str:
     weights = policy or backbone.reference.identity
     how = [weights, str(backbone.compute_dtype), backbone.device.type, backbone.packed, backbone.attention]
     return sha256([VERSION, SHARD_PAIRS, PASS_PAIRS, torch.__version__, how, ids_digest(shard)])
 
 
-def ids_digest(pairs: Sequence[Pair]) -> str:
+def ids_digest(pairs: Items) -> str:
     """Return the hash of the token ids of pairs. Keys of recorded comparisons with a stage contain it."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(repr((pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)).encode())
+        digest.update(repr((pair.prompt_ids, *pair.responses)).encode())
     return digest.hexdigest()

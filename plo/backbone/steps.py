@@ -6,6 +6,7 @@ from itertools import pairwise
 from plo import distributed
 from plo.config import ConfigError, TrainConfig
 from plo.data import Pair
+from plo.data.completions import Completions
 from plo.losses import Loss
 
 
@@ -48,9 +49,9 @@ def arrange(rows: Sequence[int], sizes: Sequence[int], parts: int, alike: bool) 
     return dealt
 
 
-def longest(pair: Pair) -> int:
+def longest(pair: Pair | Completions) -> int:
     """Return the number of tokens of a pair's longer sequence, prompt included."""
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+    return len(pair.prompt_ids) + max(map(len, pair.responses))
 
 
 def tokens_of(pair: Pair, packed: bool) -> int:

@@ -83,10 +83,14 @@ def evaluate_zeros(
 ) -> list[LossValue]:
     """Evaluate each term of a loss on statistics that are 0 everywhere."""
     zeros = torch.zeros(mask.shape, device=mask.device)
-    statistics = dict.fromkeys(("logps", *(need for need in loss.needs if not need.startswith("column:"))), zeros)
+    names = [need for need in loss.needs if not need.startswith(("column:", "completion:"))]
+    statistics = dict.fromkeys(("logps", *names), zeros)
     if "hidden" in statistics:
         statistics["hidden"] = torch.zeros(*mask.shape, hidden_size, device=mask.device)
-    pairs = as_pairs(statistics, mask, columns=columns, sides=sides)
+    half = len(mask) // 2
+    zero = Side(mask=mask[:half], logps=zeros[:half], ref_logps=zeros[:half])
+    completions = {need.removeprefix("completion:"): zero for need in loss.needs if need.startswith("completion:")}
+    pairs = as_pairs(statistics, mask, columns=columns, sides=sides, completions=completions)
     with torch.no_grad():
         return [term.evaluate(pairs) for _, term in loss.terms]
 
@@ -98,6 +102,7 @@ def as_pairs(
     columns: Mapping[str, Tensor] | None = None,
     progress: float = 0.0,
     sides: Sides = (Side, Side),
+    completions: Mapping[str, Side] | None = None,
 ) -> Pairs:
     """Make `Pairs` of statistics (2 pairs, tokens, ...), chosen before rejected; `sides` are the two classes to use."""
     half = len(mask) // 2
@@ -107,7 +112,7 @@ def as_pairs(
         rejected=rejected(mask=mask[half:], **{name: values[half:] for name, values in statistics.items()}),
         columns=columns,
         progress=progress,
-    )
+    ).with_completions(completions or {})
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:

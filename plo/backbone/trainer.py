@@ -153,8 +153,7 @@ class PreferenceTrainer(HookedTrainer):
         step = [index for indices in islice(epoch_iterator, num_batches) for index in indices]
         if not step:
             return [], None
-        share = self.data.share(step)
-        self._observe_first(share)
+        share = self._observed_first(self.data.share(step))
         counts = torch.tensor([micro.counts for micro in share], dtype=torch.float64, device=device).sum(0)
         return [{MICRO: micro} for micro in share], self.accelerator.reduce(counts, "sum")
 
@@ -185,22 +184,25 @@ class PreferenceTrainer(HookedTrainer):
         batch = backbone.with_reference(micro.batch.to(self.args.device), backbone.loss.needs)
         return replace(batch, progress=self.state.global_step / max(1, self.state.max_steps))
 
-    def _observe_first(self, share: Sequence[MicroBatch]) -> None:
-        """Update the state that a loss needs before the step, by a pass without gradient over all micro-batches.
+    def _observed_first(self, share: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """Do what a loss needs before the step: log-probs of further completions, and its state updated from all micro-batches.
 
-        A step of one micro-batch updates it in the pass with gradient.
+        State that depends on the pairs takes a pass without gradient over them, unless the step is a single micro-batch,
+        whose pass with gradient then updates it.
         """
-        if not self._state.is_updated("before") or share[0].alone:
-            return
         backbone = self.data.backbone
-        backbone.train()
+        share = [replace(micro, batch=backbone.with_completions(micro.batch)) for micro in share]
         for micro in share:
-            with (
-                torch.random.fork_rng(),
-                torch.no_grad(),
-            ):  # the gradient's pass draws the dropout that it would draw anyway
-                backbone(self._batch(micro), self._state.observer(micro.filler, first=True))
-        self._state.update("before")
+            self._state.observe_completions(backbone.completions(micro.batch), micro.filler)
+        if self._state.needs_first_pass and not share[0].alone:
+            backbone.train()
+            for micro in share:
+                # The generator is forked: the pass with gradient draws the dropout that it would draw anyway.
+                with torch.random.fork_rng(), torch.no_grad():
+                    backbone(self._batch(micro), self._state.observer(micro.filler, first=True))
+        if not (self._state.needs_first_pass and share[0].alone):
+            self._state.update("before")
+        return share
 
     def _stop_at_non_finite(self) -> None:
         """Stop all processes together at the end of a step: one that stopped at once would leave the others waiting."""

@@ -11,6 +11,7 @@ from plo import __version__
 from plo.cli import (
     archive,
     cache,
+    correct,
     data,
     demo,
     evaluation,
@@ -70,6 +71,7 @@ add(app, runs.run_cell)
 add(app, data.data)
 add(app, evaluation.evaluate, "eval")
 add(app, evaluation.judge_check)
+add(app, correct.correct)
 add(app, head_to_head.head_to_head)
 add(app, reports.leaderboard)
 add(app, reproduce.reproduce)

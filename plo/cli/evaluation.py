@@ -11,6 +11,7 @@ from plo.cli.complete import name_argument, name_option
 from plo.cli.overrides import split
 from plo.cli.parameters import JUDGES, Json, JudgeCalls, JudgeMoney, Plugins, Store
 from plo.cli.shared import console, load_plugins, log, silence_libraries, terminal_progress
+from plo.prices import price_line
 from plo.terminal import say
 
 
@@ -47,6 +48,10 @@ def evaluate(
         list[int], typer.Option(help="Seed of the sampling, for models that plo did not train; repeatable.")
     ] = [],  # noqa: B006
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of sequences to sample at a time.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="What samples: transformers (the default), vllm, 'vllm(OPTION=VALUE)' or server:MODEL@URL."),
+    ] = None,
     plugin: Plugins = [],  # noqa: B006
     store: Store = None,
 ):
@@ -55,6 +60,7 @@ def evaluate(
     Examples:
         plo eval hh-first --suite hh,tldr --judge hf:org/judge hh.prompts=100
         plo eval org/model --against org/base --suite hh --judge openai:MODEL
+        plo eval hh-first --suite diversity --sampler vllm
     """
     from plo.config import ConfigError, EvaluationConfig
 
@@ -69,6 +75,7 @@ def evaluate(
             raise ConfigError(f"{key}={value}: write EVALUATION.OPTION=VALUE, for one of --suite {suite}.")
         chosen[part][option] = value
     changes = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money, "batch_size": batch_size}
+    changes["sampler"] = sampler
     changes = {setting: value for setting, value in changes.items() if value is not None}
     changes["suite"] = tuple({part: given} for part, given in chosen.items())
     load_plugins(plugin)
@@ -135,10 +142,13 @@ def judge_check(
     file = pairs or Path(read_spec(judge)[0].removeprefix("replay:"))
     settings = {"judge": judge, "judge_calls": judge_calls, "judge_money": judge_money}
     config = EvaluationConfig.of(settings, f"The settings of plo judge-check {judge}")
-    card = measure_judge(config, file, template, limit, retest, Tracker(store))
+    card, usage = measure_judge(config, file, template, limit, retest, Tracker(store))
     if as_json:
-        print(json.dumps(card.to_dict(), indent=2))
+        print(json.dumps(card.to_dict() | {"usage": usage}, indent=2))
     else:
-        say(console, "\n".join(card.lines()))
+        say(
+            console,
+            "\n".join([*card.lines(), price_line([usage]) or "Every verdict was kept from before: nothing was asked."]),
+        )
     if card.unreadable_share.value == 1:  # no verdict at all
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-JUDGES = "openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
+JUDGES = "pinned:NAME, openai:MODEL@URL (without @URL the default provider), hf:FOLDER, reward:FOLDER, gold:NAME, replay:FILE."
 
 Address = Annotated[
     str | None, typer.Option(help="Address of a Ray cluster, such as auto; without it one is started on this machine.")

@@ -55,6 +55,11 @@ class Pair:
     columns: Mapping[str, float]
     row: Row | None = None
 
+    @property
+    def responses(self) -> tuple[Ids, ...]:
+        """Both responses, chosen before rejected."""
+        return self.chosen_ids, self.rejected_ids
+
 
 def render(row: Row, tokenizer: Any) -> tuple[str, str, str]:
     """Return the texts to tokenise: prompt, prompt + chosen, prompt + rejected.

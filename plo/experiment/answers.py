@@ -252,10 +252,12 @@ def queries_of(config: SampleConfig, prompts: int, *, once: bool) -> int:
 def _row(origin: Pair, chosen: str, rejected: str, columns: dict[str, float], where: str) -> Row | None:
     if origin.row is None:
         return None
-    sides: list[Text] = [chosen, rejected]
-    if origin.row.conversational:
-        sides = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
-    return Row(origin.row.prompt, *sides, columns, where)
+    better, worse = (_answer(text, origin.row.conversational) for text in (chosen, rejected))
+    return Row(origin.row.prompt, better, worse, columns, where)
+
+
+def _answer(text: str, conversational: bool) -> Text:
+    return [{"role": "assistant", "content": text}] if conversational else text
 
 
 def _asked(row: Row | None, rendered: str) -> str:

@@ -23,7 +23,6 @@ from transformers import TrainerCallback
 from plo import caches
 from plo.backbone.memory import peak_memory_gb
 from plo.backbone.steps import tokens_of
-from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
 from plo.config import Experiment, TrainConfig
 from plo.data import Pair
@@ -168,7 +167,7 @@ class Calibration:
         trainer = PreferenceTrainer(
             backbone,
             pairs,
-            store.get(backbone, pairs, hidden=needs_reference(variant.needs)),
+            store.for_loss(backbone, pairs, variant.needs),
             _with_steps(train_settings(bench.experiment, variant), steps),
             seed=self.seed,
             folder=folder,

@@ -17,7 +17,6 @@ from plo.backbone.checkpoints import last_checkpoint
 from plo.backbone.memory import peak_memory_gb
 from plo.backbone.out_of_memory import OutOfMemory, train_within_memory
 from plo.backbone.targets import short_of_target
-from plo.backbone.token_statistics import needs_reference
 from plo.backbone.trainer import PreferenceTrainer
 from plo.config import Experiment, TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
@@ -112,7 +111,7 @@ def _train(
         stages += bench.drawn.answers.keys
     run.tag("plo.stages", json.dumps(stages))
     probe = data.eval[:PROBE_PAIRS]
-    reference = bench.store.get(backbone, data.train, hidden=needs_reference(variant.needs))
+    reference = bench.store.for_loss(backbone, data.train, variant.needs)
     of_probe = bench.store.get(backbone, probe, hidden=True)
     evaluator.waited = undisturbed() - clock  # for what other cells need too
 

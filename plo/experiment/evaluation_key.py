@@ -8,6 +8,7 @@ from plo.evals import ModelEvaluation
 from plo.evals.judges import JudgeSession
 from plo.identity import code_identity, sha256
 from plo.paths import content_digest
+from plo.subjects.engines import DEFAULT, kind_of
 from plo.subjects.sampling import VERSION
 
 
@@ -28,8 +29,18 @@ class EvaluationKey:
     params: dict[str, str]
 
     @classmethod
-    def of(cls, evaluation: ModelEvaluation, judging: JudgeSession | None, against: Any = None) -> "EvaluationKey":
-        """Return the key of an evaluation; `against` is the subject compared with, unless it is a part of what is evaluated.
+    def of(
+        cls,
+        evaluation: ModelEvaluation,
+        judging: JudgeSession | None,
+        against: Any = None,
+        engine: str = DEFAULT,
+    ) -> "EvaluationKey":
+        """Return the key of an evaluation.
+
+        Args:
+            against: the subject compared with, unless it is a part of what is evaluated.
+            engine: what samples. Samples of two kinds of engines have different noise.
 
         Raises:
             JudgeError, TemplateError: the judge cannot be loaded.
@@ -37,13 +48,18 @@ class EvaluationKey:
         params = {option: str(value) for option, value in evaluation.changed.items()}
         parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load()), VERSION]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
+        if (kind := kind_of(engine)) != DEFAULT:
+            parts, params = [*parts, kind], params | {"sampler": kind}
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}
         if not evaluation.asks_judge or judging is None:
             return cls(None, sha256(parts), sha256(parts), params)
         judge = judging.judge(evaluation.options.get("template", "instruction"))
         params |= {"judge": judging.name}
-        return cls(judging, sha256([*parts, judge.name, judge.version]), sha256(parts), params)
+        asked = [judge.name, judge.version]
+        if judging.repeats > 1:
+            asked, params = [*asked, judging.repeats], params | {"repeats": str(judging.repeats)}
+        return cls(judging, sha256([*parts, *asked]), sha256(parts), params)
 
 
 def _content(option: Any) -> str:

@@ -1,5 +1,6 @@
 """Evaluations of level "model": run on trained cells, on any model or on a file of outputs, and recorded."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,18 +18,20 @@ from plo.evals import Findings, ModelEvaluation, describe_metric
 from plo.evals.judges import JudgeCard, JudgeSession, make_judge_card, read_gold
 from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
+from plo.evals.repeats import join_repeats
 from plo.experiment.evaluation_key import EvaluationKey
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.trajectory import read_trajectory
-from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
+from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, prepare, suites, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.subjects import Subject
+from plo.subjects.engines import TOGETHER, Adapter
 from plo.subjects.loading import load_subject, weights_digest
-from plo.subjects.policy import Policy
+from plo.subjects.policy import Mate, Policy
 from plo.subjects.subject import Trajectory
-from plo.tracking import ANY, ActiveRun, Comparison, NothingRecorded, RecordedCell, Tracker, closing
+from plo.tracking import ANY, ActiveRun, Comparison, ModelLost, NothingRecorded, RecordedCell, Tracker, closing
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +57,36 @@ def evaluate_cells(
         ready: called before a model is loaded; makes the workbench ready, which costs time.
     """
     failed: dict[str, str] = {}
-    for cell in cells:
-        drawn = partial(read_trajectory, bench, tracker, parent)
+    engine, drawn = bench.experiment.evaluation.sampler, partial(read_trajectory, bench, tracker, parent)
+    for place, cell in enumerate(cells):
         subject = cache(partial(_policy_of, bench, cell, ready, drawn))  # not loaded if everything is recorded already
         start = partial(tracker.start_evaluation, parent)
-        failed |= _evaluate_all(bench.model_evaluations, judging, None, subject, (cell.key, cell.name), start)
+        mates = partial(_mates, bench, cells[place:], tracker, parent)
+        about = (cell.key, cell.name), start, engine, mates
+        failed |= _evaluate_all(bench.model_evaluations, judging, None, subject, *about)
     return failed
+
+
+def _mates(
+    bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str, digest: str
+) -> tuple[Mate, ...]:
+    """Return the policies after the first cell's that an evaluation will sample with the same prompts, a few at most."""
+    if bench.experiment.model.peft != "lora" or draws_anew(bench.experiment) or len(cells) == 1:
+        return ()
+    done, mates = tracker.finished(parent, "evaluation"), list[Mate]()
+    for cell in cells[1:]:
+        if len(mates) == TOGETHER - 1:
+            break
+        if cell.tags["plo.variant"] == "reference" or sha256([cell.key, digest]) in done:
+            continue
+        with contextlib.suppress(ModelLost):  # an error when its turn comes
+            adapter = _adapter(cell.model())
+            mates.append(Mate(sha256([bench.model_identity, adapter.identity]), int(cell.tags["plo.seed"]), adapter))
+    return tuple(mates)
+
+
+def _adapter(folder: Path) -> Adapter:
+    return Adapter(weights_digest(folder), folder)
 
 
 def evaluate_recorded(
@@ -139,7 +166,8 @@ def evaluate_anything(
             if key not in tracker.finished(parent):
                 tracker.start_cell(parent, key, label, tags | environment()).finish()
             start = partial(tracker.start_evaluation, parent)
-            failed |= _evaluate_all(evaluations, judging, reference, lambda: subject, (key, label), start)
+            about = (key, label), start, config.sampler
+            failed |= _evaluate_all(evaluations, judging, reference, lambda: subject, *about)
     return failed
 
 
@@ -157,11 +185,12 @@ def _policy(bench: Workbench, cell: RecordedCell, drawn: Callable[[RecordedCell]
         bench = bench.of_seed(seed)
     is_reference = cell.tags["plo.variant"] == "reference"
     bench.backbone.reset(seed)
-    identity = bench.model_identity
+    identity, adapter = bench.model_identity, None
     if not is_reference:
-        folder = cell.model()
+        saved = _adapter(folder := cell.model())
         bench.backbone.restore(folder)
-        identity = sha256([bench.model_identity, weights_digest(folder)])
+        identity = sha256([bench.model_identity, saved.identity])
+        adapter = saved if bench.experiment.model.peft == "lora" else None
     row = bench.data.train[0].row
     policy = partial(
         Policy,
@@ -175,7 +204,7 @@ def _policy(bench: Workbench, cell: RecordedCell, drawn: Callable[[RecordedCell]
         trajectory=partial(drawn, cell),
     )
     reference = policy(name="reference", identity=bench.model_identity, as_reference=True)
-    subject = reference if is_reference else policy(name=cell.tags["plo.variant"], identity=identity)
+    subject = reference if is_reference else policy(name=cell.tags["plo.variant"], identity=identity, adapter=adapter)
     subject.reference = reference
     return subject
 
@@ -187,23 +216,28 @@ def _evaluate_all(
     subject: Callable[[], Subject],
     of: tuple[str, str],
     start: Callable[..., ActiveRun | None],
+    engine: str,
+    mates: Callable[[str], tuple[Mate, ...]] = lambda digest: (),
 ) -> dict[str, str]:
     """Evaluate a cell and record the findings, unless they are recorded already; return errors by name of what failed.
 
     Args:
         of: key and name of the cell.
         start: `Tracker.start_evaluation` of the comparison.
+        mates: returns the policies that the evaluation with a digest will sample next.
     """
     (key, name), failed = of, {}
     for evaluation in evaluations:
         run, title = None, f"{evaluation.name} of {name}"
         try:
-            own, plugged = EvaluationKey.of(evaluation, judging, against), evaluation.entry.name
+            own, plugged = EvaluationKey.of(evaluation, judging, against, engine), evaluation.entry.name
             tags = {"plo.of": key, "plo.evaluation": plugged, "plo.settings": own.digest, **environment()}
             run = start(sha256([key, own.digest]), f"{plugged} of {name}", tags, own.params)
             if run is None:
                 log.info("%s is recorded already.", title)
                 continue
+            if isinstance(policy := subject(), Policy):
+                policy.mates = cache(partial(mates, own.digest)) if policy.adapter is not None else tuple
             found = _evaluate(evaluation, own.judging, subject())
             _record(run, evaluation, own, found)
         except BaseException as error:
@@ -227,9 +261,10 @@ def _evaluate(evaluation: ModelEvaluation, judging: JudgeSession | None, subject
     if judging is not None:
         judging.begin()
     try:
-        found = evaluation(subject, judging)
-        if judging is None:
-            return found
+        if judging is None or not evaluation.asks_judge:
+            return evaluation(subject)
+        each = [evaluation(subject, judging) for _ in judging.each_repeat()]
+        found = join_repeats(evaluation.entry.name, each)
         judging.enforce_read()
         return replace(found, notes=(*found.notes, *judging.remarks))
     finally:
@@ -250,6 +285,7 @@ def _record(run: ActiveRun, evaluation: ModelEvaluation, settings: EvaluationKey
     about["described"] = [describe_metric(evaluation.entry, name).to_dict() for name in found.metrics]
     if (judging := settings.judging) is not None:
         about["judges"] = [judge_record(judging, template) for template in judging.templates]
+        about |= {"usage": judging.usage} | ({"repeats": judging.repeats} if judging.repeats > 1 else {})
         used = [judging.judge(template).template for template in judging.templates]
         about["templates"] = {one.name: one.identity for one in used if one is not None}
     run.finding(evaluation.entry.name, found.metrics, found.items, about)
@@ -269,8 +305,12 @@ def measure_judge(
     limit: int | None,
     retest: int,
     tracker: Tracker,
-) -> JudgeCard:
-    """Measure the configuration's judge on pairs with gold labels, and record the card, which tables show with its verdicts."""
+) -> tuple[JudgeCard, dict[str, Any]]:
+    """Measure the configuration's judge on pairs with gold labels, and record the card, which tables show with its verdicts.
+
+    Returns:
+        The card, and what was asked for it; see `JudgeSession.usage`.
+    """
     judging, report = judging_of(config), DropReport(str(pairs))
     if judging is None:
         raise ConfigError("There is no judge to measure: name one, such as hf:embedded.")
@@ -279,8 +319,8 @@ def measure_judge(
         log.info(str(report))
     own = judge_record(judging, template)
     shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
-    tracker.judge_check(own["judge"], own["version"], shown)
-    return card
+    tracker.judge_check(own["judge"], own["version"], shown | {"usage": judging.usage})
+    return card, judging.usage
 
 
 def _log(title: str, found: Findings) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from plo.backbone.token_statistics import statistic_of
 from plo.config import ConfigError, Experiment, TrainConfig
 from plo.data import SOURCES, PreferenceData
+from plo.data.completions import provider_of
 from plo.evals import EVALUATIONS, ModelEvaluation
 from plo.identity import code_identity, settings_identity, sha256
 from plo.paths import slug
@@ -127,7 +128,9 @@ def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
     """Return what identifies a cell but for its seed."""
     plugged = [EVALUATIONS[name].load() for name in inputs.suite]
     if variant is not None:
-        plugged += [one.load() for one in map(statistic_of, variant.needs) if one is not None]
+        plugged += [
+            one.load() for of in (statistic_of, provider_of) for one in map(of, variant.needs) if one is not None
+        ]
     settings = {
         "shared": shared_settings(inputs),
         "loss": [variant.loss.name, variant.source] if variant is not None else None,
@@ -197,7 +200,8 @@ def shared_settings(inputs: Inputs) -> dict[str, Any]:
 def evaluation_settings(inputs: Inputs) -> list[Any]:
     """Return the settings that evaluations must share to be compared."""
     config = inputs.experiment.evaluation
-    others = {"batch_size", "judge", "judge_calls", "judge_money"}  # evaluations of a model have keys of their own
+    # Evaluations of a model have keys of their own.
+    others = {"batch_size", "sampler", "judge", "judge_calls", "judge_money"}
     of_samples = [name for name in config.evaluations if EVALUATIONS[name].facts.level != "model"]
     return [settings_identity(config, exclude=others) | {"suite": of_samples, "drawn": VERSION}, inputs.suite]
 

@@ -9,6 +9,7 @@ from plo.config import EvaluationConfig
 from plo.data import Pair
 from plo.evals import ModelEvaluation
 from plo.evals.judges import JudgeSession, Question
+from plo.evals.judges.judge import kind_property
 
 LOOKED_AT = 32  # held-out pairs that stand for the questions, of which the cost is estimated
 
@@ -59,9 +60,9 @@ def _planned(
     calls, money = 0, 0.0
     if evaluation.asks_judge and judging is not None:
         once = options.get(facts.asked_once) if isinstance(facts.asked_once, str) else facts.asked_once
-        once = once or _property(judging, "pointwise")
+        each = judging.repeats * (1 if once or kind_property(judging.spec, "pointwise") else 2)
         judged = texts if facts.draws else points * _drawn_already(options, config)
-        calls = None if judged is None else judged * len(options.get("against") or "1") * (1 if once else 2)
+        calls = None if judged is None else judged * len(options.get("against") or "1") * each
         money = math.nan if calls is None else calls * _price(judging, options, pairs)
     return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
 
@@ -81,19 +82,9 @@ def _drawn_already(options: dict[str, Any], config: EvaluationConfig) -> int:
     return min(prompts, config.prompts) * min(samples, config.samples)
 
 
-def _property(judging: JudgeSession, name: str) -> Any:
-    """Return a property of the kind of judge, which needs no judge that is loaded."""
-    from plo.evals.judges.judge import JUDGES, Judge, read_spec
-
-    spec = judging.spec
-    if isinstance(spec, str) or hasattr(spec, "items"):
-        spec = JUDGES[read_spec(spec)[0].partition(":")[0]].load()  # pyright: ignore[reportArgumentType]
-    return getattr(spec, name, getattr(Judge, name))
-
-
 def _price(judging: JudgeSession, options: dict[str, Any], pairs: Sequence[Pair]) -> float:
     """Return the cost of a question; 0 for a judge that runs on this machine."""
-    if not _property(judging, "light"):
+    if not kind_property(judging.spec, "light"):
         return 0.0
     template = options.get("template", "instruction")
     rows = [pair.row for pair in pairs[:LOOKED_AT] if pair.row is not None]

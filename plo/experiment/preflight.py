@@ -7,6 +7,7 @@ from plo.backbone.token_statistics import STATISTICS, function_of, statistic_of
 from plo.config import ConfigError, Experiment
 from plo.configured import HyperParameterError
 from plo.data import Pair
+from plo.data.completions import PROVIDERS, check_completion, provider_of
 from plo.experiment.keys import train_settings
 from plo.experiment.reports import check_installed
 from plo.losses import Loss, get_loss
@@ -118,13 +119,17 @@ def check_columns(losses: Iterable[Loss], pairs: Sequence[Pair]) -> None:
 def _check_need(loss: Loss, need: str) -> None:
     if need in OTHER_NEEDS or (need.startswith(COLUMN) and need != COLUMN):
         return
-    if statistic_of(need) is not None:
-        try:
+    try:
+        if statistic_of(need) is not None:
             function_of(need)
-        except HyperParameterError as error:
-            raise ConfigError(f"The loss {loss.name!r} ({loss.origin}) needs {need!r}. {error}") from None
-        return
+            return
+        if provider_of(need) is not None:
+            check_completion(need)
+            return
+    except HyperParameterError as error:
+        raise ConfigError(f"The loss {loss.name!r} ({loss.origin}) needs {need!r}. {error}") from None
     known = [*OTHER_NEEDS, *(entry.name for entry in STATISTICS if entry.name != "logps")]
+    known += [f"completion:{entry.name}" for entry in PROVIDERS]
     near = difflib.get_close_matches(need, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
     raise ConfigError(

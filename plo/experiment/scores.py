@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from plo import distributed, store
 from plo.backbone import sharding
@@ -75,6 +75,11 @@ def scores_key(stages: Stages, scorer: Scorer, seed: int) -> str:
     return sha256(parts)
 
 
+def _of_responses(logps: Sequence[tuple[Tensor, ...]]) -> list[Scores]:
+    """Return the log-probs of both responses, without those of extra sequences of a loss."""
+    return [(chosen, rejected) for chosen, rejected, *_ in logps]
+
+
 def _reads_reference(scorer: Scorer) -> bool:
     return bool(scorer.stages) or "model" in scorer.reads
 
@@ -100,11 +105,11 @@ class _Material:
         if stage is None:
             if not _reads_reference(self._scorer):
                 raise self._undeclared()
-            return references.get(self._stages.backbone, self.pairs).logps
+            return _of_responses(references.get(self._stages.backbone, self.pairs).logps)
         name, _, kind = stage.partition(".")
         wanted = self._scorer.stages[name]
         if kind == "reference":
-            return references.get(self._stages.base(wanted), self.pairs).logps
+            return _of_responses(references.get(self._stages.base(wanted), self.pairs).logps)
         return self._stages.logps(wanted, name, self.pairs)
 
     def logps_after(self, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[Scores]:

@@ -33,6 +33,7 @@ from plo.backbone.trainer import PreferenceTrainer
 from plo.backbone.weights import Weights
 from plo.config import ConfigError, ModelConfig, TrainConfig
 from plo.data import Pair
+from plo.data.completions import provider_of
 from plo.experiment.keys import WITHOUT_EFFECT
 from plo.identity import code_identity, settings_identity, sha256
 from plo.losses import Loss, get_loss
@@ -117,7 +118,8 @@ class Stages:
         adapters = {name: value for name, value in changed.items() if name.startswith(("peft", "lora"))}
         settings = settings_identity(stage_settings(self.train, stage), exclude=WITHOUT_EFFECT)
         how = [VERSION, *self.identity(stage), adapters, settings]
-        code = sorted({code_identity(one.load()) for one in map(statistic_of, loss.needs) if one is not None})
+        plugged = [one.load() for of in (statistic_of, provider_of) for one in map(of, loss.needs) if one is not None]
+        code = sorted(set(map(code_identity, plugged)))
         names = [need.removeprefix("column:") for need in loss.needs if need.startswith("column:")]
         columns = [[pair.columns.get(name) for name in names] for pair in self._pairs(stage)] if names else []
         pairs = self.digest(stage.share, stage.reversed)
@@ -170,7 +172,8 @@ class Stages:
         """Return the log-probs (nats) of the response tokens under the trained stage."""
         weights, base = self.trained(stage, name), self.base(stage)
         with base.holding(weights):
-            return self.store.get(base, pairs, policy=weights.identity).logps
+            known = self.store.get(base, pairs, policy=weights.identity).logps
+        return [(chosen, rejected) for chosen, rejected in known]
 
     def _train(self, stage: Stage, name: str, folder: Path, run: ActiveRun) -> None:
         backbone, loss, pairs = self.base(stage), get_loss(stage.loss), self._pairs(stage)
@@ -205,10 +208,10 @@ class Stages:
 
     def _reference(self, stage: Stage, backbone: Backbone, loss: Loss, count: int) -> Reference:
         reference = self.store.get(backbone, self.pairs[:count], hidden=needs_reference(loss.needs))
-        if not stage.reversed:
-            return reference
-        hidden = None if reference.hidden is None else [(b, a) for a, b in reference.hidden]
-        return Reference([(b, a) for a, b in reference.logps], hidden)
+        if stage.reversed:
+            hidden = None if reference.hidden is None else [sides[::-1] for sides in reference.hidden]
+            reference = Reference([sides[::-1] for sides in reference.logps], hidden)
+        return self.store.with_completions(reference, backbone, self._pairs(stage), loss.needs)
 
     def _pairs(self, stage: Stage) -> Sequence[Pair]:
         pairs = self.pairs[: stage_pairs(stage, len(self.pairs))]

@@ -26,6 +26,7 @@ from plo.experiment.scores import token_weights
 from plo.experiment.stages import Stages
 from plo.identity import sha256
 from plo.scorers import Scorer, Scores, Stage
+from plo.subjects.engines import check_engine
 from plo.subjects.loading import computed_with
 from plo.subjects.sampling import check_sampled, eos_ids, held_out_prompts
 
@@ -193,6 +194,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
         raise ConfigError(f"evaluation.judge: {', '.join(lacking)} needs a judge: name one, such as hf:embedded.")
     if config.judge is not None:
         JudgeSession(config.judge).check()
+    check_engine(config.sampler)
     return tuple(dict.fromkeys(of_samples)), tuple(models)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from plo.backbone.token_statistics import needs_reference, statistic_of
 from plo.configured import shown
+from plo.data.completions import provider_of
 from plo.docstring import Docstring, read_docstring
 from plo.losses import LOSSES, get_loss
 from plo.registry import Entry, Registry, hyper_parameters
@@ -70,6 +71,14 @@ def idea(entry: Entry[Any]) -> str:
 def statistic(need: str) -> str:
     """Describe a registered statistic; "" for what is none, such as the weights."""
     if (entry := statistic_of(need)) is None:
+        return ""
+    doc = read_docstring(entry.load())
+    return doc.summary or doc.formula
+
+
+def completion(need: str) -> str:
+    """Describe completions that are not the pairs' own; "" for what is none."""
+    if (entry := provider_of(need)) is None:
         return ""
     doc = read_docstring(entry.load())
     return doc.summary or doc.formula

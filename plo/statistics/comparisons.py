@@ -11,6 +11,7 @@ from plo.statistics.contrasts import contrast
 from plo.statistics.intervals import (
     Array,
     Estimate,
+    RunNoise,
     StatisticsError,
     Table,
     complete,
@@ -30,7 +31,7 @@ class Comparison(Estimate):
     """Difference between two rows, the first minus the second, with its standard error and test.
 
     Attributes:
-        degrees: degrees of freedom of the seeds' part of the variance; NaN: there is one seed.
+        degrees: degrees of freedom of the seeds' part of the variance, with one seed of a judge's; NaN: there is none.
         p_holm: p after Holm's correction for all differences tested together; NaN where p is.
         pooled: True if seed variances are shared by all rows, as with 5 rows or more.
     """
@@ -51,13 +52,15 @@ def compare(
     *,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     apart: Collection[str] = (),
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> dict[str, Comparison]:
     """Return the difference of each row from the row `baseline`; together they are one family for Holm's correction.
 
     See `compare_pairs`, which explains the test, its arguments and its errors.
     """
     pairs = [(name, baseline) for name in tables if name != baseline]
-    return {name: one for (name, _), one in compare_pairs(tables, pairs, bounds=bounds, apart=apart).items()}
+    found = compare_pairs(tables, pairs, bounds=bounds, apart=apart, noise=noise)
+    return {name: one for (name, _), one in found.items()}
 
 
 def compare_pairs(
@@ -66,6 +69,7 @@ def compare_pairs(
     *,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     apart: Collection[str] = (),
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> dict[Pair, Comparison]:
     """Return the difference between the rows of each pair; together they are one family for Holm's correction.
 
@@ -84,6 +88,7 @@ def compare_pairs(
         bounds: least and greatest possible value of the metric; intervals are cut to the range of its differences.
         apart: rows that do not share seed variances, because no seed effect reaches them (the untrained reference). Their
             differences are tested as with fewer rows.
+        noise: noise of each row's seed means, such as that of a run of a judge; see `RunNoise`.
 
     Raises:
         StatisticsError: two rows have no prompt in common or, where variances are not shared, no seed.
@@ -91,7 +96,7 @@ def compare_pairs(
     pooled = pool({name: table for name, table in tables.items() if name not in apart})
     width = bounds[1] - bounds[0]
     kept = {name: complete(table) for name, table in tables.items()}
-    found = {(a, b): _compare(a, b, tables, kept, pooled, width) for a, b in pairs}
+    found = {(a, b): _compare(a, b, tables, kept, pooled, width, noise) for a, b in pairs}
     adjusted = holm(one.p for one in found.values())
     return {pair: replace(one, p_holm=p) for (pair, one), p in zip(found.items(), adjusted, strict=True)}
 
@@ -112,11 +117,17 @@ def holm(p: Iterable[float]) -> list[float]:
 
 
 def _compare(
-    a: str, b: str, tables: Mapping[str, Table], kept: Mapping[str, pd.DataFrame], pooled: Pool | None, width: float
+    a: str,
+    b: str,
+    tables: Mapping[str, Table],
+    kept: Mapping[str, pd.DataFrame],
+    pooled: Pool | None,
+    width: float,
+    noise: RunNoise,
 ) -> Comparison:
     shared = pooled if pooled and a in pooled.variances and b in pooled.variances else None
     if shared is None:
-        return _own_variance(paired(tables[a], tables[b]), width)
+        return _own_variance(paired(tables[a], tables[b]), width, noise)
     left, right = kept[a], kept[b]
     both = left.index.intersection(right.index)
     if both.empty:
@@ -140,7 +151,7 @@ def _compare(
     return _comparison(mean, variance, of_seeds / variance, len(both), seeds_used, dropped, free, width, True)
 
 
-def _own_variance(table: pd.DataFrame, width: float) -> Comparison:
+def _own_variance(table: pd.DataFrame, width: float, noise: RunNoise) -> Comparison:
     """Return the comparison from the variance of these paired differences [prompts, seeds] alone."""
     kept = complete(table)
     values, dropped = kept.to_numpy(dtype=float), len(table) - len(kept)
@@ -150,7 +161,8 @@ def _own_variance(table: pd.DataFrame, width: float) -> Comparison:
     mean, se, share = map(float, two_way(values))
     if prompts == 1 and seeds > 1 and np.ptp(values) > 0:  # seed means
         se, share = float(values.std(ddof=1)) / math.sqrt(seeds), 1.0
-    free = seeds - 1 if seeds > 1 else math.nan
+    se, share, counted = noise.added_to(se, share, seeds, rows=2)
+    free = counted - 1 if counted > 1 else math.nan
     return _comparison(mean, se**2, share, prompts, seeds, dropped, free, width, False)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +37,10 @@ class Estimate:
     Attributes:
         se: standard error of the mean. With one prompt, or where no two values differ, it is NaN, as are share, low, high
             and p.
-        share: share of the variance that is estimated from the seeds, of which there are few.
+        share: share of the variance that is estimated from the seeds, of which there are few; with one seed, from the
+            repeats of a judge.
         low, high: interval for a new seed and a new prompt or, with one seed, for a new prompt alone; cut to the metric's
-            bounds if those are given.
+            bounds if those are given. It contains the noise of a judge: the values are for another run of it, too.
         p: two-sided p-value of the hypothesis that the mean is 0.
         prompts, seeds: numbers of prompts and seeds in the mean.
         dropped: number of prompts left out because a seed lacks them.
@@ -53,6 +55,25 @@ class Estimate:
     prompts: int
     seeds: int
     dropped: int = 0
+
+
+class RunNoise(NamedTuple):
+    """Noise of a seed's mean that the spread of its prompts does not show, such as that of a run of a judge.
+
+    Attributes:
+        variance: in squared units of the metric. Between seeds it is part of their spread, so it is added where there is one.
+        degrees: degrees of freedom of its estimate.
+    """
+
+    variance: float = 0.0
+    degrees: float = math.inf
+
+    def added_to(self, se: float, share: float, seeds: int, rows: int = 1) -> tuple[float, float, float]:
+        """Return standard error, share and number of seeds for `critical`, with the noise of so many rows added to one seed."""
+        if seeds > 1 or not self.variance or math.isnan(se):
+            return se, share, seeds
+        variance = se**2 + rows * self.variance
+        return math.sqrt(variance), rows * self.variance / variance, 1 + self.degrees
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -149,13 +170,20 @@ def p_value(ratio: float | Array, share: float | Array, prompts: int, seeds: flo
     return np.where(np.isnan(ratio + share), np.nan, np.exp(high))
 
 
-def estimate(table: Table, *, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+def estimate(
+    table: Table,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    noise: RunNoise = RunNoise(),  # noqa: B008
+) -> Estimate:
     """Return mean and interval of a table with one value per prompt and seed; see `two_way` and `critical`.
 
     Args:
         table: indexed by prompt_id, with one column per seed (a Series: one seed). Where the index repeats a prompt (one row
             per sample) it is averaged by prompt first. A prompt without a finite value in every seed is dropped and counted.
         bounds: least and greatest possible value of the mean, (0, 1) for a rate; the interval is cut to them.
+        noise: noise of a seed's mean, added where there is one seed.
     """
     kept = complete(table)
     (prompts, seeds), dropped = kept.shape, len(by_prompt(table)) - len(kept)
@@ -163,9 +191,10 @@ def estimate(table: Table, *, level: float = 0.95, bounds: tuple[float, float] =
         nan = math.nan
         return Estimate(nan, nan, nan, nan, nan, nan, prompts, seeds, dropped)
     mean, se, share = map(float, two_way(kept.to_numpy(dtype=float)))
-    half = se * float(critical(1 - level, share, prompts, seeds))
+    se, share, free = noise.added_to(se, share, seeds)
+    half = se * float(critical(1 - level, share, prompts, free))
     low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
-    p = float(p_value(mean / se, share, prompts, seeds))
+    p = float(p_value(mean / se, share, prompts, free))
     return Estimate(mean, se, share, low, high, p, prompts, seeds, dropped)
 
 

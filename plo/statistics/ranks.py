@@ -6,11 +6,16 @@ from itertools import combinations
 import pandas as pd
 
 from plo.statistics.comparisons import compare_pairs
-from plo.statistics.intervals import Table, estimate
+from plo.statistics.intervals import RunNoise, Table, estimate
 
 
 def rank_intervals(
-    tables: Mapping[str, Table], *, higher_is_better: bool = True, alpha: float = 0.05, apart: Collection[str] = ()
+    tables: Mapping[str, Table],
+    *,
+    higher_is_better: bool = True,
+    alpha: float = 0.05,
+    apart: Collection[str] = (),
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> pd.DataFrame:
     """Return each row's rank by its mean, and an interval of the rank from tests of all pairs of rows.
 
@@ -21,7 +26,7 @@ def rank_intervals(
 
     Args:
         tables: for each row its values [prompts, seeds], as for `estimate`.
-        apart: as for `compare_pairs`.
+        apart, noise: as for `compare_pairs`.
 
     Returns:
         One line per row, best first: mean, rank (1 is best; equal means share the better rank), low, high.
@@ -31,7 +36,7 @@ def rank_intervals(
     """
     means = pd.Series({name: estimate(table).mean for name, table in tables.items()}, dtype=float)
     low, high = pd.Series(1, means.index), pd.Series(len(means), means.index)
-    for (a, b), one in compare_pairs(tables, combinations(tables, 2), apart=apart).items():
+    for (a, b), one in compare_pairs(tables, combinations(tables, 2), apart=apart, noise=noise).items():
         if one.p_holm < alpha:
             better, worse = (a, b) if (one.mean > 0) == higher_is_better else (b, a)
             low[worse] += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from plo.statistics.comparisons import Comparison, compare
+from plo.statistics.intervals import RunNoise
 from plo.statistics.looks import Reason, look_levels, settled, stop
 from plo.statistics.moderated import LEAST_ROWS
 from plo.statistics.verdicts import Verdict, verdicts
@@ -56,6 +57,7 @@ def judge(
     margin: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     ended: Collection[str] = (),
+    noise: RunNoise = RunNoise(),  # noqa: B008
 ) -> Judgement:
     """Return the verdicts on all rows but the baseline, as they were or would have been reached look by look.
 
@@ -64,7 +66,7 @@ def judge(
         looks: numbers of seeds at which verdicts are reached (`look_levels`); none: once, over all seeds, at level .05.
         baseline_seeds: number of the baseline's seeds at a look.
         margin: see `verdict`.
-        bounds: see `compare`.
+        bounds, noise: see `compare`.
         ended: rows that get no further seeds, as cells of theirs failed: looks for which they lack seeds are taken without
             them, and what such looks would settle stays undecided.
 
@@ -75,7 +77,7 @@ def judge(
     counted = [name for name in others if name not in ended] or others
     least = min((tables[name].shape[1] for name in counted), default=0)
     levels = look_levels(looks) if looks else {least: 0.05}
-    compared, words = compare(tables, baseline, bounds=bounds), dict[str, Verdict]()
+    compared, words = compare(tables, baseline, bounds=bounds, noise=noise), dict[str, Verdict]()
     unsettled: dict[str, Verdict] = dict.fromkeys(others, "undecided")
     look, alpha, reason = 0, min(levels.values()), None
     for seeds, level in levels.items():
@@ -87,6 +89,7 @@ def judge(
             {name: tables[name].iloc[:, : counts[name]] if looks else tables[name] for name in there},
             baseline,
             bounds=bounds,
+            noise=noise,
         )
         now = settled(words, verdicts(found, higher_is_better=higher_is_better, margin=margin, alpha=level))
         look, alpha, words, compared = seeds, level, words | now, compared | found

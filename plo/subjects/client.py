@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from plo.errors import PloError
@@ -22,7 +23,9 @@ TOO_LONG = re.compile(r"context[ _](length|size|window)|too long|maximum\b.*\bto
 NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 LONGEST_WAIT = 600.0  # seconds, even if the server wants more
 FEWER = 5  # likeliest tokens, if 20 are refused
-ADAPTABLE = ("temperature", "top_p", "seed", "max_tokens", "top_logprobs", "logprobs")
+ADAPTABLE = (
+    "temperature", "top_p", "seed", "max_tokens", "top_logprobs", "logprobs", "stop_token_ids", "return_token_ids",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -103,8 +106,10 @@ class Client:
             api_key=key, base_url=endpoint.url, timeout=timeout, max_retries=0, default_headers=headers
         )
 
-    def ask(self, prompt: str | list[dict[str, str]], fields: Mapping[str, Any], ours: Collection[str] = ()) -> Answer:
-        """Return the completion of a text, or the answer to messages.
+    def ask(
+        self, prompt: str | list[int] | list[dict[str, str]], fields: Mapping[str, Any], ours: Collection[str] = ()
+    ) -> Answer:
+        """Return the completion of a text or of token ids, or the answer to messages.
 
         Args:
             fields: fields of the request.
@@ -115,9 +120,9 @@ class Client:
         """
         import openai
 
-        is_text, client = isinstance(prompt, str), cast(Any, self.client)
-        call = (client.completions if is_text else client.chat.completions).with_raw_response.create
-        asked = {"prompt" if is_text else "messages": prompt}
+        is_chat, client = not isinstance(prompt, str) and isinstance(prompt[0], dict), cast(Any, self.client)
+        call = (client.chat.completions if is_chat else client.completions).with_raw_response.create
+        asked = {"messages" if is_chat else "prompt": prompt}
         while True:
             sent = self._adapted(fields)
             try:
@@ -141,6 +146,23 @@ class Client:
             except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
                 said = f"{text[:200]!r} is no completion"
                 raise CallError(said, later=True, wait=_wait(reply.headers), answered=True, status=200) from None
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Let the server load a LoRA adapter under a name, as vLLM does: POST /load_lora_adapter.
+
+        Raises:
+            CallError: the server cannot, or cannot see the folder.
+        """
+        import openai
+
+        try:
+            self.client.post(
+                "/load_lora_adapter", body={"lora_name": name, "lora_path": str(folder)}, cast_to=cast(Any, str)
+            )
+        except openai.APIStatusError as error:
+            raise self._fault(error) from None
+        except openai.OpenAIError as error:
+            raise CallError(self.endpoint.redacted(f"{type(error).__name__}: {error}")) from None
 
     @property
     def adaptations(self) -> list[str]:

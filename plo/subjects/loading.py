@@ -17,6 +17,7 @@ from plo.config import EvaluationConfig, ModelConfig
 from plo.data.tokenize import template_of, tokenizer_identity
 from plo.faults import reason
 from plo.identity import sha256
+from plo.subjects.engines import DEFAULT, Adapter
 from plo.subjects.outputs import Outputs
 from plo.subjects.policy import Policy
 from plo.subjects.server import Server
@@ -37,10 +38,12 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
         SubjectError, ModelError, EndpointError: the subject cannot be loaded.
     """
     path = Path(what).expanduser()
-    if what.startswith("server:"):
-        return Server(what, seed)
-    if path.is_file():
-        return Outputs(path)
+    if (served := what.startswith("server:")) or path.is_file():
+        if config.sampler != DEFAULT:
+            raise SubjectError(
+                f"sampler={config.sampler} samples a model in memory, and {what} gives its own texts: leave out sampler."
+            )
+        return Server(what, seed) if served else Outputs(path)
     if what not in SHIPPED:
         check_there(what)
     try:
@@ -52,17 +55,20 @@ def load_subject(what: str, seed: int, config: EvaluationConfig) -> Policy | Out
     base = adapter_config(folder)["base_model_name_or_path"] if folder else what
     with loading_base(folder, base) if folder else contextlib.nullcontext():
         backbone, tokenizer = load_backbone(ModelConfig(name=base), longest=LONGEST)
+    adapter = None
     backbone.reset(seed)  # new adapters, which add nothing for any seed
     how = computed_with(backbone)
     if folder:
         if (folder / "tokenizer_config.json").exists():
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        how.append(weights_digest(folder))
+        how.append(digest := weights_digest(folder))
+        adapter = Adapter(digest, folder)
         backbone.policy = put_on(backbone.policy.unload(), folder).eval()
     how.append(tokenizer_identity(tokenizer))  # recorded results depend on how prompts are rendered
     name = "/".join(path.parts[-2:]) if path.is_dir() else what
     chat = template_of(tokenizer) is not None
-    return Policy(backbone, tokenizer, name=name, seed=seed, identity=sha256(how), config=config, chat=chat)
+    about = {"name": name, "seed": seed, "identity": sha256(how), "config": config, "chat": chat, "adapter": adapter}
+    return Policy(backbone, tokenizer, **about)
 
 
 def computed_with(backbone: Backbone) -> list[Any]:

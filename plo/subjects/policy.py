@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from plo import caches
+from plo import caches, store
 from plo.backbone.batch import collate
 from plo.backbone.model import Backbone
 from plo.backbone.reference import Reference, ReferenceStore
@@ -20,10 +20,20 @@ from plo.data.rows import Row, Text, to_chat
 from plo.data.tokenize import context_of, tokenize_rows
 from plo.identity import sha256
 from plo.margins import without_rounding
-from plo.subjects.sampling import VERSION, Prompt, continuations, eos_ids
+from plo.subjects.engines import DEFAULT, Adapter, Engine, Local, engine_of
+from plo.subjects.sampling import VERSION, Draw, Prompt, continuations, eos_ids
 from plo.subjects.subject import Sampling, Subject, SubjectError, Trajectory
 
 PASS_PAIRS = 16  # pairs in a forward pass of the log-ratio margins
+
+
+@dataclass(frozen=True)
+class Mate:
+    """Another policy on the same base that will be sampled with the same prompts and settings."""
+
+    identity: str
+    seed: int
+    adapter: Adapter
 
 
 @dataclass(eq=False)
@@ -35,6 +45,8 @@ class Policy:
     Args:
         identity: hash of weights, adapter, dtype, device and attention; outputs are kept under it.
         as_reference: whether the subject is the backbone's reference.
+        adapter: saved adapter whose weights the backbone holds; None: it is not saved, or there is none.
+        mates: returns policies to sample at the same time, where the engine can; their samples are kept for them.
         trajectory: returns what was drawn during its training; None where nothing is known.
     """
 
@@ -50,6 +62,8 @@ class Policy:
     paths: Mapping[str, Path] = field(default_factory=dict)
     as_reference: bool = False
     reference: Subject | None = None
+    adapter: Adapter | None = None
+    mates: Callable[[], Sequence[Mate]] = tuple
     trajectory: Callable[[], Trajectory | None] = lambda: None
     fixed: bool = field(default=False, init=False)
 
@@ -57,13 +71,20 @@ class Policy:
         asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
         settings = vars(Sampling(**settings))
         config = self.config.model_copy(update=settings)
+        adapter, engine = self._adapter(config.sampler), self._engine(config)
         ends = eos_ids(self.backbone.causal_lm.generation_config, self.tokenizer)
-        how = [VERSION, self.identity, self.seed, settings, config.batch_size, ends]
-        key = sha256([how, [prompt.ids for prompt in asked]])
-        folder = caches.CACHES["outputs"].path(key[:32])
-        caches.hold(folder)
+
+        def drawn(identity: str, seed: int, adapter: Adapter | None) -> Draw:
+            how = [VERSION, identity, seed, settings, engine.at_a_time, ends, *engine.identity]
+            folder = caches.CACHES["outputs"].path(sha256([how, [prompt.ids for prompt in asked]])[:32])
+            caches.hold(folder)
+            return Draw(seed, adapter, folder)
+
+        own = drawn(self.identity, self.seed, adapter)
+        mates = self.mates()[: engine.together - 1] if engine.together > 1 else ()
+        others = [drawn(mate.identity, mate.seed, mate.adapter) for mate in mates]
         with self._as():
-            return continuations(self.backbone, self.tokenizer, asked, config, self.seed, folder)
+            return continuations(self.backbone, self.tokenizer, asked, config, own, engine, others)
 
     def causal_lm(self) -> tuple[Any, Any]:
         if self.as_reference and not self.backbone.starts_at_reference:
@@ -123,6 +144,41 @@ class Policy:
                 f"them: compare with a model of the same tokenizer and chat template."
             )
         return pairs
+
+    def _engine(self, config: EvaluationConfig) -> Engine:
+        backbone = self.backbone
+        if config.sampler == DEFAULT:
+            return Local(backbone, config.batch_size, held=self.adapter)
+        return engine_of(config.sampler, backbone, self.tokenizer)
+
+    def _adapter(self, spec: str) -> Adapter | None:
+        """Return the adapter to draw with; None for the base itself.
+
+        Raises:
+            SubjectError: the weights are neither the base's nor those of an adapter on it.
+        """
+        if spec == DEFAULT or not self.as_reference:
+            if spec != DEFAULT and self.adapter is None and self.backbone.settings.peft == "full":
+                raise SubjectError(
+                    f"sampler={spec} draws with adapters of one base, and {self.name} is trained in full: leave out sampler, or "
+                    f"serve its folder and name that, server:MODEL@URL."
+                )
+            return self.adapter
+        reference = self.backbone.reference
+        if reference.model is not None:
+            raise SubjectError(
+                f"sampler={spec} draws with adapters of one base, and the reference is another model: leave out sampler."
+            )
+        if not reference.tensors or reference.identity == self.backbone.base.identity:
+            return None
+        folder = caches.CACHES["adapters"].path(reference.identity[:32])
+        with caches.lock(folder):
+            if not store.intact(folder):
+                with self._as():
+                    self.backbone.save(folder)
+                store.seal(folder)
+            caches.hold(folder)
+        return Adapter(reference.identity, folder)
 
     def _as(self) -> AbstractContextManager[None]:
         return self.backbone.holding(self.backbone.reference) if self.as_reference else nullcontext()

@@ -1,21 +1,11 @@
 """Sampling of continuations of held-out prompts, with statistics of policy and reference."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from plo import store
 from plo.backbone.batch import collate_groups
@@ -24,13 +14,14 @@ from plo.backbone.model import Backbone
 from plo.backbone.out_of_memory import Passes
 from plo.config import EvaluationConfig
 from plo.data import Pair
+from plo.subjects.engines.engine import Adapter, Engine, Request
+from plo.subjects.engines.local import Local
+from plo.subjects.noise import noise_key
+from plo.subjects.subject import Sampling
 
 PASS_SEQUENCES = 16  # sequences per scoring pass
 VERSION = 2  # of the way a token is drawn; samples, cells and evaluations of another version are not mixed with these
-LIKELIEST = 256  # tokens with noise of their own at each position
-LOWER = "Lower evaluation.batch_size (--batch-size) or evaluation.max_new_tokens, or use a smaller model"
 LOWER_SCORED = "Lower evaluation.samples or evaluation.max_new_tokens, or use a smaller model"
-REST, WITHIN_REST = -1, -2  # in place of a token's id: the category of all other tokens, and the draw among them
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,21 @@ class Prompt:
 
     ids: tuple[int, ...]
     text: str
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One model's part of what is drawn.
+
+    Attributes:
+        seed: seed of its noise.
+        adapter: its adapter; None: the engine's own model, which is the one in memory for transformers.
+        folder: folder that keeps samples batch by batch, so that no process draws them again.
+    """
+
+    seed: int
+    adapter: Adapter | None = None
+    folder: Path | None = None
 
 
 def held_out_prompts(pairs: Sequence[Pair], count: int) -> list[Prompt]:
@@ -84,21 +90,32 @@ def continuations(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     config: EvaluationConfig,
-    seed: int,
-    folder: Path,
+    own: Draw,
+    engine: Engine | None = None,
+    others: Sequence[Draw] = (),
 ) -> pd.DataFrame:
     """Sample continuations as `sample` does, without statistics of the reference. Temperature 0 is greedy.
 
     Args:
-        folder: folder that keeps samples batch by batch, so that no process draws them again.
+        own: what is returned.
+        engine: draws instead of the backbone.
+        others: models whose continuations are wanted next: an engine may draw them at the same time, into their folders.
 
     Returns:
         Columns prompt_id to finished of `sample`, and entropy (nats, mean over tokens, of pi at temperature 1).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
+    check_sampled(backbone, prompts, config)
+    ends = eos_ids(backbone.causal_lm.generation_config, tokenizer)
+    responses = draw(engine or Local(backbone, config.batch_size), [own, *others], prompts, config, ends)[0]
     frame = _frame(backbone, tokenizer, prompts, responses)
     return frame.assign(entropy=[score["entropy"] for score in _score(backbone, prompts, responses, reference=False)])
+
+
+def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
+    """Return ids of `config.samples` responses per prompt by the backbone, in order. `folder` keeps batches."""
+    check_sampled(backbone, prompts, config)
+    ends = eos_ids(backbone.causal_lm.generation_config, tokenizer)
+    return draw(Local(backbone, config.batch_size), [Draw(seed, folder=folder)], prompts, config, ends)[0]
 
 
 def answers(
@@ -118,7 +135,7 @@ def answers(
         Columns prompt_id to finished of `sample`, and ids (list of token ids, EOS included).
     """
     responses = _generate(backbone, tokenizer, prompts, config, seed, folder)
-    return _frame(backbone, tokenizer, prompts, responses).assign(ids=responses)
+    return _frame(backbone, tokenizer, prompts, responses).assign(ids=pd.Series(responses, dtype=object))
 
 
 def log_probs(
@@ -159,103 +176,36 @@ def _frame(backbone, tokenizer, prompts, responses) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _generate(backbone, tokenizer, prompts, config, seed, folder: Path | None = None) -> list[list[int]]:
-    """Return ids of `config.samples` responses per prompt, in order, with EOS if it occurred. `folder` keeps batches."""
-    check_sampled(backbone, prompts, config)
-    eos = eos_ids(backbone.causal_lm.generation_config, tokenizer)
-    generation = GenerationConfig(
-        do_sample=False,  # `_Sampler` draws the token, and greedy decoding takes it
-        max_new_tokens=config.max_new_tokens,
-        eos_token_id=eos,
-        pad_token_id=eos[0],
-    )
+def draw(
+    engine: Engine, draws: Sequence[Draw], prompts: Sequence[Prompt], config: EvaluationConfig, ends: Sequence[int]
+) -> list[list[list[int]]]:
+    """Return for each of `draws` the ids of `config.samples` responses per prompt, in order, with EOS if it occurred.
+
+    All draw the same prompts in the same batches, so that an engine can compute a batch of all of them at once.
+    """
     numbers = [(i, k) for i in range(len(prompts)) for k in range(config.samples)]
     order = sorted(range(len(numbers)), key=lambda n: (len(prompts[numbers[n][0]].ids), n))  # little padding
-    responses: list[list[int]] = [[] for _ in numbers]
-
-    def draw(rows: Sequence[int]) -> list[list[int]]:
-        ids = [prompts[numbers[n][0]].ids for n in rows]
-        length = max(map(len, ids))
-        padded = torch.tensor([[eos[0]] * (length - len(i)) + list(i) for i in ids])
-        mask = torch.tensor([[0] * (length - len(i)) + [1] * len(i) for i in ids])
-        keys = torch.tensor([_key(seed, *numbers[n]) for n in rows], device=backbone.device)
-        sampler = LogitsProcessorList([_Sampler(keys, length, config)])
-        out = backbone.generate(padded, mask, generation_config=generation, logits_processor=sampler)
-        return [_cut_after_eos(response, eos) for response in out[:, length:].tolist()]
-
-    passes = Passes(config.batch_size, "sampling", "sequences at a time", LOWER)
-    for start in range(0, len(order), config.batch_size):
-        rows = order[start : start + config.batch_size]
-        kept = folder / f"{start}.json" if folder else None
-        drawn = store.read_json(kept) if kept else None
-        if drawn is None:
-            drawn = passes.over(rows, draw)
-            if kept:
-                store.write_json(kept, drawn)
-        for n, response in zip(rows, drawn, strict=True):
-            responses[n] = response
+    sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens)
+    responses: list[list[list[int]]] = [[[] for _ in numbers] for _ in draws]
+    for start in range(0, len(order), engine.at_a_time):
+        rows = order[start : start + engine.at_a_time]
+        kept = [one.folder / f"{start}.json" if one.folder else None for one in draws]
+        found = [store.read_json(file) if file else None for file in kept]
+        lacking = [place for place, drawn in enumerate(found) if drawn is None]
+        requests = [
+            Request(prompts[i].ids, noise_key(draws[place].seed, i, k), draws[place].adapter)
+            for place in lacking
+            for i, k in (numbers[n] for n in rows)
+        ]
+        drawn = engine.draw(requests, sampling, ends) if requests else []
+        for part, place in enumerate(lacking):
+            found[place] = drawn[part * len(rows) : (part + 1) * len(rows)]
+            if file := kept[place]:
+                store.write_json(file, found[place])
+        for own, batch in zip(responses, found, strict=True):
+            for n, response in zip(rows, batch or (), strict=True):
+                own[n] = response
     return responses
-
-
-def _key(seed: int, prompt: int, sample: int) -> int:
-    """Return the 64-bit key of one continuation's noise, equal for every policy, batch size and machine."""
-    digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def _mixed(bits: torch.Tensor) -> torch.Tensor:
-    """Return int64 of which every bit depends on all 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
-    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
-
-
-def _uniform(keys: torch.Tensor, position: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Return uniform numbers (rows, n) in (0, 1) that depend on a row's key, the position and the token id alone."""
-    rows = _mixed(keys + position)
-    bits = _mixed(rows[:, None] + tokens)
-    return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2**23
-
-
-class _Sampler(LogitsProcessor):
-    """Draws each row's next token by Gumbel noise that belongs to the token, so that similar policies draw equal tokens.
-
-        argmax over i of log p_i + G_i,    G_i = -log(-log u_i)
-
-    i runs over the `LIKELIEST` tokens and one more category, the rest, with the rest's whole probability; if that wins, a
-    further uniform number draws a token of the rest by the inverse of its cumulative distribution. So the draw is exact.
-
-    Args:
-        keys: (rows,) int64, `_key` of each continuation.
-
-    Source: Gumbel-max: Maddison et al. 2014 (arXiv:1411.0030).
-    """
-
-    def __init__(self, keys: torch.Tensor, prompt_length: int, config: EvaluationConfig):
-        self.keys, self.prompt_length, self.greedy = keys, prompt_length, config.temperature == 0
-        self.warpers: Any = LogitsProcessorList()
-        if config.temperature not in (0, 1):
-            self.warpers.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(config.top_p))
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.greedy:
-            return scores
-        logits, position = self.warpers(input_ids, scores.float()), input_ids.shape[1] - self.prompt_length
-        values, tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), sorted=False)
-        total = logits.logsumexp(-1, keepdim=True)
-        rest = total + (-torch.expm1(values.logsumexp(-1, keepdim=True) - total)).clamp(min=0).log()
-        places = torch.cat([tokens, torch.full_like(tokens[:, :1], REST)], -1)
-        noise = _uniform(self.keys, position, places).log_().neg_().log_()  # -G
-        noisy = torch.cat([values, rest], -1) - noise
-        token = tokens.gather(-1, noisy[:, :-1].argmax(-1, keepdim=True))
-        if len(rows := (noisy.argmax(-1) == tokens.shape[-1]).nonzero()[:, 0]):
-            others = (logits[rows] - total[rows]).exp_().scatter_(-1, tokens[rows], 0).cumsum(-1)
-            at = _uniform(self.keys[rows], position, torch.full_like(token[rows], WITHIN_REST)) * others[:, -1:]
-            within = torch.searchsorted(others, at, right=True).clamp(max=scores.shape[-1] - 1)
-            token[rows] = torch.where(others[:, -1:] > 0, within, token[rows])  # a rest of rounding errors is empty
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
 def _score(
@@ -305,8 +255,3 @@ def check_sampled(backbone: Backbone, prompts: Sequence[Prompt], config: Evaluat
     longest = max((len(prompt.ids) for prompt in prompts), default=0)
     what = f"A prompt of {longest} tokens with max_new_tokens={config.max_new_tokens}"
     check_length(backbone.causal_lm, longest + config.max_new_tokens, what, "lower max_new_tokens, or data.max_length")
-
-
-def _cut_after_eos(response: list[int], eos: Sequence[int]) -> list[int]:
-    first = next((i for i, token in enumerate(response) if token in eos), len(response))
-    return response[: first + 1]

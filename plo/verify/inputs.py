@@ -42,7 +42,7 @@ def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, se
         side = {"logps": -3 * positive(), "ref_logps": -3 * positive(), "log_p2": -positive()}
         side |= {name: positive() for name in ("kl_ref_pi", "kl_pi_ref", "entropy", "weights")}
         side |= {"hidden": positive(HIDDEN) - 0.6}
-        others = [need for need in needs if need not in side and not need.startswith("column:")]
+        others = [need for need in needs if need not in side and not need.startswith(("column:", "completion:"))]
         side |= {need: -3 * positive() if need.startswith("logps") else positive() for need in others}
         sides.append({name: values.to(dtype) for name, values in side.items() if name in {"logps", *needs}})
     return sides
@@ -51,22 +51,35 @@ def make_statistics(needs: Iterable[str], dtype: torch.dtype = torch.float64, se
 def make_pairs(
     statistics: Sequence[Mapping[str, Tensor]], needs: Iterable[str] = (), masks: Sequence[Tensor] = MASKS
 ) -> Pairs:
-    """Make `Pairs` of [chosen, rejected] statistics, with the columns that `needs` names, each rising from .2 to .8."""
+    """Make `Pairs` of [chosen, rejected] statistics, with the columns and further completions that `needs` names.
+
+    Each column rises from .2 to .8. Log-probs of further completions are constants between -3.3 and -.3 nats.
+    """
     chosen, rejected = (Side(mask=mask, **side) for mask, side in zip(masks, statistics, strict=True))
     count, dtype = len(masks[0]), statistics[0]["logps"].dtype
     names = [need.removeprefix("column:") for need in needs if need.startswith("column:")]
     columns = {name: torch.linspace(0.2, 0.8, count, dtype=dtype) for name in names}
-    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=0.3)
+    others = [need.removeprefix("completion:") for need in needs if need.startswith("completion:")]
+    completions = {name: _completion(masks[0], dtype, seed) for seed, name in enumerate(others)}
+    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=0.3).with_completions(completions)
+
+
+def _completion(mask: Tensor, dtype: torch.dtype, seed: int) -> Side:
+    generator = torch.Generator().manual_seed(100 + seed)
+    logps, ref_logps = -3 * torch.rand(2, *mask.shape, generator=generator, dtype=torch.float64) - 0.3
+    return Side(mask=mask, logps=logps.to(dtype), ref_logps=ref_logps.to(dtype))
 
 
 def rows(pairs: Pairs, index: Sequence[int] | Tensor) -> Pairs:
     """Return the pairs of these rows."""
-    chosen, rejected = (
-        Side(mask=side.mask[index], **{name: values[index] for name, values in side._statistics.items()})
-        for side in (pairs.chosen, pairs.rejected)
-    )
+
+    def of(side: Side) -> Side:
+        return Side(mask=side.mask[index], **{name: values[index] for name, values in side._statistics.items()})
+
     columns = {name: values[index] for name, values in pairs.columns.items()}
-    return Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=pairs.progress)
+    chosen, rejected = of(pairs.chosen), of(pairs.rejected)
+    found = Pairs(chosen=chosen, rejected=rejected, columns=columns, progress=pairs.progress)
+    return found.with_completions({name: of(side) for name, side in pairs.completions.items()})
 
 
 def per_pair(loss: Loss, pairs: Pairs) -> Tensor:

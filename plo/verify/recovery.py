@@ -114,7 +114,9 @@ def population(loss: Loss, problem: Problem, log_pi: Tensor) -> Tensor:
     """Return the exact expectation of the loss over pairs and labels: both orders, weighted by their probability."""
     both = torch.stack([problem.first, problem.second])
     weights = torch.cat([problem.p, 1 - problem.p])
-    columns = {need.removeprefix("column:"): torch.ones_like(weights) for need in loss.needs if ":" in need}
+    columns = {
+        need.removeprefix("column:"): torch.ones_like(weights) for need in loss.needs if need.startswith("column:")
+    }
     one, other = (_side(problem, log_pi, items, loss.needs) for items in (both.flatten(), both.flip(0).flatten()))
     pairs = Pairs(chosen=one, rejected=other, columns=columns, progress=0.5)
     total = log_pi.new_zeros(())

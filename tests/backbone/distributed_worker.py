@@ -104,7 +104,7 @@ def train(case: Case, backbone: Backbone, folder: Path, out: Path, stop_at: int 
     trainer = PreferenceTrainer(
         backbone,
         pairs,
-        store.get(backbone, pairs, hidden=case.hidden),
+        store.with_completions(store.get(backbone, pairs, hidden=case.hidden), backbone, pairs, backbone.loss.needs),
         TrainConfig(**(CONFIG | case.train)),
         seed=0,
         folder=out,

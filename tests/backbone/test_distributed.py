@@ -18,7 +18,7 @@ worker = sys.modules["distributed_worker"] = importlib.util.module_from_spec(_sp
 _spec.loader.exec_module(worker)
 Case = worker.Case
 
-STATE = "bco + beta_dpo(keep=0.5) + epsilon_dpo"  # updated before the step (by a pass of its own, or in the only one) and after
+STATE = "kto + bco + beta_dpo(keep=0.5) + epsilon_dpo"  # updated before the step (by a pass of its own, or in the only one) and after
 CASES = [
     Case("lora"),
     Case("full", peft="full"),

@@ -17,7 +17,7 @@ from plo.backbone.trainer import NonFiniteLoss, PreferenceTrainer
 from plo.config import ModelConfig, TrainConfig
 from plo.losses import LossError, get_loss
 
-LOSSES = ["dpo", "sft", "tdpo2", "tbpo_q", "dpo + 0.2*sft", "bco + beta_dpo(keep=0.5) + alpha_dpo + epsilon_dpo"]
+LOSSES = ["dpo", "sft", "tdpo2", "tbpo_q", "dpo + 0.2*sft", "kto", "bco + beta_dpo(keep=0.5) + alpha_dpo + epsilon_dpo"]
 CONFIG = TrainConfig(
     lr=1e-2, batch_size=4, epochs=2, warmup=0.0, optimizer="adamw_torch", max_grad_norm=100.0, checkpoint_every=1000
 )
@@ -36,7 +36,7 @@ def train(tiny_llama, tiny_pairs, tmp_path):
         trainer = PreferenceTrainer(
             backbone,
             pairs,
-            store.get(backbone, pairs, hidden=True),
+            store.with_completions(store.get(backbone, pairs, hidden=True), backbone, pairs, backbone.loss.needs),
             CONFIG.model_copy(update=changes),
             seed=seed,
             folder=tmp_path / folder,

@@ -40,7 +40,8 @@ NOT_RUN = {
     r"--workers|--engine|one process a GPU|plo run-cell|^ray |scontrol|code=|^exit |benchmarks/kills": "several processes, a cluster or a "
     "scheduler: tests/experiment/test_engines.py and test_slurm.py",
     r"--within": "measures: tests/experiment/test_within.py",
-    r"plo eval hh-first|plo head-to-head|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
+    r"^vllm serve": "a GPU",
+    r"plo eval hh-first|plo correct hh-first|plo head-to-head|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
 }
 # Comparisons that are planned here (--dry-run), not trained: long ones, and one that a page has trained once already.
 PLANNED = r"docs/token_level\.yaml|data\.limit=400|scorer=first_half"

@@ -126,6 +126,28 @@ def test_a_failing_evaluation_leaves_the_cell_and_the_others(tiny, length):
     assert cells()["dpo seed 0"].status == "FINISHED"
 
 
+def test_cells_of_one_base_are_sampled_together_and_as_they_are_alone(tiny, monkeypatch):
+    from plo.backbone.model import Backbone
+
+    compare(tiny(**{"model.dtype": "float32", "evaluation.suite": ["repetition"]}))
+    rows, inner = [], Backbone.generate
+    monkeypatch.setattr(
+        Backbone, "generate", lambda self, ids, *a, **k: rows.append(len(ids)) or inner(self, ids, *a, **k)
+    )
+    tracker, comparison, only = find("tiny", None)
+    evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker)
+    assert rows == [2, 4]  # the reference, and sft with dpo
+    together, tracker = finding("dpo seed 0"), Tracker(create=False)
+    run = cells()["dpo seed 0"].run_id
+    tracker, comparison, only = find(run, None)
+    evaluate_recorded(comparison, only, {"suite": ("length",), "batch_size": 1}, tracker)  # recorded already
+    monkeypatch.setenv("PLO_HOME", str(Path("another home").resolve()))
+    monkeypatch.setattr("plo.experiment.evaluation_key.VERSION", 0)
+    evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker)  # one cell by itself
+    assert rows == [2, 4, 2, 2]
+    assert finding("dpo seed 0").items.equals(together.items) and finding("dpo seed 0").run_id != together.run_id
+
+
 def test_what_was_drawn_before_a_crash_is_not_drawn_again(tiny, monkeypatch):
     from plo.backbone.model import Backbone
 

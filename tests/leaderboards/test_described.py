@@ -3,12 +3,14 @@
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from plo.evals import EVALUATIONS, describe_metric, describe_metrics, evaluate, register_evaluation
 from plo.leaderboards import read, to_csv, to_markdown
+from plo.leaderboards.metrics import recorded_metrics
 from plo.metric import Metric
 from plo.tracking import Tracker
 
@@ -41,6 +43,18 @@ def record(path, described=True):
             cell.describe(describe_metrics(["shouting", "repetition"], found.metrics))
         cell.finish(found.metrics | {"loss": 0.5})
     return path
+
+
+def test_the_order_of_columns_is_not_that_of_the_store():
+    """A SQLite file gives descriptions back in the order in which they were recorded, a server on PostgreSQL by name."""
+    names = ["zeta", "reward", "alpha", "kl", "beta"]
+    metrics = {name: Metric(name, name) for name in names}
+    orders = [recorded_metrics([SimpleNamespace(name="one", described=one)], []) for one in (
+        metrics, dict(sorted(metrics.items())), dict(reversed(metrics.items()))
+    )]  # fmt: skip
+    assert list(orders[0]) == list(orders[1]) == list(orders[2])
+    shown = [name for name in orders[0] if name in names]
+    assert shown == ["reward", "kl", "alpha", "beta", "zeta"]
 
 
 def test_a_users_own_evaluation_is_a_column_with_its_direction_digits_and_meaning(shouting, tmp_path):

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -79,6 +81,24 @@ def test_latex_has_no_command_but_its_own(board):
     bare = re.sub(r"\\[^A-Za-z]|\\[A-Za-z]+|\\\(|\\\)", "", latex.split("\n", 1)[1])
     assert bare.count("{") == bare.count("}") and not {*bare} & {*"$#^~%\\"}
     assert max(map(len, lines)) < 12_000 and latex.isascii() and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", latex)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-recommended)")
+def test_latex_is_typeset_without_an_error(board, tmp_path):
+    """By pdfLaTeX, which may write no file but its own and run nothing."""
+    (tmp_path / "table.tex").write_text(to_latex(board), "utf-8")
+    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs}\usepackage{textcomp}\usepackage[landscape]{geometry}"
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table}}\end{{document}}"
+    (tmp_path / "page.tex").write_text(document, "utf-8")
+    command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=100)
+    log = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0 and "Missing character" not in log, log[-3000:]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".aux", ".log", ".pdf", ".tex", ".tex"]
+    if shutil.which("pdftotext"):
+        told = subprocess.run(["pdftotext", "page.pdf", "-"], cwd=tmp_path, capture_output=True, text=True).stdout
+        for name in ("script", "image", "template", "write18"):
+            assert "".join(HOSTILE[name].split())[:20] in "".join(told.split()), name
 
 
 def test_markdown_has_its_own_tables_alone(board):

@@ -83,7 +83,7 @@ OTHERS = {
     *("simpo", "alphapo", "confpo", "orpo", "asft", "dpop", "length_dpo", "ld_dpo", "f_dpo", "wpo", "bpo"),
     *("tdpo1", "tdpo2", "tbpo_a", "tbpo_q", "twdpo", "sepo", "adpo"),
     *("cpo", "rpo", "minor_dpo", "dpo_shift", "odpo", "rpo_reward", "mappo", "chi_po", "squared_po", "cal_dpo"),
-    *("bco", "beta_dpo", "alpha_dpo", "epsilon_dpo"),
+    *("bco", "beta_dpo", "alpha_dpo", "epsilon_dpo", "kto"),
 }
 
 

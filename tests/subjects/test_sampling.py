@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from plo.backbone.model import Backbone
 from plo.config import EvaluationConfig, ModelConfig
 from plo.embedded import embedded_model
-from plo.subjects.sampling import LIKELIEST, Prompt, _key, _Sampler, _uniform, continuations, sample
+from plo.subjects.noise import LIKELIEST, GumbelSampler, _uniform, noise_key
+from plo.subjects.sampling import Draw, Prompt, continuations, sample
 
 PROMPTS = [Prompt((5, 9), "a"), Prompt((7,), "b"), Prompt((11, 3, 4, 20), "c")]
 
@@ -27,11 +28,11 @@ def backbone(tiny_llama, seed=0):
 def drawn(scores, keys, config=EvaluationConfig(), position=0):  # noqa: B008
     """The tokens of `keys` continuations with these scores (rows or one for all, vocabulary) at a position."""
     ids = torch.zeros(len(keys), 3 + position, dtype=torch.long)
-    return _Sampler(keys, 3, config)(ids, scores.expand(len(keys), -1)).argmax(-1)
+    return GumbelSampler(keys, 3, config)(ids, scores.expand(len(keys), -1)).argmax(-1)
 
 
 def keys(count, seed=0):
-    return torch.tensor([_key(seed, i, 0) for i in range(count)])
+    return torch.tensor([noise_key(seed, i, 0) for i in range(count)])
 
 
 def test_tokens_come_from_the_models_distribution():
@@ -102,12 +103,17 @@ def test_a_continuation_does_not_depend_on_its_batch(tiny_llama, tokenizer):
 
 
 def test_noise_is_fixed_by_seed_prompt_sample_position_and_token():
-    assert [_key(0, 1, 2), _key(0, 1, 2)] == [-4655325665552881682] * 2  # on every machine
+    assert [noise_key(0, 1, 2), noise_key(0, 1, 2)] == [-4655325665552881682] * 2  # on every machine
     tokens = torch.tensor([[7, 8, 9]])
-    noise = _uniform(torch.tensor([_key(0, 1, 2)]), 5, tokens)
-    assert torch.equal(noise.flip(1), _uniform(torch.tensor([_key(0, 1, 2)]), 5, tokens.flip(1)))  # whatever the order
-    assert len({_key(*key) for key in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 12, 3), (0, 1, 23))}) == 6
-    others = [_uniform(torch.tensor([_key(0, 1, 2)]), 6, tokens), _uniform(torch.tensor([_key(1, 1, 2)]), 5, tokens)]
+    noise = _uniform(torch.tensor([noise_key(0, 1, 2)]), 5, tokens)
+    assert torch.equal(
+        noise.flip(1), _uniform(torch.tensor([noise_key(0, 1, 2)]), 5, tokens.flip(1))
+    )  # whatever the order
+    assert len({noise_key(*key) for key in ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 12, 3), (0, 1, 23))}) == 6
+    others = [
+        _uniform(torch.tensor([noise_key(0, 1, 2)]), 6, tokens),
+        _uniform(torch.tensor([noise_key(1, 1, 2)]), 5, tokens),
+    ]
     assert all((noise - other).abs().min() > 1e-6 for other in others)
 
 
@@ -151,10 +157,10 @@ def test_damaged_outputs_are_drawn_again(tiny_llama, tokenizer, tmp_path, harm, 
     drawn = []
     generate = policy.generate
     monkeypatch.setattr(policy, "generate", lambda *a, **k: drawn.append(1) or generate(*a, **k))
-    whole = continuations(policy, tokenizer, PROMPTS, config, 3, tmp_path)
+    whole = continuations(policy, tokenizer, PROMPTS, config, Draw(3, folder=tmp_path))
     assert len(drawn) == 3
     harm(tmp_path / "2.json")
-    again = continuations(policy, tokenizer, PROMPTS, config, 3, tmp_path)
+    again = continuations(policy, tokenizer, PROMPTS, config, Draw(3, folder=tmp_path))
     pd.testing.assert_frame_equal(again, whole)
     assert len(drawn) == 4  # the damaged batch alone
     [line] = caplog.messages
@@ -168,7 +174,7 @@ def test_where_memory_runs_out_half_are_sampled_at_a_time_and_nothing_changes(
     model, config = backbone(tiny_llama), EvaluationConfig(samples=3, max_new_tokens=4, batch_size=4)
     monkeypatch.setattr("plo.subjects.sampling.PASS_SEQUENCES", 6)
     expected = sample(model, tokenizer, PROMPTS, config, 0)
-    kept = continuations(model, tokenizer, PROMPTS, config, 0, tmp_path / "undisturbed")
+    kept = continuations(model, tokenizer, PROMPTS, config, Draw(0, folder=tmp_path / "undisturbed"))
     sizes = {"generate": [], "measure": []}
 
     def limited(name, most, rows):
@@ -187,7 +193,7 @@ def test_where_memory_runs_out_half_are_sampled_at_a_time_and_nothing_changes(
         limited("measure", 3, lambda batch: len(batch.lengths))
     pd.testing.assert_frame_equal(sample(model, tokenizer, PROMPTS, config, 0), expected)
     assert sizes["generate"] == [4, 2, 2, 2, 2, 1]
-    again = continuations(model, tokenizer, PROMPTS, config, 0, tmp_path / "halved")
+    again = continuations(model, tokenizer, PROMPTS, config, Draw(0, folder=tmp_path / "halved"))
     pd.testing.assert_frame_equal(again, kept)
     names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("undisturbed", "halved")]
     assert names[0] == names[1]  # each of them can go on with the other's files

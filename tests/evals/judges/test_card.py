@@ -84,7 +84,7 @@ def test_a_card_by_hand():
     assert any("could not be read" in line for line in told)
 
 
-def test_test_and_retest_past_the_cache():
+def test_test_and_retest_are_kept_apart():
     times = {}
 
     def moody(prompt, a, b):
@@ -97,6 +97,8 @@ def test_test_and_retest_past_the_cache():
     again = JudgeSession(moody)
     make_judge_card(again, PAIRS)
     assert again.counts.cached == 8  # the first verdicts, as they were
+    assert make_judge_card(moody, PAIRS, retest=4).retest.value == 1 / 4
+    assert sum(times.values()) == 8 + 4  # the second verdicts are kept, too
 
 
 @pytest.mark.parametrize(("right", "informative"), [(20, False), (28, True), (10, False)])
@@ -232,3 +234,31 @@ def test_recorded_verdicts(tmp_path):
     (tmp_path / "none.jsonl").write_text('{"prompt": "p"}')
     with pytest.raises(JudgeError, match=r"none\.jsonl:1: no recorded verdict"):
         get_judge(f"replay:{tmp_path / 'none.jsonl'}")
+
+
+def test_a_judge_that_ranks_models_as_the_labels_do(tmp_path):
+    """Model 3 beats 2, which beats 1; the judge says so, or the opposite."""
+    rows = [
+        {
+            "prompt": f"p{i}",
+            "a": f"{a} {i}",
+            "b": f"{b} {i}",
+            "gold": int(b > a),
+            "model_a": f"m{a}",
+            "model_b": f"m{b}",
+        }
+        for i in range(12)
+        for a, b in ((1, 2), (3, 2), (1, 3))
+    ]
+    (tmp_path / "ranked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = read_gold(tmp_path / "ranked.jsonl")
+    assert pairs["model_b"].tolist()[:3] == ["m2", "m2", "m3"]
+    right = make_judge_card(lambda prompt, a, b: float(b > a), pairs)
+    assert [one.budget for one in right.rankings] == [3, 12, 36] and right.rankings[-1].models == 3
+    assert right.rankings[-1].correlation == (1, 1, 1) and right.rankings[-1].gap[0] < right.rankings[0].gap[0]
+    assert "36 pairs of 3 models: rank correlation 1.00 [1.00, 1.00]" in right.lines()[-1]
+    assert right.to_dict()["rankings"][2]["correlation"] == (1, 1, 1)
+    wrong = make_judge_card(lambda prompt, a, b: float(b < a), pairs)
+    assert wrong.rankings[-1].correlation[0] == -1
+    (tmp_path / "unnamed.jsonl").write_text("\n".join(json.dumps({**row, "model_a": None}) for row in rows))
+    assert make_judge_card(lambda prompt, a, b: 1.0, read_gold(tmp_path / "unnamed.jsonl")).rankings == ()

@@ -85,8 +85,8 @@ def test_labels_that_are_hardly_said_are_remarked_on(tiny, monkeypatch, mass, sa
     from transformers import LlamaForCausalLM
 
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
-    p = torch.full((1, 49152), (1 - mass) / (49152 - 2))
-    p[0, [label[0] for label in judge.labels]] = torch.tensor([mass / 3, 2 * mass / 3])
+    p = torch.full((1, 1, 49152), (1 - mass) / (49152 - 2))
+    p[0, 0, [label[0] for label in judge.labels]] = torch.tensor([mass / 3, 2 * mass / 3])
     monkeypatch.setattr("plo.evals.judges.hf.last_logits", lambda *arguments: p.log())
     assert judge.judge(QUESTIONS[:1])[0].p == pytest.approx(2 / 3, abs=1e-5)
     assert (
@@ -111,7 +111,7 @@ def test_the_middle_of_a_long_text_goes(tiny, monkeypatch):
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
     read = []
     monkeypatch.setattr(
-        "plo.evals.judges.hf.last_logits", lambda model, ids, n: read.append(ids) or torch.zeros(n, 49152)
+        "plo.evals.judges.hf.last_logits", lambda model, rows, n: read.append(rows[0]) or torch.zeros(1, n, 49152)
     )
     judge("a short prompt", "BEGIN " + "word " * 20_000 + "END", "a short answer")
     text = judge.tokenizer.decode(read[0])
@@ -174,6 +174,41 @@ def test_gold_rewards():
         get_judge("gold:length")
 
 
+UNLIKE = [Question("p" * i, "word " * (7 * i % 11), "text " * (5 * i % 13) + str(i)) for i in range(12)]
+
+
+@pytest.mark.parametrize("template", ["instruction", "long"])
+def test_a_batch_says_what_each_question_alone_says(tiny, tmp_path, template, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    (tmp_path / "long.txt").write_text("version: 1\nlabels: no-A no-B\n--- user\n{prompt} {a} {b}")
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template if template != "long" else str(tmp_path / "long.txt"))
+    assert (len(judge.labels[0]) > 1) == (template == "long")
+    alone = [judge.judge([question])[0].p for question in UNLIKE]
+    assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(alone, abs=1e-5)
+    assert max(alone) - min(alone) > 0.01
+    monkeypatch.setattr("plo.evals.judges.local.MOST_TOKENS", 700)  # a few questions a pass
+    assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_a_batch_of_answers_is_scored_as_each_alone_and_each_once(tiny, pad):
+    judge = get_judge(f"reward:{tiny(LlamaForSequenceClassification, num_labels=1, pad_token_id=2 if pad else None)}")
+    judge.tokenizer.pad_token_id = 2
+    judge._pads = judge.model.config.pad_token_id == 2
+    assert judge._pads == pad
+    alone = [judge.scores([(q.prompt, answer)])[0] for q in UNLIKE for answer in (q.a, q.b)]
+    passes, inner = [], judge.model.forward
+    judge.model.forward = lambda **fields: passes.append(len(fields["input_ids"])) or inner(**fields)
+    p = [1 / (1 + math.exp(a - b)) for a, b in zip(alone[::2], alone[1::2], strict=True)]
+    assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(p, abs=1e-5) and sum(passes) == len(
+        set((q.prompt, answer) for q in UNLIKE for answer in (q.a, q.b))
+    )
+    asked = len(passes)
+    judge.judge(UNLIKE[:3])
+    assert len(passes) == asked and (max(passes) > 1) == pad  # known from before
+
+
 @pytest.mark.parametrize("kind", ["hf", "reward"])
 def test_the_version_names_chat_template_and_tokenizer(tiny, kind):
     from transformers import LlamaForCausalLM
@@ -218,10 +253,11 @@ def test_a_score_that_is_no_number_is_no_verdict(tiny, monkeypatch):
     from transformers import LlamaForCausalLM
 
     judge = get_judge(f"reward:{tiny(LlamaForSequenceClassification, num_labels=1)}")
-    monkeypatch.setattr(judge, "score", lambda prompt, answer: math.nan if answer == "?" else 1e9 * len(answer))
+    scores = lambda answers: [math.nan if answer == "?" else 1e9 * len(answer) for _, answer in answers]  # noqa: E731
+    monkeypatch.setattr(judge, "scores", scores)
     asked = [Question("p", "?", "x"), Question("p", "x", "?"), Question("p", "xx", "x"), Question("p", "x", "xx")]
     assert [verdict.p for verdict in judge.judge(asked)] == [None, None, 0.0, 1.0]
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}")
-    broken = torch.full((1, 49152), math.nan)
+    broken = torch.full((1, 1, 49152), math.nan)
     monkeypatch.setattr("plo.evals.judges.hf.last_logits", lambda model, ids, n: broken)
     assert judge("p", "x", "y") is None

@@ -97,7 +97,7 @@ def test_a_judge_that_can_never_be_read_is_given_up(serve, answer):
     server = serve(lambda body: answer)
     judging = JudgeSession(f"openai:m@{server.url}(concurrency=1)")
     frame = pd.DataFrame({"prompt": [f"p{i}" for i in range(8)], "a": "x", "b": "y"})
-    with pytest.raises(JudgeError, match=r"20 answers in a row .*max_tokens=4096.*--template helpful"):
+    with pytest.raises(JudgeError, match=r"20 answers in a row .*needs room: openai:MODEL\(max_tokens=4096\)"):
         judging.verdicts(frame)
     assert 20 <= len(server.asked) <= 21  # of 16 questions, which would have been asked 4 times each
 

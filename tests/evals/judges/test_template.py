@@ -49,7 +49,7 @@ def test_what_a_prompt_lacks_is_named(tmp_path, text, lacking):
 
 
 def test_an_unknown_prompt_lists_the_built_in_ones():
-    with pytest.raises(TemplateError, match="harmless, helpful, instruction, summary"):
+    with pytest.raises(TemplateError, match="harmless_scores, helpful, helpful_scores, instruction"):
         get_template("nowhere")
 
 
