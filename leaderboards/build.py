@@ -7,6 +7,7 @@ from typing import Any
 from plo.leaderboards.board import Leaderboard, Row
 from plo.leaderboards.checks import (
     LeaderboardError,
+    best_of_notes,
     check_comparable,
     commit_notes,
     incomplete_notes,
@@ -159,7 +160,7 @@ def build(
     add_samples(rows, samples)
     more_seeds = base if protocol.baseline else None
     notes += incomplete_notes(cells, rows, missing, more_seeds) + commit_notes(finished)
-    notes += truncation_notes(rows, by_run)
+    notes += truncation_notes(rows, by_run) + best_of_notes(rows)
     others = by_other_judges(chosen, sections, by_item)
     components = primary_components(tables, others, notes, judge_noise.get(chosen or ""))
     return Leaderboard(

@@ -88,6 +88,13 @@ def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
     return [f"The runs were made at different commits: {', '.join(found)}."] if len(found) > 1 else []
 
 
+def best_of_notes(rows: Iterable["Row"]) -> list[str]:
+    """Return a note on rows best_of_n, whose KL is a bound."""
+    names = [row.variant for row in rows if row.loss == "best_of_n"]
+    what = "the best of n samples of the reference by the task's own reward, without training"
+    return [f"{', '.join(names)}: {what}; its KL is the bound log n - (n - 1) / n."] if names else []
+
+
 def truncation_notes(rows: Iterable["Row"], cells: Mapping[str, RecordedCell]) -> list[str]:
     """Return a note on the share of samples of each row that were cut before they ended; they are scored as if complete.
 

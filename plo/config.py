@@ -240,6 +240,8 @@ class Experiment(Section):
     """Difference of the primary metric below which two losses count as equivalent."""
     baseline: str | None = None
     """Loss or variant that the others are compared with; null is the reference."""
+    best_of: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(as_list)] = ()
+    """Numbers n of rows best_of_n: of n samples of the reference the one with the best known reward, without training."""
     eval_at: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(as_list)] = (
         0.1,
         0.25,

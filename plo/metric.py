@@ -54,7 +54,7 @@ _ALL = [
     Metric(
         "oracle_queries",
         "oracle queries",
-        "answers scored, or questions to the judge, for its training pairs, all rounds",
+        "answers scored, or questions to the judge, for its training pairs, all rounds, or to choose its samples",
         0,
         "",
         "text",

@@ -16,8 +16,7 @@ Tensors = Mapping[str, Tensor]
 
 def can_share(policy: nn.Module) -> bool:
     """Return whether `sharing` supports a policy: all that is trained is plain LoRA on plain linear layers."""
-    layers = [layer for layer in policy.modules() if _is_plain(layer)]
-    covered = sum(len(layer.lora_A) + len(layer.lora_B) for layer in layers)
+    covered = sum(len(layer.lora_A) + len(layer.lora_B) for _, layer in _plain_layers(policy))
     return covered > 0 and covered == sum(parameter.requires_grad for parameter in policy.parameters())
 
 
@@ -35,19 +34,16 @@ def sharing(policy: nn.Module, adapters: Sequence[Tensors], dtype: torch.dtype |
     """
     exchanged = []
     try:
-        for name, layer in policy.named_modules():
-            if _is_plain(layer):
-                [adapter] = layer.active_adapters
-                a, b = (
-                    torch.stack([tensors[f"{name}.{part}.{adapter}.weight"] for tensors in adapters])
-                    for part in ("lora_A", "lora_B")
-                )
-                weight = layer.base_layer.weight
-                place = {"device": weight.device, "dtype": dtype or weight.dtype}
-                exchanged.append((layer, layer.__dict__.get("forward")))
-                layer.forward = partial(
-                    _forward, layer.base_layer, a.to(**place), b.to(**place), layer.scaling[adapter]
-                )
+        for name, layer in _plain_layers(policy):
+            [adapter] = layer.active_adapters
+            a, b = (
+                torch.stack([tensors[f"{name}.{part}.{adapter}.weight"] for tensors in adapters])
+                for part in ("lora_A", "lora_B")
+            )
+            weight = layer.base_layer.weight
+            place = {"device": weight.device, "dtype": dtype or weight.dtype}
+            exchanged.append((layer, layer.__dict__.get("forward")))
+            layer.forward = partial(_forward, layer.base_layer, a.to(**place), b.to(**place), layer.scaling[adapter])
         yield
     finally:
         for layer, forward in exchanged:
@@ -57,8 +53,11 @@ def sharing(policy: nn.Module, adapters: Sequence[Tensors], dtype: torch.dtype |
                 layer.forward = forward
 
 
-def _is_plain(layer: Any) -> bool:
-    return type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
+def _plain_layers(policy: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Iterate over the plain LoRA layers of a policy on plain linear layers, with their names."""
+    for name, layer in policy.named_modules():
+        if type(layer) is LoraLinear and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
+            yield name, layer
 
 
 def _forward(base: nn.Linear, a: Tensor, b: Tensor, scaling: float, x: Tensor) -> Tensor:

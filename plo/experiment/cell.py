@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from plo.backbone.targets import short_of_target
 from plo.backbone.trainer import PreferenceTrainer
 from plo.config import Experiment, TrainConfig
 from plo.evals import EvaluationError, describe_metrics, evaluate
+from plo.experiment.best_of import gold_reward
 from plo.experiment.keys import EVALUATION_UNITS, Cell
 from plo.experiment.reports import Reports
 from plo.experiment.scores import scores_key, token_weights
@@ -30,7 +32,7 @@ from plo.machine import undisturbed
 from plo.margins import wins
 from plo.scorers import Variant
 from plo.subjects.policy import log_ratio_margins
-from plo.subjects.sampling import held_out_prompts, sample
+from plo.subjects.sampling import best_of, held_out_prompts, sample
 from plo.tracking import MODEL, ActiveRun
 
 PROBE_PAIRS = 8
@@ -265,13 +267,17 @@ class Evaluator(CurveRecorder):
         """Evaluate now. Every process runs the model, as each may hold only a shard; the main one does the rest."""
         bench, config = self.bench, self.bench.experiment.evaluation
         prompts = held_out_prompts(bench.data.eval, config.prompts)
-        samples = sample(bench.backbone, bench.tokenizer, prompts, config, self.cell.seed)
-        measured = self.probe()
+        given, n = (bench.backbone, bench.tokenizer, prompts, config, self.cell.seed), self.cell.best_of
+        if n is None:
+            samples = sample(*given)
+        else:
+            samples = best_of(*given, n, partial(gold_reward, bench.experiment.data.source))
+        measured = self.probe() | ({} if n is None else {"oracle_queries": float(n * len(samples))})
         if self.cell.variant is not None:
             measured["preference_accuracy"] = preference_accuracy(bench)
 
         def judge() -> dict[str, float]:
-            reference = samples if self.cell.variant is None else self.reference_samples
+            reference = samples if self.cell.is_reference else self.reference_samples
             result = evaluate(samples, bench.suite, reference=reference)
             store.write(self._samples(step), result.samples.to_parquet, durable=True)
             metrics = dict(result.metrics) | measured

@@ -156,13 +156,19 @@ class Estimate:
     def _cell(self, cell: PlannedCell, before: tuple[str, ...]) -> Estimated:
         unit = Estimated(cell.name, cell.variant, "cell", (*cell.needs, *before), cell.look)
         points = [max(1, round(point * cell.steps)) for point in self.plan.experiment.points] if cell.steps else [1]
-        self._measured(unit, cell.cost, cell.steps - cell.done, cell.batch, sum(p > cell.done for p in points))
+        self._measured(
+            unit,
+            cell.cost,
+            cell.steps - cell.done,
+            cell.batch,
+            sum(p > cell.done for p in points) * (cell.best_of or 1),
+        )
         unit.disk += (self.costs.get("bytes of a model") or 0.0) if cell.steps else 0.0
         return unit
 
     def _evaluations(self, cell: PlannedCell) -> Iterator[Estimated]:
         config = self.plan.experiment.evaluation
-        for one in self.plan.model_evaluations:
+        for one in self.plan.model_evaluations if cell.best_of is None else ():
             if (cell.name, one.name) in self.plan.evaluated:
                 continue
             unit = Estimated(f"{one.name} of {cell.name}", one.name, "evaluation", (cell.name,), cell.look)

@@ -20,6 +20,7 @@ from plo.evals.judges.judge import spec_text
 from plo.evals.judges.template import Template
 from plo.evals.repeats import join_repeats
 from plo.experiment.evaluation_key import EvaluationKey
+from plo.experiment.keys import BEST_OF
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.trajectory import read_trajectory
@@ -123,7 +124,11 @@ def evaluate_recorded(
         )
     bench.stages.record = lambda key, name, params: tracker.finished_stage(key)
     prepare(bench, progress)
-    cells = [c for c in comparison.cells() if c.status == "FINISHED" and only in (None, c.run_id)]
+    cells = [
+        c
+        for c in comparison.cells()
+        if c.status == "FINISHED" and only in (None, c.run_id) and c.tags["plo.loss"] != BEST_OF
+    ]
     judging = judging_of(bench.experiment.evaluation)
     return evaluate_cells(bench, cells, tracker, comparison.run_id, judging)
 

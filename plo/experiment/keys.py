@@ -1,7 +1,7 @@
 """Keys of comparisons and cells: hashes of everything that defines their numbers. No weights are needed for them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from plo.scorers import Scorer, Stage, Variant
 from plo.subjects.sampling import VERSION
 
 EVALUATION_UNITS = 10  # progress units of an evaluation: it takes about as long as ten steps
+BEST_OF = "best_of_n"
 WITHOUT_EFFECT = {"log_every", "probe_every", "checkpoint_every", "gradient_checkpointing"}  # on a run's numbers
 
 
@@ -44,6 +45,7 @@ class Cell:
     Attributes:
         given: name of the variant as the experiment has it; "" if that is the variant's own name.
         point: settings in which the variant differs from that one, as tuning chose them.
+        best_of: n of a row best_of_n, which keeps the best of n samples of the reference; None for every other cell.
     """
 
     variant: Variant | None
@@ -51,11 +53,19 @@ class Cell:
     key: str
     given: str = ""
     point: Mapping[str, Any] = field(default_factory=dict)
+    best_of: int | None = None
 
     @property
     def label(self) -> str:
-        """Name of the variant, or "reference"."""
+        """Name of the variant, or "reference" or "best_of_n(n=4)"."""
+        if self.best_of is not None:
+            return best_of_label(self.best_of)
         return self.variant.name if self.variant is not None else "reference"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the cell is the reference itself, whose samples the other cells of its seed are compared with."""
+        return self.variant is None and self.best_of is None
 
     @property
     def name(self) -> str:
@@ -86,6 +96,11 @@ class Cell:
         return root / f"{slug(self.label)}-seed{self.seed}-{self.key[:8]}"
 
 
+def best_of_label(n: int) -> str:
+    """Return the name of the row that keeps the best of n samples of the reference."""
+    return f"{BEST_OF}(n={n})"
+
+
 def train_settings(experiment: Experiment, variant: Variant | None) -> TrainConfig:
     """Return the training settings of a variant: the experiment's, replaced by its own.
 
@@ -97,26 +112,34 @@ def train_settings(experiment: Experiment, variant: Variant | None) -> TrainConf
     return TrainConfig.of({**experiment.train.model_dump(), **variant.train}, f"The training of {variant.name}")
 
 
-def cell_key(inputs: Inputs, variant: Variant | None, seed: int) -> str:
+def cell_key(inputs: Inputs, variant: Variant | None, seed: int, best_of: int | None = None) -> str:
     """Return the hash of model, data, optimisation, evaluation, seed, and the code of the loss, statistics and evaluations."""
-    return cell_keys(inputs)(variant, seed)
+    return cell_keys(inputs)(variant, seed, best_of)
 
 
-def cell_keys(inputs: Inputs) -> Callable[[Variant | None, int], str]:
+def cell_keys(inputs: Inputs) -> Callable[..., str]:
     """Return a function that is `cell_key` of these inputs, and computes what the seeds of a variant share once."""
     known: dict[int, dict[str, Any]] = {}
 
-    def key(variant: Variant | None, seed: int) -> str:
+    def key(variant: Variant | None, seed: int, best_of: int | None = None) -> str:
         if id(variant) not in known:
             known[id(variant)] = _settings(inputs, variant)
         own_stages = variant is not None and variant.scorer and variant.scorer.stages
         stage_seed = {"stage_seed": seed} if own_stages and not inputs.experiment.share_stages else {}
+        chosen = {"best_of": best_of} if best_of is not None else {}
         after: dict[str, Any] = {}
         if variant is not None and variant.origin.round > 1:
             after["after"] = cell_key(inputs, previous_round(variant), seed)
-        return sha256({**known[id(variant)], "seed": seed, **stage_seed, **after})
+        return sha256({**known[id(variant)], "seed": seed, **stage_seed, **after, **chosen})
 
     return key
+
+
+def best_of_cells(inputs: Inputs, seeds: Iterable[int]) -> list[Cell]:
+    """Return the cells of an experiment's rows best_of_n."""
+    experiment, key = inputs.experiment, cell_keys(inputs)
+    rows = [(seed, n) for seed in seeds for n in experiment.best_of]
+    return [Cell(None, seed, key(None, seed, n), best_of_label(n), best_of=n) for seed, n in rows]
 
 
 def previous_round(variant: Variant) -> Variant:

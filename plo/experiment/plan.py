@@ -33,6 +33,7 @@ class PlannedCell:
         cost: cost class of its loss; "" for the reference.
         batch: pairs in an optimiser step.
         needs: names of the units that it waits for.
+        best_of: n of a row best_of_n; None for every other cell.
     """
 
     variant: str
@@ -44,6 +45,7 @@ class PlannedCell:
     cost: str = ""
     batch: int = 0
     needs: tuple[str, ...] = ()
+    best_of: int | None = None
 
     @property
     def name(self) -> str:
@@ -139,6 +141,12 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
             keys = {cell_key(inputs, *one) for one in cells}
             if stop := judge_cells(experiment, [one for one in attempts if one.key in keys]).stop:
                 break
+    chosen = [
+        replace(_cell(inputs, attempts, None, seed, n), look=cell.look, best_of=n)
+        for (one, seed), cell in cells.items()
+        for n in experiment.best_of
+        if one is None and seed in experiment.seeds
+    ]
     trained = {seed for (one, seed), cell in cells.items() if one is not None and cell.state == "finished"}
     of_trials = list[Work]()
     if tuning is not None and experiment.tuning is not None:
@@ -153,7 +161,11 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
         store=known.tracker.uri if known.tracker is not None else store_uri(experiment.store),
         comparison=known.comparison.run_id if known.comparison is not None else None,
         cells=tuple(
-            _waiting(replace(cell, needs=(*needs[one], *_earlier(*one))), cells.values()) for one, cell in cells.items()
+            _waiting(cell, cells.values())
+            for cell in (
+                *(replace(cell, needs=(*needs[one], *_earlier(*one))) for one, cell in cells.items()),
+                *chosen,
+            )
         ),
         stages=stages.all(),
         evaluations=inputs.suite,
@@ -168,9 +180,11 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
     )
 
 
-def _cell(inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int) -> PlannedCell:
+def _cell(
+    inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int, best_of: int | None = None
+) -> PlannedCell:
     known = inputs.model_identity and not other_models(variant)
-    cell = Cell(variant, seed, cell_key(inputs, variant, seed) if known else "")
+    cell = Cell(variant, seed, cell_key(inputs, variant, seed, best_of) if known else "", best_of=best_of)
     steps = cell.steps(inputs.experiment, training_pairs(inputs, variant))
     batch = cell.train(inputs.experiment).batch_size
     cost = cost_class(variant.loss) if variant is not None else ""

@@ -17,7 +17,7 @@ from plo.config import Experiment
 from plo.errors import one_line
 from plo.evals import EvaluationError
 from plo.experiment.cell import run_cell
-from plo.experiment.keys import Cell, comparison_folder, evaluation_settings
+from plo.experiment.keys import BEST_OF, Cell, comparison_folder, evaluation_settings
 from plo.experiment.tuning import Result
 from plo.experiment.units import Outcome, fatal_fault
 from plo.experiment.workbench import Workbench
@@ -76,7 +76,7 @@ class Runner:
         recording = run or unrecorded(ActiveRun)
         try:
             samples = partial(self._reference_samples, cell, trial)
-            reference = distributed.on_main(samples, share=False) if cell.variant is not None else None
+            reference = distributed.on_main(samples, share=False) if not cell.is_reference else None
             with with_pairs() as own:
                 metrics = run_cell(cell, own, recording, root, reference, advance)
         except ClaimLost as lost:
@@ -126,8 +126,8 @@ def _result(tracker: Tracker, run: Run) -> Result:
 def _tags(bench: Workbench, cell: Cell, tuning: Mapping[str, Any] | None) -> dict[str, str]:
     return {
         **({"plo.tuning": json.dumps(tuning)} if tuning is not None else {}),
-        **({"plo.ceiling": "true"} if cell.variant is not None and cell.variant.ceiling else {}),
-        "plo.loss": cell.variant.row if cell.variant is not None else cell.label,
+        **({"plo.ceiling": "true"} if cell.best_of or (cell.variant is not None and cell.variant.ceiling) else {}),
+        "plo.loss": cell.variant.row if cell.variant is not None else BEST_OF if cell.best_of else cell.label,
         "plo.variant": cell.label,
         **({"plo.code": sha256(cell.variant.source)[:16]} if cell.variant is not None else {}),
         "plo.seed": str(cell.seed),

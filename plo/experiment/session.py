@@ -16,7 +16,16 @@ from plo.errors import one_line
 from plo.evals.judges import JudgeSession
 from plo.experiment.answers import check_oracle
 from plo.experiment.evaluations import evaluate_cells, judging_of
-from plo.experiment.keys import Cell, cell_key, cell_keys, comparison_key, previous_round, training_pairs
+from plo.experiment.keys import (
+    Cell,
+    best_of_cells,
+    best_of_label,
+    cell_key,
+    cell_keys,
+    comparison_key,
+    previous_round,
+    training_pairs,
+)
 from plo.experiment.looks import seeds_in_order
 from plo.experiment.plugins import DIGESTS, digests
 from plo.experiment.preflight import check_source_columns, checked_variants
@@ -165,7 +174,7 @@ class Session:
             cell = Cell(variant, seed, key(variant, seed), variant.name if variant else "")
             origin = (origins or {}).get(cell.label)
             found.append(replace(cell, given=origin.given, point=origin.point) if origin else cell)
-        return found
+        return found + best_of_cells(self.bench, self.experiment.seeds[:look])
 
     def units(
         self,
@@ -184,10 +193,10 @@ class Session:
         """
         cells = list(cells)
         kind: Kind = "trial" if trial else "cell"
-        references = {cell.seed: cell.key for cell in cells if cell.variant is None}
+        references = {cell.seed: cell.key for cell in cells if cell.is_reference}
         found: dict[str, Unit] = {}
         for cell in cells:
-            needs = [references[cell.seed]] if cell.variant is not None and cell.seed in references else []
+            needs = [references[cell.seed]] if not cell.is_reference and cell.seed in references else []
             if cell.variant is not None and cell.variant.origin.round > 1:
                 needs.append(cell_key(self.bench, previous_round(cell.variant), cell.seed))
             if stages and cell.variant is not None and (unit := self._stages_of(cell)) is not None:
@@ -197,6 +206,8 @@ class Session:
             found[cell.key] = Unit(kind, cell.key, cell.name, cell.given, cell.seed, cell.point, tuple(needs), record)
         if self.bench.model_evaluations and not trial and distributed.processes() == 1:
             for cell in cells:
+                if cell.best_of is not None:  # no model writes its samples
+                    continue
                 own = found[cell.key]
                 found[f"evaluations {cell.key}"] = replace(
                     own, kind="evaluations", key=f"evaluations {cell.key}", name=f"evaluations of {cell.name}",
@@ -255,11 +266,13 @@ class Session:
         return bench
 
     def _cell(self, unit: Unit, bench: Workbench) -> Cell:
+        chosen = next((n for n in self.experiment.best_of if best_of_label(n) == unit.variant), None)
         given = next((one for one in self.variants if one.name == unit.variant), None)
-        if given is None and unit.variant:
+        if given is None and unit.variant and chosen is None:
             raise ConfigError(f"{unit.name}: the experiment {self.experiment.name} has no variant {unit.variant}.")
         variant = at_point(given, unit.point) if given is not None and unit.point else given
-        cell = Cell(variant, unit.seed, cell_key(bench, variant, unit.seed), unit.variant, unit.point)
+        key = cell_key(bench, variant, unit.seed, chosen)
+        cell = Cell(variant, unit.seed, key, unit.variant, unit.point, chosen)
         if unit.kind != "stages" and cell.key != unit.key:
             raise ConfigError(
                 f"{unit.name} has another key here, {cell.key[:12]} instead of {unit.key[:12]}: the code of plo or of a plug-in, "

@@ -18,6 +18,7 @@ from plo.evals import EVALUATIONS, ModelEvaluation, get_model_evaluation
 from plo.evals.judges import JudgeSession
 from plo.evals.judges.template import get_template
 from plo.experiment.answers import sampling_config
+from plo.experiment.best_of import check_best_of
 from plo.experiment.drawn import Drawn
 from plo.experiment.keys import Inputs
 from plo.experiment.preflight import check_columns, check_losses, losses_of_stages
@@ -178,6 +179,7 @@ def suites(experiment: Experiment) -> tuple[tuple[str, ...], tuple[ModelEvaluati
     """
     source, config = experiment.data.source, experiment.evaluation
     gold = SOURCES[source].facts.gold if source in SOURCES else None
+    check_best_of(experiment, gold)
     of_samples, models = [gold, "gold_win_rate"] if gold else [], []
     for name, options in config.evaluations.items():
         if EVALUATIONS[name].facts.level == "model":

@@ -1,9 +1,11 @@
 """Sampling of continuations of held-out prompts, with statistics of policy and reference."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -83,6 +85,45 @@ def sample(
         ]
     frame = _frame(backbone, tokenizer, prompts, responses)
     return pd.concat([frame, pd.DataFrame(scores)], axis=1)
+
+
+def best_of(
+    backbone: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    seed: int,
+    n: int,
+    reward: Callable[[pd.DataFrame], pd.Series],
+) -> pd.DataFrame:
+    """Sample n continuations for every one that `sample` would return, and keep the one with the highest reward.
+
+    Args:
+        reward: returns the reward of each row of a frame with the columns prompt_id to finished of `sample`.
+
+    Returns:
+        The columns of `sample`. `kl` is `best_of_kl(n)`; `entropy` is that of the sampled policy at the kept continuations.
+    """
+    responses = _generate(backbone, tokenizer, prompts, config.model_copy(update={"samples": config.samples * n}), seed)
+    frame = _frame(backbone, tokenizer, prompts, responses)
+    kept = reward(frame).to_numpy().reshape(-1, n).argmax(1) + n * np.arange(len(frame) // n)  # the first of equals
+    scores = pd.DataFrame(_score(backbone, prompts, [responses[i] for i in kept])).assign(kl=best_of_kl(n))
+    frame = frame.iloc[kept].reset_index(drop=True).assign(sample=np.arange(len(kept)) % config.samples)
+    return pd.concat([frame, scores], axis=1)
+
+
+def best_of_kl(n: int) -> float:
+    """Return log n - (n - 1) / n in nats: the largest KL of the best of n samples from the policy that is sampled.
+
+    It is the KL itself where no two samples have one reward, and more than the KL where samples tie.
+
+    Source: Beirami et al., arXiv 2401.01879.
+
+    Example:
+        >>> round(best_of_kl(4), 4)
+        0.6363
+    """
+    return math.log(n) - (n - 1) / n
 
 
 def continuations(

@@ -21,7 +21,7 @@ LOSSES = {  # and by which share of its first value the loss falls at least, on 
     "cal_dpo": 0.001,  # its targets are 500 nats away
     "f_dpo(divergence=chi2)": 0.2,
     "adadpo": 0.2,
-    "adadpo(base=simpo, beta=2.0)": 0.1,
+    "adadpo(base=hinge)": 0.2,
     "treg(scorer=gold_advantage)": 0.2,  # the pocket model reads no English prompt
 }
 
