@@ -92,7 +92,7 @@ class Template:
             rating = float(found[0]) if found else math.nan
             return of_rating(rating) if LOWEST <= rating <= HIGHEST else None
         if self.answer == "brackets":
-            values = dict(zip(self.labels, self.values, strict=True))
+            values = dict(zip(map(str.upper, self.labels), self.values, strict=True))
             stated = (
                 [label for found in marked.findall(answer.upper()) if (label := found.strip()) in values]
                 for marked in _MARKED
@@ -168,7 +168,8 @@ def _parse(path: Path, text: str) -> Template:
     slots = {slot for _, message in messages for slot in _SLOT.findall(message)}
     faults = {
         "a line `version: 1`": "version" not in facts,
-        "a line `labels: A B` with two labels": not rates and (len(labels) < 2 or len(set(labels)) < len(labels)),
+        f"a line `labels: A B` with two{'' if answer == 'first_token' else ' or more'} labels": not rates
+        and (len(labels) < 2 or len(set(labels)) < len(labels) or (answer == "first_token" and len(labels) > 2)),
         "a line `values: 0 1` with a number from 0 to 1 for each label": not rates
         and (len(values) != len(labels) or not all(0 <= value <= 1 for value in values)),
         "a line `tokens: 512` with a number": len(tokens) != 1 or not tokens[0] >= 1,

@@ -32,6 +32,11 @@ def test_identity_follows_the_text(tmp_path):
     [
         ("labels: A B\n--- user\n{prompt} {a} {b}", "version"),
         ("version: 1\nlabels: A\n--- user\n{prompt} {a} {b}", "labels"),
+        ("version: 1\nlabels: A B C\nvalues: 0 0.5 1\n--- user\n{prompt} {a} {b}", "labels: A B` with two labels"),
+        ("version: 1\nanswer: brackets\nlabels: A B C\n--- user\n{prompt} {a} {b}", "values: 0 1` with a number"),
+        ("version: 1\nanswer: brackets\nlabels: A B\nvalues: 0 2\n--- user\n{prompt} {a} {b}", "values"),
+        ("version: 1\nanswer: rating\ntokens: many\n--- user\n{prompt} {b}", "tokens: 512"),
+        ("version: 1\nanswer: rating\n--- user\n{prompt} {a}", "slots"),
         ("version: 1\nlabels: A B\nanswer: maybe\n--- user\n{prompt} {a} {b}", "answer"),
         ("version: 1\nlabels: A B\n--- user\n{prompt} {a}", "slots"),
         ("version: 1\nlabels: A B\n{prompt} {a} {b}", "--- user"),
@@ -46,3 +51,12 @@ def test_what_a_prompt_lacks_is_named(tmp_path, text, lacking):
 def test_an_unknown_prompt_lists_the_built_in_ones():
     with pytest.raises(TemplateError, match="harmless_scores, helpful, helpful_scores, instruction"):
         get_template("nowhere")
+
+
+def test_labels_of_a_prompt_of_ones_own_have_values(tmp_path):
+    head = "version: 1\nanswer: brackets\nlabels: first tie second same\nvalues: 0 0.5 1 0.5\ntokens: 99\n"
+    (tmp_path / "mine.txt").write_text(f"{head}--- user\n{{prompt}} {{a}} {{b}}")
+    mine = get_template(tmp_path / "mine.txt")
+    assert [mine.read(text) for text in ("[[Second]]", "it is a [tie]", "first")] == [1, 0.5, None]
+    assert mine.endings == [("[[first]]", 0), ("[[tie]]", 0.5), ("[[second]]", 1)] and mine.tokens == 99
+    assert get_template("grade").endings[::3] == [("[[1]]", 0), ("[[4]]", 3 / 9), ("[[7]]", 6 / 9), ("[[10]]", 1)]
