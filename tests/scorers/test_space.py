@@ -29,6 +29,8 @@ STRENGTHS = {
     "cal_dpo": {"beta": (0.00025, 0.004)},
     "chi_po": {"beta": (0.0125, 0.2)},
     "rpo_reward": {"beta": (0.05, 0.8)},
+    "alpha_dpo": {"beta": (0.625, 10)},
+    "epsilon_dpo": {"beta": (0.0025, 0.04)},
 }
 
 
