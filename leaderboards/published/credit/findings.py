@@ -3,6 +3,7 @@
 The words are written by hand. Where a number changes, read the sentence again that has it.
 """
 
+import json
 import re
 import sys
 from collections import Counter
@@ -29,6 +30,7 @@ class Findings:
         self.rows = {short(row["variant"]): row for row in self.board["rows"]}
         self.base = next(name for name, row in self.rows.items() if row["name"] == self.board["baseline"])
         self.design = self.board["design"]
+        self.second = json.loads((folder / "confirmation" / "leaderboard.json").read_text("utf-8"))
         tested = [row["name"] for row in self.rows.values() if row["verdict"] or row["name"] == self.board["baseline"]]
         names = {what: tuple(self.rows[name]["name"] for name in both) for what, both in CONTRASTS.items()}
         values = read_values(folder / "values.csv.gz")
@@ -61,6 +63,18 @@ class Findings:
 
     def count(self, word: str, names: list[str] | None = None) -> int:
         return Counter(self.rows[name]["verdict"] for name in names or self.rows)[word]
+
+    def confirmation(self) -> str:
+        """Return the rows of the confirmation as a Markdown table, best first, the model before training last."""
+        lines = []
+        for row in sorted(
+            self.second["rows"], key=lambda row: (row["loss"] == "reference", -row["metrics"]["reward"]["mean"])
+        ):
+            gap = row["differences"].get("reward")
+            change = interval(gap["mean"], gap["low"], gap["high"], 3) if gap else "baseline"
+            reward, kl = (row["metrics"][metric]["mean"] for metric in ("reward", "kl"))
+            lines.append([short(row["variant"]), f"{reward:.3f}", change, row["verdict"] or "-", f"{kl:.2f}"])
+        return table(["variant", "reward", "Δ reward", "verdict", "KL, nats"], lines)
 
     def tables(self) -> str:
         """Return all rows, rewards at equal KL and contrasts as Markdown."""
@@ -120,7 +134,20 @@ def render(folder: Path) -> str:
         loader=FileSystemLoader(folder), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     found = Findings(folder)
-    names = ("mean", "gap", "at_kl", "contrast", "verdict", "count", "tables", "design", "board", "rows")
+    names = (
+        "mean",
+        "gap",
+        "at_kl",
+        "contrast",
+        "verdict",
+        "count",
+        "tables",
+        "confirmation",
+        "second",
+        "design",
+        "board",
+        "rows",
+    )
     return pages.get_template("FINDINGS.md.jinja").render({name: getattr(found, name) for name in names})
 
 
