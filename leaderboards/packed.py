@@ -6,7 +6,13 @@ import json
 import zlib
 from typing import Any
 
+from plo.errors import PloError
+
 LARGEST = 2**28  # bytes of JSON that are unpacked: a page from somewhere may be made to fill the memory
+
+
+class PackedError(PloError, ValueError):
+    """A text is not what `pack` made."""
 
 
 def pack(value: Any) -> str:
@@ -19,13 +25,13 @@ def unpack(text: str) -> str:
     """Return the JSON in what `pack` made.
 
     Raises:
-        ValueError: the text is no such text, or holds more than `LARGEST` bytes.
+        PackedError: the text is no such text, or holds more than `LARGEST` bytes.
     """
     reader = zlib.decompressobj(zlib.MAX_WBITS | 16)  # with gzip's head and its checksum
     try:
         found = reader.decompress(base64.b64decode(text, validate=True), LARGEST)
     except zlib.error as error:
-        raise ValueError(str(error)) from error
+        raise PackedError(str(error)) from error
     if not reader.eof:
-        raise ValueError(f"it is cut, or has more than {LARGEST:,} bytes")
+        raise PackedError(f"it is cut, or has more than {LARGEST:,} bytes")
     return found.decode("utf-8")

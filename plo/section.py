@@ -12,6 +12,8 @@ from plo.errors import PloError
 from plo.near import near
 from plo.values import read_yaml
 
+EXAMPLES = {"losses": "; e.g. 'losses: [dpo, ipo]'"}  # of settings that are required
+
 
 class ConfigError(PloError, ValueError):
     """An experiment cannot be run as it is written."""
@@ -96,7 +98,7 @@ def problem(error: Mapping[str, Any], section: type[Section]) -> str:
         hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are: {', '.join(names)}"
         return f"{place}: there is no such setting; {hint}"
     if error["type"] == "missing":
-        return f"{place}: is missing; e.g. 'losses: [dpo, ipo]'"
+        return f"{place}: is missing{EXAMPLES.get(place, '')}"
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
     got = "" if isinstance(value, Mapping) else f" (got {value!r})"

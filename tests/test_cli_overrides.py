@@ -129,7 +129,7 @@ OTHER = {  # a valid value that is not the default, where half of the default is
     "generator": "kliep", "clip": (0.01, None), "ratio": "js", "divergence": "forward_kl", "reduction": "sum", "kl": "k3",
     "layer": "mean", "loss_type": "ipo", "base": "ipo(reduction=sum)", "model": "org/small", "transform": "binary",
     "gamma_beta_ratio": 0.25, "alpha": 0.3, "k_rejected": 0.2, "oracle_lr": 1e-5, "max_log_w": 3.0, "scorer": "position_decay",
-    "share": 0.25, "segments": 4, "score": "score_chosen", "less": "score_rejected", "scale": "linear", "distance": "squared",
+    "share": 0.25, "segments": 4, "score": "score_chosen", "less": "score_rejected", "scale": "linear", "distance": "squared", "space": "policy",
 }  # fmt: skip
 WITH = {  # what else must be set for it to have an effect
     ("bpo", "alpha"): {"ratio": "alpha"},

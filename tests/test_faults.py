@@ -184,7 +184,7 @@ PLAIN = {
 # pydantic and `register_loss(check=...)` expect ValueError and make a PloError of it, readers catch their own errors, and the
 # authors of tests read those of plo.testing.
 CHECKS = {
-    "plo/config.py", "losses/weighted.py", "losses/f_dpo.py", "losses/wpo.py", "losses/simpo.py", "losses/bpo.py",
+    "plo/config.py", "plo/config_data.py", "losses/adadpo.py", "losses/weighted.py", "losses/f_dpo.py", "losses/wpo.py", "losses/simpo.py", "losses/bpo.py",
     "losses/adpo.py", "losses/scores.py",
     "losses/tbpo.py", "plo/data/messages.py", "plo/subjects/endpoint.py", "plo/subjects/client.py", "plo/testing.py",
     "plo/values.py",

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from plo.evals.judges.hf import HuggingFace
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.local import BATCH
 from plo.evals.judges.openai import DAY, OpenAI
 from plo.evals.judges.template import Template, get_template
+from plo.section import ConfigError, Section
 
 FOLDER = Path(__file__).parent / "specs"
 
 
-class Specification(BaseModel):
+class Specification(Section):
     """All that the verdicts of a pinned judge depend on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: PositiveInt
     """Number that grows with every change."""
@@ -48,13 +47,17 @@ def read_pinned(name: str) -> tuple[Specification, str]:
     path = path if path.is_file() else Path(name).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
-        return Specification.model_validate(yaml.safe_load(text)), hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Specification.of(yaml.safe_load(text), f"The pinned judge {path}"), hashlib.sha256(
+            text.encode()
+        ).hexdigest()[:16]
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise JudgeError(
             f"There is no pinned judge {name!r} ({error}). Built in: {known}; or name a YAML file."
         ) from None
-    except (yaml.YAMLError, ValidationError) as error:
+    except ConfigError as error:
+        raise JudgeError(f"{error}\n{next(FOLDER.glob('*.yaml'))} is an example.") from None
+    except yaml.YAMLError as error:
         example = next(FOLDER.glob("*.yaml"))
         raise JudgeError(f"The pinned judge {path} cannot be read: {error} {example} is an example.") from None
 

@@ -33,7 +33,9 @@ def rows_with(**more):
 
 def settings(**data):
     """As `plo compare` hands them on: what the command line refuses, no remedy may name."""
-    return load_experiment(None, {"losses": ["dpo"], "data": {"eval_fraction": 0.3, **data}}).data.model_dump()
+    return load_experiment(None, {"losses": ["dpo"], "data": {"eval_fraction": 0.3, **data}}).data.model_dump(
+        exclude={"origin", "flip", "sample"}
+    )
 
 
 def load(tokenizer, **data):

@@ -40,6 +40,7 @@ NOT_RUN = {
     r"--workers|--engine|one process a GPU|plo run-cell|^ray |scontrol|code=|^exit |benchmarks/kills": "several processes, a cluster or a "
     "scheduler: tests/experiment/test_engines.py and test_slurm.py",
     r"--within": "measures: tests/experiment/test_within.py",
+    r"best_of=": "needs data with a known reward, tests/experiment/test_best_of.py",
     r"^vllm serve": "a GPU",
     r"plo eval hh-first|plo correct hh-first|plo head-to-head|plo leaderboard models|leaderboard first --(html|metric)": "a comparison that the page has from another one",
 }

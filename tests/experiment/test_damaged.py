@@ -43,6 +43,10 @@ def assert_same(found, expected):
     assert found[0].keys() == expected[0].keys() and found[1].keys() == expected[1].keys()
 
 
+def no_texts(cell):
+    """No texts along its training, which no evaluation reads here."""
+
+
 def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
     bench = workbench(tiny(**{"train.steps": 4, "train.lr": 1e-2}))
     cell = Cell(get_variant("dpo"), 0, "key")
@@ -80,8 +84,8 @@ def test_a_cell_goes_on_from_what_is_whole(tiny, harm, caplog, monkeypatch):
     weights = folder / "model" / "adapter_model.safetensors"
     tags = {"plo.seed": "0", "plo.variant": "dpo", "plo.folder": str(folder / "model")}
     recorded = RecordedCell("id", "dpo seed 0", "tiny", "key", "FINISHED", tags, {}, {}, Tracker())
-    _policy(bench, recorded)
+    _policy(bench, recorded, no_texts)
     harm(weights)
     with pytest.raises(ModelLost, match=r"dpo seed 0.*damaged in adapter_model\.safetensors.*bring back a copy"):
-        _policy(bench, recorded)
+        _policy(bench, recorded, no_texts)
     assert weights.exists()  # it may be the only one there is

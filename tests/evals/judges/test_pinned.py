@@ -112,5 +112,5 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(JudgeError, match=rf"no pinned judge 'other'.*Built in: {BUILT_IN[0]}"):
         get_judge("pinned:other", "helpful")
     (tmp_path / "bad.yaml").write_text(json.dumps({"version": 1, "model": "m", "template": "helpful"}))
-    with pytest.raises(JudgeError, match=r"(?s)bad.yaml cannot be read.*templates.*is an example"):
+    with pytest.raises(JudgeError, match=r"(?s)bad.yaml cannot be used.*templates.*is an example"):
         get_judge(f"pinned:{tmp_path / 'bad.yaml'}", "helpful")
