@@ -116,7 +116,7 @@ class _Walk:
             return ["path", content_digest(thing) if thing.is_file() else thing.name]
         if isinstance(thing, re.Pattern):
             return ["pattern", self.value(thing.pattern), thing.flags]
-        if hasattr(type(thing), "detach"):  # a tensor
+        if hasattr(type(thing), "detach") and hasattr(type(thing), "cpu"):  # a tensor; a file has `detach` too
             thing = thing.detach().cpu().double().numpy()
         if hasattr(type(thing), "tobytes") and hasattr(type(thing), "shape"):
             return ["array", str(thing.dtype), list(thing.shape), hashlib.sha256(thing.tobytes()).hexdigest()]

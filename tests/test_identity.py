@@ -186,6 +186,19 @@ def test_a_module_s_memory_is_no_part_of_it(tmp_path):
     assert code_identity(module.mine) != before
 
 
+def test_an_open_file_of_a_module_is_no_part_of_its_content(tmp_path):
+    found = []
+    for name in ("one.log", "another.log"):
+        with (tmp_path / name).open("w") as log:
+
+            def noted(pairs):
+                log.write("x")
+                return pairs
+
+            found.append(code_identity(noted))
+    assert found[0] == found[1]
+
+
 def test_a_closure_s_memory_is_no_part_of_it():
     def make(scale):
         seen = []
