@@ -1,4 +1,4 @@
-"""What a GPU shows in at most 8 minutes: exactness in bfloat16, speed compared with TRL, sampling of 8 adapters.
+"""Measure on a GPU, in at most 8 minutes: exactness in bfloat16, speed compared with TRL, sampling of 8 adapters.
 
     python benchmarks/gpu.py --out gpu.json
 

@@ -1,4 +1,4 @@
-"""What a section says about its judge: its noise between repeats, and what its verdicts took."""
+"""Lines of a section about its judge: the noise between repeats, and the time and money that verdicts took."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

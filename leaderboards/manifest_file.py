@@ -80,7 +80,7 @@ def runnable(manifest: Mapping[str, Any], path: Path, given: Sequence[Path] = ()
             f"{path}: {one['name']} needs the plug-in {wanted}. Code is never taken from a manifest: get the file, read it, and "
             f"name it with --plugin FILE. The store of the comparison has a copy, as plugin-SHA256.py among its files."
         )
-    # Where to write is for this machine to say: a page that names a store would write into it, or send the runs to its owner.
+    # The store of the page is ignored: a page of someone else could write into any store, or send the runs to its owner.
     settings = {name: value for name, value in one["settings"].items() if name not in OF_THE_MACHINE}
     return settings, [*given]
 

@@ -26,7 +26,7 @@ LONGEST = 600  # characters of a text of a table
 
 @dataclass(frozen=True)
 class LossText:
-    """What a card says of a loss: a sentence, the lines of its equation, and the address of its paper or ""."""
+    """Description of a loss for a model card: a sentence, the lines of its equation, and the address of its paper or ""."""
 
     summary: str
     formula: str = ""

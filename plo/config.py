@@ -145,7 +145,7 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = 64
     """Number of sequences to sample at a time."""
     sampler: str = "transformers"
-    """What samples for evaluations of a model: transformers, vllm or server:MODEL@URL."""
+    """Engine that samples for evaluations of a model: transformers, vllm or server:MODEL@URL."""
     pairs: PositiveInt = 200
     """Number of held-out pairs for the preference accuracy."""
     suite: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(as_list)] = Field(

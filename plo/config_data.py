@@ -94,6 +94,6 @@ class DataConfig(Section):
 
     @property
     def origins(self) -> list[Origin]:
-        """Where the pairs come from, of each row of a loss; an iterated one comes with its earlier rounds."""
+        """Origins of training pairs, one for each row of a loss; an iterated one is preceded by its earlier rounds."""
         chosen = [Origin.read(data, flip) for data in self.origin for flip in self.flip]
         return list(dict.fromkeys(each for one in chosen for each in one.rounds))

@@ -198,7 +198,7 @@ class JudgeSession:
 
     @property
     def usage(self) -> dict[str, Any]:
-        """What was asked since `begin`, as JSON values: `answered` verdicts, `seconds`, and `cost`, None without prices."""
+        """Cost of the verdicts since `begin`, as JSON values: their number `answered`, `seconds`, and `cost`, None without prices."""
         counts, before = self.counts, self._before
         judges = [self._judges[template] for template in self.templates]
         priced = not any(math.isnan(judge.estimate([Question("p", "a", "b")])) for judge in judges)

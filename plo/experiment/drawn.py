@@ -1,4 +1,4 @@
-"""What a cell was trained on, where its pairs are not the data source's own."""
+"""Training pairs of a cell that are not the data source's own: sampled, iterated or with flipped labels."""
 
 from dataclasses import dataclass
 from typing import Any
