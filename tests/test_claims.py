@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from plo.machine import is_alive
 from plo.tracking import ClaimLost, Held, Tracker, claims
+from plo.tracking.claims import Claims
 
 FORK = multiprocessing.get_context("fork")
 UNITS = [f"unit {i}" for i in range(6)]
@@ -75,6 +77,72 @@ def test_the_cell_of_a_killed_process_is_taken_over_at_once(tracker, holder):
     holder.join()
     tracker.start_cell(parent, "a", "dpo seed 0").finish({"reward": 1.0})
     assert sorted(run.status for run in tracker._search(kind="cell")) == ["FINISHED", "KILLED"]
+
+
+def finish_when_told(store, ready, told):
+    """Do the cell `a` until told, finish it, and end."""
+    tracker = Tracker(store, "claims")
+    attempt = tracker.start_cell(tracker.comparison("lost", "key", {}), "a", "dpo seed 0")
+    ready.set()
+    told.wait(120)
+    attempt.finish({"reward": 1.0})
+
+
+@pytest.fixture
+def ending(tracker, monkeypatch):
+    """A process that finishes its cell and ends between the moment its run is read and the one it is looked for."""
+    ready, told = FORK.Event(), FORK.Event()
+    process = FORK.Process(target=finish_when_told, args=(tracker.file, ready, told))
+    process.start()
+    assert ready.wait(120)
+
+    def ended(name):
+        told.set()
+        process.join()
+        return is_alive(name)
+
+    monkeypatch.setattr(claims, "is_alive", ended)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_unit_finished_while_another_process_enters_is_finished(tracker, ending, monkeypatch):
+    parent = tracker.comparison("lost", "key", {})
+    monkeypatch.setattr(Claims, "_refuse", lambda *look: None)  # as if the process had come before there was a run
+    with pytest.raises(Held) as held:
+        tracker.start_cell(parent, "a", "dpo seed 0")
+    assert held.value.finished and ending.exitcode == 0
+    assert [(run.status, run.metrics) for run in tracker._search(kind="cell")] == [("FINISHED", {"reward": 1.0})]
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda tracker, parent: tracker.is_free(parent, "cell", "a"),
+        lambda tracker, parent: tracker.end_comparison(parent, ok=True),
+    ],
+    ids=["wait", "close"],
+)
+def test_a_unit_finished_after_its_run_was_read_is_not_closed_as_lost(tracker, ending, look):
+    look(tracker, tracker.comparison("lost", "key", {}))
+    assert ending.exitcode == 0
+    assert [(run.status, run.metrics) for run in tracker._search(kind="cell")] == [("FINISHED", {"reward": 1.0})]
+
+
+def test_a_shared_run_that_was_numbered_after_it_was_read_counts(tracker, monkeypatch):
+    """Its process wrote the lowest ticket and ended, while this one chose."""
+    scope, tags = {"kind": "comparison", "key": "k"}, {"plo.kind": "comparison", "plo.key": "k"}
+    gone = tracker._create_run("one", {**tags, claims.MACHINE: claims.machine(), claims.PROCESS: "1:0.00"})
+
+    def ended(name):
+        tracker._client.set_tag(gone, claims.TICKET, "0")
+        return False
+
+    monkeypatch.setattr(claims, "is_alive", ended)
+    assert tracker.claims.first(scope, "one", tags) == gone
+    assert Tracker(tracker.file, "claims").claims.first(scope, "one", tags) == gone
+    assert [run.run_id for run in tracker._search(kind="comparison")] == [gone]
 
 
 def test_a_silent_process_of_another_machine_is_lost_once_it_was_watched(tracker, monkeypatch):

@@ -58,9 +58,11 @@ class Claims:
 
     Args:
         store: the store whose runs are the claims.
+        send_left: sends what ended processes recorded and did not send, so that the units which they finished count.
     """
 
     store: Store
+    send_left: Callable[["Claims"], None]
     _active: dict[str, Mapping[str, str]] = field(default_factory=dict)  # {run id: scope}
     _lost: set[str] = field(default_factory=set)
     _watched: dict[str, tuple[str, float, float]] = field(default_factory=dict)  # heartbeat, first and last seen
@@ -75,12 +77,11 @@ class Claims:
         Raises:
             Held: the unit is finished, or a living process is doing it.
         """
-        self._refuse(self._runs(scope))
+        self._refuse(*self.look(scope))
         own, ticket = self._enter(name, tags, scope)
         while True:
-            others = [run for run in self._runs(scope) if run.run_id != own]
-            finished = [run for run in others if run.status == "FINISHED"]
-            living = [run for run in others if self.is_live(run)]
+            runs, living = self.look(scope, own)
+            finished = [run for run in runs if run.status == "FINISHED"]
             ahead = [run for run in living if (number(run) or ticket + 1, run.run_id) < (ticket, own)]
             if finished or ahead:
                 self.store._client.delete_run(own)
@@ -88,7 +89,7 @@ class Claims:
             if all(number(run) is not None for run in living):
                 break
             time.sleep(CHOOSING_SECONDS)
-        for run in others:
+        for run in runs:
             if run not in living:
                 self.close(run)
         self._active[own] = scope
@@ -101,10 +102,9 @@ class Claims:
         known, own = self._runs(scope), None
         if not any(_is_set(run) for run in known):
             own, _ = self._enter(name, tags, scope)
-            known = self._runs(scope)
-            while any(not _is_set(run) and self.is_live(run) for run in known if run.run_id != own):
+            while not all(_is_set(run) for run in self.look(scope, own)[1]):
                 time.sleep(CHOOSING_SECONDS)
-                known = self._runs(scope)
+            known = self._runs(scope)
         winner = min((number(run) or 0, run.run_id) for run in known if _is_set(run))[1]
         if own not in (None, winner):
             self.store._client.delete_run(own)
@@ -156,13 +156,29 @@ class Claims:
         self._active.pop(run_id, None)
         _HERE.discard(run_id)
 
+    def look(self, scope: Mapping[str, str], own: str = "") -> tuple[list[Run], list[Run]]:
+        """Return the attempts at a unit but one's own, and those of living processes among them.
+
+        They are read once more when a process is found lost: it may have finished the unit after the first reading, and its
+        last records may still lie on this machine.
+        """
+        lost: set[str] = set()
+        while True:
+            runs = [run for run in self._runs(scope) if run.run_id != own]
+            living = [run for run in runs if self.is_live(run)]
+            found = {run.run_id for run in runs if _is_open(run) and run not in living}
+            if found <= lost:
+                return runs, living
+            lost |= found
+            self.send_left(self)
+
     def is_live(self, run: Run) -> bool:
         """Return whether the process of a running attempt is alive, as far as this process can know.
 
         On this machine the process itself is looked for. Otherwise, and where a process hangs, the heartbeat must have
         stayed the same for `STALE_SECONDS` of repeated looks, which no difference between clocks disturbs.
         """
-        if run.status not in ("RUNNING", "SCHEDULED") or MACHINE not in run.tags:  # an earlier version made no claims
+        if not _is_open(run) or MACHINE not in run.tags:  # an earlier version made no claims
             return False
         here = run.tags[MACHINE] == machine()
         if here and run.tags.get(PROCESS) == process():
@@ -183,7 +199,7 @@ class Claims:
         try:
             if SUPERSEDED not in run.tags:
                 self.store._client.set_tag(run.run_id, SUPERSEDED, "true")
-            if run.status in ("RUNNING", "SCHEDULED"):
+            if _is_open(run):
                 self.store._client.set_terminated(run.run_id, "KILLED")
         except Exception:  # MLflow's, for a run that its process has withdrawn meanwhile
             if self.store._client.get_run(run.run_id).info.lifecycle_stage != "deleted":
@@ -192,9 +208,9 @@ class Claims:
     def _runs(self, scope: Mapping[str, str]) -> list[Run]:
         return self.store._search(**scope)
 
-    def _refuse(self, runs: list[Run]) -> None:
+    def _refuse(self, runs: list[Run], living: list[Run]) -> None:
         for run in runs:
-            if run.status == "FINISHED" or (self.is_live(run) and number(run) is not None):
+            if run.status == "FINISHED" or (run in living and number(run) is not None):
                 raise Held(run)
 
     def _enter(self, name: str, tags: Mapping[str, object], scope: Mapping[str, str]) -> tuple[str, int]:
@@ -228,6 +244,10 @@ class Claims:
 def number(run: Run) -> int | None:
     """Return the ticket of an attempt; None while it is not written."""
     return int(run.tags[TICKET]) if TICKET in run.tags else None
+
+
+def _is_open(run: Run) -> bool:
+    return run.status in ("RUNNING", "SCHEDULED")
 
 
 def _is_set(run: Run) -> bool:

@@ -41,7 +41,7 @@ class Tracker(Store):
     @cached_property
     def claims(self) -> Claims:
         """Claims of this process on what it does, which keep other processes from doing it too."""
-        return Claims(self)
+        return Claims(self, send_left)
 
     # --- recording ---
 
@@ -88,11 +88,12 @@ class Tracker(Store):
 
     def is_free(self, parent_id: str, kind: str, key: str) -> bool:
         """Return whether no living process is doing a unit, after closing the attempts of lost ones."""
-        running = [run for run in self._search(parent=parent_id, kind=kind, cell=key) if run.status == "RUNNING"]
-        if any(self.claims.is_live(run) for run in running):
+        runs, living = self.claims.look({"parent": parent_id, "kind": kind, "cell": key})
+        if living:
             return False
-        for run in running:
-            self.claims.close(run)
+        for run in runs:
+            if run.status == "RUNNING":
+                self.claims.close(run)
         return True
 
     def finished_run(self, parent_id: str, kind: str, variant: str, seed: int) -> str | None:
@@ -149,7 +150,6 @@ class Tracker(Store):
     def _start(self, kind: str, parent_id: str, key: str, name: str, tags, params) -> ActiveRun:
         own = {"plo.kind": kind, "plo.cell": key, PARENT: parent_id}
         anywhere = {} if kind == "stage" else {"parent": parent_id}  # comparisons of a store share stages
-        send_left(self.claims)  # a process of this machine may have ended just now, with the unit done
         run_id = self.claims.take({"kind": kind, "cell": key, **anywhere}, name, own | dict(tags or {}))
         self._log_params(run_id, params or {})
         return ActiveRun(self.claims, run_id)
@@ -170,8 +170,9 @@ class Tracker(Store):
 
         Runs that lost processes left without a status are closed too.
         """
-        for run in self._search(parent=parent_id):
-            if run.status == "RUNNING" and not self.claims.is_live(run):
+        runs, living = self.claims.look({"parent": parent_id})
+        for run in runs:
+            if run.status == "RUNNING" and run not in living:
                 self.claims.close(run)
         self._client.set_terminated(parent_id, "KILLED" if killed else "FINISHED" if ok else "FAILED")
 
