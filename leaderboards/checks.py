@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plo.errors import PloError
+from plo.leaderboards.formatting import fold
 from plo.tracking import RecordedCell
 
 if TYPE_CHECKING:
@@ -65,20 +66,19 @@ def incomplete_notes(
         base: row that has more seeds than the others by design; None: there is none.
     """
     rows = list(rows)
-    notes = [
-        f"{cell.name} ({cell.comparison}) did not finish: {cell.status}"
-        + (f", {cell.tags['plo.error']}" if "plo.error" in cell.tags else "") + f" (run {cell.run_id})."
+    said = [
+        (f"{cell.name} ({cell.comparison}, run {cell.run_id})", ", ".join(filter(None, ("Not finished", cell.status, cell.tags.get("plo.error")))))
         for cell in cells if cell.status != "FINISHED"
     ]  # fmt: skip
-    notes += [f"{name} was planned and never started." for name in missing]
+    said += [(name, "Planned and never started") for name in missing]
     own = {"reference"} | ({base.loss} if base is not None else set())
     counted = rows if base is None else [row for row in rows if row.loss not in own]
     seeds = sorted({seed for row in counted for seed in row.runs}, key=natural_key)
     for row in rows:
         lacking = [seed for seed in seeds if seed not in row.runs]
         if row.runs and lacking and row.loss != "reference":
-            notes.append(f"{row.name} lacks seed {', '.join(lacking)}.")
-    return notes
+            said.append((row.name, f"Without seed {', '.join(lacking)}"))
+    return fold(said)
 
 
 def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:

@@ -17,7 +17,7 @@ from plo.leaderboards.columns import difference_column, label, mean_column
 from plo.leaderboards.formatting import escape, format_count, format_estimate, format_number, markdown_table
 from plo.leaderboards.headline import design_lines
 from plo.tracking import MADE_WITH, RecordedCell
-from plo.values import without_credentials
+from plo.values import without_credentials, without_paths
 
 MANIFEST = "plo-manifest.json"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")  # a name on the hub
@@ -164,7 +164,7 @@ def _results(board: Leaderboard, row: Row, cell: RecordedCell) -> str:
 
 def _public(text: str) -> str:
     """Return a text without passwords, and a path of this machine as its last name."""
-    return Path(text).name if text.startswith(("/", "~", ".", "\\")) else without_credentials(text)
+    return Path(text).name if text.startswith(("/", "~", ".", "\\")) else without_paths(without_credentials(text))
 
 
 def _losses(named: Mapping[str, LossText]) -> Iterator[str]:
@@ -183,7 +183,9 @@ def _settings(config: Mapping[str, Any], cell: RecordedCell, row: Row) -> Iterat
         for name, value in config[section].items():
             if value not in (None, {}, [], ()):
                 yield f"{section}.{name}", _public(value if isinstance(value, str) else json.dumps(value))
-    yield from ((name, value) for name, value in sorted(cell.params.items()) if name.startswith(("loss.", "train.")))
+    yield from (
+        (name, _public(value)) for name, value in sorted(cell.params.items()) if name.startswith(("loss.", "train."))
+    )
     yield "stages", ", ".join(config.get("stages", ["preference"]))
     yield "tuning", row.status
     for name in ("plo.data", "plo.model", "plo.code"):

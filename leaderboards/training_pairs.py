@@ -7,6 +7,7 @@ from typing import Any
 
 from plo.leaderboards.board import Row
 from plo.tracking import RecordedCell
+from plo.values import without_paths
 
 PAIRS = "plo.pairs"  # tag of a cell: facts about its training pairs
 
@@ -47,7 +48,8 @@ def pairs_notes(cells: Sequence[RecordedCell]) -> list[str]:
 
 
 def _about(cell: RecordedCell) -> dict[str, Any]:
-    return json.loads(cell.tags.get(PAIRS, "{}"))
+    about = json.loads(cell.tags.get(PAIRS, "{}"))
+    return {name: without_paths(value) if isinstance(value, str) else value for name, value in about.items()}
 
 
 def _described(cells: Sequence[Mapping[str, Any]]) -> str:

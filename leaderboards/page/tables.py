@@ -120,9 +120,11 @@ def _variant(row: Row, names: Mapping[str, str]) -> Cell:
     short, point = names[row.name], (row.tuning or {}).get("point") or {}
     if point and short in (row.loss, untuned(row)):
         chosen = ", ".join(f"{name.removeprefix('train.')}={value:.3g}" for name, value in point.items())
-        return Cell(visible(short, 2 * NAME), small=visible(f"tuned: {chosen}", 2 * NAME))
-    given = "as given" if row.tuning and not point else ""
-    return Cell(visible(short, 2 * NAME), small=visible(row.variant.removeprefix(short).strip() or given, 2 * NAME))
+        said = f"tuned: {chosen}"
+    else:
+        said = row.variant.removeprefix(short).strip() or ("as given" if row.tuning and not point else "")
+    pairs = f"pairs: {row.pairs}" if row.pairs else ""
+    return Cell(visible(short, 2 * NAME), small="; ".join(visible(one, 2 * NAME) for one in (said, pairs) if one))
 
 
 def _verdict(board: Leaderboard, row: Row) -> Cell:
