@@ -16,6 +16,7 @@ from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.columns import difference_column, label, mean_column
 from plo.leaderboards.formatting import escape, format_count, format_estimate, format_number, markdown_table
 from plo.leaderboards.headline import design_lines
+from plo.leaderboards.training_pairs import said_of_pairs
 from plo.tracking import MADE_WITH, RecordedCell
 from plo.values import without_credentials, without_paths
 
@@ -63,9 +64,12 @@ def model_card(
     named = {name: text for name, text in losses.items() if name in re.findall(r"\w+", row.variant)}
     title, source, base = board.title(row), _public(str(config["data"]["source"])), _public(base)
     what = "A LoRA adapter of" if adapter else "A fine-tuning of"
+    on = f"the preference pairs of {escape(source, LONGEST)}"
+    if made := next(iter(said_of_pairs([cell])), ""):
+        on = f"preference pairs made from {escape(source, LONGEST)} ({escape(made, LONGEST)})"
     parts = [
         f"# {escape(title)}",
-        f"{what} {escape(base)}, trained on the preference pairs of {escape(source, LONGEST)} "
+        f"{what} {escape(base)}, trained on {on} "
         f"with the loss {escape(row.loss)} and seed {escape(cell.tags['plo.seed'])}, in the comparison "
         f"{escape(cell.comparison)} of plo.",
         "## Result",

@@ -37,6 +37,11 @@ def label_rows(rows: Sequence[Row], cells: Mapping[str, RecordedCell]) -> None:
 
 def pairs_notes(cells: Sequence[RecordedCell]) -> list[str]:
     """Return notes on the training pairs that were sampled or have turned labels, with the variants that have them."""
+    return [f"Training pairs of {', '.join(variants)}: {text}." for text, variants in said_of_pairs(cells).items()]
+
+
+def said_of_pairs(cells: Sequence[RecordedCell]) -> dict[str, list[str]]:
+    """Return {how training pairs were sampled or turned: the variants that have them}, without those of the data source as it is."""
     by_variant: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         if about := _about(cell):
@@ -44,7 +49,7 @@ def pairs_notes(cells: Sequence[RecordedCell]) -> list[str]:
     alike: dict[str, list[str]] = defaultdict(list)
     for variant, all_ in by_variant.items():
         alike[_described(all_)].append(variant)
-    return [f"Training pairs of {', '.join(variants)}: {text}." for text, variants in alike.items()]
+    return dict(alike)
 
 
 def _about(cell: RecordedCell) -> dict[str, Any]:

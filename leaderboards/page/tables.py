@@ -11,6 +11,7 @@ from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.columns import difference_column, matched_columns, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import UNDEFINED, Column, format_count, format_number, format_spread
+from plo.leaderboards.overall import said_of_components
 from plo.leaderboards.page.text import NAME, untuned, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
@@ -243,6 +244,6 @@ def _components(board: Leaderboard, found: pd.Series) -> Table:
     ]  # fmt: skip
     caption = (
         f"Analysis of variance of {board.primary_metric} over the prompts and seeds that all variants have; a negative estimate "
-        "is shown as 0."
+        f"is shown as 0. {said_of_components(values)}"
     )
     return Table("components", caption, ["component", "variance", "sd", "share"], lines)

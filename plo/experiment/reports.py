@@ -21,7 +21,7 @@ from plo.errors import PloError, one_line
 from plo.extras import is_installed
 from plo.paths import slug
 
-KEPT_AFTER = 10.0  # seconds after which a tracker has written what it was told, or sent it
+KEPT_AFTER = 60.0  # seconds after which a tracker has written what it was told, or sent it
 PROJECT = "plo"  # of Weights & Biases, unless WANDB_PROJECT names another
 log = logging.getLogger(__name__)
 

@@ -162,14 +162,14 @@ def test_an_attempt_that_repeats_steps_reports_none_twice(tmp_path, monkeypatch)
 
 
 def test_what_a_killed_process_reported_just_before_is_reported_again(tmp_path, monkeypatch):
-    """A step takes 4 seconds, and trackers may lose the last 10: of 8 steps the first 5 are surely there."""
+    """A step takes 25 seconds, and trackers may lose the last 60: of 8 steps the first 5 are surely there."""
     told: list = []
     monkeypatch.setattr(Recorder, "told", told)
     monkeypatch.setattr(reports, "TrackioCallback", Recorder)
     for attempt in (1, 2):
         made, about = open_reports(tmp_path, "trackio")
         for step in range(1, 9):
-            monkeypatch.setattr(reports.time, "monotonic", lambda step=step: 4.0 * step)
+            monkeypatch.setattr(reports.time, "monotonic", lambda step=step: 25.0 * step)
             about[1].global_step = step
             made.on_log(*about, logs={"loss": 1.0})
         assert attempt == 2 or json.loads((tmp_path / "cell" / "reported.json").read_text()) == {"trackio train": 5}
