@@ -79,7 +79,7 @@ def settings(a: Manifest, b: Manifest) -> Iterator[str]:
     ours, theirs = (dict(flat(m["comparisons"][0]["settings"])) for m in (a, b) if m["comparisons"])
     for name in sorted(ours.keys() | theirs.keys()):
         before, after = ours.get(name, "default"), theirs.get(name, "default")
-        is_local = all(LOCAL in without_paths(str(value)) for value in (before, after))
+        is_local = any(LOCAL in without_paths(str(value)) for value in (before, after))
         if before != after and name not in ("name", "plugins") and not is_local:  # of files the content counts
             yield f"setting {name}: {before} -> {after}"
     plugins = [{d for one in m["comparisons"] for d in one["plugins"].values()} for m in (a, b)]
