@@ -60,12 +60,12 @@ def _about(cell: RecordedCell) -> dict[str, Any]:
 def _described(cells: Sequence[Mapping[str, Any]]) -> str:
     about, parts = cells[0], list[str]()
     if about.get("round"):
-        policy = about["policy"].rpartition(" seed ")[0] or about["policy"]
-        whose = "the policy that training starts from" if policy == "start" else policy
-        seeds = ", of the same seed" if about["round"] > 1 else ""
+        whose = "the policy that training starts from" if about["policy"] == "start" else about["policy"]
+        if about["round"] > 1:
+            whose = f"the model of round {about['round'] - 1}, of the same loss and seed"
         parts += [
             f"round {about['round']}, {about['k']} answers at temperature {about['temperature']:g} to each of "
-            f"{_range(cells, 'prompts')} prompts by {whose}{seeds}, scored by {about['oracle']}, {about['rule']}"
+            f"{_range(cells, 'prompts')} prompts by {whose}, scored by {about['oracle']}, {about['rule']}"
         ]
     parts.append(f"{_range(cells, 'pairs')} pairs")
     if about.get("flip"):

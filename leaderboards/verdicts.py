@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from plo.leaderboards.board import Design, Rank, Row
+from plo.leaderboards.board import Design, Rank, Row, title_of
 from plo.leaderboards.formatting import fold
 from plo.leaderboards.protocol import Protocol
 from plo.metric import Metric
@@ -32,7 +32,7 @@ def set_differences(
         noise: noise of the judge of each metric that has one.
     """
     said: dict[tuple[str, str], None] = {}  # ordered and without repetition, whatever the number of metrics
-    by_name = {row.name: row for row in rows}
+    by_name, titles = {row.name: row for row in rows}, {row.name: title_of(row, rows) for row in rows}
     apart = [row.name for row in rows if row is not base and not _is_variant(row)]
     for name, by_row in items.items():
         if base.name not in by_row:
@@ -45,16 +45,21 @@ def set_differences(
                 continue
             if not seeds or table.index.intersection(theirs.index).empty:
                 lacking = "prompt" if seeds else "seed"
-                said[own, f"No {lacking} in common with {base.name}, so no difference"] = None
+                said[titles[own], f"No {lacking} in common with {titles[base.name]}, so no difference"] = None
                 continue
             comparable[own] = table
             if len(seeds) == 1:
-                said[own, f"One seed in common with {base.name}, so the difference is for new prompts alone"] = None
+                said[
+                    titles[own],
+                    f"One seed in common with {titles[base.name]}, so the difference is for new prompts alone",
+                ] = None
         gaps = compare(comparable, base.name, bounds=bounds[name], apart=apart, noise=noise.get(name, RunNoise()))
         for own, gap in gaps.items():
             by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
-                said[own, f"Only the {gap.prompts} prompts shared with {base.name} in every seed count"] = None
+                said[
+                    titles[own], f"Only the {gap.prompts} prompts shared with {titles[base.name]} in every seed count"
+                ] = None
     notes += fold(said)
 
 

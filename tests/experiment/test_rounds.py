@@ -69,7 +69,7 @@ def test_two_rounds_are_cells_and_another_rule_samples_nothing(tiny, scored, mon
 
     table = to_markdown(read(tracker))
     assert "round 2: answers of round 1" in table and "oracle queries" in table and "data KL, end" in table
-    assert "prompts by sft @ data=sampled, of the same seed, scored by letters, best/worst" in table
+    assert "prompts by the model of round 1, of the same loss and seed, scored by letters, best/worst" in table
 
     monkeypatch.setattr("plo.experiment.answers.answers", None)  # what is sampled already is not sampled
     sample = {**ITERATED["data.sample"], "rule": "best/random"}
