@@ -1,6 +1,7 @@
 """Tiny models and pairs that every test may ask for."""
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -20,6 +21,18 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 61
+
+
+_modules = 0  # imported when the garbage collector was last told
+
+
+def pytest_runtest_setup(item):
+    """Keep what imports and pytest made out of garbage collections: each training asks for some, of half a second each."""
+    global _modules
+    if len(sys.modules) > _modules + 200:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
