@@ -23,16 +23,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 VOCABULARY = 61
 
 
-_modules = 0  # imported when the garbage collector was last told
+_file = None  # of the last test
 
 
 def pytest_runtest_setup(item):
-    """Keep what imports and pytest made out of garbage collections: each training asks for some, of half a second each."""
-    global _modules
-    if len(sys.modules) > _modules + 200:
+    """Keep imports and MLflow's open stores out of later garbage collections: each training asks for some, of up to a second each."""
+    global _file
+    if item.path != _file:
         gc.collect()
         gc.freeze()
-        _modules = len(sys.modules)
+        _file = item.path
 
 
 @pytest.fixture(autouse=True)
