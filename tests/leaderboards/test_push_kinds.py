@@ -69,8 +69,9 @@ def test_what_is_pushed_computes_what_was_trained(kind, tiny, tmp_path):
     command = [sys.executable, "-c", LOAD.format(text=TEXT, **names), "pushed"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=0, atol=1e-5)
+    atol = 1e-5 * max(1.0, float(expected.abs().max()))  # merged weights are rounded once more
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=0, atol=atol)
     card = (tmp_path / "pushed" / "README.md").read_text()
     assert f"from {names['module']} import {names['kind']}" in card
-    for file in (tmp_path / "pushed").glob("*.json"):
-        print(file.name, str(tmp_path) in file.read_text())
+    told = {file.name: file.read_text() for file in (tmp_path / "pushed").iterdir() if file.suffix in (".json", ".md")}
+    assert {name for name, text in told.items() if str(tmp_path) in text} <= {"adapter_config.json"}
