@@ -80,6 +80,28 @@ def tiny(tmp_path, embedded):
     return save
 
 
+MANY = {
+    "grade": {f"[[{n}]]": (n - 1) / 9 for n in range(1, 11)},
+    "arena_hard": {"[[A>>B]]": 0, "[[A>B]]": 0.25, "[[A=B]]": 0.5, "[[B>A]]": 0.75, "[[B>>A]]": 1},
+}
+
+
+@pytest.mark.parametrize("template", MANY)
+def test_of_many_labels_the_verdict_is_the_mean(tiny, template):
+    """Each label as one sequence after the prompt, by the model's own logits."""
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template)
+    start, likely = judge.ids("q", "x", "y"), []
+    for label in MANY[template]:
+        ids = torch.tensor([start + judge.tokenizer(label, add_special_tokens=False).input_ids])
+        with torch.no_grad():
+            each = judge.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        likely.append(math.exp(each[len(start) - 1 :].sum().item()))
+    mean = sum(value * p for value, p in zip(MANY[template].values(), likely, strict=True)) / sum(likely)
+    assert judge("q", "x", "y") == pytest.approx(mean, rel=1e-3)
+
+
 @pytest.mark.parametrize(("mass", "said"), [(0.45, True), (0.9, False)])
 def test_labels_that_are_hardly_said_are_remarked_on(tiny, monkeypatch, mass, said):
     from transformers import LlamaForCausalLM
@@ -177,13 +199,13 @@ def test_gold_rewards():
 UNLIKE = [Question("p" * i, "word " * (7 * i % 11), "text " * (5 * i % 13) + str(i)) for i in range(12)]
 
 
-@pytest.mark.parametrize("template", ["instruction", "long"])
+@pytest.mark.parametrize("template", ["instruction", "long", "grade", "arena_hard"])
 def test_a_batch_says_what_each_question_alone_says(tiny, tmp_path, template, monkeypatch):
     from transformers import LlamaForCausalLM
 
     (tmp_path / "long.txt").write_text("version: 1\nlabels: no-A no-B\n--- user\n{prompt} {a} {b}")
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template if template != "long" else str(tmp_path / "long.txt"))
-    assert (len(judge.labels[0]) > 1) == (template == "long")
+    assert (len(judge.labels[0]) > 1) == (template != "instruction")
     alone = [judge.judge([question])[0].p for question in UNLIKE]
     assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.01
