@@ -99,7 +99,10 @@ def test_of_many_labels_the_verdict_is_the_mean(tiny, template):
             each = judge.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         likely.append(math.exp(each[len(start) - 1 :].sum().item()))
     mean = sum(value * p for value, p in zip(MANY[template].values(), likely, strict=True)) / sum(likely)
-    assert judge("q", "x", "y") == pytest.approx(mean, rel=1e-3)
+    alone = [judge.judge([question])[0].p for question in (Question("q", "x", "y"), *UNLIKE[3:5])]
+    assert alone[0] == pytest.approx(mean, rel=1e-3)
+    batch = [verdict.p for verdict in judge.judge([Question("q", "x", "y"), *UNLIKE[3:5]])]
+    assert batch == pytest.approx(alone, abs=1e-5) and len(set(alone)) == 3
 
 
 @pytest.mark.parametrize(("mass", "said"), [(0.45, True), (0.9, False)])
@@ -199,13 +202,13 @@ def test_gold_rewards():
 UNLIKE = [Question("p" * i, "word " * (7 * i % 11), "text " * (5 * i % 13) + str(i)) for i in range(12)]
 
 
-@pytest.mark.parametrize("template", ["instruction", "long", "grade", "arena_hard"])
+@pytest.mark.parametrize("template", ["instruction", "long"])
 def test_a_batch_says_what_each_question_alone_says(tiny, tmp_path, template, monkeypatch):
     from transformers import LlamaForCausalLM
 
     (tmp_path / "long.txt").write_text("version: 1\nlabels: no-A no-B\n--- user\n{prompt} {a} {b}")
     judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template if template != "long" else str(tmp_path / "long.txt"))
-    assert (len(judge.labels[0]) > 1) == (template != "instruction")
+    assert (len(judge.labels[0]) > 1) == (template == "long")
     alone = [judge.judge([question])[0].p for question in UNLIKE]
     assert [v.p for v in judge.judge(UNLIKE)] == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.01
