@@ -5,6 +5,7 @@ pairs are a view of both: another rule samples nothing and asks nobody.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ from plo import caches, distributed
 from plo import store as stored
 from plo.backbone.model import Backbone
 from plo.backbone.weights import Weights
-from plo.config import EvaluationConfig, Experiment
+from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.config_data import SampleConfig
 from plo.data import Pair, Row
 from plo.data.rows import Text
 from plo.evals.judges import JudgeSession
+from plo.evals.judges.judge import kind_property
 from plo.evals.scoring import Oracle, Scorer, Tournament
 from plo.experiment.keys import scorer_name
 from plo.experiment.stages import Stages
@@ -236,17 +238,30 @@ def check_oracle(experiment: Experiment) -> None:
         JudgeSession(judge).check()
 
 
+def check_budget(experiment: Experiment) -> None:
+    """Refuse a budget for the judge of answers in a launch of several processes, each of which would spend it (ConfigError)."""
+    config = experiment.data.sample
+    budget = {"judge_calls": config.judge_calls, "judge_money": config.judge_money}
+    if config.judge is not None and (given := [f"{name}={value}" for name, value in budget.items() if value]):
+        raise ConfigError(
+            f"data.sample has {' and '.join(given)} for a launch, and the answers would be sampled by several processes, each with "
+            f"that budget: run the comparison with --workers 1 and without --engine, or remove the budget."
+        )
+
+
 @cache
 def _tournament(judge: str, calls: int | None, money: float | None) -> Tournament:
     """Return a judge with one budget for all answers of this process."""
     return Tournament(JudgeSession(json.loads(judge), calls=calls, money=money))
 
 
-def queries_of(config: SampleConfig, prompts: int, *, once: bool) -> int:
-    """Return the number of queries for the answers to `prompts` prompts, at most."""
+def queries_of(config: SampleConfig, prompts: int) -> int:
+    """Return the number of queries for the answers to `prompts` prompts, at most: k each, or the judge's questions."""
     if config.judge is None:
         return prompts * config.k
-    return prompts * config.k * (config.k - 1) // (2 if once else 1)
+    judging = JudgeSession(config.judge)
+    orders = 1 if kind_property(judging.spec, "pointwise") else 2
+    return prompts * math.comb(config.k, 2) * orders * judging.repeats
 
 
 def _row(origin: Pair, chosen: str, rejected: str, columns: dict[str, float], where: str) -> Row | None:

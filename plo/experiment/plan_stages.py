@@ -124,7 +124,7 @@ class Stages:
         prompts = len(held_out_prompts(self.inputs.data.train, config.prompts or len(self.inputs.data.train)))
         policy = f"{previous_round(variant).name} seed {seed}" if number > 1 else config.policy or "start"
         needs = (*needs, policy) if number > 1 else needs
-        calls = queries_of(config, prompts, once=False) if config.judge is not None else 0
+        calls = queries_of(config, prompts) if config.judge is not None else 0
         whose = None if experiment.share_stages and number == 1 and not draws_anew(experiment) else seed
         made = PlannedStage(ANSWERS, (), 0, prompts * config.k, "to do", whose, calls=calls)
         return self._add(made, answers_params(experiment, noise, number, policy, prompts), variant.name, needs)
