@@ -210,7 +210,7 @@ def test_a_judges_budget_is_not_spent_by_several_processes(tiny):
 
 
 def test_a_plan_counts_the_questions_of_a_judge():
-    both, once = "openai:m", {"reward:folder": None}
+    both, once = "openai:m", "reward:folder"
     for judge, questions in ((both, 12), (once, 6), ({"openai:m": {"repeats": 3}}, 36)):
         assert queries_of(SampleConfig(k=4, judge=judge), 1) == questions  # of 4 answers, 6 pairs
 
