@@ -5,7 +5,6 @@ pairs are a view of both: another rule samples nothing and asks nobody.
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -255,13 +254,10 @@ def _tournament(judge: str, calls: int | None, money: float | None) -> Tournamen
     return Tournament(JudgeSession(json.loads(judge), calls=calls, money=money))
 
 
-def queries_of(config: SampleConfig, prompts: int) -> int:
-    """Return the number of queries for the answers to `prompts` prompts, at most: k each, or the judge's questions."""
-    if config.judge is None:
-        return prompts * config.k
-    judging = JudgeSession(config.judge)
+def judge_calls_of(config: SampleConfig, prompts: int, judging: JudgeSession) -> int:
+    """Return the maximum number of questions to the judge for the answers to `prompts` prompts."""
     orders = 1 if kind_property(judging.spec, "pointwise") else 2
-    return prompts * math.comb(config.k, 2) * orders * judging.repeats
+    return prompts * config.k * (config.k - 1) // 2 * orders * judging.repeats
 
 
 def _row(origin: Pair, chosen: str, rejected: str, columns: dict[str, float], where: str) -> Row | None:

@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 
 from plo.config import ConfigError, Experiment
-from plo.config_data import SampleConfig
 from plo.data import Pair, Row
 from plo.data.exchange import to_trl
 from plo.evals import register_evaluation
 from plo.evals.judges import Judge, register_judge
 from plo.evals.scoring import judge_version
 from plo.experiment import rounds
-from plo.experiment.answers import Answers, queries_of
+from plo.experiment.answers import Answers
 from plo.experiment.keys import Inputs, cell_key
 from plo.experiment.looks import seeds_in_order
 from plo.experiment.matrix import compare
@@ -207,12 +206,6 @@ def test_a_judges_budget_is_not_spent_by_several_processes(tiny):
     several = SimpleNamespace(name="local", several=True)
     with pytest.raises(ConfigError, match="judge_calls=9 for a launch.*--workers 1"):
         compare(tiny(**{"data.origin": "sampled", "data.sample": sample}), engine=several)
-
-
-def test_a_plan_counts_the_questions_of_a_judge():
-    both, once = "openai:m", "reward:folder"
-    for judge, questions in ((both, 12), (once, 6), ({"openai:m": {"repeats": 3}}, 36)):
-        assert queries_of(SampleConfig(k=4, judge=judge), 1) == questions  # of 4 answers, 6 pairs
 
 
 def made(scores, texts=("a", "b", "c")):
