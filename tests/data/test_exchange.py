@@ -3,7 +3,9 @@
 import datasets
 import pytest
 from trl.data_utils import is_conversational, maybe_extract_prompt
+from typer.testing import CliRunner
 
+from plo.cli import app
 from plo.data import DataError, DropReport, Row, read_rows
 from plo.data.exchange import to_trl, write_records
 
@@ -33,6 +35,13 @@ def test_datasets_trl_and_plo_read_what_was_written(row, suffix, tmp_path):
     )
 
 
+def test_a_column_that_only_later_rows_have_is_written(tmp_path):
+    rows = [to_trl(row) for row in (Row("p", "a", "b"), PLAIN)]
+    assert write_records(tmp_path / "pairs.parquet", rows) == 2
+    again = datasets.Dataset.from_parquet(str(tmp_path / "pairs.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert again["margin"] == [None, 1.5] and again["chosen"] == ["a", PLAIN.chosen]
+
+
 def test_trls_implicit_prompt_becomes_explicit(tmp_path):
     implicit = {side: CHAT.prompt + getattr(CHAT, side) for side in ("chosen", "rejected")}
     write_records(tmp_path / "implicit.jsonl", [implicit])
@@ -44,3 +53,22 @@ def test_trls_implicit_prompt_becomes_explicit(tmp_path):
 def test_what_cannot_be_written_is_refused(name, rows, message, tmp_path):
     with pytest.raises(DataError, match=message):
         write_records(tmp_path / name, rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--cell", "dpo seed 0"], "--cell has no effect with sample, which reads --out, --answers"),
+        (["export", "--out", "a.jsonl", "--answers", "b.jsonl"], "--answers has no effect with export"),
+        (["import", "a.jsonl", "--held-out", "b.jsonl"], "--held-out has no effect with import, which reads --out"),
+    ],
+)
+def test_an_option_that_an_action_does_not_read_is_refused(arguments, message):
+    refused = CliRunner().invoke(app, ["data", *arguments])
+    assert refused.exit_code == 2 and message in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sampled(monkeypatch):
+    monkeypatch.setattr("plo.cli.data._experiment", lambda *_: pytest.fail("read the experiment"))
+    refused = CliRunner().invoke(app, ["data", "sample", "--out", "pairs.csv"])
+    assert refused.exit_code == 2 and "'.csv' is not written" in " ".join(refused.output.split())
