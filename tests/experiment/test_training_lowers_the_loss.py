@@ -1,4 +1,4 @@
-"""Losses that read scores, bend the ratio, weigh one side or reward tokens are trained on the pocket task, and fall."""
+"""Losses that read scores, bend the ratio, weigh one side, reward tokens or have state are trained on the pocket task, and fall."""
 
 import pytest
 import torch
@@ -20,6 +20,12 @@ LOSSES = {  # and by which share of its first value the loss falls at least, on 
     "squared_po": 0.2,
     "cal_dpo": 0.001,  # its targets are 500 nats away
     "f_dpo(divergence=chi2)": 0.2,
+    "adpo": 0.02,  # ln 2 for each token, of which most have little to learn
+    "bco": 0.2,
+    "beta_dpo": 0.2,
+    "alpha_dpo": 0.2,
+    "epsilon_dpo": 0.05,  # its beta is .01
+    "kto": 0.1,
     "adadpo": 0.2,
     "adadpo(base=hinge)": 0.2,
     "treg(scorer=gold_advantage)": 0.2,  # the pocket model reads no English prompt
