@@ -149,6 +149,7 @@ def test_a_manifest_is_read_from_its_file_and_from_a_page(recorded, tmp_path):
     [
         ("<p>a page", "has no manifest: it is no page of plo"),
         ("{", "is damaged"),
+        ("losses: dpo\n", "is neither a page nor a manifest of plo"),
         ('<script id="plo-manifest">H4sIAAAA</script>', "is damaged: it is cut"),
         ("[]", "no manifest of plo"),
         ('{"plo_manifest": 99}', "version 99, and this plo reads up to 1: install a newer one"),
