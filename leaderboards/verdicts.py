@@ -37,6 +37,9 @@ def set_differences(
         if base.name not in by_row:
             continue
         theirs = by_row[base.name]
+        where = (
+            f"in {name.partition('.')[0]}, " if "." in name else ""
+        )  # an evaluation of models has prompts of its own
         comparable = {base.name: theirs}
         for own, table in by_row.items():
             seeds = [seed for seed in table if seed in theirs]
@@ -44,7 +47,9 @@ def set_differences(
                 continue
             if not seeds or table.index.intersection(theirs.index).empty:
                 lacking = "prompt" if seeds else "seed"
-                found_notes[f"{own}: no {lacking} in common with {base.name}, so no difference."] = None
+                found_notes[
+                    f"{own}: {where if seeds else ''}no {lacking} in common with {base.name}, so no difference."
+                ] = None
                 continue
             comparable[own] = table
             if len(seeds) == 1:
@@ -54,7 +59,7 @@ def set_differences(
         for own, gap in gaps.items():
             by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
-                note = f"only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
+                note = f"{where}only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
                 found_notes[f"{own}: {note}"] = None
     notes += found_notes
 

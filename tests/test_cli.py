@@ -262,7 +262,7 @@ def test_scores_are_shown(scores_of, tmp_path):
         (["compare", "--loss", "dpo", "batch=4"], "Did you mean train.batch_size"),
         (["compare", "lossess=dpo", "--loss", "dpo"], "Did you mean losses?"),
         (["compare", "--loss", "dpo", "seeds=0,a"], "seeds.1: Input should be a valid integer"),
-        (["compare", "losses="], "losses: write at least one (got ())"),
+        (["compare", "losses="], "losses: write at least one (got [])"),
         (["compare", "--loss", "dpo", "seeds=-1"], "seeds.0: Input should be greater than or equal to 0 (got -1)"),
         (["leaderboard", "--store", "."], "is a folder: name a file in it"),
         (["compare", "--loss", "dpo", "out=exits.py"], "exits.py: File exists. Name another file or folder."),

@@ -305,7 +305,7 @@ def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
             evaluated(tracker, parent, loss, seed, items(RATE[loss], seed, prompts=prompts), {"win_rate_chosen": 0.5})
     board = read(tracker, "uneven")
     said = "\n".join(board.notes)
-    assert "dpo: only the 50 prompts that it shares with reference" in said
+    assert "dpo: in duel, only the 50 prompts that it shares with reference" in said
     assert "dpo: one seed in common with reference" in said
     assert "sft: no seed in common with reference, so no difference" in said
     assert "no variance components" in said and board.components is None
