@@ -17,13 +17,11 @@ from typer.testing import CliRunner
 
 from plo.cli import app
 from plo.leaderboards import packed
-from plo.leaderboards.board import Leaderboard, Row
-from plo.leaderboards.formatting import format_count
 from plo.leaderboards.packed import pack, unpack
 from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
-from plo.leaderboards.page.text import breakable, label, short_names, untuned
+from plo.leaderboards.page.text import short_names
 from plo.leaderboards.terminal import to_terminal
 from plo.leaderboards.tuning import best_of
 from plo.tracking import Tracker
@@ -195,19 +193,6 @@ def test_variants_of_one_loss_stay_apart_in_figures(make_board):
             assert len(re.findall(rf">twdpo\(scorer=…{re.escape(end)}<", drawn)) == 1, (figure, end)
 
 
-def test_counts_agree_with_their_nouns(make_board):
-    page = to_html(make_board(["reference", "dpo", "ipo"], seeds=(0,)))
-    assert "1 seed" in page and "1 seeds" not in page
-    assert format_count([1, 3], "seed") == "1 to 3 seeds" and format_count([1, 1], "seed") == "1 seed"
-
-
-def test_a_long_name_loses_its_middle_in_a_figure_and_breaks_at_punctuation_in_a_table():
-    assert label("twdpo(scorer=gold_weights)", 26) == "twdpo(scorer=gold_weights)"
-    assert label("twdpo(scorer=gold_weights)", 12) == "twdpo(…ghts)"
-    assert label("a" * 10**6 + "\n b", 6) == "aaa… b"
-    assert breakable("a_b(c=<b>)") == "a_<wbr>b(<wbr>c=<wbr>&lt;b&gt;)"
-
-
 def test_colours_can_be_read_and_elements_have_names(make_board):
     page = to_html(make_board(["reference", "dpo", "ipo", "bpo"], tuned=True, credit=True), manifest={"plo": "0"})
     (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
@@ -299,6 +284,18 @@ def test_the_command_writes_the_page(tmp_path):
     assert "No winner" in page and "<figure" not in page  # nothing was recorded that a figure could show
 
 
+def test_a_page_says_its_task_and_what_a_ceiling_and_a_paired_difference_are(board):
+    recorded = SimpleNamespace(config=lambda: {"data": {"source": "hh"}, "model": {"name": "<b>org/m</b>"}})
+    rows = [replace(row, is_ceiling=row is board.rows[-1]) for row in board.rows]
+    page = to_html(
+        replace(board, recorded=[recorded, recorded], rows=rows, baseline=rows[board.rows.index(board.baseline)])
+    )
+    assert page.count("Data: hh. Model: &lt;b&gt;org/m&lt;/b&gt;.") == 1, "once, though two comparisons have it"
+    assert "Ceiling: it reads the truth of the task" in page and "paired by prompt and seed" in page
+    assert "Ceiling: it reads" not in to_html(board)
+    assert task(replace(board, recorded=[SimpleNamespace(config=lambda: {})])) == ""
+
+
 # --- in Chromium ---
 
 
@@ -369,49 +366,3 @@ def test_many_rows_and_samples_load_and_sort_quickly(browser, make_board, tmp_pa
     assert time.monotonic() - started < 60  # a twentieth of it on a machine that does nothing else
     assert browser.evaluate("document.querySelector('#table-main tbody bdi').textContent") == "loss_15"
     assert browser.complaints() == []
-
-
-@pytest.mark.parametrize(
-    ("variant", "point", "left"),
-    [
-        ("twdpo(scorer=shuffled(of=x), beta=0.195) @ lr=0.00161", {"train.lr": 0.00161, "beta": 0.195}, "twdpo(scorer=shuffled(of=x))"),
-        ("adpo(beta=0.0652, window=4) @ lr=0.0007", {"train.lr": 0.0007, "beta": 0.0652}, "adpo(window=4)"),
-        ("dpo(beta=0.2) @ lr=0.1", {"beta": 0.2, "train.lr": 0.1}, "dpo"),
-        ("dpo(beta=0.2) @ lr=0.1, steps=3", {"train.lr": 0.1}, "dpo(beta=0.2) @ steps=3"),
-        ("ipo(beta=0.25)", {"beta": 0.2}, "ipo(beta=0.25)"),
-    ],
-)  # fmt: skip
-def test_what_tuning_chose_is_no_part_of_a_name(variant, point, left):
-    assert untuned(Row(variant, "x", {}, tuning={"point": point})) == left
-    assert untuned(Row(variant, "x", {})) == variant
-
-
-def test_a_page_says_its_task_and_what_a_ceiling_and_a_paired_difference_are(board):
-    recorded = SimpleNamespace(config=lambda: {"data": {"source": "hh"}, "model": {"name": "<b>org/m</b>"}})
-    rows = [replace(row, is_ceiling=row is board.rows[-1]) for row in board.rows]
-    page = to_html(
-        replace(board, recorded=[recorded, recorded], rows=rows, baseline=rows[board.rows.index(board.baseline)])
-    )
-    assert page.count("Data: hh. Model: &lt;b&gt;org/m&lt;/b&gt;.") == 1, "once, though two comparisons have it"
-    assert "Ceiling: it reads the truth of the task" in page and "paired by prompt and seed" in page
-    assert "Ceiling: it reads" not in to_html(board)
-    assert task(replace(board, recorded=[SimpleNamespace(config=lambda: {})])) == ""
-
-
-def test_rows_are_named_as_briefly_as_they_are_told_apart():
-    def named(variant, loss, tuned=True, **settings):
-        return Row(variant, loss, settings, tuning={"point": {"beta": 0.2}} if tuned else None)
-
-    rows = [
-        named("dpo(beta=0.2)", "dpo"),  # its loss alone
-        named("adpo(beta=0.2)", "adpo"),  # without what tuning chose
-        named("adpo(beta=0.2, window=4)", "adpo"),
-        named("ipo(beta=0.1)", "ipo", tuned=False),  # given so, not tuned
-        named("ipo(beta=0.3)", "ipo", tuned=False),
-        named("sft", "sft", tuned=False, lr="1"),  # the same variant with two settings
-        named("sft", "sft", tuned=False, lr="2"),
-    ]
-    board = Leaderboard(rows, [], None, {}, [], [], [])
-    assert list(short_names(board).values()) == [
-        "dpo", "adpo", "adpo(window=4)", "ipo(beta=0.1)", "ipo(beta=0.3)", "sft [lr=1]", "sft [lr=2]",
-    ]  # fmt: skip

@@ -1,56 +1,13 @@
-"""Expected values worked out by hand on one small pair.
-
-          chosen        rejected              D_t = logp - ref          chosen  .5  .5 : D(y_w) = 1
-logp      -1   -2       -1    -1   -2                                   rejected -.5 0 -.5 : D(y_l) = -1
-ref       -1.5 -2.5     -.5   -1   -1.5       h = 2
-kl_ref_pi .1   .2       .2    .3   .4         K(y_w) = .3, K(y_l) = .9
-hidden    1    3        2     3    0          lengths 2 and 3
-kl_pi_ref .3   .1       .2    .5   .1
-log_p2    -2   -2.5     -1.5  -2   -1         logp - log_p2: 1 .5 and .5 1 -1, their means .75 and 1/6
-weights   2    .5       1     0    3          weighted D: 1.25 and -2; weighted kl_pi_ref: .65 and .5
-
-columns: margin 3; score_chosen 7, score_rejected 4.5
-"""
+"""Values, margins and gradients of losses on the pair of small_pair.py, worked out by hand."""
 
 from math import exp, log, log1p, sqrt
 
 import pytest
 import torch
+from small_pair import evaluate, hand, sba_0
 
 from plo.losses import get_loss
 from plo.pairs import Pairs, Side
-
-
-def side(mask, **statistics):
-    values = {name: torch.tensor([row], dtype=torch.float64) for name, row in statistics.items()}
-    values["hidden"] = values["hidden"][..., None]
-    for name in ("logps", "kl_ref_pi"):
-        values[name].requires_grad_()
-    return values, Side(mask=torch.tensor([mask]), **values)
-
-
-def hand():
-    """(Pairs, chosen tensors, rejected tensors)"""
-    chosen, chosen_side = side(
-        [True, True, False],
-        logps=[-1.0, -2.0, 0.0], ref_logps=[-1.5, -2.5, 0.0],
-        kl_ref_pi=[0.1, 0.2, 0.0], hidden=[1.0, 3.0, 0.0], kl_pi_ref=[0.3, 0.1, 0.0],
-        log_p2=[-2.0, -2.5, 0.0], weights=[2.0, 0.5, 0.0],
-    )  # fmt: skip
-    rejected, rejected_side = side(
-        [True, True, True],
-        logps=[-1.0, -1.0, -2.0], ref_logps=[-0.5, -1.0, -1.5],
-        kl_ref_pi=[0.2, 0.3, 0.4], hidden=[2.0, 3.0, 0.0], kl_pi_ref=[0.2, 0.5, 0.1],
-        log_p2=[-1.5, -2.0, -1.0], weights=[1.0, 0.0, 3.0],
-    )  # fmt: skip
-    columns = {"margin": 3.0, "score_chosen": 7.0, "score_rejected": 4.5}
-    columns = {name: torch.tensor([value], dtype=torch.float64) for name, value in columns.items()}
-    return Pairs(chosen=chosen_side, rejected=rejected_side, columns=columns), chosen, rejected
-
-
-def evaluate(spec, **params):
-    return get_loss(spec, **params).evaluate(hand()[0])
-
 
 # logit p = m - log(1 - e^m) with m the mean log-probability: -1.5 chosen, -4/3 rejected
 LOGITS = (-1.5 - log(1 - exp(-1.5)), -4 / 3 - log(1 - exp(-4 / 3)))
@@ -63,11 +20,6 @@ P, R = 1 / (1 + exp(-1)), 1 / (1 + exp(-1.5))  # sigma(beta h) = sigma(1), sigma
 
 # k3 = e^D - 1 - D. Chosen D = .5, .5; rejected D = -.5, 0. log w = k3 rejected - k3 chosen:
 K3_LOG_W = ((exp(-0.5) - 0.5) - (exp(0.5) - 1.5), 0 - (exp(0.5) - 1.5))
-
-
-def sba_0(log_R):
-    """sba at lam 0, s 4, by hand: (R + log R - 1) / 4."""
-    return (exp(log_R) + log_R - 1) / 4
 
 
 CASES = [
@@ -271,78 +223,6 @@ def test_sft():
     value = evaluate("sft")
     assert value.values.tolist() == [[1, 2, 0]]
     assert value.mask.tolist() == [[True, True, False]]
-
-
-@pytest.mark.parametrize(
-    ("params", "log_w"),
-    [
-        ({"center": False}, (2.0, 0.0)),  # b = 2 hidden: 2 (2 - 1), 2 (3 - 3)
-        ({}, (1.0, -1.0)),  # less the mean of 2 and 0
-        ({"max_log_w": None}, (1.0, -1.0)),
-        ({"max_log_w": 0.25}, (0.25, -0.25)),  # centred first, then clamped
-    ],
-)
-def test_tbpo_q(params, log_w):
-    loss = get_loss("tbpo_q", beta=0.5, **params).build(1)
-    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    torch.nn.init.constant_(loss.module.baseline.weight, 2.0)
-    # log R = .5 (-1 + log w_1), .5 (-.5 + log w_2)
-    expected = (sba_0(0.5 * (-1 + log_w[0])) + sba_0(0.5 * (-0.5 + log_w[1]))) / 2
-    value = loss.evaluate(hand()[0])
-    assert value.values.item() == pytest.approx(expected, abs=1e-12)
-    metrics = {name: values.item() for name, values in value.metrics.items()}
-    assert metrics["policy_margin"] == pytest.approx(0.5 * (1 + 0.5) / 2, abs=1e-12)
-    assert metrics["log_w"] == pytest.approx(0.5 * sum(map(abs, log_w)) / 2, abs=1e-12)
-    assert metrics["margin"] == pytest.approx(metrics["policy_margin"] - 0.5 * sum(log_w) / 2, abs=1e-12)
-    value.values.sum().backward()
-    assert (loss.module.baseline.weight.grad.item() == 0) == (params.get("max_log_w") == 0.25)  # the clamp cuts both
-
-
-def test_tbpo_q_clamps_log_w_at_10_by_default():
-    """b = 1000 hidden: centred log w is +-500, cut to +-10."""
-    loss = get_loss("tbpo_q", beta=0.5).build(1)
-    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    torch.nn.init.constant_(loss.module.baseline.weight, 1000.0)
-    assert loss.evaluate(hand()[0]).metrics["log_w"].item() == pytest.approx(0.5 * 10)
-
-
-def test_tbpo_q_baseline_gradient():
-    """dL/db: slope in log R is (R + 1)/4, log R_t = .5 (... + w (x_l - x_w)), x_l - x_w = 1 and 0."""
-    loss = get_loss("tbpo_q", beta=0.5, center=False).build(1)
-    loss.module.baseline = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    torch.nn.init.constant_(loss.module.baseline.weight, 2.0)
-    loss(hand()[0]).sum().backward()
-    expected = 0.5 * (exp(0.5 * (-1 + 2)) + 1) / 4 * 0.5 * 1  # mean over two tokens, of which one counts
-    assert loss.module.baseline.weight.grad.item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_tbpo_q_module():
-    loss = get_loss("tbpo_q", baseline_lr=3e-4)
-    assert loss.has_parameters
-    assert loss.learning_rate is None  # not built yet
-    before = torch.get_rng_state()
-    loss.build(5)
-    assert torch.equal(before, torch.get_rng_state())  # the run's draws stay as they were
-    assert loss.learning_rate == 3e-4
-    shapes = [tuple(parameter.shape) for parameter in loss.module.baseline.parameters()]
-    assert shapes == [(1024, 5), (1024,), (1, 1024), (1,)]
-    assert isinstance(loss.module.baseline[1], torch.nn.GELU)
-    assert any(name.startswith("module.baseline") for name in loss.state_dict())  # saved with the run
-
-
-def test_tbpo_q_casts_hidden_states_to_its_own_dtype():
-    """Hidden states come in the model's dtype: bfloat16 ones give float32 losses."""
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    logps = torch.full((2, 3), -1.0)
-    hidden = torch.randn(2, 3, 5)
-    values = []
-    for states in (hidden.bfloat16(), hidden.bfloat16().float()):
-        torch.manual_seed(0)
-        one = Side(mask=mask, logps=logps, ref_logps=logps, hidden=states)
-        other = Side(mask=mask, logps=logps, ref_logps=logps, hidden=-states)
-        values.append(get_loss("tbpo_q").build(5)(Pairs(chosen=one, rejected=other)))
-    assert values[0].dtype == torch.float32
-    torch.testing.assert_close(*values, rtol=0, atol=0)
 
 
 def gradients(spec):
