@@ -51,6 +51,11 @@ def test_the_end_of_training_is_always_evaluated():
         ("losses: [dpo]\ntrain: lr=1\n", r"  train: write settings by name, as in {setting: value} \(got 'lr=1'\)$"),
         ("losses: [dpo]\nout: [a]\n", r"  out: write the path of a file or folder \(got \['a'\]\)$"),
         ("losses: [dpo]\ntuning: {search: {dpo: {beta: 1}}}\n", r"search\.dpo\.beta: write a list.* \(got 1\)"),
+        (
+            "losses: [dpo]\ndata: {origin: iterated(x)}\n",
+            r"  data\.origin: data='iterated\(x\)' is no origin of training pairs",
+        ),
+        ("losses: [dpo]\ndata: {flip: 1.5}\n", r"  data\.flip: flip=1\.5 is no share of turned labels"),
         ("losses: [dpo]\ndata: {columns: [a]}\n", r"data\.columns: write settings by name"),
         ("losses: [dpo]\nseeds: {looks: []}\n", r"seeds\.looks: write increasing numbers .*\(got \[\]\)$"),
         ("losses: [dpo]\nseeds: {looks: [[3]]}\n", r"seeds\.looks: write increasing numbers"),
