@@ -1,6 +1,7 @@
 """Tiny models and pairs that every test may ask for."""
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -20,6 +21,18 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 61
+
+
+_file = None  # of the last test
+
+
+def pytest_runtest_setup(item):
+    """Keep imports and MLflow's open stores out of later garbage collections: each training asks for some, of up to a second each."""
+    global _file
+    if item.path != _file:
+        gc.collect()
+        gc.freeze()
+        _file = item.path
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,7 @@ def saved_bytes(module: torch.nn.Module, batch: Any) -> int:
     kept: list[Tensor] = []  # else another tensor might come to lie where a counted one was
 
     def count(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()  # a function that keeps its own result, which knows the function, is never freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in storages:
             storages[storage.data_ptr()] = storage.nbytes()

@@ -1,6 +1,8 @@
 """Memory: what a pass keeps is counted, layers are computed twice where it would not fit, and the numbers stay."""
 
 import contextlib
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -31,6 +33,21 @@ class TwoProducts(torch.nn.Module):
 def test_saved_bytes_by_hand():
     """The product keeps x (3, 5) and the weight, which is not counted; exp keeps its result (3, 7)."""
     assert saved_bytes(TwoProducts(), {"x": torch.ones(3, 5)}) == (3 * 5 + 3 * 7) * 4
+
+
+def test_saved_bytes_keeps_nothing():
+    """A function that saves its own result, as the sigmoid, closes a circle where the result itself is kept."""
+    results = []
+
+    class Sigmoid(torch.nn.Module):
+        def forward(self, batch):
+            result = batch["x"].sigmoid()
+            results.append(weakref.ref(result))
+            return result
+
+    assert saved_bytes(Sigmoid(), {"x": torch.ones(3, 5, requires_grad=True)}) == 3 * 5 * 4
+    gc.collect()
+    assert [result() for result in results] == [None]
 
 
 def test_available_bytes_are_those_of_the_machine():
