@@ -177,17 +177,18 @@ class Registry(Generic[Facts]):
         return self._entries[name]
 
     def unknown(self, name: str, others: Iterable[str] = ()) -> RegistryError:
-        """Return the error for a name that nobody registered, which suggests near names or, without any, lists all.
+        """Return the error for a name that nobody registered, which suggests near names and lists all.
 
         Args:
             others: names of another registry that the user may have meant as well.
         """
         known = [*self._entries, *others]
         near = difflib.get_close_matches(name, [*known, *self._aliases], n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Registered: {', '.join(sorted(known))}."
-        hint = self.absent.get(name, hint)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f" {self.absent[name]}" if name in self.absent else hint
         return RegistryError(
-            f"There is no {self.kind} {name!r}. {hint} One of your own in a file is loaded with --plugin FILE.py."
+            f"There is no {self.kind} {name!r}.{hint} Registered: {', '.join(sorted(known))}. "
+            f"One of your own in a file is loaded with --plugin FILE.py."
         )
 
     def __contains__(self, name: str) -> bool:

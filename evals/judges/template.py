@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plo.errors import PloError, reason
+from plo.errors import PloError
 from plo.evals.answers import split_thought
 
 FOLDER = Path(__file__).parent / "templates"
@@ -153,9 +153,7 @@ def get_template(name: str | Path | Template) -> Template:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.txt")))
-        raise TemplateError(
-            f"The judge prompt {str(name)!r} cannot be read ({reason(error)}). Built in: {known}."
-        ) from None
+        raise TemplateError(f"The judge prompt {str(name)!r} cannot be read ({error}). Built in: {known}.") from None
     return _parse(path, text)
 
 

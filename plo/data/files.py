@@ -151,8 +151,7 @@ def _csv(path: Path) -> Iterator[Raw]:
         except csv.Error as error:
             raise DataError(f"{path}:{count.line_num}: malformed CSV: {error}. Mend the line.") from error
         except UnicodeDecodeError as error:
-            after = f" after line {count.line_num}" if count.line_num else ""
-            raise DataError(f"{path}: the text{after} is not UTF-8. Save it as UTF-8.") from error
+            raise DataError(f"{path}: after line {count.line_num} the text is not UTF-8. Save it as UTF-8.") from error
 
 
 def _delimiter(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Sources of rows: registered ones, files and folders by path, hub data sets by name."""
 
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plo import extras
-from plo.configured import resolve_params
 from plo.data import shapes
 from plo.data.errors import DataError
 from plo.data.files import READERS, read_path
@@ -68,8 +66,6 @@ def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -
     except RegistryError as error:
         if source in SOURCES:
             raise
-        if Path(source).suffix in (*READERS, ".gz") or os.sep in source:
-            raise DataError(f"There is nothing at {source}. Give an existing file or folder.") from None
         raise DataError(f"{error} Or give an existing file or folder, or a hub data set as 'org/name'.") from error
     function = entry.load()
     known = hyper_parameters(function)
@@ -81,8 +77,7 @@ def read_source(source: str, path: str | Path | None, options: dict[str, Any]) -
             f"The data source {source!r} needs the option {', '.join(map(repr, lacking))}. Set data.options: "
             f"{{{lacking[0]}: ...}}."
         )
-    typed = resolve_params("data source", entry, options)
-    return function(Path(path).expanduser() if path is not None else None, **{name: typed[name] for name in options})
+    return function(Path(path).expanduser() if path is not None else None, **options)
 
 
 @register_source("file")

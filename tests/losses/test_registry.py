@@ -120,7 +120,7 @@ def test_needs_follow_the_hyper_parameters(spec, needs):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_loss("tbpoa"), r"no loss 'tbpoa'. Did you mean 'tbpo_a'[^,]*One of your own"),
+        (lambda: get_loss("tbpoa"), r"no loss 'tbpoa'. Did you mean 'tbpo_a'.*Registered: adadpo, .*wpo"),
         (lambda: get_loss("dpo + 0.2*sftt"), "Did you mean 'sft'"),
         (lambda: get_loss("dpo", betta=1), r"no hyper-parameter 'betta'. It has: beta, label_smoothing"),
         (lambda: get_loss("sft", beta=1), r"'sft' has no hyper-parameter 'beta'. It has none"),
@@ -229,7 +229,7 @@ def test_a_statistic_or_column_that_was_not_asked_for():
 
 @pytest.mark.parametrize("spec", ["bnf", "dpo + 0.1*bnf", "bnf(beta=0.1)", "ti_dpo", "ti-dpo", "tidpo"])
 def test_what_is_left_out_says_why(spec):
-    with pytest.raises(RegistryError, match="(BNF|TI-DPO) is not here: .* what is missing\\. One of your own"):
+    with pytest.raises(RegistryError, match="(BNF|TI-DPO) is not here: .* Registered: .*dpo"):
         get_loss(spec)
 
 

@@ -131,7 +131,7 @@ def test_a_name_of_a_loss_and_of_a_recipe_is_ambiguous():
 
 
 def test_an_unknown_name_is_answered_with_losses_and_recipes():
-    message = "There is no loss 'tisdpo'. Did you mean 'tis_dpo' or [^,]*One of your own"
+    message = "There is no loss 'tisdpo'. Did you mean 'tis_dpo' or .*Registered: .*dpo, .* tis_dpo, .*One of your own"
     with pytest.raises(RegistryError, match=message):
         get_variant("tisdpo + 0.2*sft")
 
