@@ -44,6 +44,7 @@ REFERENCE = "### User:\n{question_1}\n\n### Reference answer:\n{ref_answer_1}\n\
         **ANSWER_MEANINGS,
     },
     texts=2 * QUESTIONS,
+    texts_each=2,
     asked_once=True,
     license="Apache-2.0",
     citation="Zheng et al. 2023, arXiv:2306.05685",

@@ -24,6 +24,7 @@ class EvaluationFacts:
     Attributes:
         asks_judge: it takes a judge, the argument `judging`.
         texts: number of texts that it draws from a model where no option says how many; None: unknown.
+        texts_each: number of texts that it draws for each of the prompts that an option counts.
         asked_once: the judge is asked about a text in one order alone; a text: the option that makes it so.
         draws: it asks its subject for text; otherwise it reads what was drawn during training.
     """
@@ -40,6 +41,7 @@ class EvaluationFacts:
     texts: int | None = None
     asked_once: bool | str = False
     draws: bool = True
+    texts_each: int = 1
 
 
 EVALUATIONS = Registry("evaluation", group="plo.evaluations", facts=EvaluationFacts)
@@ -59,6 +61,7 @@ def register_evaluation(
     texts: int | None = None,
     asked_once: bool | str = False,
     draws: bool = True,
+    texts_each: int = 1,
 ) -> Callable[[Function], Function]:
     """Register a function as the evaluation `name`.
 
@@ -81,6 +84,7 @@ def register_evaluation(
         license: SPDX identifiers of the data and code that the evaluation takes from others.
         citation: the paper or repository to cite.
         texts: number of texts that it draws where its options do not say how many, for plans.
+        texts_each: number of texts that it draws for each prompt, if its options say how many prompts, for plans.
         asked_once: for plans, whether the judge is asked once about a text instead of in both orders, or the name of the option
             that makes it so.
         draws: False for an evaluation of level "model" that draws no texts but reads `subject.trajectory()`.
@@ -108,8 +112,9 @@ def register_evaluation(
     def register(function: Function) -> Function:
         judged = "judging" in inspect.signature(function).parameters
         facts = EvaluationFacts(
-            level, main, directions, each[0], each[1], each[2], judged, license, citation, texts, asked_once, draws
-        )
+            level, main, directions, each[0], each[1], each[2], judged, license, citation, texts, asked_once, draws,
+            texts_each,
+        )  # fmt: skip
         EVALUATIONS.register(name, function, facts=facts)
         return function
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from plo.errors import PloError
 from plo.leaderboards.export import inert
-from plo.statistics.corrected import Corrected, prediction_powered, rogan_gladen
+from plo.statistics.corrected import Corrected, prediction_powered, rogan_gladen, with_draws
 from plo.statistics.intervals import StatisticsError
 from plo.tracking import RecordedCell, TrackingError
 
@@ -38,6 +38,8 @@ class CorrectedRow:
 def judged_pairs(cells: Sequence[RecordedCell], evaluation: str) -> pd.DataFrame:
     """Return the judged pairs of an evaluation, of its newest finding in each cell: variant, seed, texts and the judge's win.
 
+    The pairs are those of the table's rate: of the first temperature, and of the last point of a training.
+
     Raises:
         LabelError: no cell has recorded verdicts of that evaluation with their texts.
     """
@@ -50,6 +52,10 @@ def judged_pairs(cells: Sequence[RecordedCell], evaluation: str) -> pd.DataFrame
             table = finding.table(f"{evaluation}_verdicts.json")
         except TrackingError:
             continue
+        if "temperature" in table:
+            table = table[table["temperature"] == table["temperature"].iloc[0]]
+        if "step" in table:
+            table = table[table["step"] == table["step"].max()]
         found.append(table.assign(variant=cell.tags["plo.variant"], seed=cell.tags.get("plo.seed", "-")))
     if not found:
         known = sorted({one.evaluation for cell in cells for one in cell.findings})
@@ -83,7 +89,8 @@ def correct(pairs: pd.DataFrame, labels: pd.DataFrame) -> list[CorrectedRow]:
     """Return the corrected win rate of each variant against each opponent.
 
     With 20 labelled prompts or more of its own, a row is corrected by `prediction_powered`. With fewer it is corrected by
-    `rogan_gladen` from the labels of all rows, which assumes that the judge errs alike on all of them.
+    `rogan_gladen` from the labels of all rows, which assumes that the judge errs alike on all of them. Pairs of equal texts are
+    draws, for people as for the judge, and count as such in both rates.
 
     Args:
         pairs: the result of `judged_pairs`; pairs without a readable verdict are left out.
@@ -98,15 +105,20 @@ def correct(pairs: pd.DataFrame, labels: pd.DataFrame) -> list[CorrectedRow]:
             f"None of the {len(labels)} labels belongs to a judged pair: prompt, a and b must be the texts of a sheet of this "
             f"comparison and evaluation."
         )
-    pairs = pairs[pairs["text"].str.strip() != pairs["opponent_text"].str.strip()]
+    pairs["equal"] = pairs["text"].str.strip() == pairs["opponent_text"].str.strip()
+    unlike = pairs[~pairs["equal"]]
+    # A prompt is one item: its answers by several models are judged alike.
     wins, losses = (
-        pairs[pairs["human"] == human].drop_duplicates(["prompt", "text", "opponent_text"])["win"].to_numpy(float)
-        for human in (1, 0)
+        unlike[unlike["human"] == human].groupby("prompt_id")["win"].mean().to_numpy(float) for human in (1, 0)
     )
     rows = []
     for (variant, opponent), own in pairs.groupby(["variant", "opponent"], sort=False):
+        draws, prompts = float(own["equal"].mean()), own["prompt_id"].nunique()
         try:
-            rows.append(CorrectedRow(str(variant), str(opponent), _corrected(own, wins, losses)))
+            if draws == 1:
+                raise StatisticsError("All its texts equal the opponent's: every pair is a draw.")
+            found = with_draws(_corrected(own[~own["equal"]], wins, losses), draws, prompts)
+            rows.append(CorrectedRow(str(variant), str(opponent), found))
         except StatisticsError as error:
             rows.append(CorrectedRow(str(variant), str(opponent), None, str(error)))
     return rows

@@ -86,8 +86,9 @@ def adadpo(
         likelier than the rejected one it is promoted ever less than the other is suppressed. A larger coefficient for the
         chosen response makes up for it, and a smaller one where the rejected response is the likelier.
     Assumes: what the base loss assumes. Coefficients are a correction of the step; no objective is known that they descend.
-    Dispute: what the value of the loss says, because the margin itself is scaled. Around `simpo`, whose log-probs are negative, a
-        coefficient above 1 lowers the margin, so that the value may rise in training. The paper reports both spaces to do alike and calls the reference optional; that "ratio" is the default is from a third party's implementation,
+    Dispute: what the value of the loss says, because the margin itself is scaled. A coefficient above 1 lowers it where what is scaled
+        is negative: always around `simpo` and `cpo`, elsewhere where D(y_w) < 0. So the value may rise in training while the policy
+        learns the preference; judge by `log_ratios/*` and `accuracy`. The paper reports both spaces to do alike and calls the reference optional; that "ratio" is the default is from a third party's implementation,
         as no code of the authors was found. ORPO, which the paper names too, is not among the bases: its log-odds are not
         linear in log-probs, and how its coefficient is formed could not be checked.
 

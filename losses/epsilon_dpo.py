@@ -10,7 +10,7 @@ from plo.losses.numbers import BelowOne, Positive
 from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
-ALIKE = 1e-5  # nats: log-probs that differ by less may differ by rounding alone, as in the first step
+ALIKE = 1e-4  # nats: z that differ by less may differ by rounding alone, as in the first step
 
 
 def _needs(epsilon: float) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ class EpsilonDPO(nn.Module):
         Where more distance from the reference makes the chosen response likelier relative to the rejected one, the pair
         gets a smaller beta, hence more freedom; where less distance does, a larger one.
     Assumes: Bradley-Terry preferences over a reward, with a weight of the KL that differs between pairs.
-    Dispute: the released code compares z strictly; differences below 1e-5 nats count as none here, because in the first
+    Dispute: the released code compares z strictly; differences below 1e-4 nats count as none here, because in the first
         step all are 0 but for rounding. Its label smoothing has no effect (both of its terms have one sign) and is left out.
 
     Args:
@@ -72,11 +72,12 @@ class EpsilonDPO(nn.Module):
         return -logsigmoid(margin), {"margin": margin, "beta": self.beta.to(margin).expand_as(margin), "step": steps}
 
     def _steps(self, pairs: Pairs) -> Tensor:
-        further, nearer = (self._difference(pairs, _beyond(e)) for e in (self.epsilon, -self.epsilon))
-        here = self._difference(pairs, "logps")
-        up = (further - here > ALIKE) & (here - nearer > ALIKE)
-        down = (nearer - here > ALIKE) & (here - further > ALIKE)
-        return up.to(here) - down.to(here)
+        further, nearer = (self._gain(pairs, _beyond(e)) for e in (self.epsilon, -self.epsilon))
+        up = (further > ALIKE) & (nearer < -ALIKE)
+        down = (nearer > ALIKE) & (further < -ALIKE)
+        return up.to(further) - down.to(further)
 
-    def _difference(self, pairs: Pairs, name: str) -> Tensor:
-        return pairs.chosen[name].detach().sum(-1) - pairs.rejected[name].detach().sum(-1)
+    def _gain(self, pairs: Pairs, name: str) -> Tensor:
+        """Return (pairs,) nats: z(e) - z(0), token by token, since sums over long responses round to more than ALIKE."""
+        chosen, rejected = ((side[name] - side.logps).detach().sum(-1) for side in (pairs.chosen, pairs.rejected))
+        return chosen - rejected

@@ -212,7 +212,7 @@ class LossSum(Loss):
 
     @property
     def updated(self) -> str | None:
-        """None: the state of a sum is that of its terms."""
+        """Return None: the state of a sum is that of its terms."""
         return None
 
     @property

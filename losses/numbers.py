@@ -1,4 +1,4 @@
-"""Ranges of hyper-parameters, written as type hints (`beta: Positive = 0.1`), and the largest exponent of a dtype."""
+"""Ranges of hyper-parameters, written as type hints (`beta: Positive = 0.1`), the largest exponent of a dtype, and what rounding makes of 0."""
 
 import math
 from typing import Annotated
@@ -12,6 +12,8 @@ Portion = Annotated[float, Field(gt=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+
+ROUNDING = 1e-3  # nats: a smaller log-ratio may differ from 0 by rounding alone, as all of them do in the first step
 
 
 def largest_exponent(dtype: torch.dtype, factor: float = 1.0) -> float:

@@ -1,4 +1,4 @@
-"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference; Cal-DPO does it beside DPO."""
+"""NCA, BCO, SPPO and APO judge each response of a pair by itself against the reference; Cal-DPO does so alongside DPO."""
 
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid

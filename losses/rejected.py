@@ -1,9 +1,9 @@
 """MinorDPO and DPO-Shift count less of the rejected response's log-ratio, so that DPO pushes it down less."""
 
-from torch import Tensor, relu
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.numbers import Portion, Positive
+from plo.losses.numbers import ROUNDING, Portion, Positive
 from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
@@ -19,7 +19,8 @@ def minor_dpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
 
         -log sigma(beta [D(y_w) - max(0, D(y_l))])
 
-    Where D(y_l) > 0 it is `dpo`. At pi = ref, where D(y_l) = 0, the rejected response has no gradient yet.
+    Where D(y_l) > 0 it is `dpo`. At pi = ref, where D(y_l) = 0, the rejected response has no gradient yet: D(y_l) up to
+    1e-3 nats counts as 0, or rounding would decide about the gradient of the first step.
 
     Idea: DPO goes on lowering rejected responses for ever, which is where most of its drift from the reference comes
         from. MinorDPO lowers them to the reference's level alone, and what is left of the margin has to come from the
@@ -35,7 +36,8 @@ def minor_dpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
 
     Source: arXiv 2408.09834, by its equation as secondary texts give it; no code of the authors was found.
     """
-    margin = beta * (pairs.chosen.log_ratio() - relu(pairs.rejected.log_ratio()))
+    rejected = pairs.rejected.log_ratio()
+    margin = beta * (pairs.chosen.log_ratio() - rejected * (rejected > ROUNDING))
     return -logsigmoid(margin), {"margin": margin}
 
 

@@ -79,11 +79,11 @@ class HuggingFace(Judge):
         return self.ids(*fit_texts(self.name, texts, lambda *texts: len(self.ids(*texts)), self.room))
 
     def _ask(self, asked: Sequence[list[int]]) -> list[Verdict]:
-        """Return the verdicts on questions, given as tokens, in one forward pass, or in two for labels of several tokens."""
+        """Return the verdicts on questions, given as tokens, in a forward pass for each beginning of the labels but their last token."""
         if self.template.answer == "scores":
             said = written(self.model, self.tokenizer, asked, self.said)
             return [Verdict(self.template.read(text), text) for text in said]
-        after = {}  # log-probs by the label's tokens but the last; one-token labels share a forward pass
+        after = {}  # log-probs by the label's tokens but the last; labels of one token share a forward pass
         for label in self.labels:
             start = tuple(label[:-1])
             if start not in after:

@@ -79,7 +79,7 @@ class Judge:
         cached: its verdicts are worth keeping, and depend on name, version and question alone.
         recorded: its verdicts come from a record, so that asking again gives nothing new.
         repeatable: asking the same question again may give another verdict.
-        light: creating the judge loads nothing and calls no server.
+        light: creating the judge loads nothing and calls no server; see `is_light`.
         concurrency: maximum number of simultaneous calls.
         batch: number of questions that one call of `judge` gets.
         retries: how often `JudgeSession` retries a call that failed with `TransientError`.
@@ -98,6 +98,11 @@ class Judge:
     batch = 1
     retries = 0
     timeout: float | None = None
+
+    @classmethod
+    def is_light(cls, argument: str) -> bool:
+        """Return whether creating the judge with this text after the colon loads nothing and calls no server."""
+        return cls.light
 
     @property
     def remarks(self) -> list[str]:
@@ -205,6 +210,15 @@ def kind_property(spec: JudgeSpec, name: str) -> Any:
     return getattr(kind, name, getattr(Judge, name))
 
 
+def is_light(spec: JudgeSpec) -> bool:
+    """Return whether `get_judge` makes a specification's judge without loading a model or calling a server."""
+    if not isinstance(spec, str | Mapping):
+        return True
+    kind, _, argument = read_spec(spec)[0].partition(":")
+    made = JUDGES[kind].load()
+    return made.is_light(argument) if isinstance(made, type) and issubclass(made, Judge) else True
+
+
 def spec_name(spec: JudgeSpec) -> str:
     """Return the name of a specification's judge, without options."""
     if isinstance(spec, str | Mapping):
@@ -222,11 +236,10 @@ def spec_text(spec: JudgeSpec) -> str:
 
 def check_spec(spec: JudgeSpec, template: str | Template = "instruction") -> None:
     """Raise the errors of `get_judge` that show without loading a model or calling a server."""
-    if isinstance(spec, str | Mapping):
-        entry, _, _ = _registered(spec)
-        if not getattr(entry.load(), "light", True):
-            return
-    get_judge(spec, template)
+    if is_light(spec):
+        get_judge(spec, template)
+    elif isinstance(spec, str | Mapping):
+        _registered(spec)  # kind and options
 
 
 def get_judge(spec: JudgeSpec, template: str | Template = "instruction") -> Judge:

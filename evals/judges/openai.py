@@ -54,6 +54,10 @@ class OpenAI(Judge):
     """
 
     template: Template
+    when_refused = (
+        "Name the judge with an option in brackets: request={'FIELD': VALUE} for a field that it requires, None for one "
+        "that it refuses, logprobs=false without log-probs, longest=CHARACTERS for a small context"
+    )
 
     def __init__(
         self,
@@ -147,10 +151,7 @@ class OpenAI(Judge):
         if error.status in (401, 403) and self.endpoint.key is None:
             remedy = f"Set the environment variable {self.endpoint.key_name} to the key of this host"
         if error.status in (400, 422):
-            remedy = (
-                "Name the judge with an option in brackets: request={'FIELD': VALUE} for a field that it requires, None for one "
-                "that it refuses, logprobs=false without log-probs, longest=CHARACTERS for a small context"
-            )
+            remedy = self.when_refused
         said = error.explained(remedy)
         return f"The judge {self.name} cannot be asked: {said}, and start again: verdicts received so far are kept."
 

@@ -66,6 +66,15 @@ def read_pinned(name: str) -> tuple[Specification, str]:
         ) from None
 
 
+class Served(OpenAI):
+    """A pinned judge on a server, which must take the request as the specification has it."""
+
+    when_refused = (
+        "A pinned judge is asked with the temperature and max_tokens of its specification: start a server that takes them, such "
+        "as vLLM, or write a specification of your own and name its file"
+    )
+
+
 class Pinned(Judge):
     """The judge `pinned:<name or YAML file>[@base_url]`, in this process or on a server that runs the same model.
 
@@ -84,7 +93,9 @@ class Pinned(Judge):
         EndpointError: the address is malformed.
     """
 
-    light = False  # in this process a model is loaded
+    @classmethod
+    def is_light(cls, argument: str) -> bool:
+        return "@" in argument  # without a server a model is loaded
 
     def __init__(
         self,
@@ -106,7 +117,7 @@ class Pinned(Judge):
             )
         own = get_template(spec.templates[template.name])
         if url:
-            self.inner: Judge = OpenAI(
+            self.inner: Judge = Served(
                 f"{spec.model}@{url}", own, max_tokens=spec.max_tokens, request={"temperature": spec.temperature},
                 concurrency=concurrency, timeout=timeout, price_in=price_in, price_out=price_out,
             )  # fmt: skip

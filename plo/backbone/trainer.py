@@ -196,9 +196,9 @@ class PreferenceTrainer(HookedTrainer):
             self._state.observe_completions(backbone.completions(micro.batch), micro.filler)
         if self._state.needs_first_pass and not share[0].alone:
             backbone.train()
-            for micro in share:
-                # The generator is forked: the pass with gradient draws the dropout that it would draw anyway.
-                with torch.random.fork_rng(), torch.no_grad():
+            # The generator is forked once for all: each micro-batch draws the dropout that its pass with gradient will draw.
+            with torch.random.fork_rng(), torch.no_grad():
+                for micro in share:
                     backbone(self._batch(micro), self._state.observer(micro.filler, first=True))
         if not (self._state.needs_first_pass and share[0].alone):
             self._state.update("before")

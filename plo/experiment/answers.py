@@ -24,6 +24,7 @@ from plo.config_data import SampleConfig
 from plo.data import Pair, Row
 from plo.data.rows import Text
 from plo.evals.judges import JudgeSession
+from plo.evals.judges.judge import kind_property
 from plo.evals.scoring import Oracle, Scorer, Tournament
 from plo.experiment.keys import scorer_name
 from plo.experiment.stages import Stages
@@ -242,11 +243,10 @@ def _tournament(judge: str, calls: int | None, money: float | None) -> Tournamen
     return Tournament(JudgeSession(json.loads(judge), calls=calls, money=money))
 
 
-def queries_of(config: SampleConfig, prompts: int, *, once: bool) -> int:
-    """Return the number of queries for the answers to `prompts` prompts, at most."""
-    if config.judge is None:
-        return prompts * config.k
-    return prompts * config.k * (config.k - 1) // (2 if once else 1)
+def judge_calls_of(config: SampleConfig, prompts: int, judging: JudgeSession) -> int:
+    """Return the maximum number of questions to the judge for the answers to `prompts` prompts."""
+    orders = 1 if kind_property(judging.spec, "pointwise") else 2
+    return prompts * config.k * (config.k - 1) // 2 * orders * judging.repeats
 
 
 def _row(origin: Pair, chosen: str, rejected: str, columns: dict[str, float], where: str) -> Row | None:

@@ -127,7 +127,7 @@ class Estimate:
             unit.disk += self.costs.get("bytes of a stage") or self.costs.get("bytes of a model") or 0.0
         elif stage.name == ANSWERS:
             self._add(unit, "evaluation of the reference", stage.pairs)
-            unit.calls, unit.memory = stage.calls, self.costs.get("memory")
+            unit.calls, unit.money, unit.memory = stage.calls, stage.money, self.costs.get("memory")
         elif stage.name.startswith("scores "):
             self._add(unit, f"scoring {stage.cost}", tokens)
             unit.memory = self.costs.get(f"memory scoring {stage.cost}")

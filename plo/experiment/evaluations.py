@@ -322,8 +322,15 @@ def measure_judge(
     card = make_judge_card(judging, read_gold(pairs, report)[:limit], template, retest=retest, source=pairs.name)
     if report.total:
         log.info(str(report))
+    for note in judging.remarks:
+        log.info(note)
     own = judge_record(judging, template)
-    shown = {"card": card.lines(), "pairs": card.pairs, "informative": card.informative, "figures": card.to_dict()}
+    shown = {
+        "card": [*card.lines(), *judging.remarks],
+        "pairs": card.pairs,
+        "informative": card.informative,
+        "figures": card.to_dict(),
+    }
     tracker.judge_check(own["judge"], own["version"], shown | {"usage": judging.usage})
     return card, judging.usage
 

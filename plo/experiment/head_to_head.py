@@ -83,23 +83,27 @@ def head_to_head(
     ratings = {str(seed): _rate(group) for seed, group in table[table["win"].notna()].groupby("seed")}
     judge = judging.judge(template)
     settings = [EVALUATION, VERSION, judge.name, judge.version, suite, games, sorted(cell.key for cell, _ in texts)]
-    but_judge = sha256([part for part in settings if part not in (judge.name, judge.version)])
+    if judging.repeats > 1:
+        settings.append(judging.repeats)
+    but_judge = sha256(settings[:2] + settings[4:7])
     notes = [
         f"Head to head: {played} on the texts of {suite or 'the last evaluation point'}; cells of the same seed meet, each game "
-        f"in both orders."
+        f"in both orders.",
+        *judging.remarks,
     ]
     about = {"notes": notes, "lengths": {}, "but_judge": but_judge, "judges": [judge_record(judging, template)]}
     about |= {"described": [metric.to_dict() for metric in METRICS], "templates": {}}
-    params = {"judge": judging.name} | ({"suite": suite} if suite else {}) | ({"games": str(games)} if games else {})
-    for cell, _ in texts:
-        own = _own(table, cell)
+    params = {"judge": judging.name} | ({"repeats": str(judging.repeats)} if judging.repeats > 1 else {})
+    params |= ({"suite": suite} if suite else {}) | ({"games": str(games)} if games else {})
+    for place, (cell, _) in enumerate(texts):
+        own, usage = _own(table, cell), {"usage": judging.usage} if place == 0 else {}  # of all games together
         metrics, items = _found(own, ratings.get(_seed(cell)), _variant(cell))
         tags = {"plo.of": cell.key, "plo.evaluation": EVALUATION, "plo.settings": sha256(settings), **environment()}
         name = f"{EVALUATION} of {cell.name}"
         run = tracker.start_evaluation(comparison.run_id, sha256([cell.key, sha256(settings)]), name, tags, params)
         if run is not None:
             run.table(own, f"{EVALUATION}_games.json")
-            run.finding(EVALUATION, metrics, items, about)
+            run.finding(EVALUATION, metrics, items, about | usage)
     return _summary(table, ratings)
 
 

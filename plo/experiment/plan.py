@@ -147,11 +147,11 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
         for n in experiment.best_of
         if one is None and seed in experiment.seeds
     ]
-    trained = {seed for (one, seed), cell in cells.items() if one is not None and cell.state == "finished"}
+    trained = {(one, seed) for (one, seed), cell in cells.items() if one is not None and cell.state == "finished"}
     of_trials = list[Work]()
     if tuning is not None and experiment.tuning is not None:
         of_trials = [(trial.variant, experiment.tuning.seed) for trial in tuning.left]
-        trained |= {experiment.tuning.seed} if 0 < len(tuning.left) < tuning.trials - 1 else set()
+        trained |= {(one, experiment.tuning.seed) for one in tuning.tried}
     stages = Stages(inputs, known.tracker, trained)
     needs = stages.needed_by([*of_trials, *cells])
     return Plan(

@@ -9,7 +9,7 @@ from plo.config import EvaluationConfig
 from plo.data import Pair
 from plo.evals import ModelEvaluation
 from plo.evals.judges import JudgeSession, Question
-from plo.evals.judges.judge import kind_property
+from plo.evals.judges.judge import is_light, kind_property
 
 LOOKED_AT = 32  # held-out pairs that stand for the questions, of which the cost is estimated
 
@@ -62,18 +62,28 @@ def _planned(
         once = options.get(facts.asked_once) if isinstance(facts.asked_once, str) else facts.asked_once
         each = judging.repeats * (1 if once or kind_property(judging.spec, "pointwise") else 2)
         judged = texts if facts.draws else points * _drawn_already(options, config)
-        calls = None if judged is None else judged * len(options.get("against") or "1") * each
-        money = math.nan if calls is None else calls * _price(judging, options, pairs)
+        calls = None if judged is None else judged * _opponents(options) * each
+        money = math.nan if calls is None else calls * price_of(judging, pairs, options.get("template", "instruction"))
     return PlannedEvaluation(evaluation.name, texts, tokens, calls, money)
 
 
 def texts_of(evaluation: ModelEvaluation) -> int | None:
     """Return how many texts an evaluation draws by its options, or by its registration where they do not say; else None."""
-    options = evaluation.options
-    prompts = options.get("instructions") or options.get("prompts") or evaluation.entry.facts.texts
-    if prompts is None or "max_new_tokens" not in options:
+    options, facts = evaluation.options, evaluation.entry.facts
+    named = (options.get(name) for name in ("instructions", "questions", "prompts"))
+    asked, whole = next(filter(None, named), None), facts.texts
+    if asked is not None:
+        asked *= facts.texts_each
+        whole = asked if whole is None else min(asked, whole)
+    if whole is None or "max_new_tokens" not in options:
         return None
-    return prompts * options.get("samples", 1) * len(options.get("temperatures", (1.0,)))
+    return whole * options.get("samples", 1) * len(set(options.get("temperatures", (1.0,))))
+
+
+def _opponents(options: dict[str, Any]) -> int:
+    """Return with how many opponents an evaluation compares each text."""
+    against = options.get("against") or "one"
+    return 1 if isinstance(against, str) else len(set(against))
 
 
 def _drawn_already(options: dict[str, Any], config: EvaluationConfig) -> int:
@@ -82,11 +92,14 @@ def _drawn_already(options: dict[str, Any], config: EvaluationConfig) -> int:
     return min(prompts, config.prompts) * min(samples, config.samples)
 
 
-def _price(judging: JudgeSession, options: dict[str, Any], pairs: Sequence[Pair]) -> float:
-    """Return the cost of a question; 0 for a judge that runs on this machine."""
-    if not kind_property(judging.spec, "light"):
+def price_of(judging: JudgeSession, pairs: Sequence[Pair], template: str = "instruction") -> float:
+    """Return the cost of a question; 0 for a judge that runs on this machine.
+
+    Args:
+        pairs: pairs whose texts stand for the questions.
+    """
+    if not is_light(judging.spec):
         return 0.0
-    template = options.get("template", "instruction")
     rows = [pair.row for pair in pairs[:LOOKED_AT] if pair.row is not None]
     questions = [
         Question(pair.prompt, _text(row.chosen), _text(row.rejected)) for pair, row in zip(pairs, rows, strict=False)

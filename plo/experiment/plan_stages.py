@@ -1,14 +1,18 @@
 """Stages of a plan, which cells wait for: passes of the reference, trained stages and token scores."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from plo.backbone.token_statistics import needs_reference
-from plo.experiment.answers import ANSWERS, answers_params, queries_of
+from plo.data.completions import completion_names
+from plo.evals.judges import JudgeSession
+from plo.experiment.answers import ANSWERS, answers_params, judge_calls_of
 from plo.experiment.costs import cost_class
 from plo.experiment.keys import Cell, Inputs, optimiser_steps, previous_round, training_pairs
+from plo.experiment.plan_evaluations import price_of
 from plo.experiment.stages import stage_pairs, stage_params, stage_settings
 from plo.experiment.workbench import draws_anew, has_own_sft, sft_is_reference, sft_stage
 from plo.losses import get_loss
@@ -17,6 +21,7 @@ from plo.subjects.sampling import held_out_prompts
 from plo.tracking import Tracker
 
 State = Literal["finished", "resumes", "to do"]
+FURTHER = ("hidden states", "completions")  # passes of the reference that only some losses need
 Work = tuple[Variant | None, int]  # a variant (None: the reference) and a seed, that wait for stages
 
 
@@ -25,7 +30,8 @@ class PlannedStage:
     """A training, a scoring or a pass of the reference that cells wait for.
 
     Attributes:
-        name: as recorded: "sft", "oracle", "scores NAME", "answers"; or "reference pass", "drawn pairs", "hidden states".
+        name: as recorded: "sft", "oracle", "scores NAME", "answers"; or "reference pass", "drawn pairs", "hidden states" and
+            "completions".
         variants: names of those that need it.
         steps: of the optimiser; 0 for a scoring or a pass.
         pairs: number of pairs that it is trained on, or passes through the model; of answers, their number.
@@ -35,6 +41,7 @@ class PlannedStage:
         unit: name that no other unit of the plan has.
         needs: units that it waits for.
         calls: maximum number of questions to the judge of answers.
+        money: roughly their cost, in the currency of the judge's prices; NaN: the judge has no prices.
     """
 
     name: str
@@ -48,6 +55,7 @@ class PlannedStage:
     unit: str = ""
     needs: tuple[str, ...] = ()
     calls: int = 0
+    money: float = 0.0
 
 
 class Stages:
@@ -56,11 +64,13 @@ class Stages:
     Args:
         inputs: settings and data.
         tracker: the store, whose finished stages are known; None: there is none.
-        trained: seeds of which a training is finished, so that the reference's statistics of their pairs are in the cache.
+        trained: variants and seeds whose training is finished, so that what they read of the reference is in the cache.
     """
 
-    def __init__(self, inputs: Inputs, tracker: Tracker | None, trained: Collection[int]):
-        self.inputs, self.trained = inputs, trained
+    def __init__(self, inputs: Inputs, tracker: Tracker | None, trained: Collection[tuple[Variant, int]]):
+        self.inputs = inputs
+        self.trained = {seed for _, seed in trained}
+        self._passed = {(name, seed) for variant, seed in trained for name, _ in _further_passes(variant)}
         made = tracker.stages() if tracker is not None else []
         ours = {"plo.data": inputs.data.digest, "plo.model": inputs.model_identity}
         self._finished = Counter(
@@ -98,8 +108,9 @@ class Stages:
         own = training_pairs(self.inputs, variant)
         if variant.origin.round:
             needs += (self._answers(variant, seed, needs),)
-        if needs_reference(variant.needs):
-            needs += (self._pass("hidden states", name, own, seed if anew or of_seed else None, needs),)
+        for label, share in _further_passes(variant):
+            count = math.ceil(share * own)
+            needs += (self._pass(label, name, count, seed if anew or of_seed else None, needs),)
         for scorer in with_inner(Cell(variant, seed, "").scorer(experiment)):
             whose = None if experiment.share_stages and not anew else seed
             before = [self._stage(label, stage, name, whose, needs) for label, stage in scorer.stages.items()]
@@ -124,15 +135,26 @@ class Stages:
         prompts = len(held_out_prompts(self.inputs.data.train, config.prompts or len(self.inputs.data.train)))
         policy = f"{previous_round(variant).name} seed {seed}" if number > 1 else config.policy or "start"
         needs = (*needs, policy) if number > 1 else needs
-        calls = queries_of(config, prompts, once=False) if config.judge is not None else 0
+        calls, money = 0, 0.0
+        if config.judge is not None:
+            judging = JudgeSession(config.judge)
+            calls = judge_calls_of(config, prompts, judging)
+            money = calls * price_of(judging, self.inputs.data.train)
         whose = None if experiment.share_stages and number == 1 and not draws_anew(experiment) else seed
-        made = PlannedStage(ANSWERS, (), 0, prompts * config.k, "to do", whose, calls=calls)
+        made = PlannedStage(ANSWERS, (), 0, prompts * config.k, "to do", whose, calls=calls, money=money)
         return self._add(made, answers_params(experiment, noise, number, policy, prompts), variant.name, needs)
 
     def _pass(self, name: str, variant: str, pairs: int, seed: int | None, needs: tuple[str, ...]) -> str:
-        done = bool(self.trained) if seed is None else seed in self.trained
+        known = self._seeds_of(name)
+        done = bool(known) if seed is None else seed in known
         made = PlannedStage(name, (), 0, pairs, "finished" if done else "to do", seed)
         return self._add(made, None, variant, needs)
+
+    def _seeds_of(self, name: str) -> Collection[int]:
+        """Return the seeds of which a training is finished that waited for a pass of this name."""
+        if name in FURTHER:
+            return {seed for label, seed in self._passed if label == name}
+        return self.trained
 
     def _add(self, made: PlannedStage, params: Mapping[str, Any] | None, variant: str, needs: tuple[str, ...]) -> str:
         recorded = None if params is None else _recorded_as(made.name, params)
@@ -153,6 +175,13 @@ class Stages:
 def _recorded_as(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
     """Return name and parameters of a stage as its run has them."""
     return name, str(sorted((key, str(value)) for key, value in params.items()))
+
+
+def _further_passes(variant: Variant) -> list[tuple[str, float]]:
+    """Return what a variant needs of the reference beyond log-probs of its pairs, each with the passes of a pair that it takes."""
+    hidden = [(FURTHER[0], 1.0)] if needs_reference(variant.needs) else []
+    named = completion_names(variant.needs)
+    return hidden + ([(FURTHER[1], len(named) / 2)] if named else [])
 
 
 def with_inner(scorer: Scorer | None) -> list[Scorer]:

@@ -36,10 +36,12 @@ class PlannedTuning:
     Attributes:
         trials: number of trials of all losses, and one of the reference.
         left: those that are not recorded, in the order in which they run.
+        tried: variants of those that are recorded.
     """
 
     trials: int
     left: tuple[PlannedTrial, ...]
+    tried: tuple[Variant, ...] = ()
 
     @property
     def finished(self) -> int:
@@ -80,7 +82,10 @@ def plan_tuning(inputs: Inputs, variants: Sequence[Variant], results: Results) -
     # Trials are asked for in the order of `trials`, as far as they are known.
     recorded = [cell.key in results for cell in asked] + [False] * (len(trials) - len(asked))
     left = [trial for trial, known in zip(trials, recorded, strict=False) if not known]
-    return PlannedTuning(len(trials), tuple(left)), chosen
+    done = [
+        trial.variant for trial, known in zip(trials, recorded, strict=False) if known and trial.variant is not None
+    ]
+    return PlannedTuning(len(trials), tuple(left), tuple(dict.fromkeys(done))), chosen
 
 
 def _trials(inputs: Inputs, variants: Sequence[Variant]) -> list[PlannedTrial]:

@@ -1,7 +1,7 @@
 """Win rates of a judge corrected by a few human labels: a rate of what people prefer, with an interval."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -103,6 +103,29 @@ def rogan_gladen(judged: float, items: int, wins: Array, losses: Array, *, level
     shift = 2 * z**2 * (theta * v1 - (1 - theta) * v0)
     rate = (judged + q0 - 1) / (q0 + q1 - 1)
     return _clipped(judged, (rate, theta + shift - z * se, theta + shift + z * se), m0 + m1, "Rogan-Gladen")
+
+
+def with_draws(found: Corrected, share: float, items: int, *, level: float = 0.95) -> Corrected:
+    """Return the rate over all items, of which a share are draws that nobody needs to judge, from the rate of the others.
+
+        theta' = s / 2 + (1 - s) theta,    h'^2 = ((1 - s) h)^2 + z^2 (theta - 1/2)^2 s (1 - s) / n
+
+    h is the distance of an end of the interval from theta; the second term is the sampling error of s.
+
+    Args:
+        found: the rate of the items that are no draws.
+        share: s.
+        items: n, the number of all items.
+    """
+    z = float(stats.norm.isf((1 - level) / 2))
+    of_share = z**2 * (found.rate - 0.5) ** 2 * share * (1 - share) / items
+
+    def whole(rate: float) -> float:
+        return share / 2 + (1 - share) * rate
+
+    low, high = (math.sqrt(((1 - share) * (end - found.rate)) ** 2 + of_share) for end in (found.low, found.high))
+    rate = whole(found.rate)
+    return replace(found, judged=whole(found.judged), rate=rate, low=max(rate - low, 0.0), high=min(rate + high, 1.0))
 
 
 def _clipped(judged: float, found: tuple[float, float, float], labels: int, method: str) -> Corrected:

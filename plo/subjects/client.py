@@ -55,7 +55,8 @@ class CallError(PloError):
                 f"the reply is something that is no completion, {self.said}. Check that the address is that of an "
                 f"OpenAI-compatible server (most end in /v1)"
             )
-        return f"{self.said if self.status is None else f'HTTP {self.status}: {self.said[:500]}'} {remedy}"
+        said = self.said if self.status is None else f"HTTP {self.status}: {self.said[:500]}"
+        return f"{said.rstrip('. ')}. {remedy}"
 
 
 @dataclass(frozen=True)

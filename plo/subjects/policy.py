@@ -66,6 +66,7 @@ class Policy:
     mates: Callable[[], Sequence[Mate]] = tuple
     trajectory: Callable[[], Trajectory | None] = lambda: None
     fixed: bool = field(default=False, init=False)
+    _scored: tuple[Subject, list[Row], np.ndarray] | None = field(default=None, init=False)  # the last margins
 
     def sample(self, prompts: Sequence[Text], **settings: Any) -> pd.DataFrame:
         asked = [Prompt(tokenize_prompt(prompt, self.tokenizer), self._shown(prompt)) for prompt in prompts]
@@ -103,6 +104,8 @@ class Policy:
                 f"or name."
             )
         rows = [to_chat(row) if self.chat and not row.conversational else row for row in rows]
+        if self._scored is not None and self._scored[0] is self.reference and self._scored[1] == rows:
+            return self._scored[2].copy()  # for each repeat of a judge an evaluation asks again
         pairs = self._pairs_like(self.reference, rows)
         fitting = [place for place, pair in enumerate(pairs) if not isinstance(pair, str)]
         if not fitting:
@@ -111,7 +114,8 @@ class Policy:
         theirs = self.reference.logps(scored)
         with self._as():
             margins[fitting] = log_ratio_margins(self.backbone, scored, theirs)
-        return margins
+        self._scored = self.reference, rows, margins
+        return margins.copy()
 
     def logps(self, pairs: Sequence[Pair]) -> Reference:
         """Return log-probs (nats) of the pairs' response tokens, which are kept on disk."""

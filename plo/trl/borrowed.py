@@ -32,6 +32,7 @@ TRANSFORMERS.require(
     "save_model(output_dir, _internal_call)",
     "_load_from_checkpoint(resume_from_checkpoint, model)",
     "loss_is_scaled_for_ga",
+    "_prepare_inputs(inputs)",
 )
 TRANSFORMERS.require("transformers:PreTrainedModel", "_hf_peft_config_loaded", "base_model")
 

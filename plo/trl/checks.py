@@ -1,5 +1,6 @@
 """Trainers, settings and setups that plo's losses do not fit, refused before training, with the remedy."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -44,7 +45,7 @@ def check_fit(trainer: trl.DPOTrainer, loss: Loss) -> None:
     if unknown := [need for need in loss.needs if need not in possible and not need.startswith(COLUMN)]:
         raise TRLError(
             f"The loss {loss.name!r} needs {', '.join(map(repr, unknown))}, which TRL's trainer has no place for. Run it "
-            f"with `plo compare`, which has token weights and the models behind them made before training."
+            f"with `plo compare`, which makes token weights, the models behind them and completions of other prompts."
         )
 
 
@@ -90,21 +91,21 @@ def _check_setup(trainer: trl.DPOTrainer, loss: Loss) -> None:
         raise TRLError(
             "The auxiliary loss of a mixture of experts is not plo's: set DPOConfig(router_aux_loss_coef=0.0)."
         )
-    if any(term.updated for _, term in loss.terms):
-        raise TRLError(
-            f"The loss {loss.name!r} keeps a state that is updated once an optimiser step, which TRL's trainer has no place "
-            f"for. Run it with `plo compare`."
-        )
     if loss.level == "batch" and processes * accumulation > 1:
         raise TRLError(
             f"The loss {loss.name!r} compares the pairs of a whole optimiser step, and would see one of "
             f"{processes * accumulation} parts of it: set gradient_accumulation_steps=1 and start one process."
         )
-    if loss.has_parameters and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
+    if (trainer.optimizer is not None or trainer.lr_scheduler is not None) and _has_weights(loss):
         raise TRLError(
             f"The loss {loss.name!r} trains parameters of its own, with a learning rate of their own: name the "
             f"optimiser in DPOConfig(optim=...) instead of passing `optimizers`, for plo to add them."
         )
+
+
+def _has_weights(loss: Loss) -> bool:
+    """Return whether a loss trains weights of its own; one with state alone does not."""
+    return loss.has_parameters and any(True for _ in copy.deepcopy(loss).build(1).parameters())
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -105,7 +105,7 @@ class SummedSide(Side):
         return super().__getattr__(name)
 
     def log_ratio(self) -> Tensor:
-        """(pairs,) nats: D(y)."""
+        """Return (pairs,) nats: D(y), from the sums."""
         return self.logp() - self._ref_logp
 
     def only(self, names: Sequence[str]) -> Side:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from plo.backbone.borrowed import TRANSFORMERS, check_unscaled
+from plo.backbone.state import LossState
 from plo.backbone.terms import Terms, as_pairs, check_counts, count, evaluate, parameter_groups, scatter
 from plo.backbone.token_statistics import needs_reference
 from plo.losses import Loss
@@ -81,6 +82,7 @@ class LossMixin(_Base):
     def take_loss(self, loss: Loss, source) -> None:
         """Prepare the trainer's models, collator and callbacks for a loss."""
         self.plo_loss = loss
+        self.plo_state = LossState(loss)
         self.plo_reference = Reference(self, source)
         self.plo_columns = [need.removeprefix(COLUMN) for need in loss.needs if need.startswith(COLUMN)]
         self.plo_statistics = tuple(dict.fromkeys(("logps", *known_statistics(loss), *LOGGED)))
@@ -108,15 +110,9 @@ class LossMixin(_Base):
         if training and self.is_in_train and num_items_in_batch is None:
             raise TRANSFORMERS.error("Trainer.training_step passes no num_items_in_batch")
         tokens = response_tokens(inputs)
-        statistics = self._statistics(model, inputs, tokens)
-        logged = {name: statistics.pop(name) for name in LOGGED}
-        pairs = as_pairs(
-            {name: scatter(values, tokens.mask) for name, values in statistics.items()},
-            tokens.mask,
-            columns=self._columns(inputs),
-            progress=self.state.global_step / max(1, self.state.max_steps),
-            sides=self.plo_reference.sides(inputs),
-        )
+        pairs, logged = self._pairs(model, inputs, tokens)
+        if num_items_in_batch is not None and (observe := self.plo_state.observer(filler=False)):
+            observe(pairs)
         terms = evaluate(self.plo_loss, pairs)
         check_counts(self.plo_loss, terms.counts, self._count(inputs, tokens))
         counts = torch.tensor(terms.counts, device=terms.sums.device)
@@ -150,6 +146,19 @@ class LossMixin(_Base):
             check_unscaled(loss, self.accelerator.scaler)
             self.plo_checked = True
 
+    def _pairs(self, model, inputs: Mapping[str, Tensor], tokens: ResponseTokens) -> tuple[Pairs, dict[str, Tensor]]:
+        """Compute the pairs that the loss sees, and the statistics that TRL logs."""
+        statistics = self._statistics(model, inputs, tokens)
+        logged = {name: statistics.pop(name) for name in LOGGED}
+        pairs = as_pairs(
+            {name: scatter(values, tokens.mask) for name, values in statistics.items()},
+            tokens.mask,
+            columns=self._columns(inputs),
+            progress=self.state.global_step / max(1, self.state.max_steps),
+            sides=self.plo_reference.sides(inputs),
+        )
+        return pairs, logged
+
     def _statistics(self, model, inputs: Mapping[str, Tensor], tokens: ResponseTokens) -> dict[str, Tensor]:
         """Compute everything that is known of each response token, (n,) or (n, d)."""
         reference: dict[str, Tensor] = {}
@@ -166,10 +175,20 @@ class LossMixin(_Base):
         return statistics | ({"ref_logps": reference["logps"]} if reference else {})
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Return the micro-batches of one optimiser step, and what each term averages over in all processes."""
+        """Return the micro-batches of one optimiser step, and what each term averages over in all processes.
+
+        A state that depends on the step's own pairs is updated here, by a pass without gradient over all micro-batches.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        if observe := self.plo_state.observer(filler=False, first=True):
+            self.model_wrapped.train()
+            # The generator is forked: the passes with gradient draw the dropout that they would draw anyway.
+            with torch.random.fork_rng(), torch.no_grad():
+                for batch in map(self._prepare_inputs, batches):
+                    observe(self._pairs(self.model_wrapped, batch, response_tokens(batch))[0])
+            self.plo_state.update("before")
         counts = [self._count(batch, response_tokens(batch)) for batch in batches]
         return batches, self.accelerator.reduce(torch.tensor(counts, device=device).sum(0), "sum")
 
@@ -233,12 +252,13 @@ class DPOTrainer(LossMixin, trl.DPOTrainer):
 
 
 class _LossParameters(TrainerCallback):
-    """Averages and clears the gradients of the loss's parameters, which are outside the model that DDP wraps."""
+    """Updates the loss's state; averages and clears the gradients of its parameters, which are outside the model DDP wraps."""
 
     def __init__(self, trainer: LossMixin):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, *arguments, **keywords):
+        self.trainer.plo_state.update("after")
         accelerator = self.trainer.accelerator
         for parameter in self.trainer.plo_loss.parameters():
             if accelerator.num_processes > 1 and parameter.grad is not None:

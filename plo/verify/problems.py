@@ -46,7 +46,7 @@ FORCED = -1  # the action of a token of probability 1
 
 @dataclass(frozen=True)
 class Problem:
-    """Items that are compared, how often which is preferred, and the policy to be recovered.
+    """Items to compare, how often each is preferred to each other one, and the policy to recover.
 
     Attributes:
         ref, target: (states, actions) nats: log ref and log pi*.

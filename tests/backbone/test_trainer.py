@@ -27,8 +27,11 @@ CONFIG = TrainConfig(
 def train(tiny_llama, tiny_pairs, tmp_path):
     """Train and give back the trainer; 10 pairs at batch 4 leave a ragged last step of 2."""
 
-    def run(loss="dpo", folder="run", seed=0, stop_at=None, resume=False, count=10, model=None, peft="full", **changes):
-        backbone = Backbone(model or tiny_llama(), ModelConfig(peft=peft))
+    def run(
+        loss="dpo", folder="run", seed=0, stop_at=None, resume=False, count=10, model=None, peft="full", dropout=0.0,
+        **changes,
+    ):  # fmt: skip
+        backbone = Backbone(model or tiny_llama(), ModelConfig(peft=peft, lora_dropout=dropout))
         backbone.reset(seed, get_loss(loss))
         backbone.double()
         pairs = tiny_pairs(count)
@@ -76,6 +79,13 @@ def test_the_logged_loss_of_a_ragged_step_is_the_mean_over_its_pairs(train, tiny
     trainer = train("dpo", lr=1e-12, micro_batch_size=1)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == pytest.approx([math.log(2)] * 6, abs=1e-7)  # a policy that does not move: log 2 in every step
+
+
+def test_a_state_is_updated_from_the_dropout_that_the_step_will_draw(train):
+    """Half of each step's pairs are kept, by margins of the pass without gradient: the pass with gradient has the same."""
+    trainer = train("beta_dpo(keep=0.5)", peft="lora", dropout=0.5, micro_batch_size=1, lr=0.1)
+    kept = [entry["loss/kept"] for entry in trainer.state.log_history if "loss/kept" in entry]
+    assert kept == [1.0] + [0.5] * 5  # in the first step all margins are equal
 
 
 @pytest.mark.parametrize("loss", LOSSES)

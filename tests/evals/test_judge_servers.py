@@ -135,3 +135,21 @@ def test_or_a_sentence_names_the_remedy(evaluate, kind):
     done, log, found = evaluate(template, says)
     assert done.exit_code == 1 and not found
     assert re.search(sentence, log), log
+
+
+def test_judge_check_says_what_the_server_requires(tmp_path, monkeypatch, caplog, serve):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    rows = [
+        {"prompt": "Q?", "a": "decent", "b": f"{'poor' if i % 3 else 'fine'} {i}", "gold": int(i % 3 == 0)}
+        for i in range(9)
+    ]
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    server = serve(refusing("temperature", "'temperature' does not support 0, only 1"))
+    command = ["judge-check", f"openai:m@{server.url}", "gold.jsonl", "--template", "helpful", "--store", "plo.db"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "accuracy         1.000" in done.output, done.output
+    note = "is asked without temperature, as its server requires."
+    assert note in caplog.text
+    (check,) = Tracker(tmp_path / "plo.db").judge_checks()
+    assert check["card"][-1].endswith(note)

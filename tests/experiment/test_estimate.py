@@ -178,6 +178,40 @@ def test_judge_calls_and_money_are_counted_without_asking():
     made = [get_model_evaluation(name, given) for name, given in suites.items()]
     planned = plan_evaluations(made, EvaluationConfig(judge=judge), [pair])
     assert [(one.texts, one.calls) for one in planned] == [(500, 1000), (160, 160), (805, 805), (None, 0)]
+    few = {"arena_hard": {"prompts": 900}, "mt_bench": {"questions": 3}, "alpaca_eval": {"instructions": 7}}
+    few["hh"] = options | {"temperatures": [1, 1, 0.5], "against": ["chosen", "chosen"]}
+    made = [get_model_evaluation(name, given) for name, given in few.items()]
+    planned = plan_evaluations(made, EvaluationConfig(judge=judge.replace("(", "(repeats=3, ")), [pair])
+    assert [(one.texts, one.calls) for one in planned] == [(500, 3000), (6, 18), (7, 42), (12, 72)]
+
+
+def test_a_pinned_judge_on_a_server_is_priced_and_one_in_this_process_is_free():
+    from plo.config import EvaluationConfig
+    from plo.data import Pair, Row
+    from plo.evals import get_model_evaluation
+    from plo.evals.judges import JudgeError
+    from plo.evals.judges.judge import check_spec
+
+    row = Row(prompt="p" * 30, chosen="c" * 30, rejected="r" * 30, where="here")
+    pair = Pair(prompt_ids=(1,), chosen_ids=(2,), rejected_ids=(3,), prompt="p" * 30, where="here", columns={}, row=row)
+    suite = [get_model_evaluation("hh", {"prompts": 3, "against": ["chosen"]})]
+    pinned, prices = "pinned:qwen2.5-7b-pairs", "(price_in=1000, price_out=3000)"
+    (served,) = plan_evaluations(suite, EvaluationConfig(judge=f"{pinned}@http://localhost:1/v1{prices}"), [pair])
+    assert served.calls == 6 and served.money > 6 * (90 / 3 * 0.001 + 40 * 0.003)  # an answer has 40 tokens at most
+    (own,) = plan_evaluations(suite, EvaluationConfig(judge=pinned), [pair])
+    assert (own.calls, own.money) == (6, 0.0)
+    with pytest.raises(JudgeError, match="no pinned judge 'nobody'"):
+        check_spec("pinned:nobody@http://localhost:1/v1")
+
+
+def test_the_judge_of_sampled_answers_is_counted_with_its_orders_repeats_and_prices(tiny):
+    """k answers to a prompt are k (k - 1) / 2 meetings: 3 of 3."""
+    server = "openai:m@http://localhost:1/v1(price_in=1000, price_out=0, repeats=2)"
+    for judge, each in ((server, 2 * 2), ("gold:sentiment", 1)):
+        sample = {"k": 3, "judge": judge, "prompts": 5}
+        found = estimate(tiny(**{"data.origin": ["sampled"], "data.sample": sample}), measure=False)
+        (answers,) = [unit for unit in found.units(found.plan.left) if unit.row == "answers"]
+        assert answers.calls == 5 * 3 * each and (answers.money > 0.1 if judge == server else answers.money == 0)
 
 
 def test_recorded_cells_show_what_further_seeds_take(tiny, monkeypatch):

@@ -68,6 +68,12 @@ def test_three_variants_on_common_prompts(record):
     assert sorted(games["opponent"]) == ["long"] * 3 + ["short"] * 3 and set(games["won"]) == {0.0, 0.5, 1.0}
     head_to_head(comparison, tracker, judging)  # again: nothing is asked, nothing recorded twice
     assert judging.counts.asked == 14 and len(comparison.cells()[0].findings) == 1
+    head_to_head(
+        comparison, tracker, JudgeSession(longer, repeats=2)
+    )  # another result, for which 14 questions are asked
+    (twice,) = [one for one in comparison.cells()[0].findings if one.params.get("repeats") == "2"]
+    usages = [cell.findings[0].about.get("usage") for cell in comparison.cells()]
+    assert usages == [twice.about["usage"]] + [None] * 5 and usages[0]["answered"] == 14
 
 
 def test_a_limit_is_shared_by_seeds_and_pairs(record):

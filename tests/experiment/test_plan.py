@@ -123,6 +123,24 @@ def test_stages_are_planned_with_the_variants_that_need_them(tiny, without_weigh
     assert {cell.state for cell in again.cells} == {"finished"} and again.steps(again.left) == 0
 
 
+def test_what_only_some_losses_read_of_the_reference_is_a_pass_of_its_own(tiny, without_weights):
+    """KTO reads two completions a pair, TDPO hidden states; a finished `dpo` has neither."""
+    without_weights()
+    assert not compare(tiny(**{"train.steps": 1})).failed
+    plan = plan_comparison(tiny(losses=["dpo", "kto", "tdpo2"], seeds=[0, 1], **{"train.steps": 1}))
+    passes = [(s.unit, s.variants, s.pairs, s.state) for s in plan.stages]
+    assert passes == [
+        ("reference pass", ("reference", "sft", "dpo", "kto", "tdpo2"), 24, "finished"),
+        ("completions", ("kto",), plan.pairs, "to do"),
+        ("hidden states", ("tdpo2",), plan.pairs, "to do"),
+    ]
+    needs = {cell.name: cell.needs for cell in plan.cells}
+    assert needs["kto seed 1"] == ("reference pass", "completions", "reference seed 1")
+    assert not compare(tiny(losses=["kto"], **{"train.steps": 1})).failed
+    again = plan_comparison(tiny(losses=["dpo", "kto", "tdpo2"], seeds=[0, 1], **{"train.steps": 1}))
+    assert [s.state for s in again.stages] == ["finished", "finished", "to do"]
+
+
 def test_what_would_end_the_comparison_ends_the_plan(tiny):
     with pytest.raises(ConfigError, match="dpo"):
         plan_comparison(tiny(losses=["dpo", "dpo"]))

@@ -62,6 +62,31 @@ def test_a_row_with_labels_of_its_own_and_one_without():
         correct(judged("other", 1.0, texts="another"), labels)
 
 
+def test_equal_texts_are_draws_in_both_rates():
+    """Every third text of dpo equals the opponent's, for which plo records a draw; people and judge agree on the others."""
+    number = np.arange(PROMPTS)
+    wins = (number % 2 == 0).astype(float)
+    pairs = judged("dpo", np.where(number % 3 == 0, 0.5, wins))
+    pairs.loc[number % 3 == 0, "text"] = pairs["opponent_text"]
+    labels = labelled(pairs, PROMPTS, lambda number: number % 2 == 0)
+    assert len(labels) == 40
+    (row,) = correct(pairs, labels)
+    assert row.found.judged == pytest.approx(pairs["win"].mean()) and row.found.rate == pytest.approx(0.5)
+    same = pairs.assign(text=pairs["opponent_text"], variant="same", win=0.5)
+    both = correct(pd.concat([pairs, same]), labels)
+    assert both[1].found is None and "every pair is a draw" in both[1].reason
+
+
+def test_answers_to_one_prompt_are_one_label_of_the_judges_errors():
+    """Ten prompts, labelled for two models that write alike, are ten labels for a third model, not twenty."""
+    number = np.arange(PROMPTS)
+    right = (number % 2 == 0).astype(float)
+    told = [judged(name, right) for name in ("dpo", "ipo")]
+    labels = pd.concat([labelled(one, 10, lambda number: number % 2 == 0) for one in told])
+    rows = correct(pd.concat([*told, judged("sft", right)]), labels)
+    assert len(labels) == 20 and [row.found.labels for row in rows] == [10, 10, 10]
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tracker = Tracker("plo.db")
@@ -72,7 +97,9 @@ def test_the_command(tmp_path, monkeypatch):
         own = {"plo.of": variant, "plo.evaluation": "hh", "plo.settings": "1"}
         run = tracker.start_evaluation(parent, f"hh of {variant}", "hh", own, {})
         table = judged(variant, win).drop(columns=["variant", "seed"])
-        run.table(table, "hh_verdicts.json")
+        further = table.assign(temperature=0.5, step=4, win=0.25, text="of another temperature")
+        earlier = table.assign(temperature=1.0, step=2, win=0.25, text="of an earlier point")
+        run.table(pd.concat([table.assign(temperature=1.0, step=4), further, earlier]), "hh_verdicts.json")
         about = {"notes": [], "lengths": {}, "but_judge": "", "judges": []}
         run.finding("hh", {"win_rate_chosen": win}, table[["prompt_id", "win"]], about)
 

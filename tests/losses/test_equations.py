@@ -156,6 +156,21 @@ def test_minor_dpo_is_dpo_above_the_reference_and_leaves_the_rejected_response_a
     assert (minor[2][~above] == 0).all()
 
 
+@pytest.mark.parametrize(("spec", "side"), [("minor_dpo", 1), ("dpop", 0)])
+def test_rounding_does_not_decide_about_the_first_gradient(spec, side):
+    """Log-ratios of +-1e-6 nats are those of pi = ref: a max(0, ...) of them is 0, and so is its gradient."""
+    gradients = []
+    for sign in (1, -1):
+        ref = torch.full((1, 2), -3.0)
+        logps = [(ref + sign * 5e-7).requires_grad_() for _ in range(2)]
+        chosen, rejected = (Side(mask=torch.ones(1, 2, dtype=torch.bool), logps=p, ref_logps=ref) for p in logps)
+        get_loss(spec)(Pairs(chosen=chosen, rejected=rejected)).sum().backward()
+        gradients.append([p.grad[0, 0].item() for p in logps])
+    assert gradients[0] == pytest.approx(gradients[1], abs=1e-6)
+    expected = {"minor_dpo": [-0.05, 0.0], "dpop": [-0.05, 0.05]}[spec]  # beta sigma(0) = .05 without the max
+    assert gradients[0][side] == pytest.approx(expected[side], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["odpo", "rpo_reward", "mappo"])
 def test_scores_come_from_one_column_or_from_two(name):
     assert get_loss(name).needs == ("ref_logps", "column:margin")

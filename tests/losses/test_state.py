@@ -114,6 +114,21 @@ def test_epsilon_dpo_by_hand():
     assert loss.evaluate(pairs).metrics["beta"].tolist() == pytest.approx([0.5 / 1.05] * 4, abs=1e-12)
 
 
+def test_epsilon_dpo_takes_no_step_by_rounding():
+    """Log-probs of 600 tokens that differ by the last bit of float32, as in the first step: their sums differ by more."""
+    generator = torch.Generator().manual_seed(0)
+    sides = []
+    for _ in range(2):
+        here = -10 * torch.rand(64, 600, generator=generator)
+        moved = {
+            f"logps_beyond(epsilon={e})": torch.nextafter(here, -20 * torch.rand(here.shape, generator=generator))
+            for e in (0.01, -0.01)
+        }
+        sides.append(Side(logps=here, ref_logps=here, mask=torch.ones_like(here, dtype=torch.bool), **moved))
+    value = get_loss("epsilon_dpo").build(1).evaluate(Pairs(chosen=sides[0], rejected=sides[1]))
+    assert (value.metrics["step"] == 0).all()
+
+
 @pytest.mark.parametrize("spec", ["bco", "beta_dpo", "alpha_dpo"])
 def test_state_is_saved_and_reset(spec):
     loss, pairs = built(spec), pairs_of([1.0, 3.0], [0.0, -2.0])

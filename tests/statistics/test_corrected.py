@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from plo.statistics import prediction_powered, rogan_gladen
+from plo.statistics.corrected import Corrected, with_draws
 from plo.statistics.intervals import StatisticsError
 
 AUTHORS = (0.05635072484160894, 0.2627330257859588)  # their confidence_interval(.4, .7, .9, 1000, 200, 200)
@@ -62,3 +63,14 @@ def test_a_judge_that_errs_is_corrected(truth, q1, q0):
     assert np.abs(np.mean(rates, 0) - truth).max() < 0.01
     assert np.std(rates, 0)[0] < np.std(labels_alone)  # the judge's verdicts are worth something
     assert np.mean(naive) < 0.6
+
+
+def test_draws_that_nobody_judges_count_half():
+    """A quarter of 64 items are draws, and of the others .7 are won, judged as .9."""
+    found = with_draws(Corrected(0.9, 0.7, 0.6, 0.75, 30, "prediction-powered"), 0.25, 64)
+    assert (found.judged, found.rate) == pytest.approx((0.125 + 0.675, 0.125 + 0.525)) and found.labels == 30
+    error = 1.959963984540054 * 0.2 * np.sqrt(0.25 * 0.75 / 64)  # of the share of draws
+    ends = (0.65 - np.hypot(0.075, error), 0.65 + np.hypot(0.0375, error))
+    assert (found.low, found.high) == pytest.approx(ends)
+    same = Corrected(0.9, 0.7, 0.6, 0.75, 30, "prediction-powered")
+    assert vars(with_draws(same, 0.0, 64)) == pytest.approx(vars(same))

@@ -14,7 +14,7 @@ from plo.config import EvaluationConfig
 from plo.data.rows import Row
 from plo.subjects import SubjectError
 from plo.subjects.loading import load_subject, weights_digest
-from plo.subjects.policy import Policy
+from plo.subjects.policy import Policy, log_ratio_margins
 
 CONFIG = EvaluationConfig()
 ROWS = [Row("Case 1:", " fine fine", " bad!"), Row("word " * 300, "fine", "bad"), Row("Case 2:", " good", " not")]
@@ -109,6 +109,27 @@ def test_margins_are_taken_to_the_model_that_is_compared_with(models):
     assert found[[0, 2]] == pytest.approx(expected, abs=1e-4) and min(map(abs, expected)) > 0.01
     with pytest.raises(SubjectError, match="none of the 1 rows can be scored"):
         against("tiny", "other").margins(ROWS[1:2])
+
+
+def test_the_same_margins_are_computed_once(models, monkeypatch):
+    """An evaluation runs once for each repeat of its judge, and asks for the margins of the same rows."""
+    models("other", seed=1)
+    models("third", seed=2)
+    subject, passed = against("tiny", "other"), []
+
+    def counted(backbone, pairs, reference):
+        passed.append(len(pairs))
+        return log_ratio_margins(backbone, pairs, reference)
+
+    monkeypatch.setattr("plo.subjects.policy.log_ratio_margins", counted)
+    first = subject.margins(ROWS[:1])
+    again = subject.margins([Row("Case 1:", " fine fine", " bad!")])
+    assert again.tolist() == first.tolist() and passed == [1]
+    again[0] = 7.0  # what a caller does to them stays with the caller
+    assert subject.margins(ROWS[:1]).tolist() == first.tolist() and passed == [1]
+    assert subject.margins(ROWS[2:]).tolist() != first.tolist() and passed == [1, 1]
+    subject.reference = load_subject("third", 0, CONFIG)
+    assert subject.margins(ROWS[2:]).tolist() != first.tolist() and passed == [1, 1, 1]
 
 
 def test_margins_of_a_policy_to_the_reference_in_its_own_backbone(models, adapter):

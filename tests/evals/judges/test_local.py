@@ -80,6 +80,31 @@ def tiny(tmp_path, embedded):
     return save
 
 
+MANY = {
+    "grade": {f"[[{n}]]": (n - 1) / 9 for n in range(1, 11)},
+    "arena_hard": {"[[A>>B]]": 0, "[[A>B]]": 0.25, "[[A=B]]": 0.5, "[[B>A]]": 0.75, "[[B>>A]]": 1},
+}
+
+
+@pytest.mark.parametrize("template", MANY)
+def test_of_many_labels_the_verdict_is_the_mean(tiny, template):
+    """Each label as one sequence after the prompt, by the model's own logits."""
+    from transformers import LlamaForCausalLM
+
+    judge = get_judge(f"hf:{tiny(LlamaForCausalLM)}", template)
+    start, likely = judge.ids("q", "x", "y"), []
+    for label in MANY[template]:
+        ids = torch.tensor([start + judge.tokenizer(label, add_special_tokens=False).input_ids])
+        with torch.no_grad():
+            each = judge.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        likely.append(math.exp(each[len(start) - 1 :].sum().item()))
+    mean = sum(value * p for value, p in zip(MANY[template].values(), likely, strict=True)) / sum(likely)
+    alone = [judge.judge([question])[0].p for question in (Question("q", "x", "y"), *UNLIKE[3:5])]
+    assert alone[0] == pytest.approx(mean, rel=1e-3)
+    batch = [verdict.p for verdict in judge.judge([Question("q", "x", "y"), *UNLIKE[3:5]])]
+    assert batch == pytest.approx(alone, abs=1e-5) and len(set(alone)) == 3
+
+
 @pytest.mark.parametrize(("mass", "said"), [(0.45, True), (0.9, False)])
 def test_labels_that_are_hardly_said_are_remarked_on(tiny, monkeypatch, mass, said):
     from transformers import LlamaForCausalLM

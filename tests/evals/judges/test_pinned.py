@@ -60,6 +60,15 @@ def test_a_server_is_asked_as_the_specification_says(serve):
         judging.judge("helpful_scores")
 
 
+def test_a_server_that_refuses_a_pinned_setting_is_not_asked_without_it(serve):
+    server = serve(lambda body: (400, {"error": {"message": "'temperature' is not supported"}}, ()))
+    with pytest.raises(
+        JudgeError, match=r"'temperature' is not supported.* start a server that takes them, such as vLLM"
+    ):
+        JudgeSession(f"pinned:{BUILT_IN[0]}@{server.url}").ask([Question("p", "x", "y")], "helpful")
+    assert len(server.asked) == 1
+
+
 def test_a_specification_of_the_users_in_process(tmp_path):
     """The model's own greedy text is the answer, whatever batch a question is in, and whatever its folder says of sampling."""
     import torch
