@@ -1,11 +1,14 @@
 """Scores of sampled answers by an evaluation of samples or by a judge, from which preference pairs are made."""
 
+import json
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from plo.evals.judges import JudgeSession
+from plo.evals.judges.judge import kind_property
 from plo.evals.registry import EVALUATIONS, EvaluationError
 from plo.identity import code_identity
 
@@ -93,3 +96,14 @@ class Tournament:
 
 
 Oracle = Scorer | Tournament
+
+
+@cache
+def judge_version(spec: str) -> str | None:
+    """Return what the verdicts of a judge depend on besides its name; None if its weights would have to be loaded for that.
+
+    Args:
+        spec: its specification as JSON; see `plo.evals.judges.get_judge`.
+    """
+    judging = JudgeSession(json.loads(spec))
+    return judging.judge().version if kind_property(judging.spec, "light") else None

@@ -1,6 +1,6 @@
 """The leaderboard as data: rows, metrics, verdicts and notes, every number with the runs it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -67,6 +67,11 @@ class Row:
     def status(self) -> str:
         """How the row was tuned: "untuned", or "tuned(N=8, 0123456789ab)" with the number of trials and the protocol's digest."""
         return f"tuned(N={self.tuning['trials']}, {self.tuning['digest']})" if self.tuning else "untuned"
+
+
+def title_of(row: Row, rows: Iterable[Row]) -> str:
+    """Return the row's variant, followed by its settings where several of the rows have that variant."""
+    return row.variant if sum(other.variant == row.variant for other in rows) == 1 else row.name
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class Leaderboard:
 
     def title(self, row: Row) -> str:
         """Return the row's variant, followed by its settings where several rows have that variant."""
-        return row.variant if sum(other.variant == row.variant for other in self.rows) == 1 else row.name
+        return title_of(row, self.rows)
 
     @property
     def sample_metrics(self) -> list[str]:

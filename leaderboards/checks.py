@@ -4,13 +4,12 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plo.errors import PloError
+from plo.leaderboards.board import Row, title_of
+from plo.leaderboards.formatting import fold
 from plo.tracking import RecordedCell
-
-if TYPE_CHECKING:
-    from plo.leaderboards.board import Row
 
 COMPARABLE = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation settings"}
 
@@ -57,7 +56,7 @@ def remedy(tag: str) -> str:
 
 
 def incomplete_notes(
-    cells: Sequence[RecordedCell], rows: Iterable["Row"], missing: Iterable[str], base: "Row | None" = None
+    cells: Sequence[RecordedCell], rows: Iterable[Row], missing: Iterable[str], base: Row | None = None
 ) -> list[str]:
     """Return notes on cells that did not finish or never started, and on seeds that a row lacks.
 
@@ -65,20 +64,19 @@ def incomplete_notes(
         base: row that has more seeds than the others by design; None: there is none.
     """
     rows = list(rows)
-    notes = [
-        f"{cell.name} ({cell.comparison}) did not finish: {cell.status}"
-        + (f", {cell.tags['plo.error']}" if "plo.error" in cell.tags else "") + f" (run {cell.run_id})."
+    said = [
+        (f"{cell.name} ({cell.comparison}, run {cell.run_id})", ", ".join(filter(None, ("Not finished", cell.status, cell.tags.get("plo.error")))))
         for cell in cells if cell.status != "FINISHED"
     ]  # fmt: skip
-    notes += [f"{name} was planned and never started." for name in missing]
+    said += [(name, "Planned and never started") for name in missing]
     own = {"reference"} | ({base.loss} if base is not None else set())
     counted = rows if base is None else [row for row in rows if row.loss not in own]
     seeds = sorted({seed for row in counted for seed in row.runs}, key=natural_key)
     for row in rows:
         lacking = [seed for seed in seeds if seed not in row.runs]
         if row.runs and lacking and row.loss != "reference":
-            notes.append(f"{row.name} lacks seed {', '.join(lacking)}.")
-    return notes
+            said.append((title_of(row, rows), f"Without seed {', '.join(lacking)}"))
+    return fold(said)
 
 
 def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
@@ -88,14 +86,14 @@ def commit_notes(cells: Sequence[RecordedCell]) -> list[str]:
     return [f"The runs were made at different commits: {', '.join(found)}."] if len(found) > 1 else []
 
 
-def best_of_notes(rows: Iterable["Row"]) -> list[str]:
+def best_of_notes(rows: Iterable[Row]) -> list[str]:
     """Return a note on rows best_of_n, whose KL is a bound."""
     names = [row.variant for row in rows if row.loss == "best_of_n"]
     what = "the best of n samples of the reference by the task's own reward, without training"
     return [f"{', '.join(names)}: {what}; its KL is the bound log n - (n - 1) / n."] if names else []
 
 
-def truncation_notes(rows: Iterable["Row"], cells: Mapping[str, RecordedCell]) -> list[str]:
+def truncation_notes(rows: Iterable[Row], cells: Mapping[str, RecordedCell]) -> list[str]:
     """Return a note on the share of samples of each row that were cut before they ended; they are scored as if complete.
 
     Args:
@@ -111,7 +109,10 @@ def truncation_notes(rows: Iterable["Row"], cells: Mapping[str, RecordedCell]) -
 
 
 def stage_notes(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return notes on the stages that ran before the cells: how long they took, and which variants and seeds share them."""
+    """Return notes on the stages that ran before the cells: how long they took, and which variants and seeds share them.
+
+    Variants between commas share a stage, those between semicolons have stages of their own.
+    """
     variants, seeds = defaultdict(set), defaultdict(set)
     for cell in cells:
         for key in json.loads(cell.tags.get("plo.stages", "[]")):
@@ -122,14 +123,19 @@ def stage_notes(cells: Sequence[RecordedCell], stages: Sequence[Mapping[str, Any
     for key, stage in finished.items():
         if key in variants:
             alike[stage["name"], ", ".join(sorted(variants[key])), len(seeds[key]) > 1].append(key)
-    notes = []
+    folded: dict[tuple[str, str], list[tuple[str, list[str]]]] = defaultdict(list)
     for (name, names, shared), keys in alike.items():
         for_seeds = ", ".join(sorted({seed for key in keys for seed in seeds[key]}, key=natural_key))
         each = f"for each of the seeds {for_seeds} apart" if len(keys) > 1 else f"for seed {for_seeds}"
         how = f"once for seeds {for_seeds} together" if shared else each
-        runs = ", ".join(finished[key]["run_id"][:8] for key in keys)
-        seconds = sum(finished[key]["metrics"].get("seconds", math.nan) for key in keys)
-        notes.append(f"Stage {name} ran {how}, for {names}: {seconds:.0f} s (run {runs}).")
+        folded[name, how].append((names, keys))
+    notes = []
+    for (name, how), several in folded.items():
+        stages = [finished[key] for _, keys in several for key in keys]
+        runs = ", ".join(stage["run_id"][:8] for stage in stages)
+        seconds = sum(stage["metrics"].get("seconds", math.nan) for stage in stages)
+        of = "; ".join(names for names, _ in several)
+        notes.append(f"Stage {name} ran {how}, for {of}: {seconds:.0f} s (run {runs}).")
     return notes
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plo.leaderboards.manifest import ABSENT
+from plo.values import LOCAL, without_paths
 
 Manifest = Mapping[str, Any]
 HARDWARE = ("cpu", "capability", "cores", "threads", "gpu")
@@ -78,7 +79,8 @@ def settings(a: Manifest, b: Manifest) -> Iterator[str]:
     ours, theirs = (dict(flat(m["comparisons"][0]["settings"])) for m in (a, b) if m["comparisons"])
     for name in sorted(ours.keys() | theirs.keys()):
         before, after = ours.get(name, "default"), theirs.get(name, "default")
-        if before != after and name not in ("name", "plugins"):  # of plug-ins the content counts
+        is_local = any(LOCAL in without_paths(str(value)) for value in (before, after))
+        if before != after and name not in ("name", "plugins") and not is_local:  # of files the content counts
             yield f"setting {name}: {before} -> {after}"
     plugins = [{d for one in m["comparisons"] for d in one["plugins"].values()} for m in (a, b)]
     if plugins[0] != plugins[1]:

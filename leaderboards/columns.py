@@ -5,12 +5,14 @@ import math
 from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.formatting import UNDEFINED, Column, format_estimate, format_spread
 
+PAIRS = "training pairs"  # title of the one column here whose texts have names in them
+
 
 def first_columns(board: Leaderboard) -> list[Column]:
     """Return the columns that describe the test of each row, in their order, without the variant's own column."""
     columns: list[Column] = [("seeds", lambda row: str(len(row.runs))), ("tuning", lambda row: row.status)]
     if any(row.pairs for row in board.rows):
-        columns.append(("training pairs", lambda row: row.pairs or UNDEFINED))
+        columns.append((PAIRS, lambda row: row.pairs or UNDEFINED))
     name = board.primary_metric
     if name and not board.is_hidden(name):
         columns.append(mean_column(board, name))

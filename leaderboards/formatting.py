@@ -8,6 +8,7 @@ from plo.leaderboards.board import Row
 from plo.statistics import Estimate, Spread
 
 UNDEFINED = "-"
+LONGEST = 160  # characters of a name in a note
 Column = tuple[str, Callable[[Row], str]]  # a title, and the text of a row's cell
 
 
@@ -73,6 +74,16 @@ def format_estimate(mean: float, found: Estimate | None, digits: int, sign: str 
     if math.isnan(mean) or found is None:
         return format_number(mean, digits, sign)
     return f"{format_number(mean, digits, sign)} {format_interval(found, digits, sign)}"
+
+
+def fold(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a note for each text, with the names of all that it is said of: [("dpo", "No seed"), ("ipo", "No seed")] becomes
+    ["No seed: dpo, ipo."]. Texts and names keep their order, and each name is listed once.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for name, text in said:
+        names.setdefault(text, {})[name if len(name) <= LONGEST else f"{name[:LONGEST]}…"] = None
+    return [f"{text}: {', '.join(found)}." for text, found in names.items()]
 
 
 _INERT = {ord(character): f"&#{ord(character)};" for character in "&<>|`\\"}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from plo.leaderboards.board import Row
+from plo.leaderboards.formatting import fold
 from plo.leaderboards.sections import Section
 from plo.tracking import RecordedCell, allowed_name, tables
 
@@ -19,11 +20,11 @@ def fetch_samples(cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, 
         TrackingError: a cell recorded samples, and the store does not have them any more.
     """
     recorded = [cell for cell in cells if cell.has_table(SAMPLES)]
-    notes += [
-        f"{cell.name} ({cell.run_id}) has no table {SAMPLES}, so it has no part in differences."
-        for cell in cells
-        if cell not in recorded
-    ]
+    lacking = [cell for cell in cells if cell not in recorded]
+    notes += fold(
+        (f"{one.name} ({one.run_id})", f"Without a table {SAMPLES}, so without a part in differences")
+        for one in lacking
+    )
     return {
         run: frame.set_axis([allowed_name(name) for name in frame], axis="columns")
         for run, frame in tables(recorded, SAMPLES).items()

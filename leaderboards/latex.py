@@ -6,9 +6,12 @@ import unicodedata
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.columns import first_columns
 from plo.leaderboards.headline import design_lines, headline
+from plo.leaderboards.page.text import label
 
 MINUS = r"\(-\)"
-LONGEST = 160  # characters of a name
+LONGEST = 160  # characters of a text
+NAME = 40  # characters of a variant's name, which loses its middle
+WORD = 60  # characters without a space, which loses its middle too: LaTeX breaks no line there
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -23,7 +26,7 @@ def to_latex(board: Leaderboard) -> str:
 
     The preamble of the document needs `\usepackage{booktabs}` and `\usepackage{textcomp}`.
     """
-    columns = [("variant", board.title), *first_columns(board)]
+    columns = [("variant", lambda row: label(board.title(row), NAME)), *first_columns(board)]
     head = " & ".join(escape(title) for title, _ in columns)
     body = [" & ".join(escape(text(row)) for _, text in columns) for row in board.rows]
     notes = [*design_lines(board), "Mean and difference with 95% interval for new prompts and new seeds."]
@@ -47,7 +50,7 @@ def to_latex(board: Leaderboard) -> str:
 def escape(text: object, limit: int = LONGEST) -> str:
     r"""Return any text as one line of inert LaTeX, which every engine typesets.
 
-    The text is cut to `limit` characters. What is special to LaTeX, starts an optional argument or joins into a ligature is
+    The text is cut to `limit` characters, its words to 60. What is special to LaTeX, starts an optional argument or joins into a ligature is
     a command or stands in braces. Characters beyond Latin-1, which pdfLaTeX refuses, are written as U+05D0, and control
     and other invisible characters as "?".
 
@@ -55,7 +58,7 @@ def escape(text: object, limit: int = LONGEST) -> str:
         >>> escape(r"\input{x} 50%")
         '\\textbackslash{}input\\{x\\} 50\\%'
     """
-    text = str(text)
+    text = re.sub(rf"\S{{{WORD + 1},}}", lambda word: label(word[0], WORD), str(text))
     more = f" ... ({len(text) - limit} more characters)" if len(text) > limit else ""
     kept = unicodedata.normalize("NFC", re.sub(r"\s+", " ", text[:limit])).strip()
     inert = re.sub("-(?=-)", "-{}", "".join(map(_inert, kept)))

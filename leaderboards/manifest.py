@@ -10,7 +10,7 @@ from plo.leaderboards.digests import VOLATILE, exact
 from plo.leaderboards.headline import headline
 from plo.packages import packages
 from plo.tracking import MADE_WITH, Comparison, Finding, MissingFiles, RecordedCell, RecordedStage, TrackingError
-from plo.values import without_credentials
+from plo.values import without_credentials, without_paths
 
 VERSION = 1
 ABSENT = "not recorded"
@@ -35,7 +35,10 @@ def manifest(board: Leaderboard) -> dict[str, Any]:
         "comparisons": [_comparison(one) for one in by_key.values()],
         "made_with": made_with or {ABSENT: _of_tags(board)},
         "judges": [
-            {"evaluation": section.title, **{key: judge.get(key) for key in ("judge", "version", "prompt", "given")}}
+            {
+                "evaluation": section.title,
+                **{key: _public(judge.get(key)) for key in ("judge", "version", "prompt", "given")},
+            }
             for section in board.sections
             for judge in section.judges
         ],
@@ -63,16 +66,16 @@ def _comparison(one: Comparison) -> dict[str, Any]:
 
 
 def _public(value: Any) -> Any:
-    """Return a value as JSON, without the names and passwords in addresses."""
+    """Return a value as JSON, without the names and passwords in addresses and the folders of the machine's files."""
     if isinstance(value, Mapping):
         return {str(key): _public(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_public(one) for one in value]
-    return without_credentials(value) if isinstance(value, str) else exact(value)
+    return without_paths(without_credentials(value)) if isinstance(value, str) else exact(value)
 
 
 def _made_with(board: Leaderboard, name: str) -> dict[str, Any] | None:
-    return next((found for one in board.recorded if (found := one.made_with(name))), None)
+    return next((_public(found) for one in board.recorded if (found := one.made_with(name))), None)
 
 
 def _of_tags(board: Leaderboard) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def _finding(one: Finding) -> dict[str, Any]:
     return {
         "evaluation": one.evaluation,
         "settings": one.settings,
-        "params": one.params,
+        "params": _public(one.params),
         "templates": templates,
         "metrics": exact(dict(sorted(one.metrics.items()))),
         "items": digests.table(one.items),

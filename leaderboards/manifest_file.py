@@ -1,16 +1,18 @@
 """Reading a manifest back, from a file of its own or from a page in which it is embedded."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from plo.errors import reason
 from plo.leaderboards.checks import LeaderboardError
+from plo.leaderboards.circumstances import flat
 from plo.leaderboards.manifest import OF_THE_MACHINE, VERSION
 from plo.leaderboards.packed import unpack
 from plo.paths import content_digest
+from plo.values import LOCAL
 
 ELEMENT = "plo-manifest"  # id of the script element of a page
 
@@ -90,6 +92,29 @@ def runnable(manifest: Mapping[str, Any], path: Path, given: Sequence[Path] = ()
     # The store of the page is ignored: a page of someone else could write into any store, or send the runs to its owner.
     settings = {name: value for name, value in one["settings"].items() if name not in OF_THE_MACHINE}
     return settings, [*given]
+
+
+def check_local(settings: Mapping[str, Any], given: Collection[str], path: Path) -> None:
+    """Refuse settings of a manifest that name files of the machine where it was made, unless the user gave others.
+
+    Args:
+        given: names of the settings that the user gave.
+        path: file that the manifest is from, for the message.
+
+    Raises:
+        LeaderboardError: files are not given. The message names the settings.
+    """
+    lacking = {
+        name: str(value)
+        for name, value in flat({name: value for name, value in settings.items() if name != "plugins"})
+        if LOCAL in str(value) and not any(name == one or name.startswith(f"{one}.") for one in given)
+    }
+    if lacking:
+        was = "; ".join(f"{name}={value}" for name, value in lacking.items())
+        raise LeaderboardError(
+            f"{path} was made with files of its machine, which it does not hold: {was}. Name them here, such as "
+            f"{next(iter(lacking))}=VALUE; their contents are compared with those of the manifest."
+        )
 
 
 class _Reader(HTMLParser):

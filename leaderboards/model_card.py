@@ -16,8 +16,9 @@ from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.columns import difference_column, label, mean_column
 from plo.leaderboards.formatting import escape, format_count, format_estimate, format_number, markdown_table
 from plo.leaderboards.headline import design_lines
+from plo.leaderboards.training_pairs import said_of_pairs
 from plo.tracking import MADE_WITH, RecordedCell
-from plo.values import without_credentials
+from plo.values import without_credentials, without_paths
 
 MANIFEST = "plo-manifest.json"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")  # a name on the hub
@@ -63,9 +64,12 @@ def model_card(
     named = {name: text for name, text in losses.items() if name in re.findall(r"\w+", row.variant)}
     title, source, base = board.title(row), _public(str(config["data"]["source"])), _public(base)
     what = "A LoRA adapter of" if adapter else "A fine-tuning of"
+    on = f"the preference pairs of {escape(source, LONGEST)}"
+    if made := next(iter(said_of_pairs([cell])), ""):
+        on = f"preference pairs made from {escape(source, LONGEST)} ({escape(made, LONGEST)})"
     parts = [
         f"# {escape(title)}",
-        f"{what} {escape(base)}, trained on the preference pairs of {escape(source, LONGEST)} "
+        f"{what} {escape(base)}, trained on {on} "
         f"with the loss {escape(row.loss)} and seed {escape(cell.tags['plo.seed'])}, in the comparison "
         f"{escape(cell.comparison)} of plo.",
         "## Result",
@@ -164,7 +168,7 @@ def _results(board: Leaderboard, row: Row, cell: RecordedCell) -> str:
 
 def _public(text: str) -> str:
     """Return a text without passwords, and a path of this machine as its last name."""
-    return Path(text).name if text.startswith(("/", "~", ".", "\\")) else without_credentials(text)
+    return Path(text).name if text.startswith(("/", "~", ".", "\\")) else without_paths(without_credentials(text))
 
 
 def _losses(named: Mapping[str, LossText]) -> Iterator[str]:
@@ -183,7 +187,9 @@ def _settings(config: Mapping[str, Any], cell: RecordedCell, row: Row) -> Iterat
         for name, value in config[section].items():
             if value not in (None, {}, [], ()):
                 yield f"{section}.{name}", _public(value if isinstance(value, str) else json.dumps(value))
-    yield from ((name, value) for name, value in sorted(cell.params.items()) if name.startswith(("loss.", "train.")))
+    yield from (
+        (name, _public(value)) for name, value in sorted(cell.params.items()) if name.startswith(("loss.", "train."))
+    )
     yield "stages", ", ".join(config.get("stages", ["preference"]))
     yield "tuning", row.status
     for name in ("plo.data", "plo.model", "plo.code"):

@@ -8,7 +8,6 @@ from typing import Any
 from plo import store
 from plo.errors import PloError
 from plo.leaderboards.model_card import MANIFEST
-from plo.tracking import RecordedCell
 
 ADAPTER = "adapter_config.json"
 BASE = "base_model_name_or_path"
@@ -31,21 +30,20 @@ def base_of(model: Path, trained_from: str) -> str:
     return trained_from
 
 
-def write_model(cell: RecordedCell, folder: Path, card: str, manifest: dict[str, Any], base: str) -> list[Path]:
-    """Write a cell's trained model with its card and manifest into an empty folder, and return the files.
+def write_model(model: Path, folder: Path, card: str, manifest: dict[str, Any], base: str) -> list[Path]:
+    """Write a trained model with its card and manifest into an empty folder, and return the files.
 
     Args:
+        model: folder of the trained model or adapter.
         base: name of the model that an adapter is loaded on.
 
     Raises:
         PushError: the folder has files already.
-        ModelLost: the trained model is neither here nor in the store.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PushError(
             f"{folder} has files already, which could be mixed up with these: name a new folder, --out FOLDER."
         )
-    model = cell.model()
     shutil.copytree(model, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
     if is_adapter(folder):
         settings = json.loads((folder / ADAPTER).read_text("utf-8")) | {BASE: base}

@@ -63,6 +63,14 @@ def _with_noise(found: pd.Series, noise: JudgeNoise | None) -> pd.Series:
     return result
 
 
+def said_of_components(found: Collection[str]) -> str:
+    """Return a sentence or two on what the residual of these variance components is."""
+    if "judge" in found:
+        return "Text is what all judges share about one text; the residual is their disagreement."
+    noise = " Judge noise is that of a mean over the judge's repeats; it is taken out of the residual."
+    return f"The residual includes the interaction of seed and prompt.{noise if NOISE in found else ''}"
+
+
 def by_other_judges(
     primary: str | None, sections: Sequence[Section], by_item: Mapping[str, Tables]
 ) -> dict[str, Tables]:

@@ -1,12 +1,12 @@
 """Render a leaderboard as Markdown; `write` adds CSV and JSON."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from plo import store
-from plo.leaderboards.board import Leaderboard
-from plo.leaderboards.columns import difference_column, first_columns, matched_columns, spread_column
+from plo.leaderboards.board import Leaderboard, Row
+from plo.leaderboards.columns import PAIRS, difference_column, first_columns, matched_columns, spread_column
 from plo.leaderboards.export import to_csv, to_json
 from plo.leaderboards.formatting import (
     UNDEFINED,
@@ -45,7 +45,7 @@ def to_markdown(board: Leaderboard) -> str:
         f"Comparison: {', '.join(map(escape, board.comparisons))}. Shared by all runs: {shared}.",
         *([_bullets(design_lines(board))] if board.design else []),
         f"Final evaluation point; mean and difference with [95% interval] for new prompts and seeds.{untuned}",
-        rows_table(short + [(escape(title), text) for title, text in first_columns(board)], board.rows),
+        rows_table(short + [_inert(*column) for column in first_columns(board)], board.rows),
     ]
     if board.notes:
         parts += ["## Notes", _bullets(board.notes)]
@@ -62,6 +62,10 @@ def to_markdown(board: Leaderboard) -> str:
     )
     parts += _training_curve(board) + _samples(board)
     return "\n\n".join([*parts, "## Legend", "\n".join(_legend(board))]) + "\n"
+
+
+def _inert(title: str, text: Callable[[Row], str]) -> Column:
+    return escape(title), (lambda row: escape(text(row))) if title == PAIRS else text
 
 
 def _bullets(lines: Iterable[str]) -> str:

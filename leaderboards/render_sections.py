@@ -15,7 +15,7 @@ from plo.leaderboards.formatting import (
     markdown_table,
     rows_table,
 )
-from plo.leaderboards.overall import NOISE
+from plo.leaderboards.overall import said_of_components
 from plo.leaderboards.sections import Section
 
 UNINFORMATIVE = "uninformative judge"
@@ -107,14 +107,9 @@ def components_markdown(board: Leaderboard) -> list[str]:
         ]
         for name, value in found.items()
     ]
-    rest = "The residual includes the interaction of seed and prompt."
-    if NOISE in found:
-        rest += " Judge noise is that of a mean over the judge's repeats; it is taken out of the residual."
-    if "judge" in found:
-        rest = "Text is what all judges share about one text; the residual is their disagreement."
     return [
         "## Variance components",
         f"Analysis of variance of {escape(board.primary_metric)} over the prompts and seeds that all variants have. A "
-        f"negative estimate is shown as 0. {rest}",
+        f"negative estimate is shown as 0. {said_of_components(found)}",
         markdown_table(["component", "variance", "sd", "share"], body),
     ]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from plo.leaderboards.board import Row
 from plo.leaderboards.checks import LeaderboardError, natural_key
+from plo.leaderboards.formatting import fold
 from plo.statistics import spread
 from plo.tracking import ANY, RecordedCell
 
@@ -19,7 +20,7 @@ IDENTITY = ("lr", "beta", "peft")
 
 def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: list[str]) -> list[Row]:
     """Group finished cells, oldest first, into rows with the mean of each metric; append what is odd to `notes`."""
-    varying = _varying_params(cells)
+    varying, said = _varying_params(cells), list[tuple[str, str]]()
     rows: dict[tuple, Row] = {}
     for cell in cells:
         variant = _variant(cell)
@@ -28,7 +29,7 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
         row = rows.setdefault((variant, *settings.values()), new)
         seed = cell.tags.get("plo.seed", "-")
         if seed in row.runs:
-            notes.append(f"{row.name}, seed {seed}: recorded twice; the later run {cell.run_id} counts.")
+            said.append((f"{row.name} seed {seed} (run {cell.run_id})", "Recorded twice; the later run counts"))
             for values in row.values.values():
                 values.pop(row.runs[seed], None)
         row.runs[seed] = cell.run_id
@@ -40,17 +41,18 @@ def build_rows(cells: Sequence[RecordedCell], metrics: Sequence[str], notes: lis
     for name in ALWAYS if trained else ():
         if not any(name in (row.variant, _loss(row)) for row in rows.values()):
             rows[(name,)] = Row(name, name, dict.fromkeys((*IDENTITY, *varying)))
-            notes.append(f"{name} was not run: its row is empty.")
+            said.append((name, "Not run, so an empty row"))
     by_run = {cell.run_id: cell for cell in cells}
     for row in rows.values():
         row.runs = dict(sorted(row.runs.items(), key=lambda item: natural_key(item[0])))
-        row.tuning = _tuning(row, [by_run[run] for run in row.runs.values()], notes)
+        row.tuning = _tuning(row, [by_run[run] for run in row.runs.values()], said)
         # Values are put in the order of seeds: otherwise the last bit of a sum would depend on which cell ended first.
         row.values = {n: {run: v[run] for run in row.runs.values() if run in v} for n, v in row.values.items()}
         row.metrics = {name: spread(values.values()) for name, values in row.values.items()}
         holes = [n for n, v in row.values.items() if 0 < sum(map(math.isnan, v.values())) < len(v)]
         if holes:
-            notes.append(f"{row.name}: {', '.join(holes)} is not a number in some seeds, so it has no mean.")
+            said += [(row.name, f"{name} is not a number in some seeds, so it has no mean") for name in holes]
+    notes += fold(said)
     order = {name: place for place, name in enumerate(ALWAYS)}
     return sorted(rows.values(), key=lambda row: (order.get(_loss(row), len(ALWAYS)), _sort_key(row)))
 
@@ -60,17 +62,18 @@ def _loss(row: Row) -> str:
     return row.loss.partition(" @ ")[0]
 
 
-def _tuning(row: Row, cells: Sequence[RecordedCell], notes: list[str]) -> dict[str, Any] | None:
+def _tuning(row: Row, cells: Sequence[RecordedCell], said: list[tuple[str, str]]) -> dict[str, Any] | None:
     """Return the record of the row's tuning; None if its cells were not all tuned by one protocol."""
     records = [json.loads(cell.tags.get("plo.tuning", "null")) for cell in cells]
     if not any(records):
         return None
     if not all(records) or len({record["digest"] for record in records}) > 1:
         found = dict.fromkeys(record["digest"] if record else "untuned" for record in records)
-        notes.append(
-            f"{row.name}: its seeds were tuned by different protocols or not at all (plo.tuning: {', '.join(found)}), so it "
-            f"counts as untuned. Run all its seeds with one setting of `tuning`."
+        text = (
+            f"Counted as untuned, because seeds were tuned by different protocols or not at all (plo.tuning: {', '.join(found)}); "
+            f"run all seeds with one setting of `tuning`"
         )
+        said.append((row.name, text))
         return None
     return records[-1]
 

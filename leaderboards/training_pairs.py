@@ -7,6 +7,7 @@ from typing import Any
 
 from plo.leaderboards.board import Row
 from plo.tracking import RecordedCell
+from plo.values import without_paths
 
 PAIRS = "plo.pairs"  # tag of a cell: facts about its training pairs
 
@@ -36,6 +37,11 @@ def label_rows(rows: Sequence[Row], cells: Mapping[str, RecordedCell]) -> None:
 
 def pairs_notes(cells: Sequence[RecordedCell]) -> list[str]:
     """Return notes on the training pairs that were sampled or have turned labels, with the variants that have them."""
+    return [f"Training pairs of {', '.join(variants)}: {text}." for text, variants in said_of_pairs(cells).items()]
+
+
+def said_of_pairs(cells: Sequence[RecordedCell]) -> dict[str, list[str]]:
+    """Return {how training pairs were sampled or turned: the variants that have them}, without those of the data source as it is."""
     by_variant: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         if about := _about(cell):
@@ -43,22 +49,23 @@ def pairs_notes(cells: Sequence[RecordedCell]) -> list[str]:
     alike: dict[str, list[str]] = defaultdict(list)
     for variant, all_ in by_variant.items():
         alike[_described(all_)].append(variant)
-    return [f"Training pairs of {', '.join(variants)}: {text}." for text, variants in alike.items()]
+    return dict(alike)
 
 
 def _about(cell: RecordedCell) -> dict[str, Any]:
-    return json.loads(cell.tags.get(PAIRS, "{}"))
+    about = json.loads(cell.tags.get(PAIRS, "{}"))
+    return {name: without_paths(value) if isinstance(value, str) else value for name, value in about.items()}
 
 
 def _described(cells: Sequence[Mapping[str, Any]]) -> str:
     about, parts = cells[0], list[str]()
     if about.get("round"):
-        policy = about["policy"].rpartition(" seed ")[0] or about["policy"]
-        whose = "the policy that training starts from" if policy == "start" else policy
-        seeds = ", of the same seed" if about["round"] > 1 else ""
+        whose = "the policy that training starts from" if about["policy"] == "start" else about["policy"]
+        if about["round"] > 1:
+            whose = f"the model of round {about['round'] - 1}, of the same loss and seed"
         parts += [
             f"round {about['round']}, {about['k']} answers at temperature {about['temperature']:g} to each of "
-            f"{_range(cells, 'prompts')} prompts by {whose}{seeds}, scored by {about['oracle']}, {about['rule']}"
+            f"{_range(cells, 'prompts')} prompts by {whose}, scored by {about['oracle']}, {about['rule']}"
         ]
     parts.append(f"{_range(cells, 'pairs')} pairs")
     if about.get("flip"):

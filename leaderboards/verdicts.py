@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from plo.leaderboards.board import Design, Rank, Row
+from plo.leaderboards.board import Design, Rank, Row, title_of
+from plo.leaderboards.formatting import fold
 from plo.leaderboards.protocol import Protocol
 from plo.metric import Metric
 from plo.statistics import baseline_seeds, compare, family_detectable, fragility, judge, pool, rank_intervals
@@ -30,16 +31,13 @@ def set_differences(
         bounds: least and greatest value of each metric.
         noise: noise of the judge of each metric that has one.
     """
-    found_notes: dict[str, None] = {}  # ordered and without repetition, whatever the number of metrics
-    by_name = {row.name: row for row in rows}
+    said: dict[tuple[str, str], None] = {}  # ordered and without repetition, whatever the number of metrics
+    by_name, titles = {row.name: row for row in rows}, {row.name: title_of(row, rows) for row in rows}
     apart = [row.name for row in rows if row is not base and not _is_variant(row)]
     for name, by_row in items.items():
         if base.name not in by_row:
             continue
         theirs = by_row[base.name]
-        where = (
-            f"in {name.partition('.')[0]}, " if "." in name else ""
-        )  # an evaluation of models has prompts of its own
         comparable = {base.name: theirs}
         for own, table in by_row.items():
             seeds = [seed for seed in table if seed in theirs]
@@ -47,21 +45,22 @@ def set_differences(
                 continue
             if not seeds or table.index.intersection(theirs.index).empty:
                 lacking = "prompt" if seeds else "seed"
-                found_notes[
-                    f"{own}: {where if seeds else ''}no {lacking} in common with {base.name}, so no difference."
-                ] = None
+                said[titles[own], f"No {lacking} in common with {titles[base.name]}, so no difference"] = None
                 continue
             comparable[own] = table
             if len(seeds) == 1:
-                note = f"one seed in common with {base.name}, so its difference is for new prompts alone."
-                found_notes[f"{own}: {note}"] = None
+                said[
+                    titles[own],
+                    f"One seed in common with {titles[base.name]}, so the difference is for new prompts alone",
+                ] = None
         gaps = compare(comparable, base.name, bounds=bounds[name], apart=apart, noise=noise.get(name, RunNoise()))
         for own, gap in gaps.items():
             by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
-                note = f"{where}only the {gap.prompts} prompts that it shares with {base.name} in every seed count."
-                found_notes[f"{own}: {note}"] = None
-    notes += found_notes
+                said[
+                    titles[own], f"Only the {gap.prompts} prompts shared with {titles[base.name]} in every seed count"
+                ] = None
+    notes += fold(said)
 
 
 def judge_rows(

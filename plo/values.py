@@ -73,6 +73,27 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^\s/@]+@", "", text)
 
 
+LOCAL = "<local>/"  # stands for the folder of a file that only the machine of a record has
+_NAME = r"""[^\s/\\"'<>|,;:()\[\]{}`]+"""
+_PATH = re.compile(
+    rf"(?<![\w./~<])(?:file://)?(?:~\w*(?:/{_NAME})+|(?:/{_NAME}){{2,}}|[A-Za-z]:(?:\\{{1,2}}{_NAME})+)[/\\]?"
+)
+
+
+def without_paths(text: str) -> str:
+    """Return a text with each absolute path in it as `<local>/` and the path's last name, such as for publication.
+
+    Paths with spaces are recognised where the whole text is one. Relative paths, addresses and names of the hub stay.
+
+    Example:
+        >>> without_paths("judge: hf:/home/me/models/judge(repeats=3), data: org/name, from https://host/a/b")
+        'judge: hf:<local>/judge(repeats=3), data: org/name, from https://host/a/b'
+    """
+    if re.fullmatch(rf"(~\w*|/{_NAME})/[^\n:]+", text):
+        return LOCAL + text.rstrip("/").rpartition("/")[2]
+    return _PATH.sub(lambda found: LOCAL + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+
+
 def read_list(text: str) -> list[Any]:
     """Read a list such as "0, 1": commas separate values, except inside brackets and quotes.
 

@@ -21,6 +21,15 @@ def test_best_and_worst_without_ties_and_without_answers_that_have_no_score():
     assert chosen("best/worst") == [(0, 1, 2), (2, 2, 0), (4, 0, 1)]
 
 
+def test_ties_at_either_end():
+    assert chosen("best/worst", [[3.0, 1.0, 1.0]], [["a", "b", "c"]], ["p"]) == [(0, 0, 2)]  # the last of the worst
+    assert chosen("best/worst", [[2.0, 3.0, 3.0]], [["a", "b", "c"]], ["p"]) == [(0, 1, 0)]  # the first of the best
+    assert chosen("best/random", [[3.0, 3.0, 1.0]], [["a", "b", "c"]], ["p"]) == [
+        (0, 0, 2)
+    ]  # a tie with the best is not worse
+    assert chosen("margin(0.5)", [[1.0]], [["a"]], ["p"]) == chosen("margin(0.5)", [[]], [[]], ["p"]) == []
+
+
 def test_equal_texts_make_no_pair():
     assert chosen("best/worst", [[1.0, 2.0]], [["same", "same"]], ["p"]) == []
 

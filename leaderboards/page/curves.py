@@ -2,19 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.formatting import format_count, format_range
-from plo.leaderboards.page.drawing import INK, Figure, canvas, to_svg
+from plo.leaderboards.page.drawing import FAINT, INK, Figure, canvas, to_svg
 from plo.leaderboards.page.looks import OTHER, Look, add_legend
 from plo.leaderboards.page.text import label
 from plo.leaderboards.tuning import best_of
+from plo.tracking import RecordedCell
 
+WIDTH = 60  # characters of a metric's name over a panel
 Line = list[tuple[float, list[float]]]  # x, and the values of the seeds there
 # Metrics of a training and what they are, with their units; those whose scale is the same for every loss.
 TRAINING = {
@@ -72,30 +75,44 @@ def frontier_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping
 
 def training_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[str, Look]) -> Figure | None:
     """Draw what each training logged about its pairs, with the spread of the seeds."""
-    found = {metric: _histories(board, metric) for metric in TRAINING}
-    found = {metric: lines for metric, lines in found.items() if lines}
+    logged = {metric: _lines(board, lambda cell, metric=metric: _logged(cell, metric)) for metric in TRAINING}
+    found = {metric: lines for metric, lines in logged.items() if lines}
     if not found:
         return None
-    ends = "; ".join(
-        f"{metric}: " + ", ".join(f"{label(names[name])} {np.mean(line[-1][1]):.2f}" for name, line in lines.items())
-        for metric, lines in found.items()
-    )
-    alternative = f"Training curves. Last values: {ends}."
     with canvas(height=0.9 + 1.6 * len(found)) as drawn:
-        panels = drawn.subplots(len(found), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, (metric, lines) in zip(panels, found.items(), strict=True):
-            _draw(axes, lines, looks)
+        panels, alternative, bands = _panels(drawn, "Training curves", found, names, looks)
+        for axes, metric in zip(panels, found, strict=True):
             axes.set_ylabel(TRAINING[metric].replace(" ranked", "\nranked").replace(" log", "\nlog"))
         panels[-1].set_xlabel("optimiser step")
-        shown = list(dict.fromkeys(name for lines in found.values() for name in lines))
-        others = add_legend(drawn, looks, names, shown)
         svg = to_svg(drawn, "training", alternative)
-    seeds = [len(line[-1][1]) for lines in found.values() for line in lines.values()]
-    caption = (
-        f"What was logged on training batches, means over {format_count(seeds, 'seed')}; bands: ± 1 standard deviation over seeds. "
-        f"Losses themselves are not drawn: their scales differ.{others}"
-    )
+    caption = f"What was logged on training batches, {bands} Losses themselves are not drawn: their scales differ."
     return Figure("training", "Training curves", svg, alternative, caption)
+
+
+def judged_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[str, Look]) -> Figure | None:
+    """Draw the judged win rates of the samples at each evaluation point, with the spread of the seeds."""
+    found = {
+        name: lines
+        for section in board.sections
+        for name, curves in section.curves.items()
+        if name in section.metrics and section.is_judged(name) and not section.is_hidden(name)
+        if (lines := _lines(board, lambda cell, curves=curves: curves.get(cell.run_id, {})))
+    }
+    if not found:
+        return None
+    with canvas(height=0.9 + 1.6 * len(found)) as drawn:
+        panels, alternative, bands = _panels(drawn, "Judged win rates along training", found, names, looks)
+        for axes, name in zip(panels, found, strict=True):
+            axes.axhline(0.5, color=FAINT, linewidth=0.8, zorder=0)
+            axes.set_title(label(name.replace("_", " "), WIDTH), loc="left")
+            axes.set_ylabel("win rate")
+        panels[-1].set_xlabel("share of training")
+        svg = to_svg(drawn, "judged", alternative)
+    caption = (
+        f"Win rates of the samples of each evaluation point by the judges of the evaluations, {bands} At the line, 0.5, they are "
+        "as good as the opponent's. The last points are those of the tables, which have the intervals."
+    )
+    return Figure("judged", "Judged win rates along training", svg, alternative, caption)
 
 
 def tuning_figure(board: Leaderboard, names: Mapping[str, str], looks: Mapping[str, Look]) -> Figure | None:
@@ -146,19 +163,45 @@ def _paths(board: Leaderboard) -> dict[str, list[tuple[float, list[float], list[
     return paths
 
 
-def _histories(board: Leaderboard, metric: str) -> dict[str, Line]:
-    """Return {row: the metric's values of its seeds at each step} for rows that logged it at two steps or more."""
+def _logged(cell: RecordedCell, metric: str) -> Mapping[int, float]:
+    """Return what a training logged of a metric, by step; empty if it did not."""
+    return cell.history(metric) if metric in cell.metrics else {}
+
+
+def _lines(board: Leaderboard, history: Callable[[RecordedCell], Mapping[Any, float]]) -> dict[str, Line]:
+    """Return {row: the values of its seeds at each place} for the rows whose histories have two places or more."""
     by_run, lines = {cell.run_id: cell for cell in board.cells}, {}
     for row in board.rows:
-        steps: dict[float, list[float]] = defaultdict(list)
+        places: dict[float, list[float]] = defaultdict(list)
         for run in row.runs.values():
-            if metric in by_run[run].metrics:
-                for step, value in by_run[run].history(metric).items():
-                    if math.isfinite(value):
-                        steps[step].append(value)
-        if len(steps) > 1:
-            lines[row.name] = sorted(steps.items())
+            for place, value in history(by_run[run]).items():
+                if math.isfinite(value):
+                    places[place].append(value)
+        if len(places) > 1:
+            lines[row.name] = sorted(places.items())
     return lines
+
+
+def _panels(
+    drawn: Canvas,
+    title: str,
+    found: Mapping[str, Mapping[str, Line]],
+    names: Mapping[str, str],
+    looks: Mapping[str, Look],
+) -> tuple[Sequence[Any], str, str]:
+    """Draw a panel for each metric, one below the other; return them, what they show in words, and what the bands are."""
+    panels = drawn.subplots(len(found), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, lines in zip(panels, found.values(), strict=True):
+        _draw(axes, lines, looks)
+    ends = "; ".join(
+        f"{label(metric.replace('_', ' '), WIDTH)}: "
+        + ", ".join(f"{label(names[row])} {np.mean(line[-1][1]):.2f}" for row, line in lines.items())
+        for metric, lines in found.items()
+    )
+    others = add_legend(drawn, looks, names, list(dict.fromkeys(row for lines in found.values() for row in lines)))
+    seeds = format_count([len(line[-1][1]) for lines in found.values() for line in lines.values()], "seed")
+    bands = f"means over {seeds}; bands: ± 1 standard deviation over seeds.{others}"
+    return panels, f"{title}. Last values: {ends}.", bands
 
 
 def _draw(axes: Any, lines: Mapping[str, Line], looks: Mapping[str, Look]) -> None:

@@ -20,6 +20,7 @@ from plo.leaderboards.page.methods import Method
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.tables import main_table, more_tables
 from plo.leaderboards.page.text import breakable, short_names, visible, without_controls
+from plo.values import without_paths
 
 TEMPLATES = files("plo.leaderboards.page") / "templates"
 
@@ -89,7 +90,7 @@ def _judges(board: Leaderboard) -> list[tuple[str, list[str]]]:
                 else "no card: `plo judge-check` measures its agreement with gold labels"
             ]
             lines = [visible(line) for line in (*card, *judge.get("measured", ()))]
-            found.append((visible(f"{section.title}: {judge['judge']}{prompt}", 200), lines))
+            found.append((visible(without_paths(f"{section.title}: {judge['judge']}{prompt}"), 200), lines))
         if section.notes:
             found.append((visible(f"{section.title}: notes", 200), [visible(note) for note in section.notes]))
     return found

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from plo.leaderboards.board import Leaderboard
 from plo.leaderboards.page.credit import credit_figure, tokens_figure
-from plo.leaderboards.page.curves import frontier_figure, training_figure, tuning_figure
+from plo.leaderboards.page.curves import frontier_figure, judged_figure, training_figure, tuning_figure
 from plo.leaderboards.page.differences import forest_figure
 from plo.leaderboards.page.diversity import diversity_figure
 from plo.leaderboards.page.drawing import Figure
@@ -17,6 +17,7 @@ DRAWERS: tuple[Drawer, ...] = (
     frontier_figure,
     diversity_figure,
     training_figure,
+    judged_figure,
     tuning_figure,
     pairs_figure,
     credit_figure,

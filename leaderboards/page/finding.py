@@ -8,6 +8,7 @@ from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import format_count, format_interval, format_number
 from plo.leaderboards.headline import headline
 from plo.leaderboards.page.text import NAME, capital, visible
+from plo.values import without_paths
 
 LISTED = 3  # variants that the sentence names
 UNTUNED = "Nothing was tuned: settings that suit some losses better than others may decide, so this is no ranking."
@@ -53,7 +54,7 @@ def task(board: Leaderboard) -> str:
         config = one.config()
         data, model = ((config.get(part) or {}) for part in ("data", "model"))
         named = {"Data": data.get("source") or data.get("path"), "Model": model.get("name")}
-        found += [f"{what}: {visible(name, NAME)}." for what, name in named.items() if name]
+        found += [f"{what}: {visible(without_paths(str(name)), NAME)}." for what, name in named.items() if name]
     return " ".join(dict.fromkeys(found))
 
 

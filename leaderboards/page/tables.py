@@ -11,6 +11,7 @@ from plo.leaderboards.board import Leaderboard, Matched, Row
 from plo.leaderboards.columns import difference_column, matched_columns, mean_column, spread_column
 from plo.leaderboards.columns import label as metric_label
 from plo.leaderboards.formatting import UNDEFINED, Column, format_count, format_number, format_spread
+from plo.leaderboards.overall import said_of_components
 from plo.leaderboards.page.text import NAME, untuned, visible
 from plo.leaderboards.tuning import EXPLAINED, tuning_columns
 from plo.statistics import Estimate
@@ -120,9 +121,11 @@ def _variant(row: Row, names: Mapping[str, str]) -> Cell:
     short, point = names[row.name], (row.tuning or {}).get("point") or {}
     if point and short in (row.loss, untuned(row)):
         chosen = ", ".join(f"{name.removeprefix('train.')}={value:.3g}" for name, value in point.items())
-        return Cell(visible(short, 2 * NAME), small=visible(f"tuned: {chosen}", 2 * NAME))
-    given = "as given" if row.tuning and not point else ""
-    return Cell(visible(short, 2 * NAME), small=visible(row.variant.removeprefix(short).strip() or given, 2 * NAME))
+        said = f"tuned: {chosen}"
+    else:
+        said = row.variant.removeprefix(short).strip() or ("as given" if row.tuning and not point else "")
+    pairs = f"pairs: {row.pairs}" if row.pairs else ""
+    return Cell(visible(short, 2 * NAME), small="; ".join(visible(one, 2 * NAME) for one in (said, pairs) if one))
 
 
 def _verdict(board: Leaderboard, row: Row) -> Cell:
@@ -241,6 +244,6 @@ def _components(board: Leaderboard, found: pd.Series) -> Table:
     ]  # fmt: skip
     caption = (
         f"Analysis of variance of {board.primary_metric} over the prompts and seeds that all variants have; a negative estimate "
-        "is shown as 0."
+        f"is shown as 0. {said_of_components(values)}"
     )
     return Table("components", caption, ["component", "variance", "sd", "share"], lines)

@@ -11,6 +11,7 @@ from plo.cli.shared import load_plugins, log, silence_libraries, terminal_progre
 from plo.cli.tables import print_rows
 
 COLUMNS = "data.columns."  # beginning of the settings that `import` takes
+READ = {"sample": ("--out", "--answers"), "export": ("--out", "--held-out", "--cell"), "import": ("--out",)}
 
 
 def data(
@@ -45,6 +46,7 @@ def data(
         plo data export experiment.yaml --out train.jsonl --held-out test.jsonl
         plo data import org/preferences --out pairs.jsonl
     """
+    _check_options(action, {"--out": out, "--held-out": held_out, "--answers": answers, "--cell": cell})
     load_plugins(plugin)
     silence_libraries()
     if action == "import":
@@ -53,6 +55,17 @@ def data(
     if action == "sample":
         return _sample(experiment, out, answers)
     _export(experiment, out, held_out, cell)
+
+
+def _check_options(action: str, given: dict[str, Any]) -> None:
+    """Refuse options that an action does not read, and files that cannot be written, before anything is sampled."""
+    from plo.data.exchange import check_suffix
+
+    for name, value in given.items():
+        if value is not None and name not in READ[action]:
+            raise typer.BadParameter(f"{name} has no effect with {action}, which reads {', '.join(READ[action])}")
+        if isinstance(value, Path):
+            check_suffix(value)
 
 
 def _experiment(arguments: list[str], plugins: list[Path], store: str | None) -> Any:

@@ -83,19 +83,19 @@ def push(
         raise PushError(f"{comparison} may be any of: {known}. Give the beginning of a key.")
     recorded = board.recorded[0]
     chosen = _cell(board.cells, cell, recorded)
-    model = chosen.model()
     trained_from = str(recorded.config()["model"]["name"])
-    needed = base or base_of(model, trained_from)
-    if not on_hub(needed):
-        why = f"{needed} is on this machine alone, and {chosen.name} starts from it"
-        if uploads:
-            raise PushError(f"{why}: name the base model on the hub, --base ORG/NAME, if its weights are the same.")
-        log.warning("%s: others cannot load it. --base ORG/NAME names the base model on the hub.", why)
-    about = {"adapter": is_adapter(model), "base": needed, "license": license, "losses": _losses()}
     with tempfile.TemporaryDirectory() as aside:
+        model = _whole_if_on_an_adapter(chosen.model(), Path(aside) / "merged")
+        needed = base or base_of(model, trained_from)
+        if not on_hub(needed):
+            why = f"{needed} is on this machine alone, and {chosen.name} starts from it"
+            if uploads:
+                raise PushError(f"{why}: name the base model on the hub, --base ORG/NAME, if its weights are the same.")
+            log.warning("%s: others cannot load it. --base ORG/NAME names the base model on the hub.", why)
+        about = {"adapter": is_adapter(model), "base": needed, "license": license, "losses": _losses()}
         folder = out or Path(aside) / "model"
         card = model_card(board, chosen, repo=repo or str(folder.name), **about)
-        files = write_model(chosen, folder, card, manifest(board), needed)
+        files = write_model(model, folder, card, manifest(board), needed)
         files += _tokenizer(trained_from, folder)
         if dry_run:
             say(console, card)
@@ -135,6 +135,23 @@ def _losses() -> "dict[str, LossText]":
             link = f"https://arxiv.org/abs/{paper}" if paper[:1].isdigit() else paper
             texts[entry.name] = LossText(found.summary, found.formula, link)
     return texts
+
+
+def _whole_if_on_an_adapter(model: Path, aside: Path) -> Path:
+    """Return the folder of a model; of an adapter that was trained on top of another one, `aside` with both merged into their base.
+
+    peft would load such an adapter in the place of the one below it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from plo.backbone.adapters import adapter_folder
+    from plo.backbone.pretrained import pretrained
+    from plo.leaderboards.model_folder import base_of, is_adapter
+
+    if not is_adapter(model) or adapter_folder(base_of(model, "")) is None:
+        return model
+    pretrained(AutoModelForCausalLM, str(model), "auto")[0].save_pretrained(aside)
+    return aside
 
 
 def _tokenizer(name: str, folder: Path) -> list[Path]:

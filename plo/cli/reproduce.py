@@ -48,7 +48,7 @@ def reproduce(
 
     recorded = read_manifest(file)
     settings, plugins = runnable(recorded, file, plugin)
-    experiment = _experiment(settings, arguments, plugins, {"name": name, "store": store, "out": str(out)})
+    experiment = _experiment(settings, arguments, plugins, file, {"name": name, "store": store, "out": str(out)})
     silence_libraries()
     from plo.distributed import is_main
     from plo.experiment.engines import get_engine
@@ -73,14 +73,16 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _experiment(settings: dict[str, Any], arguments: list[str], plugins: list[Path], own: dict[str, Any]):
+def _experiment(settings: dict[str, Any], arguments: list[str], plugins: list[Path], file: Path, own: dict[str, Any]):
     """Return the experiment of a manifest with the settings that differ here, its plug-ins loaded."""
     from plo.config import Experiment, TrainConfig, load_experiment
+    from plo.leaderboards.manifest_file import check_local
 
     path, given = split(arguments)
     if path is not None:
         raise typer.BadParameter(f"{path} is no setting: write KEY=VALUE")
     known, hyper = sort_settings(given)
+    check_local(settings, known, file)
     settings = {**Experiment.first_defaults, **settings, "plugins": [str(one) for one in plugins]}
     settings["train"] = {**TrainConfig.first_defaults, **settings.get("train", {})}
     own = {key: value for key, value in own.items() if value}

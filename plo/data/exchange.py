@@ -24,6 +24,12 @@ def to_trl(row: Row) -> dict[str, Any]:
     }
 
 
+def check_suffix(path: Path) -> None:
+    """Raise a DataError unless the name of a file says that it is .jsonl or .parquet."""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise DataError(f"{path}: the format {path.suffix!r} is not written. Name a .jsonl or a .parquet file.")
+
+
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Write records to a .jsonl or .parquet file, completely or not at all, and return their number.
 
@@ -32,10 +38,8 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     Raises:
         DataError: the file has another suffix, or there are no records.
     """
-    records = list(records)
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise DataError(f"{path}: the format {path.suffix!r} is not written. Name a .jsonl or a .parquet file.")
-    if not records:
+    check_suffix(path)
+    if not (records := list(records)):
         raise DataError(f"{path}: there are no rows to write.")
     if path.suffix == ".jsonl":
         store.write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
@@ -43,7 +47,8 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     import pyarrow
     import pyarrow.parquet
 
+    names = dict.fromkeys(name for record in records for name in record)  # pyarrow would take those of the first record
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), sink)
+    pyarrow.parquet.write_table(pyarrow.table({n: [record.get(n) for record in records] for n in names}), sink)
     store.write_bytes(path, sink.getvalue().to_pybytes())
     return len(records)

@@ -19,7 +19,7 @@ from plo import caches, distributed
 from plo import store as stored
 from plo.backbone.model import Backbone
 from plo.backbone.weights import Weights
-from plo.config import EvaluationConfig, Experiment
+from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.config_data import SampleConfig
 from plo.data import Pair, Row
 from plo.data.rows import Text
@@ -235,6 +235,17 @@ def check_oracle(experiment: Experiment) -> None:
         Scorer(scorer_name(experiment))
     else:
         JudgeSession(judge).check()
+
+
+def check_budget(experiment: Experiment) -> None:
+    """Refuse a budget for the judge of answers in a launch of several processes, each of which would spend it (ConfigError)."""
+    config = experiment.data.sample
+    budget = {"judge_calls": config.judge_calls, "judge_money": config.judge_money}
+    if config.judge is not None and (given := [f"{name}={value}" for name, value in budget.items() if value]):
+        raise ConfigError(
+            f"data.sample has {' and '.join(given)} for a launch, and the answers would be sampled by several processes, each with "
+            f"that budget: run the comparison with --workers 1 and without --engine, or remove the budget."
+        )
 
 
 @cache

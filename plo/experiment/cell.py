@@ -94,8 +94,8 @@ def _reports(cell: Cell, variant: Variant, experiment: Experiment, root: Path) -
         "seed": str(cell.seed),
         **{n: str(v) for n, v in variant.params.items()},
     }
-    about = {"name": cell.name, "group": experiment.name, "key": cell.key, "folder": folder, "settings": settings}
-    return Reports(experiment.report_to, **about)
+    about = {"name": cell.name, "group": experiment.name, "key": cell.key, "settings": settings}
+    return Reports(experiment.report_to, folder=folder, marks=cell.folder(root) / "reported.json", **about)
 
 
 def _train(

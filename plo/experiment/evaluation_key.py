@@ -8,7 +8,7 @@ from plo.evals import ModelEvaluation
 from plo.evals.judges import JudgeSession
 from plo.identity import code_identity, sha256
 from plo.paths import content_digest
-from plo.subjects.engines import DEFAULT, kind_of
+from plo.subjects.engines import DEFAULT, setting_of
 from plo.subjects.sampling import VERSION
 
 
@@ -40,7 +40,7 @@ class EvaluationKey:
 
         Args:
             against: the subject compared with, unless it is a part of what is evaluated.
-            engine: what samples. Samples of two kinds of engines have different noise.
+            engine: what samples. Samples of two kinds of engines have different noise; where a server is does not count.
 
         Raises:
             JudgeError, TemplateError: the judge cannot be loaded.
@@ -48,8 +48,8 @@ class EvaluationKey:
         params = {option: str(value) for option, value in evaluation.changed.items()}
         parts: list[Any] = [evaluation.entry.name, code_identity(evaluation.entry.load()), VERSION]
         parts += [[option, _content(value)] for option, value in sorted(evaluation.options.items())]
-        if (kind := kind_of(engine)) != DEFAULT:
-            parts, params = [*parts, kind], params | {"sampler": kind}
+        if (sampler := setting_of(engine)) != DEFAULT:
+            parts, params = [*parts, sampler], params | {"sampler": sampler}
         if against is not None and evaluation.compares:
             parts, params = [*parts, against.identity], params | {"against": against.name}
         if not evaluation.asks_judge or judging is None:

@@ -24,7 +24,7 @@ from plo.experiment.keys import BEST_OF
 from plo.experiment.plugins import DIGESTS, load_recorded
 from plo.experiment.progress import Progress
 from plo.experiment.trajectory import read_trajectory
-from plo.experiment.workbench import Workbench, draws_anew, has_own_sft, prepare, suites, workbench
+from plo.experiment.workbench import Workbench, has_own_sft, prepare, suites, workbench
 from plo.faults import disk_fault
 from plo.identity import sha256
 from plo.subjects import Subject
@@ -72,7 +72,7 @@ def _mates(
     bench: Workbench, cells: Sequence[RecordedCell], tracker: Tracker, parent: str, digest: str
 ) -> tuple[Mate, ...]:
     """Return the policies after the first cell's that an evaluation will sample with the same prompts, a few at most."""
-    if bench.experiment.model.peft != "lora" or draws_anew(bench.experiment) or len(cells) == 1:
+    if bench.experiment.model.peft != "lora" or len(cells) == 1:
         return ()
     done, mates = tracker.finished(parent, "evaluation"), list[Mate]()
     for cell in cells[1:]:

@@ -1,5 +1,6 @@
 """Keys of comparisons and cells: hashes of everything that defines their numbers. No weights are needed for them."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from plo.config import ConfigError, Experiment, TrainConfig
 from plo.data import SOURCES, PreferenceData
 from plo.data.completions import provider_of
 from plo.evals import EVALUATIONS, ModelEvaluation
+from plo.evals.scoring import judge_version
 from plo.identity import code_identity, settings_identity, sha256
 from plo.paths import slug
 from plo.preference_rules import read_rule
@@ -161,7 +163,7 @@ def _settings(inputs: Inputs, variant: Variant | None) -> dict[str, Any]:
         **({"pairs": _pairs(inputs.experiment, variant)} if variant is not None and variant.origin.settings else {}),
         "code": sorted({code_identity(function) for function in plugged}),
     }
-    if other := other_models(variant):
+    if other := other_models(inputs.experiment, variant):
         settings["stages"] = [inputs.base_identity(stage) for stage in other]
     return settings
 
@@ -198,14 +200,19 @@ def _pairs(experiment: Experiment, variant: Variant) -> list[Any]:
     if not origin.round:
         return [origin.settings]
     settings = settings_identity(config, exclude={"judge_calls", "judge_money"})
-    scorer = None if config.judge is not None else EVALUATIONS[scorer_name(experiment)].load()
-    return [origin.settings, settings, code_identity(scorer) if scorer else None]
+    if config.judge is not None:
+        return [origin.settings, settings, judge_version(json.dumps(config.judge))]
+    return [origin.settings, settings, code_identity(EVALUATIONS[scorer_name(experiment)].load())]
 
 
-def other_models(variant: Variant | None) -> list[Stage]:
-    """Return the stages of a variant's scorer that start from another model than the policy's."""
-    scorer = variant.scorer if variant is not None else None
-    return [stage for stage in scorer.stages.values() if stage.model] if scorer is not None else []
+def other_models(experiment: Experiment, variant: Variant | None) -> list[Stage]:
+    """Return what starts from another model than the policy's: stages of a variant's scorer, and the answers of its first round."""
+    if variant is None:
+        return []
+    stages = list(variant.scorer.stages.values()) if variant.scorer is not None else []
+    if variant.origin.round:
+        stages.append(Stage(model=experiment.data.sample.policy))
+    return [stage for stage in stages if stage.model]
 
 
 def shared_settings(inputs: Inputs) -> dict[str, Any]:

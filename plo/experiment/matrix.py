@@ -7,6 +7,7 @@ from functools import partial
 
 from plo import distributed
 from plo.config import ConfigError, Experiment
+from plo.experiment.answers import check_budget
 from plo.experiment.engines import Engine, InProcess, run_units
 from plo.experiment.keys import Cell
 from plo.experiment.looks import judge_cells
@@ -63,6 +64,8 @@ def compare(
     session = Session.open(experiment, progress)
     session.engine = engine.name
     bench, tracker, variants = session.bench, session.tracker, session.variants
+    if engine.several and any(variant.origin.round for variant in variants):
+        check_budget(experiment)
     looks, tuned, origins = experiment.looks or (len(experiment.seeds),), list[Tuned](), dict[str, Cell]()
     if bench.model_evaluations and distributed.processes() > 1:
         names = ", ".join(evaluation.name for evaluation in bench.model_evaluations)

@@ -183,7 +183,7 @@ def plan_comparison(experiment: Experiment, known: Recorded | None = None) -> Pl
 def _cell(
     inputs: Inputs, attempts: list[RecordedCell], variant: Variant | None, seed: int, best_of: int | None = None
 ) -> PlannedCell:
-    known = inputs.model_identity and not other_models(variant)
+    known = inputs.model_identity and not other_models(inputs.experiment, variant)
     cell = Cell(variant, seed, cell_key(inputs, variant, seed, best_of) if known else "", best_of=best_of)
     steps = cell.steps(inputs.experiment, training_pairs(inputs, variant))
     batch = cell.train(inputs.experiment).batch_size

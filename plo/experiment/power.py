@@ -10,6 +10,7 @@ import pandas as pd
 
 from plo.config import ConfigError, Experiment
 from plo.evals import EVALUATIONS
+from plo.experiment.keys import BEST_OF
 from plo.experiment.looks import recorded_values
 from plo.experiment.preflight import configured_variants
 from plo.experiment.recorded import Recorded, find_recorded
@@ -218,16 +219,12 @@ def _primary(cell: RecordedCell) -> str:
 def _seconds(experiment: Experiment, cells: list[RecordedCell], texts: int) -> tuple[float, float]:
     """Return the seconds of a cell without evaluations, and of one sample at every evaluation point; NaN if not recorded.
 
-    The reference is not trained, so its seconds are those of one evaluation.
+    The reference is not trained, so its seconds are those of one evaluation. Rows best_of_n are not trained either.
     """
-    seconds = {
-        trained: [
-            float(cell.tags["plo.seconds"])
-            for cell in cells
-            if "plo.seconds" in cell.tags and (cell.tags["plo.variant"] != "reference") == trained
-        ]
-        for trained in (True, False)
-    }
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for cell in cells:
+        if "plo.seconds" in cell.tags and cell.tags.get("plo.loss") != BEST_OF:
+            seconds[cell.tags["plo.variant"] != "reference"].append(float(cell.tags["plo.seconds"]))
     if not all(seconds.values()):
         return math.nan, math.nan
     evaluations = len(experiment.points) * fmean(seconds[False])

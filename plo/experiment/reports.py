@@ -1,9 +1,13 @@
 """Reports of trainings to TensorBoard, Weights & Biases and Trackio, through transformers' callbacks; MLflow keeps the record."""
 
+import contextlib
 import copy
 import json
 import logging
+import math
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,13 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from plo import distributed, interrupt
+from plo import distributed, interrupt, store
 from plo.config import ConfigError
-from plo.errors import one_line
+from plo.errors import PloError, one_line
 from plo.extras import is_installed
 from plo.paths import slug
 
+KEPT_AFTER = 60.0  # seconds after which a tracker has written what it was told, or sent it
 PROJECT = "plo"  # of Weights & Biases, unless WANDB_PROJECT names another
 log = logging.getLogger(__name__)
 
@@ -46,14 +51,26 @@ class Reports(TrainerCallback):
         group: name of the comparison.
         key: hash that identifies the training: an attempt that resumes it continues its run in each tracker.
         folder: folder for the event files of TensorBoard.
+        marks: file for the last steps that each tracker has, so that an attempt that repeats some reports none twice.
         settings: parameters of the variant, shown with the run.
     """
 
     def __init__(
-        self, trackers: Sequence[str], *, name: str, group: str, key: str, folder: Path, settings: Mapping[str, str]
+        self,
+        trackers: Sequence[str],
+        *,
+        name: str,
+        group: str,
+        key: str,
+        folder: Path,
+        marks: Path,
+        settings: Mapping[str, str],
     ):
         self.trackers = tuple(trackers) if distributed.is_main() else ()
         self.name, self.group, self.key, self.folder, self.settings = name, group, key, folder, dict(settings)
+        self._file, self._told = marks, dict[str, int]()  # last step by tracker and kind
+        self._before, self._safe = dict[str, int](), dict[str, int]()
+        self._waiting = deque[tuple[float, str, int]]()
         self._open: dict[str, TrainerCallback] = {}
         self._run: Any = None  # of Weights & Biases
         self._about: tuple[Any, Any, Any] | None = None
@@ -61,6 +78,10 @@ class Reports(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._about, self._first = (args, state, control), state.global_step
+        if self.trackers:
+            self._safe = self._read_marks()
+            self._told = self._safe | self._told  # also those of this process, before it lacked memory
+            self._before = dict(self._told)
         args.run_name, args.project = f"{self.name} {self.key[:8]}", slug(self.group)  # read by Trackio's callback
         args.trackio_static_space_id = False  # nothing is uploaded unless the user's environment names a space
         for tracker in self.trackers:
@@ -68,19 +89,19 @@ class Reports(TrainerCallback):
         self._each("on_train_begin", args, state, control, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self._each("on_log", args, state, control, logs=dict(logs or {}), **kwargs)
+        self._log("train", args, state, control, logs=dict(logs or {}), **kwargs)
 
     def on_train_end(self, args, state, control, **kwargs):
         self._each("on_train_end", args, state, control, **kwargs)
 
     def evaluated(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the metrics of an evaluation at a step. Those from before a resumed checkpoint were reported by then."""
+        """Report the metrics of an evaluation at a step, unless it is from before the checkpoint of a resumed training."""
         if self._about is None or step < self._first:
             return
         args, state, control = self._about
         then = copy.copy(state)
         then.global_step = step
-        self._each("on_log", args, then, control, logs={f"eval_{name}": value for name, value in metrics.items()})
+        self._log("eval", args, then, control, logs={f"eval_{name}": value for name, value in metrics.items()})
 
     def __enter__(self) -> "Reports":
         return self
@@ -91,6 +112,7 @@ class Reports(TrainerCallback):
         if (run := self._run) is not None:  # even if a report to it failed: the next training has a run of its own
             self._attempt("wandb", lambda: run.finish(exit_code=int(kind is not None)))
         self._open.clear()
+        self._mark(math.inf)
 
     def _callback(self, tracker: str) -> TrainerCallback:
         """Return transformers' callback of a tracker, for a run that this training has or continues."""
@@ -114,6 +136,35 @@ class Reports(TrainerCallback):
                 config={"plo": self.settings},
             )
         return WandbCallback()
+
+    def _log(self, kind: str, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        """Report a log to the trackers that do not have it from an earlier attempt."""
+        step = state.global_step
+        for tracker, callback in list(self._open.items()):
+            mark, hides = f"{tracker} {kind}", tracker == "tensorboard" and step > self._first
+            if step <= self._before.get(mark, -1) and not hides:
+                continue
+            self._attempt(tracker, lambda callback=callback: callback.on_log(args, state, control, **keywords))
+            if tracker in self._open:
+                self._told[mark] = step
+                self._waiting.append((time.monotonic(), mark, step))
+        self._mark(time.monotonic() - KEPT_AFTER)
+
+    def _mark(self, until: float) -> None:
+        """Write down what was reported before a time: the trackers have written it by then, even if this process is killed."""
+        found = dict(self._safe)
+        while self._waiting and self._waiting[0][0] <= until:
+            _, mark, found[mark] = self._waiting.popleft()
+        if found != self._safe:
+            self._safe = found
+            with contextlib.suppress(OSError, PloError):  # a full disk is for the training to say
+                store.write_json(self._file, found)
+
+    def _read_marks(self) -> dict[str, int]:
+        try:
+            return {str(mark): int(step) for mark, step in json.loads(self._file.read_text("utf-8")).items()}
+        except (OSError, ValueError, AttributeError):  # there is none, or it is damaged: some steps are reported twice
+            return {}
 
     def _each(self, event: str, *arguments: Any, **keywords: Any) -> None:
         for tracker, callback in list(self._open.items()):

@@ -1,6 +1,7 @@
 """Training pairs without a training: sampled ones, those of a data source, and those of a cell."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from plo.backbone.pretrained import pretrained_tokenizer
@@ -23,9 +24,8 @@ def sample_pairs(experiment: Experiment, progress: Progress | None = None) -> It
     """
     data = experiment.data.model_copy(update={"origin": ("sampled",), "flip": (0.0,)})
     experiment = experiment.model_copy(update={"data": data, "tuning": None, "baseline": None})
-    session = _recorded(experiment, progress)
-    first = next(one for one in session.variants if one.origin.round == 1)
-    with closing(session.tracker, session.parent):
+    with _recorded(experiment, progress) as session:
+        first = next(one for one in session.variants if one.origin.round == 1)
         for seed in experiment.seeds:
             cell = Cell(first, seed, cell_key(session.bench, first, seed))
             with session.with_pairs(session.bench, cell) as bench:
@@ -68,17 +68,25 @@ def pairs_of_cell(experiment: Experiment, name: str, progress: Progress | None =
         raise ConfigError(
             f'The experiment {experiment.name} has no cell {name}: name one of {_names(variants)} and " seed N".'
         )
-    session = _recorded(experiment, progress)
-    cell = Cell(variants[wanted], int(number), cell_key(session.bench, variants[wanted], int(number)))
-    with closing(session.tracker, session.parent), session.with_pairs(session.bench, cell) as bench:
-        return list(bench.data.train)
+    with _recorded(experiment, progress) as session:
+        cell = Cell(variants[wanted], int(number), cell_key(session.bench, variants[wanted], int(number)))
+        with session.with_pairs(session.bench, cell) as bench:
+            return list(bench.data.train)
 
 
 def _names(variants: dict[str, Variant]) -> str:
     return ", ".join(variants)
 
 
-def _recorded(experiment: Experiment, progress: Progress | None) -> Session:
+@contextmanager
+def _recorded(experiment: Experiment, progress: Progress | None) -> Iterator[Session]:
+    """Yield the session of a recorded comparison. One that was recorded before keeps its settings and its status."""
     session = Session.open(experiment, progress)
+    if (parent := session.recorded()) is not None:
+        session.join(parent)
+        yield session
+        return
     session.begin([])
-    return session
+    with closing(session.tracker, session.parent):
+        yield session
+    session.tracker.postpone_comparison(session.parent)  # its cells are still to be trained

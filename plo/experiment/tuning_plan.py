@@ -75,7 +75,7 @@ def plan_tuning(inputs: Inputs, variants: Sequence[Variant], results: Results) -
         return {}
 
     chosen = list(variants)
-    if inputs.model_identity and not any(other_models(variant) for variant in variants):
+    if inputs.model_identity and not any(other_models(inputs.experiment, one) for one in variants):
         with suppress(_Missing):
             chosen = [one.variant for one in tune(inputs, variants, run, lambda: results)]
     trials = _trials(inputs, variants)

@@ -176,6 +176,10 @@ class Tracker(Store):
                 self.claims.close(run)
         self._client.set_terminated(parent_id, "KILLED" if killed else "FINISHED" if ok else "FAILED")
 
+    def postpone_comparison(self, parent_id: str) -> None:
+        """Mark a comparison of which nothing is trained yet as SCHEDULED."""
+        self._client.update_run(parent_id, status="SCHEDULED")
+
     def judge_check(self, judge: str, version: str, card: Mapping[str, Any]) -> None:
         """Record the card of a version of a judge (weights, prompt, ...), so that tables show it alongside its verdicts."""
         tags = {"plo.kind": "judge", "plo.judge": judge, "plo.judge_version": version}

@@ -37,6 +37,13 @@ def test_datasets_trl_and_plo_read_what_was_written(row, suffix, tmp_path):
     )
 
 
+def test_a_column_that_only_later_rows_have_is_written(tmp_path):
+    rows = [to_trl(row) for row in (Row("p", "a", "b"), PLAIN)]
+    assert write_records(tmp_path / "pairs.parquet", rows) == 2
+    again = datasets.Dataset.from_parquet(str(tmp_path / "pairs.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert again["margin"] == [None, 1.5] and again["chosen"] == ["a", PLAIN.chosen]
+
+
 def test_trls_implicit_prompt_becomes_explicit(tmp_path):
     implicit = {side: CHAT.prompt + getattr(CHAT, side) for side in ("chosen", "rejected")}
     write_records(tmp_path / "implicit.jsonl", [implicit])
@@ -64,3 +71,22 @@ def test_an_import_names_columns_as_an_experiment_does(tmp_path):
     assert len(out.read_text().splitlines()) == 31  # the row with an empty response is left out
     refused = CliRunner().invoke(app, ["data", "import", "mine.csv", "data.limit=3", "--out", str(out)])
     assert refused.exit_code == 2 and "data.columns.prompt=question" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--cell", "dpo seed 0"], "--cell has no effect with sample, which reads --out, --answers"),
+        (["export", "--out", "a.jsonl", "--answers", "b.jsonl"], "--answers has no effect with export"),
+        (["import", "a.jsonl", "--held-out", "b.jsonl"], "--held-out has no effect with import, which reads --out"),
+    ],
+)
+def test_an_option_that_an_action_does_not_read_is_refused(arguments, message):
+    refused = CliRunner().invoke(app, ["data", *arguments])
+    assert refused.exit_code == 2 and message in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sampled(monkeypatch):
+    monkeypatch.setattr("plo.cli.data._experiment", lambda *_: pytest.fail("read the experiment"))
+    refused = CliRunner().invoke(app, ["data", "sample", "--out", "pairs.csv"])
+    assert refused.exit_code == 2 and "'.csv' is not written" in " ".join(refused.output.split())

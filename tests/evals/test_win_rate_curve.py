@@ -71,6 +71,26 @@ def test_prompts_and_samples_bound_what_is_asked(subject):
     assert both.curves[2]["win_rate_reference"] == pytest.approx((0.25 + 0.75) / 2)
 
 
+def test_thoughts_and_white_space_around_an_answer_are_not_judged(subject):
+    """A prompt whose template has opened the thought, and one whose answer opens it."""
+    texts = subject.trajectory().samples.query("sample == 0")
+    opened = texts["prompt_id"] == 0
+    texts = texts.assign(
+        prompt=texts["prompt"].where(~opened, texts["prompt"] + " <think>\n"),
+        text=opened.map({True: "long</think> abc\n", False: "<think>x</think>abcd"}),
+    )
+    reference = {(0, 0): "a very long thought</think>abcd ", (1, 0): "<think>no</think>\nabcd"}
+    subject.trajectory = lambda: Trajectory(texts, reference, {}, ())
+    asked = []
+
+    def judge(prompt, a, b):
+        asked.append({a, b})
+        return longer(prompt, a, b)
+
+    assert win_rate_curve(subject, JudgeSession(judge)).curves[4]["win_rate_reference"] == (0 + 0.5) / 2
+    assert asked and all(pair == {"abc", "abcd"} for pair in asked)
+
+
 def test_a_model_that_no_comparison_trained_has_no_curve():
     with pytest.raises(EvaluationError, match="stub has none: run it on a recorded comparison"):
         get_model_evaluation("win_rate_curve")(StubSubject(longer), JudgeSession(longer))

@@ -1,6 +1,7 @@
 """The notebook of examples/ runs from its first cell to its last, as a reader runs it in a new folder."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -53,3 +54,18 @@ def test_every_cell_is_python_and_holds_no_output():
         if cell["cell_type"] == "code":
             ast.parse("".join(cell["source"]))
             assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+def test_next_to_a_clone_it_installs_plo_unless_it_is_installed(tmp_path, monkeypatch):
+    """As in Colab, where the folder of the clone has the name of the package."""
+    (tmp_path / "plo" / "plo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    first = next(cell for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if cell["cell_type"] == "code")
+    exec("".join(first["source"]), {})
+    assert ran == []
+    error = importlib.metadata.PackageNotFoundError
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: (_ for _ in ()).throw(error(name)))
+    exec("".join(first["source"]), {})
+    assert ran == [[sys.executable, "-m", "pip", "install", "-q", "./plo[train,report]"]]

@@ -3,17 +3,21 @@
 import contextlib
 import json
 import sqlite3
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from plo.config import ConfigError, EvaluationConfig
+from plo.config import ConfigError, EvaluationConfig, Experiment
 from plo.evals import EVALUATIONS, Findings, register_evaluation
 from plo.evals.judges.template import TemplateError
+from plo.experiment import evaluations
 from plo.experiment.evaluations import evaluate_anything, evaluate_recorded, find, measure_judge
 from plo.experiment.matrix import compare
 from plo.subjects import SubjectError
+from plo.subjects.engines import Adapter
 from plo.subjects.outputs import Outputs
 from plo.tracking import Tracker, TrackingError, patience
 
@@ -146,6 +150,20 @@ def test_cells_of_one_base_are_sampled_together_and_as_they_are_alone(tiny, monk
     evaluate_recorded(comparison, only, {"suite": ("length",)}, tracker)  # one cell by itself
     assert rows == [2, 4, 2, 2]
     assert finding("dpo seed 0").items.equals(together.items) and finding("dpo seed 0").run_id != together.run_id
+
+
+def test_so_are_those_of_a_source_that_draws_pairs_for_every_seed(monkeypatch):
+    monkeypatch.setattr(evaluations, "_adapter", lambda folder: Adapter(folder.name, folder))
+    bench = SimpleNamespace(
+        experiment=Experiment(losses=["dpo"], data={"source": "pocket"}, model={"name": "pocket"}), model_identity="m"
+    )
+    cells = [
+        SimpleNamespace(key=seed, tags={"plo.variant": "dpo", "plo.seed": seed}, model=partial(Path, seed))
+        for seed in "012"
+    ]
+    tracker = SimpleNamespace(finished=lambda *_: {})
+    mates = evaluations._mates(bench, cells, tracker, "comparison", "settings")
+    assert [(mate.seed, mate.adapter.identity) for mate in mates] == [(1, "1"), (2, "2")]
 
 
 def test_what_was_drawn_before_a_crash_is_not_drawn_again(tiny, monkeypatch):

@@ -80,6 +80,10 @@ def test_variances_and_seconds_come_from_the_finished_cells(recorded):
         Cell("sft", 0),  # one seed alone
         Cell("gold", 0, extra={"plo.ceiling": "true"}),
         Cell("gold", 1, extra={"plo.ceiling": "true"}),
+        *(
+            Cell("best_of_n(n=4)", s, seconds=900.0, extra={"plo.ceiling": "true", "plo.loss": "best_of_n"})
+            for s in (0, 1)
+        ),
     )
     found = measure(EXPERIMENT)
     assert (found.metric, found.comparison, found.variants, found.seeds) == ("reward", "mine", 2, 2)

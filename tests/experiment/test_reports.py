@@ -3,6 +3,7 @@
 import json
 import logging
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import transformers.integrations as integrations
@@ -30,7 +31,8 @@ def read_events(folder):
 
 def open_reports(tmp_path, *trackers, key="k" * 64, step=0):
     """Reports of a training that has begun at a step, and what transformers gives its callbacks."""
-    made = Reports(trackers, name="dpo seed 0", group="tiny", key=key, folder=tmp_path / "tb", settings={"beta": "0.1"})
+    about = {"name": "dpo seed 0", "group": "tiny", "key": key, "settings": {"beta": "0.1"}}
+    made = Reports(trackers, folder=tmp_path / "tb", marks=tmp_path / "cell" / "reported.json", **about)
     about = TrainingArguments(str(tmp_path / "out"), report_to=[]), TrainerState(global_step=step), TrainerControl()
     about[1].is_world_process_zero = True
     made.on_train_begin(*about, model=None)
@@ -119,6 +121,59 @@ def test_a_resumed_training_hides_what_the_killed_attempt_reported_after_its_che
         made.__exit__(KeyboardInterrupt)
     scalars, _ = read_events(tmp_path / "tb")
     assert scalars == {"train/loss": {1: 1.0, 2: 2.0, 3: 30.0}}
+
+
+class Recorder:
+    """A tracker's callback that keeps what it was told, (step, logs), over all attempts."""
+
+    told: ClassVar[list] = []
+
+    def on_log(self, args, state, control, logs, **keywords):
+        self.told.append((state.global_step, *logs))
+
+    def __getattr__(self, name):
+        return lambda *arguments, **keywords: None
+
+
+def test_an_attempt_that_repeats_steps_reports_none_twice(tmp_path, monkeypatch):
+    """The first attempt is killed after step 5 and goes on from step 3; the third lacked memory and begins anew at 0."""
+    told: list = []
+    monkeypatch.setattr(Recorder, "told", told)
+    monkeypatch.setattr(reports, "TrackioCallback", Recorder)
+    for first, last in ((0, 5), (3, 6), (0, 8)):
+        made, about = open_reports(tmp_path, "trackio", step=first)
+        for step in range(max(first, 1), last + 1):
+            about[1].global_step = step
+            if step > first:
+                made.on_log(*about, logs={"loss": 1.0})
+            if step % 3 == 0:
+                made.evaluated({"kl": 1.0}, step)
+        made.on_log(*about, logs={"train_runtime": 1.0})  # at the last step, as transformers does
+        made.__exit__(KeyboardInterrupt)
+    assert [step for step, name in told if name == "loss"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [step for step, name in told if name == "eval_kl"] == [3, 6]
+    assert [step for step, name in told if name == "train_runtime"] == [5, 6, 8]
+
+    (tmp_path / "cell" / "reported.json").write_text("{")  # damaged: reported twice rather than not
+    made, about = open_reports(tmp_path, "trackio")
+    about[1].global_step = 1
+    made.on_log(*about, logs={"loss": 1.0})
+    assert told[-1] == (1, "loss")
+
+
+def test_what_a_killed_process_reported_just_before_is_reported_again(tmp_path, monkeypatch):
+    """A step takes 25 seconds, and trackers may lose the last 60: of 8 steps the first 5 are surely there."""
+    told: list = []
+    monkeypatch.setattr(Recorder, "told", told)
+    monkeypatch.setattr(reports, "TrackioCallback", Recorder)
+    for attempt in (1, 2):
+        made, about = open_reports(tmp_path, "trackio")
+        for step in range(1, 9):
+            monkeypatch.setattr(reports.time, "monotonic", lambda step=step: 25.0 * step)
+            about[1].global_step = step
+            made.on_log(*about, logs={"loss": 1.0})
+        assert attempt == 2 or json.loads((tmp_path / "cell" / "reported.json").read_text()) == {"trackio train": 5}
+    assert [step for step, _ in told] == [1, 2, 3, 4, 5, 6, 7, 8, 6, 7, 8]
 
 
 def test_weights_and_biases_offline_gets_a_run_with_name_group_and_settings(tmp_path, monkeypatch):

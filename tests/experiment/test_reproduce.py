@@ -52,15 +52,22 @@ def test_on_the_same_machine_every_number_is_equal_and_a_changed_loss_is_found(t
 
     refused = invoke("reproduce", "page.html", "--store", "again.db", code=2)
     assert "needs the plug-in mine.py" in refused and not (tmp_path / "again.db").exists()
-    said = invoke("reproduce", "page.html", "--plugin", "mine.py", "--store", "again.db")
+    # Folders of the machine are not published, so files are named again. By their contents they are the same.
+    assert str(tmp_path) not in (tmp_path / "leaderboard" / "manifest.json").read_text()
+    refused = invoke("reproduce", "page.html", "model.name=tiny", "--plugin", "mine.py", "--store", "again.db", code=2)
+    assert "does not hold: data.source=<local>/pairs.jsonl. Name" in " ".join(refused.split())
+    assert not (tmp_path / "again.db").exists()
+    (tmp_path / "pairs.jsonl").rename(tmp_path / "moved.jsonl")
+    files = ("model.name=tiny", "data.source=moved.jsonl")
+    said = invoke("reproduce", "page.html", *files, "--plugin", "mine.py", "--store", "again.db")
     assert "identical: every recorded number and every sample is equal." in said
     # Run again, it trains nothing: all cells are recorded.
-    again = answer("reproduce", "leaderboard/manifest.json", "--plugin", "mine.py", "--store", "again.db")
+    again = answer("reproduce", "leaderboard/manifest.json", *files, "--plugin", "mine.py", "--store", "again.db")
     assert again["grade"] == "identical" and again["stages"] == {}
 
     (tmp_path / "changed.py").write_text(LOSS.replace("(1 -", "(2 -"))
     LOSSES._entries.pop("mine")  # as in a process of its own
-    said = answer("reproduce", "page.html", "--plugin", "changed.py", "--store", "other.db", code=1)
+    said = answer("reproduce", "page.html", *files, "--plugin", "changed.py", "--store", "other.db", code=1)
     assert said["grade"] == "differs" and next(iter(said["stages"])) == "training"
     assert said["stages"]["training"].startswith(
         "The training of mine seed 0 differs from step 1 on; 2 of 6 cells differ"

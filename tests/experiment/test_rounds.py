@@ -11,6 +11,8 @@ from plo.config import ConfigError, Experiment
 from plo.data import Pair, Row
 from plo.data.exchange import to_trl
 from plo.evals import register_evaluation
+from plo.evals.judges import Judge, register_judge
+from plo.evals.scoring import judge_version
 from plo.experiment import rounds
 from plo.experiment.answers import Answers
 from plo.experiment.keys import Inputs, cell_key
@@ -69,14 +71,18 @@ def test_two_rounds_are_cells_and_another_rule_samples_nothing(tiny, scored, mon
 
     table = to_markdown(read(tracker))
     assert "round 2: answers of round 1" in table and "oracle queries" in table and "data KL, end" in table
-    assert "prompts by sft @ data=sampled, of the same seed, scored by letters, best/worst" in table
+    assert "prompts by the model of round 1, of the same loss and seed, scored by letters, best/worst" in table
 
     monkeypatch.setattr("plo.experiment.answers.answers", None)  # what is sampled already is not sampled
     sample = {**ITERATED["data.sample"], "rule": "best/random"}
     assert not compare(tiny(**few, **{"data.origin": "sampled", "data.sample": sample})).failed
     assert len(scored) == 2 and len(comparison.cells()) == 4
 
+    settings, status = comparison.config(), tracker.comparisons()[0].status
     [(seed, drawn, pairs)] = sample_pairs(tiny(**few, **{"data.sample": sample}))
+    assert (tracker.comparisons()[0].config(), tracker.comparisons()[0].status) == (settings, status)
+    list(sample_pairs(tiny(name="later", **few, **{"data.sample": sample})))
+    assert tracker.comparisons("later")[0].status == "SCHEDULED"  # nothing of it is trained
     records = answer_records(drawn)
     assert (seed, drawn.queries, len(records)) == (0, 3 * prompts, prompts)
     for pair in pairs:
@@ -161,6 +167,45 @@ def test_keys_depend_on_the_pairs_and_those_of_offline_cells_on_none_of_the_sett
     plain, warm, budget = keys(), keys(temperature=0.7), keys(judge_calls=9)
     assert len(set(plain.values())) == 4 and plain == budget
     assert {name for name in plain if plain[name] != warm[name]} == {"dpo @ data=sampled", "dpo @ data=iterated(2)"}
+
+
+def test_keys_depend_on_the_weights_of_the_sampled_policy_and_on_what_a_judge_asks():
+    class Loaded(Inputs):
+        weights = "some"
+
+        def base_identity(self, stage):
+            return [stage.model, self.weights]
+
+    def keys(weights="some", **sample):
+        experiment = Experiment(losses=["dpo"], data={"sample": sample})
+        inputs = Loaded(experiment, None, SimpleNamespace(train=[], digest="data"), (), (), "model")
+        object.__setattr__(inputs, "weights", weights)
+        return [
+            cell_key(inputs, get_variant(name), 0) for name in ("dpo", "dpo @ data=sampled", "dpo @ data=iterated(2)")
+        ]
+
+    offline, *sampled = keys(policy="org/model", scorer="letters")
+    same, *other = keys("others", policy="org/model", scorer="letters")
+    assert offline == same and not set(sampled) & set(other)
+
+    @register_judge("moody")
+    class Moody(Judge):
+        def __init__(self, argument, template):
+            self.name, self.version = "moody", asked
+
+    asked = "one prompt"
+    offline, *sampled = keys(judge="moody")
+    judge_version.cache_clear()
+    asked = "another prompt"
+    same, *other = keys(judge="moody")
+    assert offline == same and not set(sampled) & set(other)
+
+
+def test_a_judges_budget_is_not_spent_by_several_processes(tiny):
+    sample = {"judge": "gold:sentiment", "judge_calls": 9}
+    several = SimpleNamespace(name="local", several=True)
+    with pytest.raises(ConfigError, match="judge_calls=9 for a launch.*--workers 1"):
+        compare(tiny(**{"data.origin": "sampled", "data.sample": sample}), engine=several)
 
 
 def made(scores, texts=("a", "b", "c")):

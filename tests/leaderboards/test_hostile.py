@@ -49,6 +49,17 @@ def board(tmp_path_factory):
         tracker.judge_check(text, "v1", {"card": [text], "pairs": 3, "informative": True})
         for seed in (0, 1):
             key, own = f"{number}/{seed}", {"plo.loss": text, "plo.variant": text, "plo.seed": seed}
+            pairs = {
+                "round": 1,
+                "policy": text,
+                "oracle": text,
+                "rule": text,
+                "k": 2,
+                "temperature": 1,
+                "prompts": 3,
+                "pairs": 3,
+            }
+            own |= {"plo.pairs": json.dumps(pairs)}
             cell = tracker.start_cell(parent, key, f"{text} seed {seed}", SHARED | own, {"lr": text, "beta": text})
             reward = [0.1 * number + 0.01 * seed, 0.2, 0.3 * number]
             rows = {"prompt_id": [0, 1, 2], "sample": 0, "prompt": text, "text": text, "reward": reward}
@@ -59,9 +70,10 @@ def board(tmp_path_factory):
         run = tracker.start_evaluation(parent, f"{key}/hh", "hh", tags, {"judge": text})
         judge = {"judge": text, "version": "v1", "prompt": text, "given": text}
         items = pd.DataFrame({"prompt_id": [0, 1, 2], "win_rate": [0.0, 1.0, 0.5]})
-        run.finding(
-            "hh", {"win_rate": 0.5}, items, {"notes": [text], "lengths": {}, "but_judge": "", "judges": [judge]}
-        )
+        about = {"notes": [text], "lengths": {}, "but_judge": "", "judges": [judge]}
+        about |= {"curves": {"1": {"win_rate": 0.2}, "2": {"win_rate": 0.5}}, "repeats": 2}
+        run.table(pd.concat([items.assign(repeat=k, win_rate=k / 2) for k in (0, 1)]), "hh_repeats.json")
+        run.finding("hh", {"win_rate": 0.5}, items, about)
     return read(Tracker(path, create=False))
 
 
@@ -146,4 +158,12 @@ def test_files_are_written_and_json_keeps_the_texts(board, tmp_path):
 def test_what_is_harmless_reads_as_before():
     assert escape("dpo @ lr=0.01, beta -5%, a-1") == r"dpo @ lr=0.01, beta \(-\)5\%, a-1" and escape("---") == "-{}-{}-"
     assert escape("Größe ±2 ↑") == r"Größe \(\pm\)2 \(\uparrow\)"
-    assert escape("\u05d0") == "U+05D0 " and escape("a" * 200).endswith(" ... (40 more characters)")
+    assert escape("\u05d0") == "U+05D0 " and escape("a " * 100).endswith(" ... (40 more characters)")
+
+
+def test_a_long_name_keeps_its_ends_in_latex_and_no_word_is_longer_than_a_line(board):
+    assert escape(f"of {'a' * 99_999}b, c") == rf"of {'a' * 30}\ldots{{}}{'a' * 27}b, c"
+    body = to_latex(board).split(r"\midrule")[1].split(r"\bottomrule")[0]
+    names = [line.split(" & ")[0].strip() for line in body.splitlines()]
+    assert rf"{'x' * 20}\ldots{{}}{'x' * 19}" in names
+    assert not re.search("[a-z]{61}", to_latex(board))

@@ -14,7 +14,7 @@ from plo.leaderboards import LeaderboardError, read, to_csv, to_json, to_markdow
 from plo.leaderboards.board import Row
 from plo.leaderboards.build import build
 from plo.leaderboards.checks import COMPARABLE
-from plo.leaderboards.formatting import escape
+from plo.leaderboards.formatting import escape, fold
 from plo.leaderboards.items import values_by_prompt
 from plo.tracking import Tracker
 
@@ -167,8 +167,8 @@ def test_what_is_not_there_is_said(tracker):
     board = read(tracker, "holes")
     text = to_markdown(board)
     for said in (
-        "sft was not run", "ipo, seed 1 (holes) did not finish: FAILED, RuntimeError: loss is nan at step 4",
-        "ipo/0 (holes) was planned and never started", "bpo lacks seed 0, 1", "no table samples.json",
+        "Not run, so an empty row: sft.", "Not finished, FAILED, RuntimeError: loss is nan at step 4: ipo, seed 1 (holes, run ",
+        "Planned and never started: ipo/0 (holes).", "Without seed 0, 1: bpo.", "Without a table samples.json",
         "different commits",
     ):  # fmt: skip
         assert said in "\n".join(board.notes) and said in text, said
@@ -177,6 +177,11 @@ def test_what_is_not_there_is_said(tracker):
         read(tracker, "holes", baseline="kto")
     with pytest.raises(LeaderboardError, match="the metric nope"):
         read(tracker, "holes", metrics=["nope"])
+
+
+def test_rows_of_which_the_same_is_said_share_a_note():
+    said = [("dpo", "No seed"), ("ipo", "Lost"), ("x" * 200, "No seed"), ("dpo", "No seed")]
+    assert fold(said) == [f"No seed: dpo, {'x' * 160}….", "Lost: ipo."]
 
 
 def test_nothing_finished(tracker):

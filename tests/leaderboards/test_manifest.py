@@ -7,8 +7,9 @@ import math
 import pandas as pd
 import pytest
 
-from plo.leaderboards import read
+from plo.leaderboards import LeaderboardError, circumstances, read
 from plo.leaderboards.manifest import manifest
+from plo.leaderboards.manifest_file import check_local
 from plo.tracking import MADE_WITH, Tracker, made_with_file
 
 SHARED = {"plo.data": "data", "plo.model": "model", "plo.evaluation": "evaluation"}
@@ -80,6 +81,42 @@ def test_what_the_runs_recorded_is_what_it_says(tmp_path):
     assert comparison["experiment_file"].startswith("# why\nlosses: [dpo]\n")
     assert comparison["settings"] == {"losses": ["dpo"]}  # without store and folder, which are the machine's
     assert "secret" not in json.dumps(found)
+
+
+def test_paths_of_the_machine_are_published_as_their_last_names(tmp_path):
+    text = 'model: /home/me/models/135m  # and "~/work/x.yaml"\ndata: org/name\n# https://host/a/b </think> a/b ../near/c\n'
+    settings = {
+        "model": {"name": "/home/me/my models/135m"},
+        "data": {"source": "org/name", "options": {"file": "~/data/x.jsonl"}},
+        "evaluation": {
+            "judge": "hf:/home/me/judge(repeats=3)",
+            "suite": [{"alpaca_eval": {"data": "/home/me/alpaca/"}}],
+        },
+        "plugins": ["/home/me/my.py", "C:\\\\Users\\\\me\\\\own.py"],
+    }
+    facts = FACTS | {"model": {"name": "file:///home/me/models/135m", "weights": "w"}}
+    found = manifest(record(tmp_path / "plo.db", facts, text, **settings))
+    (comparison,) = found["comparisons"]
+    assert comparison["settings"] == {
+        "losses": ["dpo"],
+        "model": {"name": "<local>/135m"},
+        "data": {"source": "org/name", "options": {"file": "<local>/x.jsonl"}},
+        "evaluation": {"judge": "hf:<local>/judge(repeats=3)", "suite": [{"alpaca_eval": {"data": "<local>/alpaca"}}]},
+        "plugins": ["<local>/my.py", "<local>/own.py"],
+    }
+    assert comparison["experiment_file"] == (
+        'model: <local>/135m  # and "<local>/x.yaml"\ndata: org/name\n# https://host/a/b </think> a/b ../near/c\n'
+    )
+    assert found["made_with"]["m1"]["model"] == {"name": "<local>/135m", "weights": "w"}
+
+    settings, path = comparison["settings"], tmp_path / "page.html"
+    with pytest.raises(LeaderboardError, match=r"hold: model.name=<local>/135m; .*Name them here, such as model.name="):
+        check_local(settings, ["data"], path)
+    check_local(settings, ["model", "data.options", "evaluation.judge", "evaluation.suite"], path)
+    # By another name it is the same experiment, as the contents are compared. Pages of before had whole paths.
+    for name in ("/data/other", "near", "org/135m"):
+        other = json.loads(json.dumps(found).replace("<local>/135m", name).replace("org/name", "org/other"))
+        assert [*circumstances.settings(found, other)] == ["setting data.source: org/name -> org/other"]
 
 
 def test_of_very_many_samples_each_cell_has_one_digest(tmp_path, monkeypatch):

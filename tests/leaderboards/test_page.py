@@ -22,8 +22,10 @@ from plo.leaderboards.page import Method, to_html, write_html
 from plo.leaderboards.page.finding import task
 from plo.leaderboards.page.samples import browser_data
 from plo.leaderboards.page.text import short_names
+from plo.leaderboards.sections import Section
 from plo.leaderboards.terminal import to_terminal
 from plo.leaderboards.tuning import best_of
+from plo.metric import Metric
 from plo.tracking import Tracker
 
 VOID = {"meta", "input", "br", "wbr", "img", "link", "hr"}
@@ -60,6 +62,17 @@ def hostile(make_board):
         tuned=True, credit=True,
     )  # fmt: skip
     board.notes += HOSTILE.values()
+    for row, text in zip(board.rows, HOSTILE.values(), strict=False):
+        row.pairs = f"round 1: answers of {text}"
+    title = f"win_rate_curve [judge={' '.join(HOSTILE.values())}]"
+    values = {f"{title}.win_rate": {row.runs["0"]: 0.5 for row in board.rows if row.runs}}
+    judges = [
+        {"judge": HOSTILE["end"], "prompt": HOSTILE["table"], "informative": True, "measured": [*HOSTILE.values()]}
+    ]
+    section = Section("win_rate_curve", title, "s", {}, judges=judges, notes=[*HOSTILE.values()], values=values)
+    section.curves = {name: {run: {0.5: 0.4, 1.0: 0.5} for run in runs} for name, runs in values.items()}
+    board.descriptions |= {name: Metric(name, f"win rate {HOSTILE['image']}") for name in values}
+    board.sections.append(section)
     board.sections[0].judges.append({"judge": HOSTILE["script"], "prompt": HOSTILE["end"], "card": [HOSTILE["image"]]})
     return board
 

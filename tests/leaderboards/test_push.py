@@ -181,7 +181,17 @@ def hostile(tmp_path_factory):
     parent = tracker.comparison(every, "key", settings)
     shared = {"plo.data": every, "plo.model": every, "plo.evaluation": every, "plo.seed": "0"}
     for place, name in enumerate(["base", *HOSTILE]):
-        own = {"plo.loss": name, "plo.variant": name}
+        pairs = {
+            "round": 1,
+            "policy": name,
+            "oracle": name,
+            "rule": name,
+            "k": 2,
+            "temperature": 1,
+            "prompts": 3,
+            "pairs": 3,
+        }
+        own = {"plo.loss": name, "plo.variant": name, "plo.pairs": json.dumps(pairs)}
         cell = tracker.start_cell(parent, f"cell {place}", f"{name} 0", shared | own, {"loss.x": name})
         reward = [0.1 * place, 0.2, 0.3 * place]
         rows = {"prompt_id": [0, 1, 2], "sample": 0, "prompt": name, "text": name, "reward": reward}
@@ -213,3 +223,4 @@ def test_hostile_texts_stay_text_in_the_front_matter_and_the_markdown(number, ho
     (shell,) = (token.content for token in tokens if token.type == "fence" and token.info == "sh")
     words = shlex.split(shell)
     assert len(words) == 5 and words[:4] == ["plo", "reproduce", "plo-manifest.json", "--plugin"]
+    assert "trained on preference pairs made from" in body and "2 answers at temperature 1 to each of 3 prompts" in body

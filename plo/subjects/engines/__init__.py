@@ -10,11 +10,11 @@ from plo.subjects.endpoint import read_endpoint
 from plo.subjects.engines.engine import TOGETHER, Adapter, Engine, Request
 from plo.subjects.engines.local import Local
 from plo.subjects.engines.served import Served
-from plo.subjects.engines.vllm_engine import Vllm, check_installed
+from plo.subjects.engines.vllm_engine import Vllm, check_installed, of_numbers
 from plo.subjects.subject import SubjectError
 
 __all__ = [
-    "DEFAULT", "TOGETHER", "Adapter", "Engine", "Local", "Request", "Served", "Vllm", "check_engine", "engine_of", "kind_of",
+    "DEFAULT", "TOGETHER", "Adapter", "Engine", "Local", "Request", "Served", "Vllm", "check_engine", "engine_of", "setting_of",
 ]  # fmt: skip
 
 DEFAULT = "transformers"
@@ -27,6 +27,17 @@ def kind_of(spec: str) -> str:
         SubjectError: `spec` names no engine.
     """
     return "server" if spec.startswith("server:") else _read(spec)[0]
+
+
+def setting_of(spec: str) -> str:
+    """Return the kind of an engine with the options that change what it samples, as in "vllm(quantization='fp8')".
+
+    Raises:
+        SubjectError: `spec` names no engine.
+    """
+    kind = kind_of(spec)
+    options = of_numbers(_read(spec)[1]) if kind == "vllm" else {}
+    return kind + (f"({', '.join(f'{name}={value!r}' for name, value in sorted(options.items()))})" if options else "")
 
 
 def check_engine(spec: str) -> None:

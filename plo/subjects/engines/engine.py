@@ -1,13 +1,16 @@
 """The protocol of engines, which draw continuations from any number of models that share a base."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from plo.subjects.subject import Sampling
+from plo.subjects.subject import Sampling, SubjectError
 
 TOGETHER = 8  # adapters that are drawn with at the same time
+# Settings of an adapter that vLLM passes over, so that it would sample another model (vllm/lora/peft_helper.py).
+PASSED_OVER = ("alpha_pattern", "rank_pattern", "lora_bias", "target_parameters", "trainable_token_indices")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ class Engine(Protocol):
             SubjectError: the engine cannot draw; the message names the remedy.
         """
         ...
+
+
+def check_read(adapter: Adapter, engine: str) -> None:
+    """Raise a SubjectError if an adapter has settings that vLLM passes over.
+
+    Args:
+        engine: its name, for the message.
+    """
+    file = adapter.folder / "adapter_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if lost := [name for name in PASSED_OVER if saved.get(name)]:
+        raise SubjectError(
+            f"{engine} passes over {', '.join(lost)} of the adapter {adapter.folder}, and would sample another model: leave out "
+            f"sampler."
+        )
 
 
 def cut(response: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -12,12 +12,14 @@ from plo.identity import sha256
 from plo.retry import call_with_retries
 from plo.subjects.client import Answer, CallError, Client
 from plo.subjects.endpoint import read_endpoint
-from plo.subjects.engines.engine import TOGETHER, Adapter, Request, cut
+from plo.subjects.engines.engine import TOGETHER, Adapter, Request, check_read, cut
 from plo.subjects.subject import Sampling, SubjectError
 from plo.threads import run_all
 
 log = logging.getLogger(__name__)
+NO_MATTER = {"without stop_token_ids", "without return_token_ids"}  # responses are cut, and texts tokenised, here
 OURS = ("temperature", "top_p", "max_tokens", "seed", "stop_token_ids", "return_token_ids")
+Said = dict[str, Any]  # ids: token ids of a continuation; adapted: changes of the request that the server required
 
 
 class Served:
@@ -59,28 +61,30 @@ class Served:
         for adapter in dict.fromkeys(request.adapter for request in requests):
             if adapter is not None and adapter not in self._clients:
                 self._clients[adapter] = self._loaded(adapter)
-        stop, found = threading.Event(), dict[int, list[int]]()
+        stop, found = threading.Event(), dict[int, Said]()
         fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
 
-        def drawn(place: int) -> list[int]:
+        def drawn(place: int) -> Said:
             request = requests[place]
             own = fields | {"seed": request.seed, "stop_token_ids": list(ends), "return_token_ids": True}
             adapter = request.adapter.identity if request.adapter else None
             file = CACHES["server-outputs"].path(sha256([self.identity, adapter, request.prompt, own])[:32])
-            if (ids := store.read_json(file)) is None:
-                ids = self._ids(self._ask(self._clients[request.adapter], request, own, stop), ends)
-                store.write_json(file, ids)
-            return ids
+            said, client = store.read_json(file), self._clients[request.adapter]
+            if said is None:
+                ids = self._ids(self._ask(client, request, own, stop), request, ends)
+                said = {"ids": ids, "adapted": client.adaptations}
+                store.write_json(file, said)
+            return said if isinstance(said, dict) else {"ids": said, "adapted": []}  # kept by an earlier version
 
         def awaited(calls: int, seconds: float) -> None:
             log.warning(f"{self.spec}: stopping after {calls} calls that are under way. Ctrl-C stops at once.")
 
         run_all(drawn, range(len(requests)), self.workers, done=found.__setitem__, stop=stop, awaited=awaited)
-        changes = {change for client in self._clients.values() for change in client.adaptations} - self._said
-        for change in sorted(changes - {"without stop_token_ids", "without return_token_ids"}):
+        changes = {change for said in found.values() for change in said["adapted"]} - self._said
+        for change in sorted(changes - NO_MATTER):
             log.warning(f"{self.spec} samples {change}, as the server requires.")
         self._said |= changes
-        return [found[place] for place in range(len(requests))]
+        return [found[place]["ids"] for place in range(len(requests))]
 
     def _ask(self, client: Client, request: Request, fields: dict[str, Any], stop: threading.Event) -> Answer:
         try:
@@ -93,14 +97,20 @@ class Served:
                 f"start again: samples so far are kept."
             ) from error
 
-    def _ids(self, answer: Answer, ends: Sequence[int]) -> list[int]:
-        ids = answer.choice.get("token_ids")
+    def _ids(self, answer: Answer, request: Request, ends: Sequence[int]) -> list[int]:
+        ids, reason = answer.choice.get("token_ids"), answer.choice.get("finish_reason")
         if not ids:
-            ids = [*self.tokenize(answer.text or ""), *ends[: answer.choice.get("finish_reason") == "stop"]]
+            ids = [*self.tokenize(answer.text or ""), *ends[: reason == "stop"]]
+        if not ids:
+            raise SubjectError(
+                f"{self.spec} continues a prompt of {len(request.prompt)} tokens with nothing (finish_reason {reason!r}), where a "
+                f"sample of the policy has a token: check the server's filter, or name one that has none."
+            )
         return cut(ids, ends)
 
     def _loaded(self, adapter: Adapter) -> Client:
         """Return the client of an adapter, which the server loads unless it has."""
+        check_read(adapter, self.spec)
         name, client = f"plo-{adapter.identity[:16]}", self._clients[None]
         try:
             client.load_adapter(name, adapter.folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from plo.extras import MissingExtra, is_installed
 from plo.faults import reason
-from plo.subjects.engines.engine import TOGETHER, Request, cut
+from plo.subjects.engines.engine import TOGETHER, Request, check_read, cut
 from plo.subjects.subject import Sampling, SubjectError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
@@ -31,6 +31,11 @@ def check_installed() -> None:
         )
 
 
+def of_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of vLLM that change what is sampled, such as a quantization."""
+    return {name: value for name, value in options.items() if name not in PLACEMENT}
+
+
 class Vllm:
     """Draws with vLLM in this process. Its noise belongs to request seed, position and token, so equal seeds couple policies.
 
@@ -49,7 +54,7 @@ class Vllm:
     def __init__(self, model: str, dtype: str, rank: int, options: Mapping[str, Any]):
         check_installed()
         self.model, self.dtype, self.rank, self.options = model, dtype, rank, dict(options)
-        numbers = {name: value for name, value in self.options.items() if name not in PLACEMENT}
+        numbers = of_numbers(self.options)
         self.identity = ["vllm", sorted(numbers.items())] if numbers else ["vllm"]
 
     def draw(self, requests: Sequence[Request], sampling: Sampling, ends: Sequence[int]) -> list[list[int]]:
@@ -62,6 +67,7 @@ class Vllm:
             if (adapter := request.adapter) is None:
                 adapters.append(None)
                 continue
+            check_read(adapter, "vLLM")
             number = _NUMBERS.setdefault(adapter.identity, len(_NUMBERS) + 1)
             adapters.append(LoRARequest(f"plo-{adapter.identity[:16]}", number, str(adapter.folder)))
         each = [
