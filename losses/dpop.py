@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.numbers import ROUNDING, NonNegative, Positive
+from plo.losses.numbers import NonNegative, Positive, positive_part
 from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
@@ -18,7 +18,7 @@ def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tupl
 
         -log sigma(beta [h - lam max(0, -D(y_w))]),  h = D(y_w) - D(y_l)
 
-    D(y_w) down to -1e-3 nats has no penalty: at pi = ref rounding would decide about a gradient that is 51 times DPO's.
+    The penalty has no gradient for D(y_w) down to -1e-3 nats: at pi = ref rounding would decide about one that is 51 times DPO's.
 
     Idea: DPO-Positive is meant for pairs that differ in a few tokens, where DPO lowers both responses. At its default
         weight the penalty drowns the preference of any pair whose D(y_w) is negative.
@@ -35,7 +35,6 @@ def dpop(pairs: Pairs, *, beta: Positive = 0.1, lam: NonNegative = 50.0) -> tupl
 
     Source: arXiv 2402.13228 and its code (lam 50).
     """
-    chosen = pairs.chosen.log_ratio()
-    penalty = -chosen * (chosen < -ROUNDING)
+    penalty = positive_part(-pairs.chosen.log_ratio())
     margin = beta * (pairs.log_ratio_margin() - lam * penalty)
     return -logsigmoid(margin), {"margin": margin, "penalty": penalty}

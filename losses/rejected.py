@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plo.losses.numbers import ROUNDING, Portion, Positive
+from plo.losses.numbers import Portion, Positive, positive_part
 from plo.losses.register import register_loss
 from plo.pairs import Pairs
 
@@ -19,8 +19,8 @@ def minor_dpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
 
         -log sigma(beta [D(y_w) - max(0, D(y_l))])
 
-    Where D(y_l) > 0 it is `dpo`. At pi = ref, where D(y_l) = 0, the rejected response has no gradient yet: D(y_l) up to
-    1e-3 nats counts as 0, or rounding would decide about the gradient of the first step.
+    Where D(y_l) > 0 it is `dpo`. At pi = ref, where D(y_l) = 0, the rejected response has no gradient yet, nor
+    up to 1e-3 nats, or rounding would decide about the gradient of the first step.
 
     Idea: DPO goes on lowering rejected responses for ever, which is where most of its drift from the reference comes
         from. MinorDPO lowers them to the reference's level alone, and what is left of the margin has to come from the
@@ -36,8 +36,7 @@ def minor_dpo(pairs: Pairs, *, beta: Positive = 0.1) -> tuple[Tensor, dict[str, 
 
     Source: arXiv 2408.09834, by its equation as secondary texts give it; no code of the authors was found.
     """
-    rejected = pairs.rejected.log_ratio()
-    margin = beta * (pairs.chosen.log_ratio() - rejected * (rejected > ROUNDING))
+    margin = beta * (pairs.chosen.log_ratio() - positive_part(pairs.rejected.log_ratio()))
     return -logsigmoid(margin), {"margin": margin}
 
 

@@ -171,6 +171,17 @@ def test_rounding_does_not_decide_about_the_first_gradient(spec, side):
     assert gradients[0][side] == pytest.approx(expected[side], abs=1e-6)
 
 
+@pytest.mark.parametrize("spec", ["minor_dpo", "dpop"])
+@pytest.mark.parametrize("nats", [1e-6, -1e-6, 9e-4, -9e-4, 2e-3, -2e-3])
+def test_near_the_reference_the_value_is_still_the_equations(spec, nats):
+    """D(y_w) = D(y_l) = nats: -log sigma(.1 (D - max(0, D))) and -log sigma(.1 * -50 max(0, -D))."""
+    ref = torch.tensor([[-3.0]], dtype=torch.float64)
+    side = Side(mask=torch.tensor([[True]]), logps=ref + nats, ref_logps=ref)
+    margin = {"minor_dpo": 0.1 * (nats - max(0, nats)), "dpop": -5 * max(0, -nats)}[spec]
+    value = get_loss(spec, beta=0.1)(Pairs(chosen=side, rejected=side))
+    assert value.item() == pytest.approx(-log(sigma(margin)), abs=1e-12)
+
+
 @pytest.mark.parametrize("name", ["odpo", "rpo_reward", "mappo"])
 def test_scores_come_from_one_column_or_from_two(name):
     assert get_loss(name).needs == ("ref_logps", "column:margin")
