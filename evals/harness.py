@@ -91,7 +91,7 @@ def lm_eval(
 
 @dataclass(frozen=True)
 class TaskRun:
-    """Result of `run_tasks`.
+    """Figures that lm-eval computed for its tasks, with their documents and texts.
 
     Attributes:
         metrics: lm-eval's figures by plo's names.

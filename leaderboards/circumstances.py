@@ -94,7 +94,8 @@ def _judges(a: Manifest, b: Manifest) -> Iterator[str]:
 
 
 def _judge(one: Mapping[str, Any]) -> str:
-    return f"{one['judge']} version {str(one['version'])[:12]} with the prompt {one['prompt']} in {one['evaluation']}"
+    prompt = f" with the prompt {one['prompt']}" if one["prompt"] else ""  # a function or a reward has none
+    return f"{one['judge']} version {str(one['version'])[:12]}{prompt} in {one['evaluation']}"
 
 
 def _said(values: Any, nothing: str = ABSENT) -> str:

@@ -119,7 +119,8 @@ def _evaluations(a: Manifest, b: Manifest) -> dict[str, str]:
         before, after = ours.get(name, {}), theirs.get(name, {})
         if not before or not after:
             there, lacking = ("A", "B") if before else ("B", "A")
-            found[name] = f"only in {there}: run it for {lacking} too, plo eval NAME --suite {name}"
+            command = "plo head-to-head NAME" if name == "head_to_head" else f"plo eval NAME --suite {name}"
+            found[name] = f"only in {there}: run it for {lacking} too, {command}"
         elif before.keys() & after.keys():
             found[name] = "comparable"
         else:

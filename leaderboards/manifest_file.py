@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from plo.errors import reason
 from plo.leaderboards.checks import LeaderboardError
 from plo.leaderboards.circumstances import flat
 from plo.leaderboards.manifest import OF_THE_MACHINE, VERSION
@@ -25,7 +26,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LeaderboardError(f"{path} cannot be read: {error}. Give a page or a manifest.json of plo.") from error
+        raise LeaderboardError(
+            f"{path} cannot be read: {reason(error)}. Give a page or a manifest.json of plo."
+        ) from error
     if text.lstrip()[:1] == "<":
         reader = _Reader()
         reader.feed(text)
@@ -35,6 +38,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 f"--html {path.name}"
             )
         text = reader.found
+    elif text.lstrip()[:1] not in ("{", "["):
+        raise LeaderboardError(
+            f"{path} is neither a page nor a manifest of plo: give what plo leaderboard wrote with --html or --manifest."
+        )
     try:
         manifest = json.loads(text if text.lstrip()[:1] in ("{", "[") else unpack(text))  # early pages had it as JSON
     except ValueError as error:

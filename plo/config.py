@@ -270,13 +270,17 @@ class Experiment(Section):
         if given.keys() != {"looks"}:
             raise ValueError("seeds: write a list of seeds, or {looks: [3, 5, 8]}")
         looks = as_list(given["looks"])
-        return {**values, "looks": looks, "seeds": list(range(int(looks[-1])))}
+        if not looks or not all(isinstance(look, int) for look in looks):
+            raise ValueError(
+                f"seeds.looks: write increasing numbers of seeds, such as [3, 5, 8] (got {given['looks']!r})"
+            )
+        return {**values, "looks": looks, "seeds": list(range(looks[-1]))}
 
     @field_validator("looks")
     @classmethod
     def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(later <= earlier for earlier, later in itertools.pairwise(value)):
-            raise ValueError("looks are increasing numbers of seeds, such as 3, 5, 8")
+            raise ValueError("write increasing numbers of seeds, such as [3, 5, 8]")
         return value
 
     @field_validator("seeds")

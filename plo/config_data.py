@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from plo.origin import Origin, OriginError
 from plo.preference_rules import RuleError, read_rule
@@ -82,12 +90,19 @@ class DataConfig(Section):
     """Shares of the training labels to turn round, each a row; the pairs are chosen by seed and content."""
     sample: Annotated[SampleConfig, BeforeValidator(lambda given: {} if given is None else given)] = SampleConfig()
 
+    @field_validator("origin", "flip")
+    @classmethod
+    def _known(cls, values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        for value in values:
+            try:
+                Origin.read(**{"data" if info.field_name == "origin" else "flip": value})
+            except OriginError as error:
+                raise ValueError(str(error)) from None
+        return values
+
     @model_validator(mode="after")
     def _origins(self) -> "DataConfig":
-        try:
-            known = [Origin.read(data, flip) for data in self.origin for flip in self.flip]
-        except OriginError as error:
-            raise ValueError(str(error)) from None
+        known = [Origin.read(data, flip) for data in self.origin for flip in self.flip]
         if len(set(known)) < len(known):
             raise ValueError("origin or flip lists a value twice")
         return self

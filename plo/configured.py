@@ -136,4 +136,6 @@ def _typed(kind: str, owner: str, name: str, value: Any, hint: Any) -> Any:
         if wants_list and isinstance(value, str | int | float):  # `temperatures=0.7`; otherwise an item is at fault
             return _typed(kind, owner, name, read_list(value) if isinstance(value, str) else [value], hint)
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
-        raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.") from None
+        several = kind == "loss" and isinstance(value, list)
+        remedy = f" Several values are a grid: {{{owner}: {{grid: {{{name}: {value!r}}}}}}}." if several else ""
+        raise HyperParameterError(f"{name}={value!r} of the {kind} {owner!r}: {reason}.{remedy}") from None

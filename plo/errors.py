@@ -19,6 +19,16 @@ def one_line(error: BaseException, most: int = 400) -> str:
     return f"{type(error).__name__}: {text}{where}"
 
 
+def reason(error: BaseException) -> str:
+    """Return what an error says, without the number and the path that the system adds to errors about files.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "pairs.jsonl"))
+        'No such file or directory'
+    """
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def raised_at(error: BaseException) -> str:
     """Return file and line of the innermost call that raised."""
     frames = traceback.extract_tb(error.__traceback__)

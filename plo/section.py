@@ -10,9 +10,16 @@ from pydantic.fields import FieldInfo
 
 from plo.errors import PloError
 from plo.near import near
-from plo.values import read_yaml
+from plo.values import read_yaml, yaml_fault
 
 EXAMPLES = {"losses": "; e.g. 'losses: [dpo, ipo]'"}  # of settings that are required
+WORDS = {  # of pydantic's errors that name Python's types
+    "model_type": "write settings by name, as in {setting: value}",
+    "dict_type": "write settings by name, as in {setting: value}",
+    "too_short": "write at least one",
+    "tuple_type": "write a list, as in [1, 2]",
+    "path_type": "write the path of a file or folder",
+}
 
 
 class ConfigError(PloError, ValueError):
@@ -70,8 +77,10 @@ def read_settings(path: Path) -> tuple[str, dict[str, Any]]:
         raw = read_yaml(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text in UTF-8 ({error.reason}). Save it as one.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {yaml_fault(error)}.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping with at least 'losses: [dpo, ...]'.")
     return text, raw
@@ -99,7 +108,7 @@ def problem(error: Mapping[str, Any], section: type[Section]) -> str:
         return f"{place}: there is no such setting; {hint}"
     if error["type"] == "missing":
         return f"{place}: is missing{EXAMPLES.get(place, '')}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
     value = error["input"]
     got = "" if isinstance(value, Mapping) else f" (got {value!r})"
     return f"{place}: {message}{got}" if place else message

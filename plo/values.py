@@ -27,6 +27,23 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """Return the line of a fault that `read_yaml` found, and what is wrong there, on one line.
+
+    Example:
+        >>> try:
+        ...     read_yaml("losses:\\n\\t- dpo")
+        ... except yaml.YAMLError as error:
+        ...     yaml_fault(error)
+        "line 2: found character '\\\\t' that cannot start any token; indent with spaces"
+    """
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark, what = error.problem_mark or error.context_mark, error.problem or error.context or "it cannot be read"
+    remedy = "; indent with spaces" if "'\\t'" in what else ""
+    return f"line {mark.line + 1}: {what}{remedy}" if mark else f"{what}{remedy}"
+
+
 def read_value(text: str) -> Any:
     """Read a value as YAML; numbers that YAML reads as texts (1e-4) are numbers, also in lists and mappings."""
     try:

@@ -72,6 +72,10 @@ def test_no_help_text_has_brackets_that_would_be_taken_for_markup():
     assert [text for text in texts if re.search(r"\[[a-z@#/]", text)] == []
 
 
+def test_a_paragraph_of_a_help_text_is_one_line_that_the_window_folds():
+    assert [name for name, command in COMMANDS.items() if re.search(r"[^\n]\n[^\n]", command.help or "")] == []
+
+
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -183,6 +187,12 @@ def test_the_version():
     assert (result.exit_code, result.output) == (0, f"plo {plo.__version__}\n")
 
 
+def test_the_place_of_what_plo_defines_is_below_its_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = runner.invoke(app, ["list", "generators"]).output
+    assert "plo/losses/generators.py:" in output and ".." not in output and str(tmp_path.parent) not in output
+
+
 def test_lists_for_people():
     result = runner.invoke(app, ["list", "losses"])
     assert result.exit_code == 0 and "tdpo2" in result.output and "label_smoothing" in result.output
@@ -252,7 +262,7 @@ def test_scores_are_shown(scores_of, tmp_path):
         (["compare", "--loss", "dpo", "batch=4"], "Did you mean train.batch_size"),
         (["compare", "lossess=dpo", "--loss", "dpo"], "Did you mean losses?"),
         (["compare", "--loss", "dpo", "seeds=0,a"], "seeds.1: Input should be a valid integer"),
-        (["compare", "losses="], "losses: Tuple should have at least 1 item after validation, not 0"),
+        (["compare", "losses="], "losses: write at least one (got [])"),
         (["compare", "--loss", "dpo", "seeds=-1"], "seeds.0: Input should be greater than or equal to 0 (got -1)"),
         (["leaderboard", "--store", "."], "is a folder: name a file in it"),
         (["compare", "--loss", "dpo", "out=exits.py"], "exits.py: File exists. Name another file or folder."),

@@ -2,13 +2,14 @@
 
 import copy
 import importlib.util
+import sys
 import time
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plo.embedded import EmbeddedModelError, embedded_gguf, embedded_model
+from plo.embedded import EmbeddedModelError, _convert, embedded_gguf, embedded_model
 from plo.paths import plo_home
 
 needs_package = pytest.mark.skipif(
@@ -108,3 +109,14 @@ def test_home_is_made_and_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PLO_HOME", str(tmp_path / "a" / "b"))
     assert plo_home() == (tmp_path / "a" / "b").resolve()
     assert plo_home().is_dir()
+
+
+def test_the_progress_bar_of_the_unpacking_does_not_reach_a_log(monkeypatch, capsys, tmp_path):
+    def load(*_, **__):
+        print("0%|", file=sys.stderr)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(RuntimeError, match="far enough"):
+        _convert(tmp_path / "x.gguf", tmp_path)
+    assert capsys.readouterr().err == ""

@@ -8,12 +8,14 @@ from typing import Annotated
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from plo.errors import reason
 from plo.evals.judges.hf import HuggingFace
 from plo.evals.judges.judge import Judge, JudgeError, Question, Verdict
 from plo.evals.judges.local import BATCH
 from plo.evals.judges.openai import DAY, OpenAI
 from plo.evals.judges.template import Template, get_template
 from plo.section import ConfigError, Section
+from plo.values import yaml_fault
 
 FOLDER = Path(__file__).parent / "specs"
 
@@ -53,13 +55,15 @@ def read_pinned(name: str) -> tuple[Specification, str]:
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise JudgeError(
-            f"There is no pinned judge {name!r} ({error}). Built in: {known}; or name a YAML file."
+            f"There is no pinned judge {name!r} ({reason(error)}). Built in: {known}; or name a YAML file."
         ) from None
     except ConfigError as error:
         raise JudgeError(f"{error}\n{next(FOLDER.glob('*.yaml'))} is an example.") from None
     except yaml.YAMLError as error:
         example = next(FOLDER.glob("*.yaml"))
-        raise JudgeError(f"The pinned judge {path} cannot be read: {error} {example} is an example.") from None
+        raise JudgeError(
+            f"The pinned judge {path} cannot be read: {yaml_fault(error)}. {example} is an example."
+        ) from None
 
 
 class Served(OpenAI):

@@ -128,7 +128,7 @@ class TrainingPairs:
         return MicroBatch(batch, tuple(rows), counts, filler, alone)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Return these pairs as one batch, with the statistics of the reference and the token weights."""
+        """Return the pairs with numbers `rows` as one batch, with the statistics of the reference and the token weights."""
         batch = collate([self.pairs[i] for i in rows], self.columns, packed=self.backbone.packed)
         if self.weights is not None:
             batch = replace(batch, token_weights=torch.cat([self.weights[i][side] for side in (0, 1) for i in rows]))

@@ -10,6 +10,7 @@ from plo.cli.parameters import Plugins, Store
 from plo.cli.shared import load_plugins, log, silence_libraries, terminal_progress
 from plo.cli.tables import print_rows
 
+COLUMNS = "data.columns."  # beginning of the settings that `import` takes
 READ = {"sample": ("--out", "--answers"), "export": ("--out", "--held-out", "--cell"), "import": ("--out",)}
 
 
@@ -21,7 +22,8 @@ def data(
         list[str],
         typer.Argument(
             metavar="FILE|KEY=VALUE",
-            help="Experiment file and settings over it (data.sample.k=8); to import, a file, folder or hub data set instead.",
+            help="Experiment file and settings over it (data.sample.k=8); to import, a file, folder or hub data set "
+            "instead, and data.columns.prompt=question and the like.",
         ),
     ] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="File for the training pairs: .jsonl or .parquet.")] = None,
@@ -40,7 +42,7 @@ def data(
     preference format (prompt, chosen, rejected; texts or messages), `import` checks pairs of others and writes them so.
 
     Examples:
-        plo data sample experiment.yaml data.sample.k=8 --out pairs.jsonl
+        plo data sample experiment.yaml seeds=0 data.sample.k=8 --out pairs.jsonl
         plo data export experiment.yaml --out train.jsonl --held-out test.jsonl
         plo data import org/preferences --out pairs.jsonl
     """
@@ -130,10 +132,15 @@ def _import(arguments: list[str], out: Path | None) -> None:
     from plo.data import DropReport, read_rows
     from plo.data.exchange import to_trl, write_records
 
-    if len(arguments) != 1 or out is None:
-        raise typer.BadParameter("give one file, folder or hub data set, and the file to write: --out pairs.jsonl")
-    report = DropReport(arguments[0])
-    rows = read_rows(arguments[0], None, {}, report, None)
+    path, settings = split(arguments)
+    columns = {key.removeprefix(COLUMNS): value for key, value in settings.items() if key.startswith(COLUMNS)}
+    if path is None or out is None or len(columns) < len(settings):
+        raise typer.BadParameter(
+            "give one file, folder or hub data set, and the file to write: --out pairs.jsonl; and names of columns that "
+            f"differ, such as {COLUMNS}prompt=question"
+        )
+    report = DropReport(str(path))
+    rows = read_rows(str(path), None, {}, report, columns)
     report.enforce(False)
     for note in report.notes:
         log.info("%s", note)

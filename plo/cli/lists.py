@@ -1,12 +1,13 @@
 """Lists of what is registered: `list`, and `losses`, `scorers`, ... as its old names."""
 
-import os
 from collections.abc import Callable
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import typer
 
+import plo
 from plo.cli.complete import name_argument
 from plo.cli.parameters import Json, Plugins
 from plo.cli.shared import load_plugins
@@ -83,12 +84,25 @@ def _row(kind: Kind, registry, entry, columns: tuple[str, ...]) -> dict[str, Any
 
 def _cells(row: dict[str, Any], heading: str, leave_out: tuple[str, ...]) -> dict[str, str]:
     """Format a row for the table: {heading: text}, an item a line."""
-    origin = os.path.relpath(row["origin"]) if row["origin"].startswith("/") else row["origin"]
     tuned = {key: f"\n  {low:g} to {high:g}" for key, (low, high) in row.get("search", {}).items()}
     defaults = "\n".join(f"{key}={value}{tuned.get(key, '')}" for key, value in row["defaults"].items())
-    cells = {heading: "\n= ".join([row["name"], *row["aliases"]]), **row, "defaults": defaults, "origin": origin}
+    cells = {
+        heading: "\n= ".join([row["name"], *row["aliases"]]),
+        **row,
+        "defaults": defaults,
+        "origin": _place(row["origin"]),
+    }
     texts = {key: "\n".join(value) if isinstance(value, list) else str(value or "") for key, value in cells.items()}
     return {key: text or "-" for key, text in texts.items() if key not in ("name", "aliases", *leave_out)}
+
+
+def _place(origin: str) -> str:
+    """Shorten FILE:LINE: below the folder of the package plo, or else below the working folder."""
+    path = Path(origin)
+    for folder in (Path(plo.__file__).parents[1], Path.cwd()):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return origin
 
 
 def _of_loss(entry) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ handler = TerminalHandler(Terminal(stderr=True))
 def add(app: typer.Typer, function: Callable[..., None], name: str | None = None, *, hidden: bool = False) -> None:
     """Register `function` as a command with --verbose and --quiet; its --help ends with the "Examples:" of its docstring."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+    text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # typer keeps the line ends within later paragraphs
     commands = [f"    $ {line.strip()}".replace("[", "\\[") for line in examples.splitlines()]
     epilog = "\n".join(["Examples:", "", *commands]) if examples else None  # also read as Markdown, by `make docs`
 

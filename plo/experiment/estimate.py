@@ -134,7 +134,7 @@ class Estimate:
             unit.disk += stage.pairs * shape.responses * SCORE_BYTES
         else:
             self._add(unit, "reference", tokens)
-            if stage.name == "pairs":
+            if stage.name == "drawn pairs":
                 self._add(unit, "draw", 1.0)
             kind = "bytes of hidden states" if stage.name == "hidden states" else "bytes of reference"
             unit.disk += (self.costs.get(kind) or 0.0) * shape.responses * stage.pairs

@@ -30,7 +30,8 @@ class PlannedStage:
     """A training, a scoring or a pass of the reference that cells wait for.
 
     Attributes:
-        name: as recorded: "sft", "oracle", "scores NAME", "answers"; or "reference pass", "pairs", "hidden states", "completions".
+        name: as recorded: "sft", "oracle", "scores NAME", "answers"; or "reference pass", "drawn pairs", "hidden states" and
+            "completions".
         variants: names of those that need it.
         steps: of the optimiser; 0 for a scoring or a pass.
         pairs: number of pairs that it is trained on, or passes through the model; of answers, their number.
@@ -101,7 +102,7 @@ class Stages:
         pairs = held_out + (0 if anew else count)
         needs += (self._pass("reference pass", name, pairs, whose, needs),)
         if anew:
-            needs += (self._pass("pairs", name, count, seed, needs),)
+            needs += (self._pass("drawn pairs", name, count, seed, needs),)
         if variant is None:
             return needs
         own = training_pairs(self.inputs, variant)

@@ -227,7 +227,7 @@ class Session:
             planned |= {unit.key: unit for unit in self.units(self.cells(self.variants, looks[-1]), stages=True)}
         fitting = [unit for unit in planned.values() if unit.key.startswith(key) or unit.name == key]
         if len(fitting) != 1:
-            names = ", ".join(f"{unit.key[:12]} ({unit.name})" for unit in (fitting or planned.values()))
+            names = ", ".join(unit.name for unit in (fitting or planned.values()))
             raise ConfigError(
                 f"{key} is the key of {'several units' if fitting else 'no unit'} of {self.experiment.name}: name one of {names}."
             )

@@ -48,7 +48,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt at a unit ended.
+    """End of an attempt at a unit of a comparison: finished, failed, or held by another process.
 
     Attributes:
         state: "held" if another process is doing the unit.

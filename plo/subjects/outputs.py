@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from plo.data.rows import Row, Text
+from plo.errors import reason
 from plo.identity import sha256
 from plo.subjects.subject import Sampling, Subject, SubjectError
 
@@ -91,7 +92,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         whole = text.lstrip().startswith("[")
         rows = json.loads(text) if whole else text.split("\n")  # splitlines would also split at U+2028, inside texts
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise SubjectError(f"The outputs {path} cannot be read: {error}.") from None
+        raise SubjectError(f"The outputs {path} cannot be read: {reason(error)}.") from None
     for number, row in enumerate(rows, 1):
         where = f"{'row' if whole else 'line'} {number}"
         if not whole and not row.strip():

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plo import store as stored
+from plo.errors import reason
 from plo.tracking.borrowed import CONTEXT
 from plo.tracking.client import TrackingError
 from plo.tracking.reading import EXPERIMENT, Comparison
@@ -114,7 +115,7 @@ def opened(path: Path) -> Iterator[Archive]:
         file = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise TrackingError(
-            f"{path} cannot be read as an archive of plo export: {error}. Take another copy."
+            f"{path} cannot be read as an archive of plo export: {reason(error)}. Take another copy."
         ) from error
     with file:
         names = file.namelist()

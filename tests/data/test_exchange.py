@@ -1,5 +1,7 @@
 """TRL's preference format: what plo writes `datasets` and TRL read back, and plo itself reads the same rows."""
 
+import json
+
 import datasets
 import pytest
 from trl.data_utils import is_conversational, maybe_extract_prompt
@@ -53,6 +55,22 @@ def test_trls_implicit_prompt_becomes_explicit(tmp_path):
 def test_what_cannot_be_written_is_refused(name, rows, message, tmp_path):
     with pytest.raises(DataError, match=message):
         write_records(tmp_path / name, rows)
+
+
+def test_an_import_names_columns_as_an_experiment_does(tmp_path):
+    (tmp_path / "mine.csv").write_text(
+        "question,good,bad,margin\nHow?, so, no,2\nWhy?, because,  ,1\n" + "Who?, me, you,3\n" * 30
+    )
+    names = ["data.columns.prompt=question", "data.columns.chosen=good", "data.columns.rejected=bad"]
+    out = tmp_path / "pairs.jsonl"
+    result = CliRunner().invoke(app, ["data", "import", str(tmp_path / "mine.csv"), *names, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text().splitlines()[0]) == {
+        "prompt": "How?", "chosen": " so", "rejected": " no", "margin": 2.0,
+    }  # fmt: skip
+    assert len(out.read_text().splitlines()) == 31  # the row with an empty response is left out
+    refused = CliRunner().invoke(app, ["data", "import", "mine.csv", "data.limit=3", "--out", str(out)])
+    assert refused.exit_code == 2 and "data.columns.prompt=question" in refused.output
 
 
 @pytest.mark.parametrize(

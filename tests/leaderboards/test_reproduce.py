@@ -149,6 +149,7 @@ def test_a_manifest_is_read_from_its_file_and_from_a_page(recorded, tmp_path):
     [
         ("<p>a page", "has no manifest: it is no page of plo"),
         ("{", "is damaged"),
+        ("losses: dpo\n", "is neither a page nor a manifest of plo"),
         ('<script id="plo-manifest">H4sIAAAA</script>', "is damaged: it is cut"),
         ("[]", "no manifest of plo"),
         ('{"plo_manifest": 99}', "version 99, and this plo reads up to 1: install a newer one"),
@@ -190,3 +191,12 @@ def test_a_difference_names_settings_and_which_rows_compare(recorded, tmp_path):
     reasons = {row.variant: (row.place, row.reasons) for row in other.rows}
     assert reasons["ipo"] == ("A", ("the data (plo.data) differ",))
     assert reasons["dpo"][1][1] == "two losses of one name: code code of dpo in A, new code in B; rename one of them"
+
+
+def test_a_head_to_head_in_one_of_two_leaderboards_names_its_own_command(recorded):
+    judged = copy.deepcopy(recorded)
+    judged["cells"][0]["evaluations"] = [{"evaluation": "head_to_head", "settings": "0123", "params": {}}]
+    judged["judges"] = [{"judge": "longer", "version": "ab", "prompt": None, "evaluation": "head_to_head"}]
+    found = diff(judged, recorded)
+    assert found.evaluations["head_to_head"] == "only in A: run it for B too, plo head-to-head NAME"
+    assert "judges: longer version ab in head_to_head -> none" in found.facts

@@ -127,6 +127,10 @@ def test_needs_follow_the_hyper_parameters(spec, needs):
         (lambda: get_loss("dpo", beta=0), r"beta=0 of the loss 'dpo': Input should be greater than 0"),
         (lambda: get_loss("dpo", beta=-0.1), "greater than 0"),
         (lambda: get_loss("dpo", beta=float("nan")), "beta=nan of the loss 'dpo'"),
+        (
+            lambda: get_loss("dpo", beta=[1, 2]),
+            r"valid number\. Several values are a grid: {dpo: {grid: {beta: \[1, 2\]}}}\.",
+        ),
         (lambda: get_loss("dpo", beta="big"), "beta='big' of the loss 'dpo': .*valid number"),
         (lambda: get_loss("dpo", label_smoothing=0.5), "label_smoothing=0.5 .*less than 0.5"),
         (lambda: get_loss("dpo", label_smoothing=-0.1), "label_smoothing=-0.1 .*greater than or equal to 0"),

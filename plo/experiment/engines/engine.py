@@ -43,7 +43,11 @@ class Engine(Protocol):
         ...
 
     def collect(self, seconds: float) -> list[tuple[Unit, Outcome | None]]:
-        """Return units that have ended, waiting at most `seconds` for one; without an outcome if the process was lost."""
+        """Return the units that have ended, each with its outcome, or None if its process was lost.
+
+        Args:
+            seconds: maximum time to wait for one.
+        """
         ...
 
     def close(self, interrupted: bool = False) -> None:
