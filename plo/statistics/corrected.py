@@ -37,7 +37,7 @@ def prediction_powered(judged: Array, own_judged: Array, human: Array, *, level:
     f are the judge's wins on the unlabelled items, f' and y those of the judge and of people on the labelled ones, and
     lambda = cov(y, f') / ((1 + n/N) var(f')), between 0 and 1: 0 for a judge that knows nothing, whose verdicts then do not
     count. It is right whatever the judge's errors are, if the labelled items are a random part of all. The interval is
-    Student's with n - 1 degrees of freedom.
+    Student's with n - 1 degrees of freedom. It is too short where people's labels hold fewer than ten wins, or losses.
 
     Args:
         judged: f, [N], the judge's wins on the items without a label.
