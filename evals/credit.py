@@ -12,8 +12,7 @@ from plo.evals.registry import EvaluationError, register_evaluation
 from plo.pocket import Prompt, Walk, language
 from plo.pocket.pairs import held_out_set
 from plo.pocket.words import ID, PROMISERS, WORDS
-from plo.subjects import Subject, SubjectError
-from plo.subjects.policy import Policy
+from plo.subjects import ScoringSubject, Subject, SubjectError
 
 LARGE = 0.5  # |A| above which the sign counts, in units of reward
 SEED = 2**31 + 1  # of the responses, which are the same for every policy
@@ -162,7 +161,7 @@ def _even(each: int) -> int:
 def _log_ratios(subject: Subject, truth: Responses) -> tuple[np.ndarray, Responses]:
     """Return log pi/ref of all tokens, and the responses."""
     reference = subject.reference
-    if not isinstance(subject, Policy) or not isinstance(reference, Policy):
+    if not isinstance(subject, ScoringSubject) or not isinstance(reference, ScoringSubject):
         raise SubjectError(
             f"{subject.name} gives no log-probs of policy and reference, which 'credit' compares: evaluate a cell of a "
             f"comparison, or name the reference with --against pocket."

@@ -1,6 +1,7 @@
 """Which edits of code and settings make another thing of it, and which do not."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import ClassVar
 import pytest
 
 from plo.config import EvaluationConfig, ModelConfig, Section, TrainConfig
-from plo.identity import code_identity, settings_identity
+from plo.evals import EVALUATIONS
+from plo.identity import _Walk, code_identity, settings_identity
 from plo.losses import get_loss
 from plo.losses.identity import loss_identity
 from plo.pairs import Pairs, Side
@@ -330,3 +332,12 @@ def test_a_clones_digest_is_that_of_its_files(tmp_path):
     assert content_digest(tmp_path) == before
     (tmp_path / "sub/.gitignore").write_text("x")
     assert content_digest(tmp_path) != before
+
+
+@pytest.mark.parametrize("name", EVALUATIONS.names())
+def test_how_a_subject_samples_is_no_part_of_an_evaluation(name):
+    """Else every new engine would make recorded evaluations of all models those of another code."""
+    walk = _Walk(())
+    walk.value(EVALUATIONS[name].load())
+    described = json.dumps(walk.parts)
+    assert "class Policy" not in described and "class Vllm" not in described

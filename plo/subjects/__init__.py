@@ -4,6 +4,6 @@ from plo import extras
 
 extras.require("train", "plo.subjects")
 
-from plo.subjects.subject import Subject, SubjectError
+from plo.subjects.subject import ScoringSubject, Subject, SubjectError
 
-__all__ = ["Subject", "SubjectError"]
+__all__ = ["ScoringSubject", "Subject", "SubjectError"]

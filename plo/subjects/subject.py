@@ -3,13 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from plo.data.rows import Row, Text
 from plo.errors import PloError
+
+if TYPE_CHECKING:
+    from plo.backbone.reference import Reference
+    from plo.data import Pair
 
 
 class SubjectError(PloError, ValueError):
@@ -99,4 +103,19 @@ class Subject(Protocol):
         Raises:
             SubjectError: there is no model, no reference with the same tokens, or no row that fits.
         """
+        ...
+
+
+@runtime_checkable
+class ScoringSubject(Protocol):
+    """A subject that knows the log-probs of any response: a model in memory.
+
+    Attributes:
+        tokenizer: its transformers tokenizer.
+    """
+
+    tokenizer: Any
+
+    def logps(self, pairs: "Sequence[Pair]") -> "Reference":
+        """Return log-probs (nats) of the pairs' response tokens."""
         ...
