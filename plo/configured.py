@@ -70,16 +70,25 @@ def resolve_params(kind: str, entry: Entry[Any], params: Mapping[str, Any]) -> d
         if name not in known:
             has = f"It has: {', '.join(known)}." if known else "It has none."
             raise HyperParameterError(f"The {kind} {entry.name!r} has no hyper-parameter {name!r}. {has}")
-    hints = hints_of(target)
     values = {}
     for name, parameter in known.items():
         if name not in params and parameter.default is parameter.empty:
             raise HyperParameterError(f"The {kind} {entry.name!r} needs a value for {name!r}: {name}=...")
-        value = params.get(name, parameter.default)
-        if name in params and name in hints:
-            value = _typed(kind, entry.name, name, value, hints[name])
-        values[name] = value
-    return values
+        values[name] = params.get(name, parameter.default)
+    return {**values, **check_values(kind, entry, params)}
+
+
+def check_values(kind: str, entry: Entry[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of hyper-parameters as their type hints have them. Those of a name without a hint stay as they are.
+
+    Raises:
+        HyperParameterError: a value is of another type, or out of range.
+    """
+    hints = hints_of(entry.load())
+    return {
+        name: _typed(kind, entry.name, name, value, hints[name]) if name in hints else value
+        for name, value in values.items()
+    }
 
 
 def full_name(entry: Entry[Any], params: Mapping[str, Any]) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 from rich.text import Text
 
+from plo.configured import check_values
 from plo.data.errors import DataError
 from plo.data.reading import read_rows
 from plo.data.report import DropReport
 from plo.data.rows import Row, to_chat
+from plo.data.sources import SOURCES
 from plo.data.split import is_for_tuning, row_digest, split_is_fixed, split_rows
 from plo.data.tokenize import COUNTS, TRUNCATIONS, Pair, check_tokenizer, template_of, tokenize_rows
 from plo.paths import text_digest
@@ -117,6 +119,7 @@ def load_data(
 
     Raises:
         DataError: the data cannot be used.
+        HyperParameterError: an option's value is of another type than the source takes, or out of range.
 
     Example:
         >>> data = load_data("hh", "hh/harmless-base_test.jsonl.gz", tokenizer=tokenizer)  # doctest: +SKIP
@@ -126,6 +129,8 @@ def load_data(
     chat = options.pop("chat", False)
     if not isinstance(chat, bool):
         raise DataError(f"The option data.options.chat is {chat!r}. Give true or false.")
+    if source in SOURCES:
+        options = check_values("data source", SOURCES[source], options)
     report = DropReport(f"{source} ({path})" if path is not None else source)
     rows = read_rows(source, path, options, report, columns)
     report.enforce(strict)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from plo import extras
 from plo.data import shapes
 from plo.data.errors import DataError
@@ -196,7 +198,7 @@ def sentiment(path: Path | None) -> Iterator[Raw]:
 
 
 @register_source("pocket", gold="pocket", seeded=True)
-def pocket(path: Path | None, *, seed: int = 0, pairs: int = 2000) -> Iterator[Raw]:
+def pocket(path: Path | None, *, seed: NonNegativeInt = 0, pairs: PositiveInt = 2000) -> Iterator[Raw]:
     """Draw the pairs of the pocket task, whose reward is known for every token; a comparison draws other pairs for each seed.
 
     Args:

@@ -1,5 +1,6 @@
 import pytest
 
+from plo.configured import HyperParameterError
 from plo.data import DataError, Row, load_data
 from plo.data.split import prompt_key, split_rows
 
@@ -119,6 +120,14 @@ def test_argument_errors(arguments, words, tokenizer, write, good_rows):
     with pytest.raises(DataError) as error:
         load_data("file", write(good_rows()), tokenizer=tokenizer, **arguments)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("option", [{"pairs": "many"}, {"pairs": [3]}, {"pairs": -3}, {"seed": -1}, {"seed": 0.5}])
+def test_a_value_that_an_option_cannot_have(option, tokenizer):
+    [(name, value)] = option.items()
+    with pytest.raises(HyperParameterError) as error:
+        load_data("pocket", tokenizer=tokenizer, options=option)
+    assert f"{name}={value!r} of the data source 'pocket': Input should be" in str(error.value)
 
 
 def test_nothing_is_held_out_on_request(tokenizer, write, good_rows):
