@@ -179,7 +179,7 @@ def test_every_hyper_parameter_of_every_loss_can_be_set_by_name(name):
         ({"stages": "sft"}, r"write \[preference\] or \[sft, preference\]", {"stages": ["sft", "preference"]}),
         (
             {"losses": None},
-            r"e\.g\. 'losses: \[dpo, ipo\]'|losses: Tuple should have at least 1",
+            r"e\.g\. 'losses: \[dpo, ipo\]'|losses: write at least one",
             {"losses": ["dpo", "ipo"]},
         ),
         ({"train.optimizer": "adamw"}, "similar ones: adamw_torch", {"train.optimizer": "adamw_torch"}),

@@ -127,6 +127,10 @@ def run_command(line, small, page):
 
 def smaller(arguments, small):
     """Settings over a command of a page, for those that train or load a model."""
+    if (
+        arguments[0] == "reproduce"
+    ):  # a page has no paths of the files that stand here for the embedded model and its pairs
+        return [f"model.name={small['model']}", f"data.source={small['data']['source']}"]
     if arguments[0] not in ("compare", "plan", "scores") or any(word.endswith(".yaml") for word in arguments):
         return []
     given = {word.partition("=")[0] for word in arguments}

@@ -87,7 +87,7 @@ def test_looks_that_cannot_settle_anything_are_refused(experiment):
         ConfigError, match="looks need as many seeds as the last of them, a primary metric and a baseline"
     ):
         experiment(baseline=None)
-    with pytest.raises(ConfigError, match="looks are increasing numbers of seeds"):
+    with pytest.raises(ConfigError, match=r"looks: write increasing numbers of seeds, such as \[3, 5, 8\]"):
         experiment(seeds={"looks": [3, 2]})
     with pytest.raises(
         ConfigError, match=r"baseline=ipo is the name of no loss in this comparison: name one of sft, dpo"
