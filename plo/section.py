@@ -108,7 +108,7 @@ def problem(error: Mapping[str, Any], section: type[Section]) -> str:
         return f"{place}: there is no such setting; {hint}"
     if error["type"] == "missing":
         return f"{place}: is missing{EXAMPLES.get(place, '')}"
-    message = WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    message = WORDS.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     value = error["input"]
     got = "" if isinstance(value, Mapping) else f" (got {value!r})"
     return f"{place}: {message}{got}" if place else message
