@@ -37,7 +37,8 @@ def set_differences(
     for name, by_row in items.items():
         if base.name not in by_row:
             continue
-        theirs = by_row[base.name]
+        theirs, evaluation = by_row[base.name], name.rpartition(".")[0]
+        common = titles[base.name] + (f" in {evaluation}" if evaluation else "")
         comparable = {base.name: theirs}
         for own, table in by_row.items():
             seeds = [seed for seed in table if seed in theirs]
@@ -45,21 +46,18 @@ def set_differences(
                 continue
             if not seeds or table.index.intersection(theirs.index).empty:
                 lacking = "prompt" if seeds else "seed"
-                said[titles[own], f"No {lacking} in common with {titles[base.name]}, so no difference"] = None
+                said[titles[own], f"No {lacking} in common with {common}, so no difference"] = None
                 continue
             comparable[own] = table
             if len(seeds) == 1:
-                said[
-                    titles[own],
-                    f"One seed in common with {titles[base.name]}, so the difference is for new prompts alone",
-                ] = None
+                said[titles[own], f"One seed in common with {common}, so the difference is for new prompts alone"] = (
+                    None
+                )
         gaps = compare(comparable, base.name, bounds=bounds[name], apart=apart, noise=noise.get(name, RunNoise()))
         for own, gap in gaps.items():
             by_name[own].differences[name] = gap
             if gap.dropped and gap.prompts:
-                said[
-                    titles[own], f"Only the {gap.prompts} prompts shared with {titles[base.name]} in every seed count"
-                ] = None
+                said[titles[own], f"Only the {gap.prompts} prompts count that every seed shares with {common}"] = None
     notes += fold(said)
 
 

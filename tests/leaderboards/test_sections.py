@@ -305,9 +305,9 @@ def test_prompts_and_seeds_that_two_variants_do_not_share(tracker):
             evaluated(tracker, parent, loss, seed, items(RATE[loss], seed, prompts=prompts), {"win_rate_chosen": 0.5})
     board = read(tracker, "uneven")
     said = "\n".join(board.notes)
-    assert "Only the 50 prompts shared with reference in every seed count: dpo." in said
-    assert "One seed in common with reference, so the difference is for new prompts alone: dpo." in said
-    assert "No seed in common with reference, so no difference: sft." in said
+    assert "Only the 50 prompts count that every seed shares with reference in duel: dpo." in said
+    assert "One seed in common with reference in duel, so the difference is for new prompts alone: dpo." in said
+    assert "No seed in common with reference in duel, so no difference: sft." in said
     assert "no variance components" in said and board.components is None
     gap = board.rows[2].differences["duel.win_rate_chosen"]
     ours, theirs = (items(rate, 1, prompts=n)["win_rate_chosen"][:50] for rate, n in ((0.95, 50), (0.3, 60)))
