@@ -1,5 +1,6 @@
 """The protocol of judges, their registry, and specifications such as "openai:MODEL(price_in=2.5)"."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -278,6 +279,13 @@ def get_judge(spec: JudgeSpec, template: str | Template = "instruction") -> Judg
             f"The judge {entry.name!r} is a function and takes no argument after a colon: write {entry.name!r}, not "
             f"{spec!r}."
         )
+    try:
+        inspect.signature(target).bind("", "", "", **params)
+    except TypeError as error:
+        raise JudgeError(
+            f"The judge {entry.name!r} cannot be asked with a prompt and two answers, {error}: define it as "
+            f"{target.__name__}(prompt, a, b), with options as keyword-only arguments."
+        ) from None
     return _Function(target, full_name(entry, params), params, code_identity(target))
 
 

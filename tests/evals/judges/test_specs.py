@@ -16,6 +16,17 @@ from plo.evals.judges.judge import read_spec, spec_text
 from plo.extras import MissingExtra
 
 
+@pytest.mark.parametrize(
+    "judge", [lambda question: 0.5, lambda prompt, answer: 0.5, lambda prompt, a, b, c: 0.5], ids=["one", "two", "four"]
+)
+def test_a_function_that_takes_something_else_is_refused_before_anything_is_judged(judge):
+    register_judge("own")(judge)
+    with pytest.raises(
+        JudgeError, match=r"The judge 'own' cannot be asked with a prompt and two answers, .*\(prompt, a, b\)"
+    ):
+        get_judge("own")
+
+
 def test_options_in_the_text():
     @register_judge("longer")
     def longer(prompt, a, b, *, margin: int = 0, note: str = ""):
